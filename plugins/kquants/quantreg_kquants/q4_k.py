@@ -1,0 +1,24 @@
+"""The Q4_K plugin."""
+
+from quantreg_kernels import load_codec
+
+import quantreg
+
+Q4_K = quantreg.QuantType(
+    "Q4_K",
+    type_id=12,
+    block_size=256,
+    type_size=144,
+    fallback="Q5_0",
+    codec=lambda: load_codec(__name__, "_q4_k"),
+)
+
+
+@quantreg.hookimpl
+def register_types(register):
+    register(Q4_K)
+
+
+@quantreg.hookimpl
+def score_importance(qtype, tensor, weights, columns):
+    return Q4_K.score(weights, columns) if qtype is Q4_K and columns is not None else None

@@ -1,0 +1,207 @@
+"""Whole arrays: any shape and dtype in, type id -> QuantType -> codec, rows split over threads."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from quantreg.errors import CodecError, NonFiniteError, ShapeError
+from quantreg.registry import registry, types
+
+__all__ = ["cpu_count", "dequantize", "quantize"]
+
+SLAB_WEIGHTS = 1 << 18  # weights a work item: 1 MiB of float32 stays in a core's cache between conversion and encoding
+
+
+def cpu_count() -> int:
+    """Processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def quantize(x, qtype, importance=None, threads=None, *, tensor=None) -> np.ndarray:
+    """Encode an array of weights; returns its bytes.
+
+    x: array of shape (..., cols), float32, float16, bfloat16 or float64 (integers are converted), any memory layout.
+    qtype: name, GGUF type id or QuantType. importance: None; column statistics, float32 (cols,) or x.shape[:-2] + (cols,)
+    for experts; or the error weights themselves, of x.shape. threads: default all processors. tensor: name handed to the
+    score_importance hook. Returns uint8 (..., row_bytes): the last axis in weights becomes bytes. The bytes do not depend
+    on threads.
+    Raises UnknownTypeError; ShapeError for sizes; CodecError if the type needs importance and has none; NonFiniteError,
+    naming the row, for NaN, infinity, or values that overflow the type's scales.
+    """
+    qtype = types[qtype]
+    x = np.asarray(x)
+    if x.ndim == 0:
+        raise ShapeError("x must have at least one dimension: the last one holds the rows of weights")
+    if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
+        raise ShapeError(f"x has dtype {x.dtype}, expected a float or integer type")
+    codec = qtype.codec
+    if not codec.can_encode:
+        raise CodecError(f"{qtype.name} can only be decoded")
+    row_bytes = qtype.row_bytes(x.shape[-1])
+    out = np.empty((*x.shape[:-1], row_bytes), np.uint8)
+    if qtype.requires_importance and importance is None:
+        raise CodecError(
+            f"{qtype.name} cannot be encoded without importance: pass importance=, column statistics of shape "
+            f"({x.shape[-1]},) as llama-imatrix collects them"
+        )
+    if out.size == 0:
+        return out
+    matrices, kind = _split_importance(x, importance)
+    ask = registry.scorers(qtype)
+    x = x.reshape(-1, x.shape[-2] if kind == "columns" and x.ndim > 1 else _rows(x), x.shape[-1])
+    flat = out.reshape(x.shape[0], x.shape[1], row_bytes)
+
+    def encode(matrix, first, last):
+        rows = _float32(x[matrix, first:last])
+        weights = None
+        if kind == "columns":
+            weights = matrices[matrix]
+        elif kind == "weights":
+            weights = _importance_array(matrices.reshape(x.shape)[matrix, first:last])
+        if ask and kind != "weights":
+            weights = _ask_scorer(qtype, tensor, rows, weights)
+        try:
+            codec.encode_rows(rows, flat[matrix, first:last], weights, matrix * x.shape[1] + first)
+        except ValueError as error:
+            raise _explain(error, qtype, tensor) from None
+
+    _run(encode, x.shape, threads)
+    return out
+
+
+def dequantize(data, qtype, dtype=np.float32, out=None, threads=None) -> np.ndarray:
+    """Decode bytes; returns weights.
+
+    data: uint8 (..., row_bytes), or any bytes-like object, taken as one row. qtype: name, GGUF type id or QuantType.
+    dtype: of the result. out: array of shape (..., cols) to fill instead, of any float dtype. threads: default all
+    processors. Raises UnknownTypeError; ShapeError for sizes.
+    """
+    qtype = types[qtype]
+    if not isinstance(data, np.ndarray):
+        data = np.frombuffer(data, np.uint8) if isinstance(data, (bytes, bytearray, memoryview)) else np.asarray(data)
+    if data.ndim == 0 or data.dtype.itemsize != 1:
+        raise ShapeError(f"data must be uint8 of shape (..., row_bytes), not {data.dtype} of shape {data.shape}")
+    cols = qtype.row_weights(data.shape[-1])
+    shape = (*data.shape[:-1], cols)
+    if out is None:
+        out = np.empty(shape, dtype)
+    elif out.shape != shape:
+        raise ShapeError(f"out has shape {out.shape}, the data decodes to {shape}")
+    if out.size == 0:
+        return out
+    codec = qtype.codec
+    source = data.view(np.uint8) if data.dtype != np.uint8 else data
+    source = source.reshape(1, -1, data.shape[-1])
+    in_place = out.dtype == np.float32 and out.flags.c_contiguous and out.flags.writeable
+    target = out.reshape(1, -1, cols) if in_place else None
+
+    def decode(matrix, first, last):
+        rows = np.ascontiguousarray(source[matrix, first:last])
+        if in_place:
+            codec.decode_rows(rows, target[matrix, first:last])
+            return
+        slab = np.empty((last - first, cols), np.float32)
+        codec.decode_rows(rows, slab)
+        _assign(out, first, slab)
+
+    _run(decode, (1, source.shape[1], cols), threads)
+    return out
+
+
+# ---- rows ----
+
+
+def _rows(x):
+    return int(np.prod(x.shape[:-1], dtype=np.int64)) if x.ndim > 1 else 1
+
+
+def _run(work, shape, threads):
+    """work(matrix, first row, last row) over slabs; slabs never cross a matrix."""
+    matrices, rows, cols = shape
+    step = max(1, SLAB_WEIGHTS // max(1, cols))
+    items = [(m, r, min(r + step, rows)) for m in range(matrices) for r in range(0, rows, step)]
+    threads = min(threads or cpu_count(), len(items))
+    if threads <= 1:
+        for item in items:
+            work(*item)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(work, *item) for item in items]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _float32(rows):
+    if rows.dtype.name == "bfloat16":
+        rows = (rows.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if rows.dtype == np.float64:
+        with np.errstate(over="ignore"):  # what overflows is reported as infinity, with its row
+            rows = rows.astype(np.float32)
+    return np.ascontiguousarray(rows, np.float32)
+
+
+def _assign(out, first, slab):
+    """Rows from `first` on, counted over all leading axes, of an array of any layout and dtype."""
+    if out.ndim == 1:
+        out[...] = slab[0]
+        return
+    for i, row in enumerate(slab):
+        out[np.unravel_index(first + i, out.shape[:-1])] = row
+
+
+# ---- importance ----
+
+
+def _importance_array(values):
+    return np.ascontiguousarray(values, np.float32)
+
+
+def _split_importance(x, importance):
+    """(float32 array, "columns" | "weights" | None); columns are (matrices, cols)."""
+    if importance is None:
+        return None, None
+    importance = np.asarray(importance)
+    cols = x.shape[-1]
+    if importance.shape == (cols,) and x.ndim != 1:
+        count = int(np.prod(x.shape[:-2], dtype=np.int64))
+        values, kind = np.broadcast_to(_importance_array(importance), (count, cols)), "columns"
+    elif x.ndim == 1 and importance.shape == x.shape:
+        values, kind = _importance_array(importance).reshape(1, cols), "columns"
+    elif importance.shape == (*x.shape[:-2], cols):
+        values, kind = _importance_array(importance).reshape(-1, cols), "columns"
+    elif importance.shape == x.shape:
+        values, kind = importance, "weights"
+    else:
+        raise ShapeError(
+            f"importance has shape {importance.shape}, expected ({cols},) or {(*x.shape[:-2], cols)} (column statistics) or "
+            f"{x.shape} (error weights)"
+        )
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise NonFiniteError("importance holds NaN, infinity or negative values")
+    return values, kind
+
+
+def _ask_scorer(qtype, tensor, rows, columns):
+    weights = registry.hook.score_importance(qtype=qtype, tensor=tensor, weights=rows, columns=columns)
+    if weights is None:
+        return columns
+    weights = np.ascontiguousarray(weights, np.float32)
+    if weights.shape not in ((rows.shape[1],), rows.shape):
+        raise ShapeError(f"score_importance returned shape {weights.shape}, expected ({rows.shape[1]},) or {rows.shape}")
+    return weights
+
+
+def _explain(error, qtype, tensor):
+    if not hasattr(error, "row"):
+        return error
+    where = f"{tensor}: row {error.row}" if tensor else f"row {error.row}"
+    if error.column is not None:
+        return NonFiniteError(f"{where} holds NaN or infinity at column {error.column}")
+    return NonFiniteError(f"{where} holds values too large for {qtype.name}: a scale overflows half precision")

@@ -1,0 +1,113 @@
+"""QuantType: what the rest of quantreg knows about a quant format."""
+
+import threading
+from fractions import Fraction
+
+from quantreg.errors import CodecError, PluginError, ShapeError
+
+__all__ = ["QuantType"]
+
+
+class QuantType:
+    """A quant format: its GGUF identity, its block layout, and where its codec is.
+
+    ``name`` and ``type_id`` are GGUF's ("Q4_K", 12). A row of n weights takes ``row_header_size`` + n / ``block_size`` *
+    ``type_size`` bytes. ``fallback`` names the type for tensors whose rows do not divide by the block, or is None.
+    ``requires_importance``: ggml refuses to encode it without an importance matrix. ``codec`` is a function without
+    arguments that loads the codec (`quantreg_kernels.load_codec`), called once, at the first encode or decode.
+    Pickles by name.
+    """
+
+    def __init__(self, name, *, type_id, block_size, type_size, codec, fallback=None, requires_importance=False,
+                 row_header_size=0):
+        if not (isinstance(block_size, int) and block_size > 0 and isinstance(type_size, int) and type_size > 0):
+            raise PluginError(f"type {name}: block_size and type_size must be positive integers")
+        if not (isinstance(type_id, int) and 0 <= type_id < 2**32):
+            raise PluginError(f"type {name}: type_id must be an integer in 0 .. 2^32 - 1")
+        self.name = name
+        self.type_id = type_id
+        self.block_size = block_size
+        self.type_size = type_size
+        self.row_header_size = row_header_size
+        self.fallback = fallback
+        self.requires_importance = requires_importance
+        self._load = codec
+        self._codec = None
+        self._lock = threading.Lock()
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits a weight takes, scales included, from the block layout: 4.5 for Q4_K. A row header is not counted."""
+        return self.type_size * 8 / self.block_size
+
+    @property
+    def compression_ratio(self) -> float:
+        """How many times smaller than float32."""
+        return 32 * self.block_size / (8 * self.type_size)
+
+    @property
+    def exact_bits_per_weight(self) -> Fraction:
+        return Fraction(self.type_size * 8, self.block_size)
+
+    def row_bytes(self, n_cols: int) -> int:
+        """Bytes of a row of n_cols weights; ShapeError if n_cols is not a multiple of block_size."""
+        if n_cols % self.block_size:
+            raise ShapeError(
+                f"{self.name} packs {self.block_size} weights a block: a row of {n_cols} weights does not divide"
+                + (f" (llama-quantize falls back to {self.fallback})" if self.fallback else "")
+            )
+        return self.row_header_size + n_cols // self.block_size * self.type_size
+
+    def row_weights(self, row_bytes: int) -> int:
+        """Weights of a row of row_bytes bytes; ShapeError if no whole number of blocks fits."""
+        body = row_bytes - self.row_header_size
+        if body < 0 or body % self.type_size:
+            raise ShapeError(f"{row_bytes} bytes a row are no whole number of {self.name} blocks ({self.type_size} bytes each)")
+        return body // self.type_size * self.block_size
+
+    @property
+    def codec(self):
+        """The codec, loaded at first use; CodecError if it cannot be loaded or does not match this type."""
+        if self._codec is None:
+            with self._lock:
+                if self._codec is None:
+                    self._codec = self._load_codec()
+        return self._codec
+
+    def _load_codec(self):
+        try:
+            codec = self._load()
+        except (ImportError, TypeError, ValueError) as error:
+            raise CodecError(f"the codec of {self.name} cannot be loaded: {error}") from error
+        for field in ("type_id", "block_size", "type_size", "row_header_size"):
+            if getattr(codec, field, getattr(self, field)) != getattr(self, field):
+                raise CodecError(
+                    f"the codec of {self.name} says {field} = {getattr(codec, field)}, its plugin says {getattr(self, field)}"
+                )
+        return codec
+
+    def score(self, weights, columns):
+        """The encoder's own error weights: float32 (rows, cols) from weights (rows, cols) and columns (cols,).
+
+        None if the type reads no importance.
+        """
+        import numpy as np
+
+        if not self.codec.has_scorer:
+            return None
+        weights = np.ascontiguousarray(weights, np.float32)
+        out = np.empty_like(weights)
+        self.codec.score_rows(weights, np.ascontiguousarray(columns, np.float32), out)
+        return out
+
+    def __repr__(self):
+        return f"<QuantType {self.name}, id {self.type_id}, {self.bits_per_weight:g} bits per weight>"
+
+    def __reduce__(self):
+        return _by_name, (self.name,)
+
+
+def _by_name(name):
+    from quantreg.registry import types
+
+    return types[name]

@@ -1,0 +1,250 @@
+"""Which types exist, and which plugin provides each: entry points in, two dicts out."""
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+
+import pluggy
+
+from quantreg import hookspecs
+from quantreg.errors import PluginError, UnknownTypeError
+from quantreg.qtype import QuantType
+
+__all__ = ["Plugin", "Registry", "registry", "types"]
+
+GROUP = "quantreg"
+BUILT_IN = "quantreg"  # the distribution that comes first
+
+
+@dataclass
+class Plugin:
+    """One entry point: where it comes from, what it registered, and why it could not be loaded, if so."""
+
+    name: str
+    distribution: str
+    version: str
+    module: str
+    types: list = field(default_factory=list)
+    replaced: list = field(default_factory=list)  # (type name, distribution that had it)
+    error: str | None = None
+
+
+class Registry:
+    """Loads all plugin modules at the first need, built-ins first, then by distribution name.
+
+    So hooks, replacements and clashes do not depend on what was asked for first. Codecs are not loaded here.
+    """
+
+    def __init__(self, find=None):
+        self._find = find or (lambda: entry_points(group=GROUP))
+        self._lock = threading.RLock()
+        self._loaded = False
+        self._loading = False
+        self._manager = pluggy.PluginManager("quantreg")
+        self._manager.add_hookspecs(hookspecs)
+        self._by_name = {}
+        self._by_id = {}
+        self._owners = {}  # type name -> Plugin
+        self._plugins = []
+
+    # ---- loading ----
+
+    def _load(self):
+        if self._loaded:
+            return
+        with self._lock:
+            if self._loaded or self._loading:
+                return
+            self._loading = True
+            try:
+                for entry in _ordered(self._find()):
+                    self._load_plugin(entry)
+                self._loaded = True
+            finally:
+                self._loading = False
+
+    def _load_plugin(self, entry):
+        dist = entry.dist
+        plugin = Plugin(entry.name, dist.name if dist else "unknown", dist.version if dist else "", entry.value)
+        self._plugins.append(plugin)
+        try:
+            module = entry.load()
+        except Exception as error:  # a plugin may fail in any way; it must disable only itself
+            plugin.error = f"cannot be imported: {type(error).__name__}: {error}"
+            return
+        self.register_plugin(module, plugin)
+
+    def register_plugin(self, module, plugin=None):
+        """Register a module or object with hook implementations, as an entry point would. Returns its Plugin.
+
+        PluginError, with nothing registered, if it clashes with another and does not replace on purpose.
+        """
+        named = plugin is None
+        if named:
+            self._load()
+            name = getattr(module, "__name__", type(module).__name__)
+            plugin = Plugin(name, getattr(module, "__distribution__", name), "", name)
+            self._plugins.append(plugin)
+        with self._lock:
+            staged = []
+            try:
+                self._manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
+                if hasattr(module, "register_types"):
+                    module.register_types(lambda qtype, replace=False: staged.append((qtype, replace)))
+                for qtype, replace in staged:
+                    self._check(qtype, replace, plugin, staged)
+            except Exception as error:
+                plugin.error = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+                if self._manager.is_registered(module):
+                    self._manager.unregister(module)
+                if named:
+                    self._plugins.remove(plugin)
+                    raise
+                return plugin
+            for qtype, _ in staged:
+                self._add(qtype, plugin)
+        return plugin
+
+    def unregister_plugin(self, module):
+        """Undo `register_plugin` (types that it had replaced do not come back)."""
+        with self._lock:
+            key = self._manager.get_name(module)
+            self._manager.unregister(module)
+            for plugin in [p for p in self._plugins if f"{p.distribution}:{p.name}" == key]:
+                self._plugins.remove(plugin)
+                for qtype in plugin.types:
+                    if self._by_name.get(qtype.name) is qtype:
+                        del self._by_name[qtype.name], self._by_id[qtype.type_id], self._owners[qtype.name]
+
+    def _check(self, qtype, replace, plugin, staged):
+        if not isinstance(qtype, QuantType):
+            raise PluginError(f"register() takes a quantreg.QuantType, not {type(qtype).__name__}")
+        if any(other is not qtype and (other.name == qtype.name or other.type_id == qtype.type_id) for other, _ in staged):
+            raise PluginError(f"{plugin.distribution} registers {qtype.name} (id {qtype.type_id}) twice")
+        for other in {self._by_name.get(qtype.name), self._by_id.get(qtype.type_id)} - {None}:
+            if not replace:
+                raise PluginError(
+                    f"{plugin.distribution} registers {qtype.name} with id {qtype.type_id}, but {self._owners[other.name].distribution} "
+                    f"already provides {other.name} with id {other.type_id}: choose an id of 1000 and up, or register(..., "
+                    "replace=True) to take it over on purpose"
+                )
+
+    def _add(self, qtype, plugin):
+        for other in {self._by_name.get(qtype.name), self._by_id.get(qtype.type_id)} - {None}:
+            plugin.replaced.append((other.name, self._owners[other.name].distribution))
+            del self._by_name[other.name], self._by_id[other.type_id], self._owners[other.name]
+        self._by_name[qtype.name] = self._by_id[qtype.type_id] = qtype
+        self._owners[qtype.name] = plugin
+        plugin.types.append(qtype)
+
+    # ---- looking up ----
+
+    @property
+    def hook(self):
+        """Pluggy's hook relay, with all plugins loaded."""
+        self._load()
+        return self._manager.hook
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        self._load()
+        return tuple(self._plugins)
+
+    def owner(self, qtype) -> Plugin:
+        """The plugin that provides this type."""
+        self._load()
+        return self._owners[qtype.name]
+
+    def find(self, key) -> QuantType | None:
+        """The type of this name (any case), id or QuantType, or None."""
+        if isinstance(key, QuantType):
+            return key
+        self._load()
+        if isinstance(key, str):
+            return self._by_name.get(key) or self._by_name.get(key.upper()) or self._by_lower().get(key.lower())
+        try:
+            return self._by_id.get(key.__index__())
+        except AttributeError:
+            return None
+
+    def _by_lower(self):
+        return {name.lower(): qtype for name, qtype in self._by_name.items()}
+
+    def get(self, key) -> QuantType:
+        """As `find`, but UnknownTypeError, with a suggestion, where no plugin provides the type."""
+        found = self.find(key)
+        if found is not None:
+            return found
+        if not isinstance(key, str):
+            raise UnknownTypeError(f"no plugin provides GGUF type id {key!r}: see `quantreg types` for those installed")
+        near = get_close_matches(key.upper(), self._by_name, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see `quantreg types` for those installed"
+        broken = [p for p in self._plugins if p.error]
+        also = f" (plugin {broken[0].name} of {broken[0].distribution} {broken[0].error})" if broken else ""
+        raise UnknownTypeError(f"unknown quant type {key!r}: {hint}{also}")
+
+    def all_types(self) -> tuple[QuantType, ...]:
+        """All types, ordered by id."""
+        self._load()
+        return tuple(self._by_id[i] for i in sorted(self._by_id))
+
+    def scorers(self, qtype) -> bool:
+        """Whether a plugin other than the type's own implements score_importance, so that the hook must be asked.
+
+        The type's own scorer is what its encoder computes by itself from column statistics.
+        """
+        own = self._owners.get(qtype.name)
+        fused = own is not None and qtype.codec.has_scorer
+        key = f"{own.distribution}:{own.name}" if fused else None
+        built_in = f"{BUILT_IN}:"
+        return any(
+            impl.plugin_name != key and not impl.plugin_name.startswith(built_in)
+            for impl in self.hook.score_importance.get_hookimpls()
+        )
+
+
+def _ordered(entries):
+    """Built-ins first, then by distribution name; only those that QUANTREG_PLUGINS names, if it is set."""
+    wanted = os.environ.get("QUANTREG_PLUGINS")
+    only = None if wanted is None else {part.strip() for part in wanted.split(",") if part.strip()}
+
+    def key(entry):
+        dist = entry.dist.name if entry.dist else "~"
+        return (dist != BUILT_IN, dist, entry.name)
+
+    for entry in sorted(entries, key=key):
+        if only is None or entry.name in only or (entry.dist and entry.dist.name in only):
+            yield entry
+
+
+class Types(Mapping):
+    """The registered types: ``types["Q4_K"]``, ``types[12]``; iterates over names, by id."""
+
+    def __init__(self, registry):
+        self._registry = registry
+
+    def __getitem__(self, key):
+        return self._registry.get(key)
+
+    def __contains__(self, key):
+        return self._registry.find(key) is not None
+
+    def get(self, key, default=None):
+        found = self._registry.find(key)
+        return default if found is None else found
+
+    def __iter__(self):
+        return (qtype.name for qtype in self._registry.all_types())
+
+    def __len__(self):
+        return len(self._registry.all_types())
+
+    def __repr__(self):
+        return f"<{len(self)} quant types: {', '.join(self)}>"
+
+
+registry = Registry()
+types = Types(registry)

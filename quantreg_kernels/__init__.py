@@ -1,0 +1,49 @@
+"""What compiled codecs share: the ABI, vector lanes, and the loader that picks a CPU level."""
+
+import os
+from importlib import import_module, util
+from pathlib import Path
+
+__all__ = ["LEVELS", "get_include", "load_codec"]
+
+LEVELS = ("base", "avx2", "avx512")
+
+
+def get_include() -> str:
+    """Folder to pass to Cython and the C compiler as ``-I``: holds ``quantreg_kernels/abi.pxd`` and ``lanes.h``."""
+    return str(Path(__file__).resolve().parent.parent)
+
+
+def usable_levels() -> tuple[str, ...]:
+    """CPU levels that this machine can run and that ``QUANTREG_CPU`` allows, slowest first.
+
+    ``QUANTREG_CPU=base|avx2|avx512`` forces one level; ValueError if this machine lacks it or the name is unknown.
+    """
+    from quantreg_kernels._cpu import machine_levels
+
+    have = machine_levels()
+    forced = os.environ.get("QUANTREG_CPU")
+    if not forced:
+        return have
+    if forced not in LEVELS:
+        raise ValueError(f"QUANTREG_CPU={forced}: unknown CPU level, use one of {', '.join(LEVELS)}")
+    if forced not in have:
+        raise ValueError(f"QUANTREG_CPU={forced}: this machine only has {', '.join(have)}")
+    return (forced,)
+
+
+def load_codec(module: str, codec: str, level: str | None = None):
+    """Load the codec file ``codec`` ("_q4_k") that lies beside the plugin module ``module`` (pass ``__name__``).
+
+    The extension modules are named ``_q4_k_base``, ``_q4_k_avx2`` and ``_q4_k_avx512``; the fastest that was built and that
+    this machine can run is taken, or exactly ``level``. Returns a `quantreg_kernels._run.Codec`; ImportError if none fits.
+    """
+    from quantreg_kernels._run import Codec
+
+    package = module.rpartition(".")[0] or module
+    wanted = (level,) if level else usable_levels()
+    for name in reversed(wanted):
+        full = f"{package}.{codec}_{name}"
+        if util.find_spec(full) is not None:
+            return Codec(import_module(full).codec, name)
+    raise ImportError(f"{package}.{codec} was not built for the CPU level {' or '.join(wanted)}: reinstall {package}")

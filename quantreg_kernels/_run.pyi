@@ -1,0 +1,30 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+class RowError(ValueError):
+    row: int
+    column: int | None
+    def __init__(self, row: int, column: int | None) -> None: ...
+
+class Codec:
+    level: str
+    type_id: int
+    block_size: int
+    type_size: int
+    row_header_size: int
+    def __init__(self, capsule: Any, level: str = "base") -> None: ...
+    @property
+    def can_encode(self) -> bool: ...
+    @property
+    def has_scorer(self) -> bool: ...
+    def encode_rows(
+        self,
+        x: NDArray[np.float32],
+        out: NDArray[np.uint8],
+        importance: NDArray[np.float32] | None = None,
+        first_row: int = 0,
+    ) -> None: ...
+    def decode_rows(self, data: NDArray[np.uint8], out: NDArray[np.float32]) -> None: ...
+    def score_rows(self, x: NDArray[np.float32], columns: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...

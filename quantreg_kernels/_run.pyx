@@ -1,0 +1,198 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+"""The one place where Python hands arrays to compiled codecs: checks the ABI and every size, then runs rows without the GIL."""
+
+import threading
+
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy, memset
+
+from quantreg_kernels.abi cimport (
+    ABI_MAJOR, IMPORTANCE_COLUMNS, IMPORTANCE_NONE, IMPORTANCE_WEIGHTS, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs,
+)
+
+cdef enum:
+    PY_SSIZE_MAX_BITS = 62
+
+cdef Py_ssize_t find_nonfinite(const float *x, Py_ssize_t n) noexcept nogil:
+    """Index of the first NaN or infinity in x, or -1."""
+    cdef const uint32_t *bits = <const uint32_t *>x
+    cdef Py_ssize_t i = 0, j, end
+    cdef uint32_t bad
+    while i < n:
+        end = i + 1024 if n - i > 1024 else n
+        bad = 0
+        for j in range(i, end):
+            bad |= <uint32_t>((bits[j] & <uint32_t>0x7f800000) == <uint32_t>0x7f800000)
+        if bad:
+            for j in range(i, end):
+                if (bits[j] & <uint32_t>0x7f800000) == <uint32_t>0x7f800000:
+                    return j
+        i = end
+    return -1
+
+
+class RowError(ValueError):
+    """A row that cannot be encoded. ``row`` is its index; ``column`` the index of a NaN or infinity, or None if the values
+    are finite but too large for the type's scales."""
+
+    def __init__(self, row, column):
+        self.row = row
+        self.column = column
+        super().__init__(f"row {row} cannot be encoded")
+
+
+cdef class Codec:
+    """A compiled codec: rows in, rows out. Made by `load_codec`; holds the capsule alive.
+
+    ``type_id``, ``block_size``, ``type_size`` and ``row_header_size`` come from the codec's own struct, so that the host
+    can hold them against the plugin's QuantType. ``level`` is the CPU level it was compiled for.
+    """
+
+    cdef object capsule
+    cdef const RowCodec *given
+    cdef RowCodec c
+    cdef object lock
+    cdef bint prepared
+    cdef readonly str level
+    cdef readonly int type_id
+    cdef readonly Py_ssize_t block_size, type_size, row_header_size
+
+    def __init__(self, capsule, str level="base"):
+        if not PyCapsule_IsValid(capsule, "quantreg.RowCodec"):
+            raise TypeError("the codec module's `codec` is not a quantreg.RowCodec capsule: end the .pyx with "
+                            "codec = codec_capsule(...)")
+        self.capsule = capsule
+        self.given = <const RowCodec *>PyCapsule_GetPointer(capsule, "quantreg.RowCodec")
+        if self.given.abi_major != ABI_MAJOR:
+            older = self.given.abi_major < ABI_MAJOR
+            raise ImportError(f"codec was built for quantreg ABI {self.given.abi_major}, this quantreg has ABI {ABI_MAJOR}: "
+                              + ("rebuild the plugin" if older else "upgrade quantreg"))
+        memset(&self.c, 0, sizeof(RowCodec))
+        memcpy(&self.c, self.given, min(self.given.struct_size, <Py_ssize_t>sizeof(RowCodec)))
+        if self.c.block_size <= 0 or self.c.type_size <= 0 or self.c.row_header_size < 0:
+            raise ValueError("codec has an empty block")
+        self.level = level
+        self.type_id = self.c.type_id
+        self.block_size = self.c.block_size
+        self.type_size = self.c.type_size
+        self.row_header_size = self.c.row_header_size
+        self.lock = threading.Lock()
+        self.prepared = self.c.prepare == NULL
+
+    @property
+    def can_encode(self):
+        return self.c.encode_rows != NULL
+
+    @property
+    def has_scorer(self):
+        """Whether the type reads importance."""
+        return self.c.score_rows != NULL
+
+    cdef Py_ssize_t row_bytes(self, Py_ssize_t n_cols) except -1:
+        cdef Py_ssize_t blocks = n_cols // self.c.block_size
+        if n_cols % self.c.block_size:
+            raise ValueError(f"a row of {n_cols} weights does not divide into blocks of {self.c.block_size}")
+        if blocks > ((<Py_ssize_t>1 << PY_SSIZE_MAX_BITS) - self.c.row_header_size) // self.c.type_size:
+            raise ValueError("row too long")
+        return self.c.row_header_size + blocks * self.c.type_size
+
+    def encode_rows(self, const float[:, ::1] x, uint8_t[:, ::1] out, importance=None, Py_ssize_t first_row=0):
+        """Encode x, float32 (rows, cols), into out, uint8 (rows, row_bytes).
+
+        importance: None, float32 (cols,) column statistics, or float32 (rows, cols) error weights.
+        Raises RowError (with first_row added) for a NaN, an infinity or an overflowing scale; ValueError for wrong sizes.
+        """
+        cdef EncodeArgs a
+        cdef Py_ssize_t done, column = -1, row
+        cdef const float[::1] columns
+        cdef const float[:, ::1] weights
+        memset(&a, 0, sizeof(EncodeArgs))
+        a.struct_size = sizeof(EncodeArgs)
+        if self.c.encode_rows == NULL:
+            raise TypeError("this codec only decodes")
+        if out.shape[0] != x.shape[0] or out.shape[1] != self.row_bytes(x.shape[1]):
+            raise ValueError(f"{x.shape[0]} rows of {x.shape[1]} weights do not fit ({out.shape[0]}, {out.shape[1]}) bytes")
+        if x.shape[0] == 0 or x.shape[1] == 0:
+            return
+        if importance is not None and self.c.score_rows != NULL:
+            if importance.ndim == 1:
+                columns = importance
+                if columns.shape[0] != x.shape[1]:
+                    raise ValueError(f"{columns.shape[0]} column statistics for {x.shape[1]} columns")
+                a.importance = &columns[0]
+                a.importance_kind = IMPORTANCE_COLUMNS
+            else:
+                weights = importance
+                if weights.shape[0] != x.shape[0] or weights.shape[1] != x.shape[1]:
+                    raise ValueError("importance weights must have the shape of the rows")
+                a.importance = &weights[0, 0]
+                a.importance_kind = IMPORTANCE_WEIGHTS
+                a.importance_stride = x.shape[1]
+        a.src = &x[0, 0]
+        a.dst = &out[0, 0]
+        a.n_rows = x.shape[0]
+        a.n_cols = x.shape[1]
+        a.src_stride = x.shape[1]
+        a.dst_stride = out.shape[1]
+        self._prepare()
+        with nogil:
+            done = find_nonfinite(a.src, a.n_rows * a.n_cols)
+            if done >= 0:
+                column = done % a.n_cols
+                done = done // a.n_cols
+            else:
+                done = self.c.encode_rows(self.given, &a)
+        if done < a.n_rows:
+            raise RowError(first_row + done, column if column >= 0 else None)
+
+    def decode_rows(self, const uint8_t[:, ::1] data, float[:, ::1] out):
+        """Decode data, uint8 (rows, row_bytes), into out, float32 (rows, cols). ValueError for wrong sizes."""
+        cdef DecodeArgs a
+        memset(&a, 0, sizeof(DecodeArgs))
+        a.struct_size = sizeof(DecodeArgs)
+        if self.c.decode_rows == NULL:
+            raise TypeError("this codec does not decode")
+        if out.shape[0] != data.shape[0] or data.shape[1] != self.row_bytes(out.shape[1]):
+            raise ValueError(f"({data.shape[0]}, {data.shape[1]}) bytes do not decode to {out.shape[0]} rows of "
+                             f"{out.shape[1]} weights")
+        if out.shape[0] == 0 or out.shape[1] == 0:
+            return
+        a.src = &data[0, 0]
+        a.dst = &out[0, 0]
+        a.n_rows = out.shape[0]
+        a.n_cols = out.shape[1]
+        a.src_stride = data.shape[1]
+        a.dst_stride = out.shape[1]
+        with nogil:
+            self.c.decode_rows(self.given, &a)
+
+    def score_rows(self, const float[:, ::1] x, const float[::1] columns, float[:, ::1] out):
+        """The encoder's error weights: x and out float32 (rows, cols), columns float32 (cols,). ValueError for wrong sizes."""
+        cdef ScoreArgs a
+        memset(&a, 0, sizeof(ScoreArgs))
+        a.struct_size = sizeof(ScoreArgs)
+        if self.c.score_rows == NULL:
+            raise TypeError("this type reads no importance")
+        self.row_bytes(x.shape[1])
+        if out.shape[0] != x.shape[0] or out.shape[1] != x.shape[1] or columns.shape[0] != x.shape[1]:
+            raise ValueError("rows, columns and out must agree in shape")
+        if x.shape[0] == 0 or x.shape[1] == 0:
+            return
+        a.src = &x[0, 0]
+        a.dst = &out[0, 0]
+        a.n_rows = x.shape[0]
+        a.n_cols = x.shape[1]
+        a.src_stride = x.shape[1]
+        a.dst_stride = out.shape[1]
+        a.columns = &columns[0]
+        with nogil:
+            self.c.score_rows(self.given, &a)
+
+    def _prepare(self):
+        if not self.prepared:
+            with self.lock:
+                if not self.prepared:
+                    with nogil:
+                        self.c.prepare()
+                    self.prepared = True

@@ -1,0 +1,357 @@
+/* Fixed-width vector lanes: one quant block per lane, so that every lane does the scalar reference's operations in the
+ * scalar reference's order. The only C in the project; lanes.pxd shows it to Cython, which sees vf, vi and vm as opaque
+ * scalars and writes arithmetic on them as ordinary expressions.
+ *
+ *   vf  LANES floats            + - * / and unary minus are element-wise; a float operand is broadcast
+ *   vi  LANES int32             + - * & | ^ << >> likewise (>> keeps the sign)
+ *   vm  LANES booleans          what comparisons give and select() takes
+ *
+ * LANES is 16 (AVX-512), 8 (AVX2) or 4 (everything else). No operation here contracts, reassociates or approximates. */
+#ifndef QUANTREG_LANES_H
+#define QUANTREG_LANES_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define LANES 16
+#include <immintrin.h>
+#elif defined(__AVX2__) && defined(__F16C__)
+#define LANES 8
+#include <immintrin.h>
+#else
+#define LANES 4
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+#endif
+
+#define LANE_FN static inline __attribute__((always_inline))
+
+/* may_alias: the same memory is read as either */
+typedef float vf __attribute__((vector_size(LANES * 4), may_alias));
+typedef int32_t vi __attribute__((vector_size(LANES * 4), may_alias));
+typedef uint32_t vu_ __attribute__((vector_size(LANES * 4), may_alias));
+#if LANES == 16
+typedef __mmask16 vm;
+#else
+typedef vi vm;
+#endif
+
+/* ---- make, load, store ---- */
+
+LANE_FN vf vf_set1(float a) { return a - (vf){0}; }
+LANE_FN vi vi_set1(int32_t a) { return a - (vi){0}; }
+LANE_FN vf vf_load(const float *p) { vf v; memcpy(&v, p, sizeof v); return v; }
+LANE_FN vi vi_load(const int32_t *p) { vi v; memcpy(&v, p, sizeof v); return v; }
+LANE_FN void vf_store(float *p, vf v) { memcpy(p, &v, sizeof v); }
+LANE_FN void vi_store(int32_t *p, vi v) { memcpy(p, &v, sizeof v); }
+LANE_FN vi vi_bits(vf v) { return (vi)v; }     /* the bit pattern, not the value */
+LANE_FN vf vf_bits(vi v) { return (vf)v; }
+LANE_FN float vf_get(vf v, int lane) { return v[lane]; }
+LANE_FN int32_t vi_get(vi v, int lane) { return v[lane]; }
+LANE_FN vi vi_shr(vi v, int n) { return (vi)((vu_)v >> n); } /* logical shift right */
+
+/* LANES consecutive small integers, widened */
+LANE_FN vi vi_load_u8(const uint8_t *p) {
+#if LANES == 16
+    __m128i b; memcpy(&b, p, 16); return (vi)_mm512_cvtepu8_epi32(b);
+#elif LANES == 8
+    int64_t b; memcpy(&b, p, 8); return (vi)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(b));
+#else
+    vi v = {p[0], p[1], p[2], p[3]}; return v;
+#endif
+}
+LANE_FN vi vi_load_i8(const int8_t *p) {
+#if LANES == 16
+    __m128i b; memcpy(&b, p, 16); return (vi)_mm512_cvtepi8_epi32(b);
+#elif LANES == 8
+    int64_t b; memcpy(&b, p, 8); return (vi)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(b));
+#else
+    vi v = {p[0], p[1], p[2], p[3]}; return v;
+#endif
+}
+LANE_FN vi vi_load_u16(const uint16_t *p) {
+#if LANES == 16
+    __m256i b; memcpy(&b, p, 32); return (vi)_mm512_cvtepu16_epi32(b);
+#elif LANES == 8
+    __m128i b; memcpy(&b, p, 16); return (vi)_mm256_cvtepu16_epi32(b);
+#elif defined(__SSE2__)
+    int64_t b; memcpy(&b, p, 8); return (vi)_mm_unpacklo_epi16(_mm_cvtsi64_si128(b), _mm_setzero_si128());
+#else
+    vi v = {p[0], p[1], p[2], p[3]}; return v;
+#endif
+}
+
+/* ---- compare and choose ---- */
+
+#if LANES == 16
+LANE_FN vm vf_lt(vf a, vf b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ); }
+LANE_FN vm vf_le(vf a, vf b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LE_OQ); }
+LANE_FN vm vf_eq(vf a, vf b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ); }
+LANE_FN vm vf_ne(vf a, vf b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NEQ_UQ); }
+LANE_FN vm vi_lt(vi a, vi b) { return _mm512_cmp_epi32_mask((__m512i)a, (__m512i)b, _MM_CMPINT_LT); }
+LANE_FN vm vi_eq(vi a, vi b) { return _mm512_cmp_epi32_mask((__m512i)a, (__m512i)b, _MM_CMPINT_EQ); }
+LANE_FN vf vf_select(vm m, vf a, vf b) { return (vf)_mm512_mask_blend_ps(m, (__m512)b, (__m512)a); }
+LANE_FN vi vi_select(vm m, vi a, vi b) { return (vi)_mm512_mask_blend_epi32(m, (__m512i)b, (__m512i)a); }
+LANE_FN vm vm_and(vm a, vm b) { return (vm)(a & b); }
+LANE_FN vm vm_or(vm a, vm b) { return (vm)(a | b); }
+LANE_FN vm vm_not(vm a) { return (vm)~a; }
+LANE_FN unsigned vm_bits(vm m) { return m; }
+#else
+LANE_FN vm vf_lt(vf a, vf b) { return a < b; }
+LANE_FN vm vf_le(vf a, vf b) { return a <= b; }
+LANE_FN vm vf_eq(vf a, vf b) { return a == b; }
+LANE_FN vm vf_ne(vf a, vf b) { return a != b; }
+LANE_FN vm vi_lt(vi a, vi b) { return a < b; }
+LANE_FN vm vi_eq(vi a, vi b) { return a == b; }
+LANE_FN vm vm_and(vm a, vm b) { return a & b; }
+LANE_FN vm vm_or(vm a, vm b) { return a | b; }
+LANE_FN vm vm_not(vm a) { return ~a; }
+#if LANES == 8
+LANE_FN vf vf_select(vm m, vf a, vf b) { return (vf)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)m); }
+LANE_FN vi vi_select(vm m, vi a, vi b) { return (vi)vf_select(m, (vf)a, (vf)b); }
+LANE_FN unsigned vm_bits(vm m) { return (unsigned)_mm256_movemask_ps((__m256)m); }
+#else
+LANE_FN vi vi_select(vm m, vi a, vi b) { return (a & m) | (b & ~m); }
+LANE_FN vf vf_select(vm m, vf a, vf b) { return (vf)vi_select(m, (vi)a, (vi)b); }
+#if defined(__SSE2__)
+LANE_FN unsigned vm_bits(vm m) { return (unsigned)_mm_movemask_ps((__m128)m); }
+#else
+LANE_FN unsigned vm_bits(vm m) { return (m[0] & 1) | (m[1] & 2) | (m[2] & 4) | (m[3] & 8); }
+#endif
+#endif
+#endif
+LANE_FN vm vf_gt(vf a, vf b) { return vf_lt(b, a); }
+LANE_FN vm vf_ge(vf a, vf b) { return vf_le(b, a); }
+LANE_FN vm vi_gt(vi a, vi b) { return vi_lt(b, a); }
+LANE_FN int vm_any(vm m) { return vm_bits(m) != 0; }
+LANE_FN int vm_all(vm m) { return vm_bits(m) == (1u << LANES) - 1; }
+LANE_FN vm vm_first(int n) { /* the first n lanes */
+    vi index;
+    for (int i = 0; i < LANES; i++) index[i] = i;
+    return vi_lt(index, vi_set1(n));
+}
+
+/* ---- arithmetic ---- */
+
+/* a < b ? a : b and a > b ? a : b: with a NaN on either side the result is b, as in the scalar expression */
+LANE_FN vf vf_min(vf a, vf b) {
+#if LANES == 16
+    return (vf)_mm512_min_ps((__m512)a, (__m512)b);
+#elif LANES == 8
+    return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+    return (vf)_mm_min_ps((__m128)a, (__m128)b);
+#else
+    return vf_select(vf_lt(a, b), a, b);
+#endif
+}
+LANE_FN vf vf_max(vf a, vf b) {
+#if LANES == 16
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif LANES == 8
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+    return (vf)_mm_max_ps((__m128)a, (__m128)b);
+#else
+    return vf_select(vf_lt(b, a), a, b);
+#endif
+}
+LANE_FN vi vi_min(vi a, vi b) {
+#if LANES == 16
+    return (vi)_mm512_min_epi32((__m512i)a, (__m512i)b);
+#elif LANES == 8
+    return (vi)_mm256_min_epi32((__m256i)a, (__m256i)b);
+#else
+    return vi_select(vi_lt(a, b), a, b);
+#endif
+}
+LANE_FN vi vi_max(vi a, vi b) {
+#if LANES == 16
+    return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif LANES == 8
+    return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+    return vi_select(vi_lt(b, a), a, b);
+#endif
+}
+LANE_FN vi vi_clamp(vi v, int32_t lo, int32_t hi) { return vi_max(vi_min(v, vi_set1(hi)), vi_set1(lo)); }
+LANE_FN vf vf_clamp(vf v, float lo, float hi) { return vf_max(vf_min(v, vf_set1(hi)), vf_set1(lo)); }
+LANE_FN vf vf_abs(vf v) { return (vf)((vi)v & 0x7fffffff); }
+LANE_FN vf vf_sqrt(vf v) {
+#if LANES == 16
+    return (vf)_mm512_sqrt_ps((__m512)v);
+#elif LANES == 8
+    return (vf)_mm256_sqrt_ps((__m256)v);
+#elif defined(__SSE2__)
+    return (vf)_mm_sqrt_ps((__m128)v);
+#else
+    for (int i = 0; i < LANES; i++) v[i] = __builtin_sqrtf(v[i]);
+    return v;
+#endif
+}
+LANE_FN vf vf_from_vi(vi v) { return __builtin_convertvector(v, vf); }
+/* towards zero, as a C cast; the caller keeps |v| < 2^31, because processors disagree beyond */
+LANE_FN vi vi_trunc(vf v) {
+#if LANES == 16
+    return (vi)_mm512_cvttps_epi32((__m512)v);
+#elif LANES == 8
+    return (vi)_mm256_cvttps_epi32((__m256)v);
+#elif defined(__SSE2__)
+    return (vi)_mm_cvttps_epi32((__m128)v);
+#else
+    return __builtin_convertvector(v, vi);
+#endif
+}
+
+/* Round to nearest, ties to even, by adding 1.5 * 2^23: the integer sits in the low mantissa bits. vi_nearest keeps the
+ * bit trick's result for any input, also beyond +-2^22 where it is no longer the rounded value, since ggml's files hold
+ * it. vf_nearest is the same value as a float and holds for |v| < 2^22 only. */
+LANE_FN vi vi_nearest(vf v) { return ((vi)(v + 12582912.0f) & 0x007fffff) - 0x00400000; }
+LANE_FN vf vf_nearest(vf v) { return (v + 12582912.0f) - 12582912.0f; }
+/* Round to nearest, ties away from zero, as C's roundf, for |v| < 2^22. The sum v + 0.5 may round up by itself (0.49999997),
+ * so the fraction is compared instead. */
+LANE_FN vf vf_roundf(vf v) {
+    vf a = vf_abs(v), t = vf_from_vi(vi_trunc(a));
+    vf r = t + vf_select(vf_le(vf_set1(0.5f), a - t), vf_set1(1.0f), vf_set1(0.0f));
+    return (vf)((vi)r | ((vi)v & (int32_t)0x80000000));
+}
+
+/* ---- half precision: the low 16 bits of each lane ---- */
+
+LANE_FN vf vf_from_f16(vi h) {
+#if LANES == 16
+    return (vf)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)h));
+#elif LANES == 8
+    __m256i p = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)(h & 0xffff), (__m256i)(h & 0xffff)), 0x08);
+    return (vf)_mm256_cvtph_ps(_mm256_castsi256_si128(p));
+#else
+    /* exponent and mantissa shifted into place and rescaled by 2^112: exact, subnormals included */
+    vi sign = (h & 0x8000) << 16, rest = (h & 0x7fff) << 13;
+    vf v = (vf)rest * (vf)vi_set1((127 + 112) << 23);
+    vi top = vi_select(vi_lt(h & 0x7fff, vi_set1(0x7c00)), (vi)v, rest | 0x7f800000);
+    top = vi_select(vi_lt(vi_set1(0x7c00), h & 0x7fff), top | 0x00400000, top); /* a NaN becomes quiet */
+    return (vf)(top | sign);
+#endif
+}
+/* to nearest, ties to even; beyond the range infinity; any NaN becomes a NaN */
+LANE_FN vi vi_f16(vf v) {
+#if LANES == 16
+    return (vi)_mm512_cvtepu16_epi32(_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif LANES == 8
+    return (vi)_mm256_cvtepu16_epi32(_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+    vi bits = (vi)v, sign = vi_shr(bits, 16) & 0x8000, a = bits & 0x7fffffff;
+    /* normal: round the 13 bits that go, ties to even, then move the bias from 127 to 15 */
+    vi normal = vi_shr(a + 0x0fff + (vi_shr(a, 13) & 1), 13) - ((127 - 15) << 10);
+    /* subnormal: adding 0.5 lets the adder shift and round; the mantissa bits are the result */
+    vi tiny = (vi)((vf)a + 0.5f) - (vi)vf_set1(0.5f);
+    vi h = vi_select(vi_lt(a, vi_set1(113 << 23)), tiny, normal);
+    h = vi_select(vi_lt(a, vi_set1(143 << 23)), h, vi_set1(0x7c00));
+    h = vi_select(vi_lt(vi_set1(0x7f800000), a), vi_set1(0x7e00), h);
+    return h | sign;
+#endif
+}
+
+/* ---- between memory order and lane order ---- */
+
+/* out[j] lane l = in[l] element j, for LANES vectors: a square transpose. in and out may be the same. */
+LANE_FN void vi_transpose(vi *out, const vi *in) {
+#if LANES == 16
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_epi32((__m512i)in[i], (__m512i)in[i + 1]);
+        a[i + 1] = _mm512_unpackhi_epi32((__m512i)in[i], (__m512i)in[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int k = 0; k < 2; k++) {
+            b[i + 2 * k] = _mm512_unpacklo_epi64(a[i + k], a[i + k + 2]);
+            b[i + 2 * k + 1] = _mm512_unpackhi_epi64(a[i + k], a[i + k + 2]);
+        }
+    for (int i = 0; i < 16; i += 8)
+        for (int k = 0; k < 4; k++) {
+            a[i + k] = _mm512_shuffle_i32x4(b[i + k], b[i + k + 4], 0x88);
+            a[i + k + 4] = _mm512_shuffle_i32x4(b[i + k], b[i + k + 4], 0xdd);
+        }
+    for (int k = 0; k < 4; k++) {
+        out[k] = (vi)_mm512_shuffle_i32x4(a[k], a[k + 8], 0x88);
+        out[k + 8] = (vi)_mm512_shuffle_i32x4(a[k], a[k + 8], 0xdd);
+        out[k + 4] = (vi)_mm512_shuffle_i32x4(a[k + 4], a[k + 12], 0x88);
+        out[k + 12] = (vi)_mm512_shuffle_i32x4(a[k + 4], a[k + 12], 0xdd);
+    }
+#elif LANES == 8
+    __m256i a[8], b[8];
+    for (int i = 0; i < 8; i += 2) {
+        a[i] = _mm256_unpacklo_epi32((__m256i)in[i], (__m256i)in[i + 1]);
+        a[i + 1] = _mm256_unpackhi_epi32((__m256i)in[i], (__m256i)in[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int k = 0; k < 2; k++) {
+            b[i + 2 * k] = _mm256_unpacklo_epi64(a[i + k], a[i + k + 2]);
+            b[i + 2 * k + 1] = _mm256_unpackhi_epi64(a[i + k], a[i + k + 2]);
+        }
+    for (int k = 0; k < 4; k++) {
+        out[k] = (vi)_mm256_permute2x128_si256(b[k], b[k + 4], 0x20);
+        out[k + 4] = (vi)_mm256_permute2x128_si256(b[k], b[k + 4], 0x31);
+    }
+#else
+    vi a = __builtin_shufflevector(in[0], in[1], 0, 4, 1, 5), b = __builtin_shufflevector(in[0], in[1], 2, 6, 3, 7);
+    vi c = __builtin_shufflevector(in[2], in[3], 0, 4, 1, 5), d = __builtin_shufflevector(in[2], in[3], 2, 6, 3, 7);
+    out[0] = __builtin_shufflevector(a, c, 0, 1, 4, 5);
+    out[1] = __builtin_shufflevector(a, c, 2, 3, 6, 7);
+    out[2] = __builtin_shufflevector(b, d, 0, 1, 4, 5);
+    out[3] = __builtin_shufflevector(b, d, 2, 3, 6, 7);
+#endif
+}
+
+/* out[j] lane l = src[l][offset + j] for j < n; n is a multiple of 16. */
+LANE_FN void lanes_load(vf *out, const float *const *src, intptr_t offset, int n) {
+    for (int j = 0; j < n; j += LANES) {
+        vi rows[LANES];
+        for (int l = 0; l < LANES; l++) memcpy(&rows[l], src[l] + offset + j, sizeof(vi));
+        vi_transpose((vi *)out + j, rows);
+    }
+}
+
+/* The reverse, to the bytes from dst[l] + 4 * offset on, for the first `live` lanes. */
+LANE_FN void lanes_store(uint8_t *const *dst, intptr_t offset, const vf *in, int n, int live) {
+    for (int j = 0; j < n; j += LANES) {
+        vi rows[LANES];
+        vi_transpose(rows, (const vi *)in + j);
+        for (int l = 0; l < live; l++) memcpy(dst[l] + 4 * (offset + j), &rows[l], sizeof(vi));
+    }
+}
+
+/* 4 * n bytes to each of the first `live` lanes: dst[l] + offset receives lane l of words[0], words[1] ... */
+LANE_FN void lanes_store_words(uint8_t *const *dst, intptr_t offset, const vi *words, int n, int live) {
+    int j = 0;
+    for (; j + LANES <= n; j += LANES) {
+        vi rows[LANES];
+        vi_transpose(rows, words + j);
+        for (int l = 0; l < live; l++) memcpy(dst[l] + offset + 4 * j, &rows[l], sizeof(vi));
+    }
+    for (; j < n; j++)
+        for (int l = 0; l < live; l++) {
+            int32_t w = words[j][l];
+            memcpy(dst[l] + offset + 4 * j, &w, 4);
+        }
+}
+
+/* n bytes to each live lane from n vectors whose lanes hold 0..255; n is a multiple of 4, at most 256. */
+LANE_FN void lanes_store_bytes(uint8_t *const *dst, intptr_t offset, const vi *bytes, int n, int live) {
+    vi words[64];
+    for (int j = 0; j < n / 4; j++)
+        words[j] = bytes[4 * j] | (bytes[4 * j + 1] << 8) | (bytes[4 * j + 2] << 16) | (bytes[4 * j + 3] << 24);
+    lanes_store_words(dst, offset, words, n / 4, live);
+}
+
+/* the low 16 bits of each live lane to dst[l] + offset, little-endian */
+LANE_FN void lanes_store_u16(uint8_t *const *dst, intptr_t offset, vi v, int live) {
+    for (int l = 0; l < live; l++) {
+        uint16_t h = (uint16_t)v[l];
+        memcpy(dst[l] + offset, &h, 2);
+    }
+}
+
+#endif

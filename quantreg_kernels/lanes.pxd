@@ -1,0 +1,73 @@
+"""Vector lanes for codecs: see lanes.h for what each function does exactly."""
+
+from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t
+
+
+cdef extern from "quantreg_kernels/lanes.h" nogil:
+    enum:
+        LANES
+
+    # To Cython these are scalars, so `a * b + c` becomes the C expression. Never mix vf and vi in one expression, never
+    # compare them with `<` (use vf_lt ...), and write every constant beside a vf as vf_set1(0.5); a vi takes plain ints.
+    # Needs cdivision=True, in a .pxd too: Cython's check for division by zero would compare a vector.
+    ctypedef float vf
+    ctypedef int vi
+    ctypedef int vm
+
+    vf vf_set1(float a)
+    vi vi_set1(int32_t a)
+    vf vf_load(const float *p)
+    vi vi_load(const int32_t *p)
+    void vf_store(float *p, vf v)
+    void vi_store(int32_t *p, vi v)
+    vi vi_bits(vf v)
+    vf vf_bits(vi v)
+    float vf_get(vf v, int lane)
+    int32_t vi_get(vi v, int lane)
+    vi vi_shr(vi v, int n)
+    vi vi_load_u8(const uint8_t *p)
+    vi vi_load_i8(const int8_t *p)
+    vi vi_load_u16(const uint16_t *p)
+
+    vm vf_lt(vf a, vf b)
+    vm vf_le(vf a, vf b)
+    vm vf_gt(vf a, vf b)
+    vm vf_ge(vf a, vf b)
+    vm vf_eq(vf a, vf b)
+    vm vf_ne(vf a, vf b)
+    vm vi_lt(vi a, vi b)
+    vm vi_gt(vi a, vi b)
+    vm vi_eq(vi a, vi b)
+    vf vf_select(vm m, vf a, vf b)
+    vi vi_select(vm m, vi a, vi b)
+    vm vm_and(vm a, vm b)
+    vm vm_or(vm a, vm b)
+    vm vm_not(vm a)
+    unsigned int vm_bits(vm m)
+    bint vm_any(vm m)
+    bint vm_all(vm m)
+    vm vm_first(int n)
+
+    vf vf_min(vf a, vf b)
+    vf vf_max(vf a, vf b)
+    vi vi_min(vi a, vi b)
+    vi vi_max(vi a, vi b)
+    vi vi_clamp(vi v, int32_t lo, int32_t hi)
+    vf vf_clamp(vf v, float lo, float hi)
+    vf vf_abs(vf v)
+    vf vf_sqrt(vf v)
+    vf vf_from_vi(vi v)
+    vi vi_trunc(vf v)
+    vi vi_nearest(vf v)
+    vf vf_nearest(vf v)
+    vf vf_roundf(vf v)
+
+    vf vf_from_f16(vi h)
+    vi vi_f16(vf v)
+
+    void vi_transpose(vi *out, const vi *src)
+    void lanes_load(vf *out, const float *const *src, Py_ssize_t offset, int n)
+    void lanes_store(uint8_t *const *dst, Py_ssize_t offset, const vf *src, int n, int live)
+    void lanes_store_words(uint8_t *const *dst, Py_ssize_t offset, const vi *words, int n, int live)
+    void lanes_store_bytes(uint8_t *const *dst, Py_ssize_t offset, const vi *bytes, int n, int live)
+    void lanes_store_u16(uint8_t *const *dst, Py_ssize_t offset, vi v, int live)

@@ -1,0 +1,79 @@
+"""Where expected bytes come from: golden files, and libgguf as the live oracle."""
+
+import os
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import libgguf
+import numpy as np
+
+from quantreg import types
+from quantreg_kernels import usable_levels
+
+GOLDEN = Path(__file__).resolve().parent.parent / "golden"
+LEVELS = usable_levels()
+
+# What libgguf lacks (Q2_0, Q8_1, Q8_K), where it differs from the pinned reference (IQ1_M), and float decoding.
+NO_ORACLE = {"Q2_0", "Q8_1", "Q8_K", "IQ1_M"}
+
+
+@cache
+def golden(name):
+    with np.load(GOLDEN / "codec" / f"{name}.npz") as data:
+        return dict(data)
+
+
+@contextmanager
+def cpu_level(level):
+    before = os.environ.get("QUANTREG_CPU")
+    os.environ["QUANTREG_CPU"] = level
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["QUANTREG_CPU"]
+        else:
+            os.environ["QUANTREG_CPU"] = before
+
+
+@cache
+def codec_at(name, level):
+    """The codec of a type as compiled for one CPU level."""
+    with cpu_level(level):
+        codec = types[name]._load_codec()
+    assert codec.level == level, f"{name} was not built for {level}"
+    return codec
+
+
+def encode(name, x, importance=None, level=LEVELS[-1]):
+    qtype = types[name]
+    out = np.full((x.shape[0], qtype.row_bytes(x.shape[1])), 0xAA, np.uint8)
+    codec_at(name, level).encode_rows(x, out, importance)
+    return out
+
+
+def decode(name, data, level=LEVELS[-1]):
+    qtype = types[name]
+    out = np.full((data.shape[0], qtype.row_weights(data.shape[1])), np.nan, np.float32)
+    codec_at(name, level).decode_rows(data, out)
+    return out
+
+
+def oracle_encode(name, x, importance=None):
+    """uint8 (rows, row_bytes) as libgguf writes them."""
+    qtype = types[name]
+    data = libgguf.quantize_rows(np.ascontiguousarray(x), qtype.type_id, importance)
+    return np.ascontiguousarray(data).view(np.uint8).reshape(x.shape[0], qtype.row_bytes(x.shape[1]))
+
+
+def oracle_decode(name, data):
+    qtype = types[name]
+    cols = qtype.row_weights(data.shape[1])
+    return np.asarray(libgguf.dequantize_rows(np.ascontiguousarray(data), qtype.type_id, cols)).reshape(len(data), cols)
+
+
+def bits(x):
+    """float32 as integers, so that -0.0 differs from 0.0; every NaN counts as the same."""
+    x = np.ascontiguousarray(x, np.float32)
+    return np.where(np.isnan(x), np.uint32(0x7FC00000), x.view(np.uint32))
