@@ -1,0 +1,132 @@
+"""A file that appears under its name only when it is complete."""
+
+import os
+import stat
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from quantreg.errors import OutputError
+
+__all__ = ["AtomicFile"]
+
+_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+class AtomicFile:
+    """Context manager: writes a temporary file beside `path` and renames it to `path` when the block ends well.
+
+    Until then `path` keeps what it held; after an exception, KeyboardInterrupt included, the temporary file is
+    removed (turn SIGTERM into an exception to have it covered). `force` allows to replace a file, whose mode is kept;
+    `size` is the number of bytes that will be written: checked against the free space first and against the result at
+    the end; `source` is one path or several that must not be the same file as `path`. Of nested blocks the outermost
+    renames last: open the first of several shards first.
+
+    Raises OutputError, on entering for what can be known then.
+    """
+
+    def __init__(self, path, *, force: bool = False, size: int | None = None, source=None):
+        # A link keeps pointing to its file: the file is replaced, in its own folder.
+        self.path = Path(os.path.realpath(path))
+        self.force = force
+        self.size = size
+        self.sources = [] if source is None else [source] if isinstance(source, (str, os.PathLike)) else list(source)
+        self._temporary = self.path.parent / f".quantreg-{os.urandom(8).hex()}.tmp"
+        self._fd = -1
+
+    def __enter__(self):
+        with self._errors():
+            old = self._check_target()
+            if self.size is not None:
+                import shutil  # slow to load, and few processes write
+
+                free = shutil.disk_usage(self.path.parent).free
+                if free < self.size:
+                    raise OutputError(
+                        f"{self.path}: takes {self.size} bytes, only {free} are free in {self.path.parent}"
+                    )
+            self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+            try:
+                if old and hasattr(os, "fchmod"):
+                    # At once, not at the end: what replaces a private file is never readable by others.
+                    os.fchmod(self._fd, stat.S_IMODE(old.st_mode))
+            except BaseException:
+                self._discard()
+                raise
+        return self
+
+    def write(self, data) -> None:
+        """Append bytes at the current position; any contiguous buffer will do."""
+        view = memoryview(data).cast("B")
+        with self._errors():
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+    def pwrite(self, data, offset: int) -> None:
+        """Write bytes at `offset`; the position of `write` does not move (on Windows it does: use one of the two)."""
+        view = memoryview(data).cast("B")
+        with self._errors():
+            while view:
+                written = _pwrite(self._fd, view, offset)
+                view = view[written:]
+                offset += written
+
+    def __exit__(self, kind, error, traceback):
+        try:
+            if kind is None:
+                with self._errors():
+                    self._commit()
+        finally:
+            self._discard()
+
+    def _commit(self):
+        written = os.fstat(self._fd).st_size
+        if self.size is not None and written != self.size:
+            raise OutputError(f"{self.path}: {written} bytes were written, {self.size} were planned")
+        os.fsync(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+        self._check_target()
+        os.replace(self._temporary, self.path)
+        if os.name == "posix":
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def _check_target(self):
+        """stat of the file that will be replaced, or None."""
+        try:
+            old = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        for source in self.sources:
+            if os.path.exists(source) and os.path.samestat(old, os.stat(source)):
+                raise OutputError(f"{self.path}: is the input, choose another name")
+        if not stat.S_ISREG(old.st_mode):
+            raise OutputError(f"{self.path}: exists and is not a regular file")
+        if not self.force:
+            raise OutputError(f"{self.path}: exists, use force to replace it")
+        return old
+
+    def _discard(self):
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        with suppress(FileNotFoundError):
+            os.unlink(self._temporary)
+
+    @contextmanager
+    def _errors(self):
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+
+
+def _seek_and_write(fd, data, offset):
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.write(fd, data)
+
+
+_pwrite = getattr(os, "pwrite", _seek_and_write)

@@ -1,0 +1,114 @@
+"""Rule 21: models in several files."""
+
+import struct
+
+import gguf_files as gf
+import pytest
+
+from quantreg.errors import GGUFFormatError
+from quantreg.gguf import read_shards, shard_path, split_values
+
+
+def split_keys(number, count, total):
+    return [
+        gf.key("split.no", gf.U16, struct.pack("<H", number)),
+        gf.key("split.count", gf.U16, struct.pack("<H", count)),
+        gf.key("split.tensors.count", gf.I32, struct.pack("<i", total)),
+    ]
+
+
+def shard(number, count=3, total=3, name=None, keys=()):
+    return gf.gguf([*keys, *split_keys(number, count, total)], [gf.tensor(name or f"t{number}", (1,))], bytes(32))
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Function that writes the three shards, some of them changed, and gives the path of shard i."""
+
+    def write(changed=()):
+        files = {
+            0: shard(0, keys=[gf.text("general.architecture", "llama")]),
+            1: shard(1),
+            2: shard(2),
+            **dict(changed),
+        }
+        for number, data in files.items():
+            if data is not None:
+                (tmp_path / f"m-{number + 1:05d}-of-00003.gguf").write_bytes(data)
+        return lambda i: tmp_path / f"m-{i + 1:05d}-of-00003.gguf"
+
+    return write
+
+
+def refused(path, code, text=""):
+    with pytest.raises(GGUFFormatError) as caught:
+        read_shards(path)
+    assert caught.value.code == code
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [0, 1, 2])
+def test_any_shard_opens_all(model, given):
+    headers = read_shards(model()(given))
+    assert [header.tensors[0].name for header in headers] == ["t0", "t1", "t2"]
+    assert headers[0].metadata["general.architecture"] == "llama"
+
+
+def test_one_file_is_a_set_of_one(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(gf.small_model())
+    assert len(read_shards(tmp_path / "m.gguf")) == 1
+    (tmp_path / "one.gguf").write_bytes(shard(0, 1, 1))
+    assert len(read_shards(str(tmp_path / "one.gguf"))) == 1
+
+
+def test_names_and_keys_of_shards():
+    assert shard_path("dir/m", 1, 12) == "dir/m-00002-of-00012.gguf"
+    assert [(key, value.type, value.data) for key, value in split_values(1, 3, 30)] == [
+        ("split.no", "u16", 1),
+        ("split.count", "u16", 3),
+        ("split.tensors.count", "i32", 30),
+    ]
+
+
+def test_21_missing_shard(model):
+    refused(model({1: None})(0), "split-missing", "shard 2 of 3 is missing")
+
+
+def test_21_numbers_that_disagree_with_the_name(model):
+    refused(model({0: shard(1)})(0), "split-numbers")
+    refused(model({0: shard(0, 4)})(0), "split-numbers")
+    refused(model({1: shard(2)})(0), "split-numbers")
+    refused(model({1: shard(1, 2)})(0), "split-numbers")
+
+
+def test_21_name_that_gives_no_number(model, tmp_path):
+    path = model()(0).rename(tmp_path / "renamed.gguf")
+    refused(path, "split-numbers", "NAME-00001-of-00003.gguf")
+
+
+def test_21_number_beyond_the_count(model):
+    refused(model({0: shard(3)})(0), "split-numbers")
+    refused(model({0: shard(1, 1)})(0), "split-numbers")
+
+
+def test_21_split_keys_that_are_no_numbers(model):
+    refused(model({0: gf.gguf([gf.text("split.count", "3")])})(0), "split-numbers")
+    refused(model({0: gf.gguf([gf.key("split.count", gf.I32, struct.pack("<i", -3))])})(0), "split-numbers")
+
+
+def test_21_file_without_split_keys_among_shards(model):
+    refused(model({1: gf.small_model()})(0), "split-numbers")
+
+
+def test_21_shard_of_another_model(model):
+    refused(model({1: shard(1, total=9)})(0), "split-foreign")
+    refused(model({1: shard(1, keys=[gf.text("general.architecture", "gemma")])})(0), "split-foreign")
+    refused(model({1: shard(1, name="t0")})(0), "split-foreign", "two shards")
+
+
+def test_21_tensors_that_do_not_add_up(model):
+    refused(model({i: shard(i, total=4) for i in range(3)})(0), "split-foreign", "4")
+
+
+def test_damaged_shard_is_named(model):
+    refused(model({1: b"GGUF"})(0), "too-short", "m-00002-of-00003.gguf")
