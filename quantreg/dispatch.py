@@ -24,12 +24,12 @@ def quantize(x, qtype, importance=None, threads=None, *, tensor=None) -> np.ndar
     """Encode an array of weights; returns its bytes.
 
     x: array of shape (..., cols), float32, float16, bfloat16 or float64 (integers are converted), any memory layout.
-    qtype: name, GGUF type id or QuantType. importance: None; column statistics, float32 (cols,) or x.shape[:-2] + (cols,)
-    for experts; or the error weights themselves, of x.shape. threads: default all processors. tensor: name handed to the
-    score_importance hook. Returns uint8 (..., row_bytes): the last axis in weights becomes bytes. The bytes do not depend
-    on threads.
-    Raises UnknownTypeError; ShapeError for sizes; CodecError if the type needs importance and has none; NonFiniteError,
-    naming the row, for NaN, infinity, or values that overflow the type's scales.
+    qtype: name, GGUF type id or QuantType. importance: None; column statistics, float32 (cols,) or x.shape[:-2] +
+    (cols,) for experts; or the error weights themselves, of x.shape. threads: default all processors. tensor: name
+    handed to the score_importance hook. Returns uint8 (..., row_bytes): the last axis in weights becomes bytes. The
+    bytes do not depend on threads. Raises UnknownTypeError; ShapeError for sizes; CodecError if the type needs
+    importance and has none; NonFiniteError, naming the row, for NaN, infinity, or values that overflow the type's
+    scales.
     """
     qtype = types[qtype]
     x = np.asarray(x)
@@ -55,18 +55,22 @@ def quantize(x, qtype, importance=None, threads=None, *, tensor=None) -> np.ndar
     flat = out.reshape(x.shape[0], x.shape[1], row_bytes)
 
     def encode(matrix, first, last):
-        rows = _float32(x[matrix, first:last])
         weights = None
         if kind == "columns":
             weights = matrices[matrix]
         elif kind == "weights":
-            weights = _importance_array(matrices.reshape(x.shape)[matrix, first:last])
-        if ask and kind != "weights":
-            weights = _ask_scorer(qtype, tensor, rows, weights)
-        try:
-            codec.encode_rows(rows, flat[matrix, first:last], weights, matrix * x.shape[1] + first)
-        except ValueError as error:
-            raise _explain(error, qtype, tensor) from None
+            weights = np.ascontiguousarray(matrices.reshape(x.shape)[matrix, first:last], np.float32)
+        rows = _float32(x[matrix, first:last])
+        first_row = matrix * x.shape[1] + first
+        encode_slab(
+            qtype,
+            rows,
+            flat[matrix, first:last],
+            weights,
+            ask=ask and kind != "weights",
+            first_row=first_row,
+            tensor=tensor,
+        )
 
     _run(encode, x.shape, threads)
     return out
@@ -92,7 +96,6 @@ def dequantize(data, qtype, dtype=np.float32, out=None, threads=None) -> np.ndar
         raise ShapeError(f"out has shape {out.shape}, the data decodes to {shape}")
     if out.size == 0:
         return out
-    codec = qtype.codec
     source = data.view(np.uint8) if data.dtype != np.uint8 else data
     source = source.reshape(1, -1, data.shape[-1])
     in_place = out.dtype == np.float32 and out.flags.c_contiguous and out.flags.writeable
@@ -101,14 +104,36 @@ def dequantize(data, qtype, dtype=np.float32, out=None, threads=None) -> np.ndar
     def decode(matrix, first, last):
         rows = np.ascontiguousarray(source[matrix, first:last])
         if in_place:
-            codec.decode_rows(rows, target[matrix, first:last])
+            decode_slab(qtype, rows, target[matrix, first:last])
             return
         slab = np.empty((last - first, cols), np.float32)
-        codec.decode_rows(rows, slab)
+        decode_slab(qtype, rows, slab)
         _assign(out, first, slab)
 
     _run(decode, (1, source.shape[1], cols), threads)
     return out
+
+
+# ---- slabs: what the pipeline shares ----
+
+
+def encode_slab(qtype, rows, out, importance=None, *, ask=False, first_row=0, tensor=None) -> None:
+    """Encode float32 (rows, cols) into uint8 (rows, row_bytes).
+
+    importance: None, column statistics (cols,) or error weights (rows, cols). ask: whether the score_importance hook
+    is to be asked (see `Registry.scorers`). NonFiniteError names ``tensor`` and the row, counted from first_row.
+    """
+    if ask:
+        importance = _ask_scorer(qtype, tensor, rows, importance)
+    try:
+        qtype.codec.encode_rows(rows, out, importance, first_row)
+    except ValueError as error:
+        raise _explain(error, qtype, tensor) from None
+
+
+def decode_slab(qtype, data, out) -> None:
+    """Decode uint8 (rows, row_bytes) into float32 (rows, cols)."""
+    qtype.codec.decode_rows(data, out)
 
 
 # ---- rows ----
@@ -159,10 +184,6 @@ def _assign(out, first, slab):
 # ---- importance ----
 
 
-def _importance_array(values):
-    return np.ascontiguousarray(values, np.float32)
-
-
 def _split_importance(x, importance):
     """(float32 array, "columns" | "weights" | None); columns are (matrices, cols)."""
     if importance is None:
@@ -171,17 +192,17 @@ def _split_importance(x, importance):
     cols = x.shape[-1]
     if importance.shape == (cols,) and x.ndim != 1:
         count = int(np.prod(x.shape[:-2], dtype=np.int64))
-        values, kind = np.broadcast_to(_importance_array(importance), (count, cols)), "columns"
+        values, kind = np.broadcast_to(np.ascontiguousarray(importance, np.float32), (count, cols)), "columns"
     elif x.ndim == 1 and importance.shape == x.shape:
-        values, kind = _importance_array(importance).reshape(1, cols), "columns"
+        values, kind = np.ascontiguousarray(importance, np.float32).reshape(1, cols), "columns"
     elif importance.shape == (*x.shape[:-2], cols):
-        values, kind = _importance_array(importance).reshape(-1, cols), "columns"
+        values, kind = np.ascontiguousarray(importance, np.float32).reshape(-1, cols), "columns"
     elif importance.shape == x.shape:
         values, kind = importance, "weights"
     else:
         raise ShapeError(
-            f"importance has shape {importance.shape}, expected ({cols},) or {(*x.shape[:-2], cols)} (column statistics) or "
-            f"{x.shape} (error weights)"
+            f"importance has shape {importance.shape}, expected ({cols},) or {(*x.shape[:-2], cols)} (column statistics) "
+            f"or {x.shape} (error weights)"
         )
     if not np.isfinite(values).all() or (values < 0).any():
         raise NonFiniteError("importance holds NaN, infinity or negative values")
@@ -194,7 +215,8 @@ def _ask_scorer(qtype, tensor, rows, columns):
         return columns
     weights = np.ascontiguousarray(weights, np.float32)
     if weights.shape not in ((rows.shape[1],), rows.shape):
-        raise ShapeError(f"score_importance returned shape {weights.shape}, expected ({rows.shape[1]},) or {rows.shape}")
+        expected = f"({rows.shape[1]},) or {rows.shape}"
+        raise ShapeError(f"score_importance returned shape {weights.shape}, expected {expected}")
     return weights
 
 

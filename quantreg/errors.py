@@ -1,4 +1,4 @@
-"""Every error that quantreg raises on purpose. Each message names what was wrong, what was expected and what to do next."""
+"""Every error that quantreg raises on purpose: each message names what was wrong, what was expected and what to do."""
 
 __all__ = [
     "CodecError",
@@ -22,8 +22,9 @@ class QuantregError(Exception):
 class GGUFFormatError(QuantregError):
     """A GGUF file breaks the format.
 
-    ``code`` is stable ("bad-magic", "tensor-overlap" ...), ``offset`` the byte position in the file or None, ``field`` the
-    part of the header, ``found`` what stood there, ``limit`` what is allowed, ``path`` the file if there is one.
+    ``code`` is stable ("bad-magic", "tensor-overlap" ...), ``offset`` the byte position in the file or None,
+    ``field`` the part of the header, ``found`` what stood there, ``limit`` what is allowed, ``path`` the file if
+    there is one.
     """
 
     def __init__(self, code, message, *, offset=None, field=None, found=None, limit=None, path=None):
@@ -42,7 +43,15 @@ class GGUFFormatError(QuantregError):
         return f"{where}{self.message}{at} [{self.code}]"
 
     def __reduce__(self):
-        return _rebuild_format_error, (self.code, self.message, self.offset, self.field, self.found, self.limit, self.path)
+        return _rebuild_format_error, (
+            self.code,
+            self.message,
+            self.offset,
+            self.field,
+            self.found,
+            self.limit,
+            self.path,
+        )
 
 
 def _rebuild_format_error(code, message, offset, field, found, limit, path):

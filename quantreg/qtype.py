@@ -11,15 +11,25 @@ __all__ = ["QuantType"]
 class QuantType:
     """A quant format: its GGUF identity, its block layout, and where its codec is.
 
-    ``name`` and ``type_id`` are GGUF's ("Q4_K", 12). A row of n weights takes ``row_header_size`` + n / ``block_size`` *
-    ``type_size`` bytes. ``fallback`` names the type for tensors whose rows do not divide by the block, or is None.
-    ``requires_importance``: ggml refuses to encode it without an importance matrix. ``codec`` is a function without
-    arguments that loads the codec (`quantreg_kernels.load_codec`), called once, at the first encode or decode.
-    Pickles by name.
+    ``name`` and ``type_id`` are GGUF's ("Q4_K", 12). A row of n weights takes ``row_header_size`` + n /
+    ``block_size`` * ``type_size`` bytes. ``fallback`` names the type for tensors whose rows do not divide by the
+    block, or is None. ``requires_importance``: ggml refuses to encode it without an importance matrix. ``codec`` is a
+    function without arguments that loads the codec (`quantreg_kernels.load_codec`), called once, at the first encode
+    or decode. Pickles by name.
     """
 
-    def __init__(self, name, *, type_id, block_size, type_size, codec, fallback=None, requires_importance=False,
-                 row_header_size=0):
+    def __init__(
+        self,
+        name,
+        *,
+        type_id,
+        block_size,
+        type_size,
+        codec,
+        fallback=None,
+        requires_importance=False,
+        row_header_size=0,
+    ):
         if not (isinstance(block_size, int) and block_size > 0 and isinstance(type_size, int) and type_size > 0):
             raise PluginError(f"type {name}: block_size and type_size must be positive integers")
         if not (isinstance(type_id, int) and 0 <= type_id < 2**32):
@@ -62,7 +72,9 @@ class QuantType:
         """Weights of a row of row_bytes bytes; ShapeError if no whole number of blocks fits."""
         body = row_bytes - self.row_header_size
         if body < 0 or body % self.type_size:
-            raise ShapeError(f"{row_bytes} bytes a row are no whole number of {self.name} blocks ({self.type_size} bytes each)")
+            raise ShapeError(
+                f"{row_bytes} bytes a row are no whole number of {self.name} blocks ({self.type_size} bytes each)"
+            )
         return body // self.type_size * self.block_size
 
     @property
@@ -81,9 +93,8 @@ class QuantType:
             raise CodecError(f"the codec of {self.name} cannot be loaded: {error}") from error
         for field in ("type_id", "block_size", "type_size", "row_header_size"):
             if getattr(codec, field, getattr(self, field)) != getattr(self, field):
-                raise CodecError(
-                    f"the codec of {self.name} says {field} = {getattr(codec, field)}, its plugin says {getattr(self, field)}"
-                )
+                says, expected = getattr(codec, field), getattr(self, field)
+                raise CodecError(f"the codec of {self.name} says {field} = {says}, its plugin says {expected}")
         return codec
 
     def score(self, weights, columns):

@@ -122,14 +122,17 @@ class Registry:
     def _check(self, qtype, replace, plugin, staged):
         if not isinstance(qtype, QuantType):
             raise PluginError(f"register() takes a quantreg.QuantType, not {type(qtype).__name__}")
-        if any(other is not qtype and (other.name == qtype.name or other.type_id == qtype.type_id) for other, _ in staged):
+        if any(
+            other is not qtype and (other.name == qtype.name or other.type_id == qtype.type_id) for other, _ in staged
+        ):
             raise PluginError(f"{plugin.distribution} registers {qtype.name} (id {qtype.type_id}) twice")
         for other in {self._by_name.get(qtype.name), self._by_id.get(qtype.type_id)} - {None}:
             if not replace:
+                owner = self._owners[other.name].distribution
                 raise PluginError(
-                    f"{plugin.distribution} registers {qtype.name} with id {qtype.type_id}, but {self._owners[other.name].distribution} "
-                    f"already provides {other.name} with id {other.type_id}: choose an id of 1000 and up, or register(..., "
-                    "replace=True) to take it over on purpose"
+                    f"{plugin.distribution} registers {qtype.name} with id {qtype.type_id}, but {owner} already "
+                    f"provides {other.name} with id {other.type_id}: choose an id of 1000 and up, or "
+                    "register(..., replace=True) to take it over on purpose"
                 )
 
     def _add(self, qtype, plugin):

@@ -35,8 +35,9 @@ def usable_levels() -> tuple[str, ...]:
 def load_codec(module: str, codec: str, level: str | None = None):
     """Load the codec file ``codec`` ("_q4_k") that lies beside the plugin module ``module`` (pass ``__name__``).
 
-    The extension modules are named ``_q4_k_base``, ``_q4_k_avx2`` and ``_q4_k_avx512``; the fastest that was built and that
-    this machine can run is taken, or exactly ``level``. Returns a `quantreg_kernels._run.Codec`; ImportError if none fits.
+    The extension modules are named ``_q4_k_base``, ``_q4_k_avx2`` and ``_q4_k_avx512``; the fastest that was built
+    and that this machine can run is taken, or exactly ``level``. Returns a `quantreg_kernels._run.Codec`; ImportError
+    if none fits.
     """
     from quantreg_kernels._run import Codec
 

@@ -3,6 +3,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+def first_nonfinite(x: NDArray[np.float32]) -> int: ...
+
 class RowError(ValueError):
     row: int
     column: int | None

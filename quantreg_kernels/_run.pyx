@@ -32,6 +32,16 @@ cdef Py_ssize_t find_nonfinite(const float *x, Py_ssize_t n) noexcept nogil:
     return -1
 
 
+def first_nonfinite(const float[:, ::1] x):
+    """Index, counted over all of x, float32 (rows, cols), of the first NaN or infinity, or -1."""
+    cdef Py_ssize_t found
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        return -1
+    with nogil:
+        found = find_nonfinite(&x[0, 0], x.shape[0] * x.shape[1])
+    return found
+
+
 class RowError(ValueError):
     """A row that cannot be encoded. ``row`` is its index; ``column`` the index of a NaN or infinity, or None if the values
     are finite but too large for the type's scales."""

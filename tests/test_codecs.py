@@ -46,7 +46,9 @@ def test_decode_gives_the_golden_floats(name, level):
 @given(data=st.data())
 def test_encode_equals_the_live_oracle(name, data):
     x = data.draw(rows(types[name].block_size))
-    columns = data.draw(importances(x.shape[1])) if types[name].requires_importance or data.draw(st.booleans()) else None
+    columns = (
+        data.draw(importances(x.shape[1])) if types[name].requires_importance or data.draw(st.booleans()) else None
+    )
     level = data.draw(st.sampled_from(LEVELS))
     expected = oracle_encode(name, x, columns)
     finite = finite_rows(name, expected)

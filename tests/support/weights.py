@@ -3,7 +3,19 @@
 import numpy as np
 from hypothesis import strategies as st
 
-KINDS = ("normal", "heavy", "uniform", "positive", "negative", "sparse", "lattice", "constant", "zero", "denormal", "ramp")
+KINDS = (
+    "normal",
+    "heavy",
+    "uniform",
+    "positive",
+    "negative",
+    "sparse",
+    "lattice",
+    "constant",
+    "zero",
+    "denormal",
+    "ramp",
+)
 
 
 def make_rows(kind, rows, cols, scale, seed):

@@ -1,0 +1,7 @@
+"""``python -m quantreg``"""
+
+import sys
+
+from quantreg.cli import main
+
+sys.exit(main())

@@ -1,0 +1,95 @@
+"""The ``quantreg`` command: one file a subcommand, loaded when it is called."""
+
+import sys
+from importlib import import_module
+
+import click
+
+__all__ = ["main"]
+
+# subcommand -> (module, first line of its help): --help needs no subcommand's module
+COMMANDS = {
+    "quantize": ("quantize", "Quantize a GGUF model, with llama-quantize's arguments."),
+    "types": ("types", "List the quant types: id, block, bits per weight, sizes."),
+    "inspect": ("inspect", "Show a GGUF file's metadata and tensors."),
+    "estimate": ("estimate", "Memory that a model of a given size takes."),
+    "demo": ("demo", "Make a small model, quantize it to several types and compare."),
+    "plugins": ("plugins", "Show which plugin provides which type."),
+}
+
+
+class Commands(click.Group):
+    """Loads subcommands when they are called; those of plugins (hook register_commands) come after the built-in ones."""
+
+    def list_commands(self, ctx):
+        self._ask_plugins()
+        return [*COMMANDS, *sorted(set(self.commands) - set(COMMANDS))]
+
+    def get_command(self, ctx, name):
+        if name in COMMANDS:
+            return import_module(f"quantreg.cli.{COMMANDS[name][0]}").command
+        self._ask_plugins()
+        return self.commands.get(name)
+
+    def format_commands(self, ctx, formatter):
+        names = self.list_commands(ctx)
+        rows = [(n, COMMANDS[n][1] if n in COMMANDS else self.commands[n].get_short_help_str()) for n in names]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def _ask_plugins(self):
+        from quantreg.registry import registry
+
+        registry.hook.register_commands(cli=self)
+
+    def resolve_command(self, ctx, args):
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise click.UsageError(f"{error.message} See `quantreg --help`.", ctx) from None
+
+
+def _version(ctx, param, value):
+    if value and not ctx.resilient_parsing:
+        from quantreg import __version__
+
+        click.echo(f"quantreg {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def cli():
+    """GGUF quantization: any type in, any type out, from the shell or Python."""
+
+
+def main(args=None):
+    """Run the command. Exit code: 0; 1 after one line on stderr for what went wrong; 2 wrong usage; 130 Ctrl-C."""
+    from quantreg.errors import QuantregError
+
+    try:
+        cli.main(args, prog_name="quantreg", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("quantreg: interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except (QuantregError, OSError) as error:
+        click.echo(f"quantreg: error: {_one_line(error)}", err=True)
+        return 1
+    return 0
+
+
+def _one_line(error):
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())

@@ -1,0 +1,34 @@
+"""How sizes and tables are printed."""
+
+import json
+
+import click
+
+__all__ = ["bits", "print_json", "size", "table"]
+
+
+def size(nbytes: float) -> str:
+    """Bytes in the unit that reads best: "1.23 MB" (powers of ten)."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= scale:
+            return f"{nbytes / scale:.2f} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+def bits(value: float) -> str:
+    """Bits per weight, without trailing zeros: "4.5", "6.5625"."""
+    return f"{value:.4f}".rstrip("0").rstrip(".")
+
+
+def print_json(data) -> None:
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def table(headings, rows) -> None:
+    """A plain table; columns whose heading begins with ">" are right-aligned."""
+    right = [heading.startswith(">") for heading in headings]
+    cells = [[heading.lstrip(">") for heading in headings], *[[str(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
+    for row in cells:
+        parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        click.echo("  ".join(parts).rstrip())
