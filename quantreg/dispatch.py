@@ -201,8 +201,8 @@ def _split_importance(x, importance):
         values, kind = importance, "weights"
     else:
         raise ShapeError(
-            f"importance has shape {importance.shape}, expected ({cols},) or {(*x.shape[:-2], cols)} (column statistics) "
-            f"or {x.shape} (error weights)"
+            f"importance has shape {importance.shape}, expected ({cols},) or {(*x.shape[:-2], cols)} (column "
+            f"statistics) or {x.shape} (error weights)"
         )
     if not np.isfinite(values).all() or (values < 0).any():
         raise NonFiniteError("importance holds NaN, infinity or negative values")

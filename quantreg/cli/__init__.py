@@ -19,7 +19,7 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """Loads subcommands when they are called; those of plugins (hook register_commands) come after the built-in ones."""
+    """Loads subcommands when they are called; those of plugins (hook register_commands) come last."""
 
     def list_commands(self, ctx):
         self._ask_plugins()

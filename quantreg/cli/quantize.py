@@ -24,11 +24,21 @@ USAGE = "[OPTIONS] IN [OUT] TYPE [N]"
 @click.option(
     "--override-kv", "overrides", multiple=True, metavar="K=T:V", help="Set metadata: key=int:5, float, bool, str."
 )
+@click.option("--prune-layers", metavar="L,L...", help="Leave these layers out.")
+@click.option(
+    "--include-weights", multiple=True, metavar="PART", help="Use only the imatrix entries with PART in their name."
+)
+@click.option(
+    "--exclude-weights", multiple=True, metavar="PART", help="Do not use the imatrix entries with PART in it."
+)
+@click.option(
+    "--no-fallback", is_flag=True, help="Refuse instead of falling back where rows do not divide into blocks."
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: the plan as JSON.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads; default: all processors.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-def command(arguments, imatrix, dry_run, as_json, threads, force, tensor_types, overrides, **options):
+def command(arguments, imatrix, dry_run, as_json, threads, force, tensor_types, overrides, prune_layers, **options):
     """Quantize the GGUF model IN to OUT.
 
     TYPE is a file type such as Q4_K_M, its number, or a quant type for all tensors. OUT is ggml-model-TYPE.gguf
@@ -38,6 +48,7 @@ def command(arguments, imatrix, dry_run, as_json, threads, force, tensor_types, 
 
     source, out, file_type, count = _arguments(arguments)
     options["tensor_types"] = tuple(recipes.parse_tensor_type(text) for text in tensor_types)
+    options["prune_layers"] = recipes.parse_layers(prune_layers) if prune_layers else ()
     options["override_kv"] = tuple(recipes.parse_override(text) for text in overrides)
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run.")
@@ -82,14 +93,14 @@ def _arguments(arguments):
 def _show_plan(source, file_type, imatrix, options, as_json):
     import quantreg
 
-    plan = quantreg.plan(source, file_type, imatrix=imatrix, **options)
+    plan = quantreg.plan(source, file_type, imatrix=imatrix, check=False, **options)
     if as_json:
         print_json(plan.to_dict())
         return
     for index, tensor in enumerate(plan.tensors, 1):
         click.echo(_tensor_line(tensor, index, len(plan.tensors)))
     click.echo(_summary(plan))
-    for warning in plan.warnings:
+    for warning in (*plan.problems, *plan.warnings):
         click.echo(f"warning: {warning}", err=True)
 
 

@@ -1,0 +1,44 @@
+"""File types as recipes: from a model's header and a name like Q4_K_M to a `Plan`. Reads no tensor data."""
+
+from quantreg.recipes.builtin import BUILT_IN
+from quantreg.recipes.filetype import FileType, FileTypes
+from quantreg.recipes.options import PlanOptions, parse_layers, parse_override, parse_tensor_type
+from quantreg.recipes.planner import plan
+from quantreg.recipes.plans import MetadataEdit, Plan, TensorPlan
+from quantreg.recipes.rules import Candidate, Choice, Row, condition
+
+__all__ = [
+    "Candidate",
+    "Choice",
+    "FileType",
+    "MetadataEdit",
+    "Plan",
+    "PlanOptions",
+    "Row",
+    "TensorPlan",
+    "condition",
+    "file_types",
+    "parse_layers",
+    "parse_override",
+    "parse_tensor_type",
+    "plan",
+]
+
+
+def _hooks():
+    """The plugins' implementations of register_recipes, in the order in which the plugins were loaded."""
+    from quantreg.registry import registry
+
+    return registry.hook.register_recipes.get_hookimpls()
+
+
+def _report(hook, error):
+    """Note a failed hook where `quantreg plugins` shows it."""
+    from quantreg.registry import registry
+
+    for plugin in registry.plugins:
+        if hook.plugin_name == f"{plugin.distribution}:{plugin.name}":
+            plugin.error = f"register_recipes: {error}"
+
+
+file_types = FileTypes(BUILT_IN, _hooks, _report)

@@ -1,0 +1,59 @@
+"""The order of the output, and layers left out of it."""
+
+import re
+from collections.abc import Iterable
+
+from quantreg.errors import PlanError
+
+__all__ = ["arrange", "layer_of", "trimmed"]
+
+
+def layer_of(name: str) -> int | None:
+    """The N of a name that begins with ``blk.N``, None for others; as lenient as the reference's scanf."""
+    found = re.match(r"blk\.\s*([+-]?\d+)", name, re.ASCII)
+    return int(found[1]) if found else None
+
+
+def trimmed(dims) -> tuple[int, ...]:
+    """Dimensions in ne order without trailing ones, at least one of them."""
+    dims = tuple(dims) or (1,)
+    while len(dims) > 1 and dims[-1] == 1:
+        dims = dims[:-1]
+    return dims
+
+
+def arrange(tensors: Iterable, prune: tuple[int, ...]) -> tuple[list[tuple[str, object]], int | None]:
+    """Tensors as (name in the output, source), by layer and then by the bytes of their name.
+
+    Tensors outside the layers come first. The layers in ``prune`` are left out and those after them are renumbered; the
+    second result is then the number of layers left, else None. Raises PlanError for a layer that is not there.
+    """
+    ordered = [(tensor.name, tensor) for tensor in sorted(tensors, key=lambda tensor: _layer_and_name(tensor.name))]
+    if not prune:
+        return ordered, None
+    present = {int(found[1]) for name, _ in ordered if (found := _BLOCK.search(name))}
+    for layer in prune:
+        if layer not in present:
+            known = f"{min(present)} to {max(present)}" if present else "none"
+            raise PlanError(f"cannot prune layer {layer}: the layers of the model are {known}")
+    first, new_numbers, following, kept = min(prune), {}, 0, []
+    for name, tensor in ordered:
+        found = _BLOCK.search(name)
+        if found:
+            layer = int(found[1])
+            if layer in prune:
+                continue
+            if layer not in new_numbers:
+                new_numbers[layer] = layer if layer < first else following
+                following = new_numbers[layer] + 1
+            name = f"{name[: found.start(1)]}{new_numbers[layer]}{name[found.end(1) :]}"
+        kept.append((name, tensor))
+    return kept, following
+
+
+def _layer_and_name(name: str):
+    layer = layer_of(name)
+    return -1 if layer is None else layer, name.encode("utf-8", "surrogateescape")
+
+
+_BLOCK = re.compile(r"blk\.(\d+)\.", re.ASCII)

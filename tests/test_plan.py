@@ -1,0 +1,477 @@
+"""The plan: every decision of the reference's, the order of its output, its metadata, and what it refuses."""
+
+import json
+
+import pytest
+from plan_models import TYPES, StubImatrix, StubType, golden, header, llama, model, real_model, tensor
+
+from quantreg.errors import ImportanceError, PlanError, UnknownFileTypeError, UnknownTypeError
+from quantreg.recipes import PlanOptions, parse_layers, parse_override, parse_tensor_type, plan
+
+MODELS = list(golden()["plans"])
+RUNS = [(name, run) for name in golden()["runs"] for run in golden()["runs"][name]["runs"]]
+
+
+def types_of(planned):
+    return {t.name: t.to_type for t in planned.tensors}
+
+
+def reasons_of(planned):
+    return {t.name: t.reason for t in planned.tensors}
+
+
+def edits_of(planned):
+    return [tuple(edit) for edit in planned.metadata]
+
+
+def make(source, file_type, **keywords):
+    return plan(source, file_type, types=TYPES, **keywords)
+
+
+# --- against the reference ---
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_types_of_every_file_type_are_the_references(name):
+    found = model(name)
+    sources = {t.name: t.type_name for t in found.header.tensors}
+    for key, expected in found.data["plans"].items():
+        file_type, _, with_imatrix = key.partition("+")
+        imatrix = found.imatrix if with_imatrix else None
+        if "error" in expected:
+            with pytest.raises(PlanError, match=r"Q1_0 does not fit .* it has no fallback"):
+                make(found.header, file_type, imatrix=imatrix, check=False)
+            continue
+        types = types_of(make(found.header, file_type, imatrix=imatrix, check=False))
+        wanted = {name: expected["other"].get(name, expected["default"]) for name in sources}
+        assert types == wanted, key
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_order_is_the_references(name):
+    found = model(name)
+    names = [t.name for t in found.header.tensors]
+    planned = make(found.header, "Q8_0")
+    assert [t.name for t in planned.tensors] == [names[i] for i in found.data["file_order"]]
+
+
+def options_of(args, name):
+    """(file type, keywords) of a llama-quantize command line."""
+    keywords, pairs = {"tensor_types": [], "override_kv": []}, list(args[:-1])
+    while pairs:
+        match pairs.pop(0):
+            case "--imatrix":
+                data = golden()["runs"][name]
+                keywords["imatrix"] = StubImatrix(dict(data["imatrix"]), path=pairs.pop(0))
+            case "--pure":
+                keywords["pure"] = True
+            case "--leave-output-tensor":
+                keywords["leave_output_tensor"] = True
+            case "--output-tensor-type":
+                keywords["output_tensor_type"] = pairs.pop(0)
+            case "--token-embedding-type":
+                keywords["token_embedding_type"] = pairs.pop(0)
+            case "--tensor-type":
+                keywords["tensor_types"].append(parse_tensor_type(pairs.pop(0)))
+            case "--override-kv":
+                keywords["override_kv"].append(parse_override(pairs.pop(0)))
+            case "--prune-layers":
+                keywords["prune_layers"] = parse_layers(pairs.pop(0))
+            case "--include-weights":
+                keywords["include_weights"] = [pairs.pop(0)]
+            case "--exclude-weights":
+                keywords["exclude_weights"] = [pairs.pop(0)]
+            case other:
+                raise AssertionError(other)
+    return args[-1], keywords
+
+
+@pytest.mark.parametrize(("name", "run"), RUNS, ids=[f"{name} {' '.join(run['args'])}" for name, run in RUNS])
+def test_runs_of_llama_quantize(name, run):
+    file_type, keywords = options_of(run["args"], name)
+    source = real_model(name).header
+    if not run["ok"]:
+        with pytest.raises(PlanError, match=r"importance matrix|does not fit"):
+            make(source, file_type, **keywords)
+        return
+    planned = make(source, file_type, **keywords)
+    assert [t.name for t in planned.tensors] == run["order"]
+    assert [t.to_type for t in planned.tensors] == run["types"]
+    padded = sum((t.bytes + 31) // 32 * 32 for t in planned.tensors)
+    assert 0 < run["size"] - padded < 2_000_000  # the header
+
+
+# --- metadata ---
+
+
+def test_metadata_is_written_in_the_references_order():
+    imatrix = StubImatrix({"blk.0.attn_v.weight": 256, "blk.1.attn_v.weight": 256}, "calib/i.dat", "wiki.txt", 37)
+    overrides = [("general.name", "renamed"), ("a.flag", True), ("a.n", -7), ("a.x", 0.5)]
+    planned = make(llama(), "Q4_K_M", imatrix=imatrix, override_kv=overrides, prune_layers=[2])
+    assert edits_of(planned) == [
+        ("general.quantization_version", "u32", 2),
+        ("general.file_type", "u32", 15),
+        ("split.no", None, None),
+        ("split.count", None, None),
+        ("split.tensors.count", None, None),
+        ("general.name", "string", "renamed"),
+        ("a.flag", "bool", True),
+        ("a.n", "u32", 7),
+        ("a.x", "f32", 0.5),
+        ("quantize.imatrix.file", "string", "calib/i.dat"),
+        ("quantize.imatrix.dataset", "string", "wiki.txt"),
+        ("quantize.imatrix.entries_count", "u32", 2),
+        ("quantize.imatrix.chunks_count", "u32", 37),
+        ("llama.block_count", "u32", 3),
+    ]
+
+
+def test_imatrix_metadata_leaves_out_what_is_not_known():
+    planned = make(llama(), "Q4_0", imatrix=StubImatrix({"blk.0.attn_v.weight": 256}, path="x" * 200))
+    assert edits_of(planned)[5:] == [
+        ("quantize.imatrix.file", "string", "x" * 127),
+        ("quantize.imatrix.entries_count", "u32", 1),
+    ]
+
+
+def test_cut_imatrix_path_keeps_its_bytes():
+    planned = make(llama(), "Q4_0", imatrix=StubImatrix({"blk.0.attn_v.weight": 256}, path="x" * 126 + "é"))
+    value = planned.metadata[5].value
+    assert value.encode("utf-8", "surrogateescape") == b"x" * 126 + "é".encode()[:1]
+
+
+def test_imatrix_without_usable_entries_counts_as_none():
+    imatrix = StubImatrix({"blk.0.attn_v.weight": 256})
+    planned = make(llama(8), "Q4_0", imatrix=imatrix, include_weights=["ffn"])
+    assert len(planned.metadata) == 5
+    assert types_of(planned)["blk.0.ffn_down.weight"] == "Q4_0"
+    assert types_of(make(llama(8), "Q4_0", imatrix=imatrix))["blk.0.ffn_down.weight"] == "Q4_1"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "number"), [({"general.file_type": 7}, 7), ({}, 1024 + 1), ({"general.file_type": 2}, 2)]
+)
+def test_copy_keeps_or_guesses_the_file_type(metadata, number):
+    planned = make(llama(**metadata), "COPY")
+    assert edits_of(planned)[1] == ("general.file_type", "u32", number)
+    assert all(not t.converted for t in planned.tensors)
+
+
+def test_uniform_recipe_of_a_type_without_number():
+    types = {**TYPES, "X9_K": StubType("X9_K", 1009, 256, 290, "Q8_0", row_header_size=4)}
+    planned = plan(llama(), "x9_k", types=types)
+    assert edits_of(planned)[1] == ("general.file_type", None, None)
+    assert set(types_of(planned).values()) == {"X9_K", "F32"}
+    assert planned.tensors[0].bytes == 1000 * (4 + 290)
+
+
+# --- single decisions ---
+
+
+def test_reasons_are_for_people():
+    reasons = reasons_of(make(llama(), "Q4_K_M"))
+    assert reasons["blk.3.ffn_down.weight"] == (
+        "ffn_down, one of the first or last eighth or of every third between: Q6_K"
+    )
+    assert reasons["blk.0.attn_norm.weight"] == "norm: kept"
+    assert reasons["blk.0.attn_q.weight"] == "Q4_K_M by default: Q4_K"
+    assert reasons["output.weight"] == "output: Q6_K"
+    narrow = make(llama(width=384, tied=True), "Q4_K_M")
+    assert reasons_of(narrow)["blk.0.attn_q.weight"] == (
+        "384 is not a multiple of 256: Q5_0 instead (Q4_K_M by default: Q4_K)"
+    )
+    assert reasons_of(narrow)["token_embd.weight"] == (
+        "token_embd, tied to the output, rows that the type's blocks do not divide: Q8_0"
+    )
+
+
+def test_fallbacks_are_counted_and_priced():
+    planned = make(llama(1, width=384), "Q4_K_M", pure=True)
+    assert len(planned.fallbacks) == 9
+    assert {t.wanted for t in planned.fallbacks} == {"Q4_K"}
+    weights = sum(t.n_elements for t in planned.fallbacks)
+    assert planned.fallback_cost == pytest.approx(weights * (5.5 - 4.5) / planned.n_elements)
+    assert make(llama(1), "Q4_K_M").fallback_cost == 0
+
+
+def test_no_fallback_refuses():
+    with pytest.raises(PlanError, match=r"token_embd.weight: Q6_K does not fit .* no_fallback is set: give this"):
+        make(llama(width=384), "Q6_K", no_fallback=True)
+
+
+def test_unusual_width_falls_back_to_f16():
+    planned = make(llama(width=100), "Q4_K_M")
+    assert types_of(planned)["blk.0.attn_q.weight"] == "F16"
+    assert reasons_of(planned)["blk.0.attn_q.weight"].startswith("100 is not a multiple of 32: F16")
+
+
+def test_bytes_and_bits():
+    planned = make(llama(1), "Q8_0")
+    assert planned.bytes == sum(t.bytes for t in planned.tensors)
+    quantized = 256 * 2000 + 7 * 256 * 256
+    assert planned.bytes == quantized // 32 * 34 + 2 * 256 * 4
+    assert planned.bits_per_weight == planned.bytes * 8 / (quantized + 512)
+
+
+def test_to_dict_is_json():
+    data = json.loads(json.dumps(make(llama(1), "Q8_0").to_dict()))
+    assert set(data) == {"tensors", "bytes", "bits_per_weight"}
+    assert data["tensors"][0] == {
+        "name": "output.weight",
+        "shape": [1000, 256],
+        "from": "F16",
+        "to": "Q8_0",
+        "reason": "output: Q8_0",
+        "bytes": 272000,
+    }
+
+
+def test_trailing_ones_are_dropped_and_decide_what_is_a_matrix():
+    tensors = [tensor("a.weight", (256, 4, 1, 1)), tensor("b.weight", (256, 1)), tensor("c.weight", ())]
+    planned = make(header(tensors), "Q8_0")
+    assert [(t.dims, t.to_type) for t in planned.tensors] == [((256, 4), "Q8_0"), ((256,), "F16"), ((1,), "F16")]
+
+
+def test_four_dimensions_are_all_encoded():
+    planned = make(header([tensor("a.weight", (256, 4, 3, 2))]), "Q8_0")
+    assert planned.tensors[0].bytes == 24 * 8 * 34
+    assert planned.tensors[0].n_experts == 3
+
+
+def test_tensor_type_precedence():
+    source = llama(2)
+    planned = make(source, "Q4_K_M", tensor_types=[("attn_[qk]", "q8_0"), ("attn", "Q5_K"), ("output", "F16")])
+    types = types_of(planned)
+    found = [types[name] for name in ("blk.0.attn_q.weight", "blk.1.attn_v.weight", "output.weight")]
+    assert found == ["Q8_0", "Q5_K", "F16"]
+    # F16 files take no overrides; the named options still count.
+    types = types_of(make(source, "F16", tensor_types=[("attn", "Q5_K")], output_tensor_type="q8_0"))
+    assert (types["blk.0.attn_q.weight"], types["output.weight"]) == ("F16", "Q8_0")
+
+
+def test_manual_types_do_not_advance_the_counters():
+    # Of 8 layers the first gets more bits; with blk.0 out of the way the second is the first that is counted.
+    types = types_of(make(llama(8), "Q4_K_M", tensor_types=[(r"blk\.0\.ffn_down", "Q8_0")]))
+    assert [types[f"blk.{i}.ffn_down.weight"] for i in range(4)] == ["Q8_0", "Q6_K", "Q4_K", "Q4_K"]
+
+
+def test_token_embedding_type_yields_to_a_pattern_for_per_layer_embeddings():
+    source = header([tensor("token_embd.weight", (256, 8)), tensor("per_layer_token_embd.weight", (256, 8))])
+    types = types_of(make(source, "Q4_0", token_embedding_type="Q8_0", tensor_types=[("token_embd", "Q5_0")]))
+    assert types == {"token_embd.weight": "Q8_0", "per_layer_token_embd.weight": "Q5_0"}
+
+
+def test_output_type_reaches_tied_embeddings_only_through_the_mixture():
+    assert types_of(make(llama(tied=True), "Q4_K_M", output_tensor_type="q8_0"))["token_embd.weight"] == "Q8_0"
+    pure = make(llama(tied=True), "Q4_K_M", output_tensor_type="q8_0", pure=True)
+    assert types_of(pure)["token_embd.weight"] == "Q4_K"
+
+
+def test_overrides_feed_the_rules():
+    key = "llama.attention.head_count_kv"
+    assert types_of(make(llama(), "Q2_K"))["blk.0.attn_v.weight"] == "Q4_K"
+    types = types_of(make(llama(), "Q2_K", override_kv=[(key, 8)]))
+    assert types["blk.0.attn_v.weight"] == "Q3_K"
+
+
+def test_head_counts_a_layer_use_the_first():
+    source = llama(**{"llama.attention.head_count_kv": [0, 2, 2, 2]})
+    assert types_of(make(source, "Q2_K"))["blk.0.attn_v.weight"] == "Q3_K"
+
+
+@pytest.mark.parametrize(
+    ("arch", "layers", "kv", "extra", "wanted"),
+    [
+        ("llama", 80, 1, {}, "Q5_K"),
+        ("llama", 80, 8, {}, "Q4_K"),
+        ("llama", 79, 1, {}, "Q4_K"),
+        ("qwen2", 80, 8, {}, "Q5_K"),
+        ("jais2", 68, 8, {}, "Q5_K"),
+        ("llama", 81, 1, {"llama.nextn_predict_layers": 1}, "Q5_K"),
+    ],
+)
+def test_v_of_a_70b_gets_more(arch, layers, kv, extra, wanted):
+    types = types_of(make(llama(layers, arch=arch, heads_kv=kv, **extra), "Q4_K_S"))
+    assert types["blk.40.attn_v.weight"] == wanted
+
+
+def test_falcon_rules():
+    types = types_of(make(llama(16, arch="falcon"), "Q4_K_M"))
+    assert types["output.weight"] == "Q8_0"
+    assert [types[f"blk.{i}.ffn_down.weight"] for i in range(6)] == ["Q6_K", "Q5_K", "Q4_K", "Q4_K", "Q5_K", "Q4_K"]
+    types = types_of(make(llama(16, arch="falcon"), "Q3_K_M"))
+    assert [types[f"blk.{i}.ffn_down.weight"] for i in range(6)] == ["Q5_K", "Q4_K", "Q3_K", "Q3_K", "Q4_K", "Q3_K"]
+    assert types["blk.0.attn_output.weight"] == "Q3_K"
+
+
+def test_glm5_next():
+    source = llama(arch="glm5-next")
+    source.tensors += (tensor("blk.0.attn_q_a.weight", (256, 8)), tensor("blk.0.attn_k_b.weight", (256, 8)))
+    types = types_of(make(source, "Q4_K_M"))
+    assert (types["blk.0.attn_q_a.weight"], types["blk.0.attn_k_b.weight"]) == ("Q8_0", "F16")
+    assert types_of(make(source, "MXFP4_MOE"))["blk.0.attn_q_a.weight"] == "Q8_0"
+
+
+def test_mxfp4_moe():
+    types = types_of(make(llama(experts=4), "MXFP4_MOE"))
+    assert (types["blk.0.ffn_up_exps.weight"], types["blk.0.attn_q.weight"]) == ("MXFP4", "Q8_0")
+    source = llama(experts=4, arch="bailingmoe3")
+    source.tensors += (tensor("blk.0.attn_k_b.weight", (256, 8, 4)),)
+    types = types_of(make(source, "MXFP4_MOE"))
+    assert (types["blk.0.ffn_up_exps.weight"], types["blk.0.attn_k_b.weight"]) == ("MXFP4", "Q8_0")
+
+
+@pytest.mark.parametrize("file_type", ["MXFP4", "NVFP4"])
+def test_our_recipes_for_dense_models(file_type):
+    planned = make(llama(), file_type)
+    types = types_of(planned)
+    assert (types["output.weight"], types["blk.0.attn_q.weight"]) == ("Q6_K", file_type)
+    assert planned.file_type.number == {"MXFP4": 38, "NVFP4": 39}[file_type]
+    with_tied = make(llama(width=320, tied=True), file_type)
+    assert types_of(with_tied)["token_embd.weight"] == "Q8_0"
+
+
+def test_nvfp4_has_no_fallback():
+    with pytest.raises(PlanError, match=r"NVFP4 does not fit rows of 96 values .* it has no fallback"):
+        make(llama(width=96), "NVFP4")
+
+
+def test_pruned_layers_are_renumbered_and_keep_their_importance():
+    imatrix = StubImatrix({f"blk.{i}.attn_v.weight": 256 for i in range(4)})
+    planned = make(llama(), "Q4_K_S", imatrix=imatrix, prune_layers=[1])
+    found = {t.name: (t.source.name, t.importance) for t in planned.tensors if "attn_v" in t.name}
+    assert found == {
+        "blk.0.attn_v.weight": ("blk.0.attn_v.weight",) * 2,
+        "blk.1.attn_v.weight": ("blk.2.attn_v.weight",) * 2,
+        "blk.2.attn_v.weight": ("blk.3.attn_v.weight",) * 2,
+    }
+    with pytest.raises(PlanError, match="cannot prune layer 4: the layers of the model are 0 to 3"):
+        make(llama(), "Q4_K_S", prune_layers=[4])
+
+
+# --- refusals ---
+
+
+def test_missing_imatrix_says_how_to_get_one():
+    with pytest.raises(PlanError, match=r"IQ2_XS requires an importance matrix: blk.*attn_k.weight .*llama-imatrix"):
+        make(llama(), "IQ2_XS")
+    assert len(make(llama(), "IQ2_XS", check=False).problems) == 1
+    with pytest.raises(PlanError, match="Q2_K_S requires an importance matrix"):
+        make(llama(), "Q2_K_S")
+    make(llama(), "Q2_K")
+
+
+def test_missing_entry_is_told_apart():
+    with pytest.raises(PlanError, match=r"the imatrix has no entry for blk.0.attn_k.weight"):
+        make(llama(), "IQ2_XS", imatrix=StubImatrix({"blk.0.attn_v.weight": 256}))
+    planned = make(llama(), "Q4_0", imatrix=StubImatrix({"blk.0.attn_v.weight": 256}))
+    assert "no entry for it: blk.0.attn_k.weight (F16 to Q4_0) and 26 more" in planned.warnings[0]
+
+
+def test_embeddings_need_no_importance_unless_the_encoder_does():
+    full = StubImatrix({t.name: 256 for t in llama().tensors if t.name.startswith("blk")})
+    planned = make(llama(), "IQ3_XXS", pure=True, imatrix=full)
+    assert not planned.tensors[0].needs_importance
+    with pytest.raises(PlanError, match=r"no entry for token_embd.weight"):
+        make(llama(), "Q4_0", imatrix=full, token_embedding_type="IQ2_XS")
+
+
+def test_imatrix_of_another_model():
+    with pytest.raises(ImportanceError, match=r"blk.0.attn_v.weight has 128 values, .* needs 256"):
+        make(llama(), "Q4_0", imatrix=StubImatrix({"blk.0.attn_v.weight": 128}))
+    with pytest.raises(ImportanceError, match="needs 1024"):
+        make(llama(experts=4), "Q4_0", imatrix=StubImatrix({"blk.0.ffn_up_exps.weight": 256}))
+    planned = make(llama(), "Q4_0", imatrix=StubImatrix({"token_embd.weight": 128, "blk.0.attn_v.weight": 256}))
+    assert {t.importance for t in planned.tensors} == {None, "blk.0.attn_v.weight"}
+
+
+def test_quantized_source():
+    with pytest.raises(PlanError, match=r"already quantized: .* \(Q8_0 to Q6_K\) .*allow_requantize"):
+        make(llama(source="Q8_0"), "Q4_0")
+    make(llama(source="Q8_0"), "Q4_0", allow_requantize=True)
+    same = make(llama(source="Q8_0"), "Q8_0")
+    assert not any(t.converted for t in same.tensors)
+
+
+def test_unknown_source_type_can_be_copied_only():
+    source = header([tensor("a.weight", (256, 4), "MYSTERY")])
+    with pytest.raises(PlanError, match=r"no installed plugin reads a.weight \(MYSTERY to Q8_0\)"):
+        make(source, "Q8_0")
+    assert make(source, "COPY").tensors[0].to_id == 999
+
+
+@pytest.mark.parametrize("option", ["output_tensor_type", "token_embedding_type"])
+def test_named_type_must_fit(option):
+    with pytest.raises(PlanError, match=rf"{option} Q5_K does not fit rows of 384 values, .* choose Q5_1 or F16"):
+        make(llama(width=384), "Q8_0", **{option: "q5_k"})
+
+
+def test_ffn_of_a_mixture_of_experts_must_belong_to_a_layer():
+    for name in ("ffn_up.weight", "v.blk.0.ffn_down.weight", "blk.9.ffn_gate.weight"):
+        source = llama(experts=4)
+        source.tensors += (tensor(name, (256, 256)),)
+        with pytest.raises(PlanError, match=rf"{name}: cannot tell its layer"):
+            make(source, "Q6_K")
+        make(source, "Q6_K", pure=True)
+        make(source, "MXFP4_MOE")
+
+
+def test_names_that_are_not_known():
+    with pytest.raises(UnknownFileTypeError, match=r"did you mean Q4_K_S or Q4_K_M or Q4_K\?"):
+        make(llama(), "Q4_K_N")
+    with pytest.raises(UnknownTypeError, match="did you mean Q8_0"):
+        make(llama(), "Q4_0", output_tensor_type="Q8_O")
+    with pytest.raises(UnknownTypeError, match="unknown type 'zz'"):
+        make(llama(), "Q4_0", tensor_types=[("a", "zz")])
+
+
+@pytest.mark.parametrize("pattern", ["attn_(", "[[:digit:]]", "*"])
+def test_bad_patterns(pattern):
+    with pytest.raises(PlanError, match="tensor type pattern"):
+        make(llama(), "Q4_0", tensor_types=[(pattern, "Q8_0")])
+
+
+def test_bad_overrides():
+    with pytest.raises(PlanError, match="does not fit into 32 bits"):
+        make(llama(), "Q4_0", override_kv=[("a", 2**32)])
+    with pytest.raises(PlanError, match="expected a bool"):
+        make(llama(), "Q4_0", override_kv=[("a", [1])])
+
+
+def test_options_come_once():
+    with pytest.raises(PlanError, match="cannot be used together"):
+        PlanOptions(include_weights="a", exclude_weights="b")
+    with pytest.raises(TypeError):
+        make(llama(), "Q4_0", options=PlanOptions(), pure=True)
+    assert PlanOptions(tensor_types={"a": "b"}).tensor_types == (("a", "b"),)
+
+
+@pytest.mark.parametrize("text", ["attn", "=Q4_0", "attn=", ""])
+def test_bad_tensor_type_arguments(text):
+    with pytest.raises(PlanError, match="expected PATTERN=TYPE"):
+        parse_tensor_type(text)
+
+
+def test_tensor_type_argument_is_lowercased():
+    assert parse_tensor_type("ATTN_V=Q8_0") == ("attn_v", "Q8_0")
+
+
+@pytest.mark.parametrize("text", ["a", "a=int", "a=int:x", "a=bool:yes", "a=u8:1", "=int:1", "a=str:" + "x" * 128])
+def test_bad_override_arguments(text):
+    with pytest.raises(PlanError, match="override"):
+        parse_override(text)
+
+
+def test_override_arguments():
+    assert [parse_override(f"k={text}") for text in ("int:-3", "float:.5", "bool:true", "str:a=b:c")] == [
+        ("k", -3),
+        ("k", 0.5),
+        ("k", True),
+        ("k", "a=b:c"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,,2", "-1"])
+def test_bad_layers(text):
+    with pytest.raises(PlanError, match="expected numbers"):
+        parse_layers(text)

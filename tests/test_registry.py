@@ -1,0 +1,228 @@
+"""Plugins in, types out: loading, order, clashes, broken plugins, lookups."""
+
+import pickle
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+import quantreg
+from quantreg import CodecError, PluginError, QuantType, UnknownTypeError, hookimpl, types
+from quantreg.gguf.layout import TYPES
+from quantreg.registry import Registry
+
+
+def make_type(name="X3", type_id=1003, **options):
+    return QuantType(name, type_id=type_id, block_size=32, type_size=14, codec=lambda: None, **options)
+
+
+def plugin(*qtypes, replace=False, distribution="test-dist"):
+    @hookimpl
+    def register_types(register):
+        for qtype in qtypes:
+            register(qtype, replace=True) if replace else register(qtype)
+
+    module = ModuleType("test_plugin")
+    module.__distribution__, module.register_types = distribution, register_types
+    return module
+
+
+class Entry:
+    """As importlib.metadata's, with a module given instead of a path."""
+
+    def __init__(self, name, distribution, load):
+        self.name, self.value, self.load = name, f"{distribution}.{name}", load
+        self.dist = SimpleNamespace(name=distribution, version="1.0")
+
+
+def fail(error):
+    def load():
+        raise error
+
+    return load
+
+
+def registry_of(*entries):
+    return Registry(find=lambda: list(entries))
+
+
+def run(code, **env):
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", **env}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_quantreg_loads_no_codec_plugin_or_numpy():
+    loaded = run(
+        "import sys, quantreg; "
+        "print([m for m in sys.modules if m == 'numpy' or m.startswith(('quantreg_', 'quantreg.'))])"
+    )
+    assert loaded == "[]"
+
+
+def test_the_types_load_without_any_codec_and_without_numpy():
+    loaded = run(
+        "import sys, quantreg; quantreg.types['Q4_K']; "
+        "print([m for m in sys.modules if m == 'numpy' or (m.startswith('quantreg_') and '._' in m)])"
+    )
+    assert loaded == "[]"
+
+
+def test_a_codec_is_loaded_at_its_first_use_and_no_other():
+    loaded = run(
+        "import sys, numpy, quantreg; quantreg.quantize(numpy.zeros(256), 'Q4_K'); "
+        "print(sorted(m for m in sys.modules if m.startswith('quantreg_') and '._' in m and 'kernels' not in m))",
+        QUANTREG_CPU="base",
+    )
+    assert loaded == "['quantreg_kquants._q4_k_base']"
+
+
+def test_no_built_in_plugin_is_broken():
+    from quantreg.registry import registry
+
+    assert [(p.name, p.error) for p in registry.plugins if p.error] == []
+
+
+def test_every_type_of_ggml_is_registered_with_the_containers_block_layout():
+    ours = {t.type_id: (t.name, t.block_size, t.type_size, t.row_header_size) for t in map(types.get, types)}
+    assert ours == {type_id: tuple(layout) for type_id, layout in TYPES.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "ratio"),
+    [("Q4_K", 4.5, 64 / 9), ("Q8_0", 8.5, 32 / 8.5), ("Q6_K", 6.5625, 32 / 6.5625), ("F16", 16, 2)],
+)
+def test_bits_per_weight_come_from_the_block_layout(name, bits, ratio):
+    assert types[name].bits_per_weight == bits
+    assert types[name].compression_ratio == pytest.approx(ratio, rel=1e-15)
+
+
+def test_memory_is_estimated_in_gigabytes_of_ten_to_the_ninth():
+    assert quantreg.estimate_memory_gb(7.0, "Q4_K") == 3.9375
+    for name in types:
+        assert quantreg.estimate_memory_gb(1.0, name) == types[name].bits_per_weight / 8
+
+
+def test_a_type_is_found_by_name_in_any_case_by_id_and_by_itself():
+    q4 = types["Q4_K"]
+    assert types["q4_k"] is types[12] is types[q4] is q4
+    assert "Q4_K" in types
+    assert 12 in types
+    assert "Q4_X" not in types
+    assert types.get("Q4_X") is None
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(UnknownTypeError, match=r"unknown quant type 'q4k': did you mean Q4_K\?"):
+        types["q4k"]
+    with pytest.raises(UnknownTypeError, match="no plugin provides GGUF type id 999"):
+        types[999]
+
+
+def test_types_pickle_by_name():
+    assert pickle.loads(pickle.dumps(types["Q4_K"])) is types["Q4_K"]
+
+
+def test_built_ins_come_first_then_plugins_by_distribution_name():
+    order = []
+    entries = [
+        Entry(name, dist, lambda name=name: order.append(name) or ModuleType(name))
+        for name, dist in [("b", "zeta"), ("a", "alpha"), ("c", "quantreg")]
+    ]
+    registry_of(*entries).all_types()
+    assert order == ["c", "a", "b"]
+
+
+def test_a_plugin_that_fails_to_import_disables_only_itself_and_is_reported():
+    good = make_type()
+    registry = registry_of(
+        Entry("bad", "broken-dist", fail(ImportError("no module named frobnicate"))),
+        Entry("good", "good-dist", lambda: plugin(good)),
+    )
+    assert registry.get("X3") is good
+    bad = next(p for p in registry.plugins if p.error)
+    assert bad.distribution == "broken-dist"
+    assert "no module named frobnicate" in bad.error
+    with pytest.raises(UnknownTypeError, match="plugin bad of broken-dist cannot be imported"):
+        registry.get("Q4_K")
+
+
+def test_a_plugin_whose_hook_raises_disables_only_itself():
+    module = ModuleType("bad")
+    module.register_types = hookimpl(lambda register: 1 / 0)
+    registry = registry_of(
+        Entry("bad", "bad-dist", lambda: module), Entry("good", "good-dist", lambda: plugin(make_type()))
+    )
+    assert registry.get("X3")
+    assert "ZeroDivisionError" in next(p.error for p in registry.plugins if p.error)
+
+
+@pytest.mark.parametrize("clash", [make_type("X3", 1004), make_type("X4", 1003)], ids=["name", "id"])
+def test_a_clash_names_both_distributions_and_the_first_keeps_the_type(clash):
+    first = make_type()
+    registry = registry_of(
+        Entry("a", "first-dist", lambda: plugin(first)), Entry("b", "second-dist", lambda: plugin(clash))
+    )
+    assert registry.all_types() == (first,)
+    error = next(p.error for p in registry.plugins if p.error)
+    assert "second-dist" in error
+    assert "first-dist" in error
+    assert "1000 and up" in error
+
+
+def test_a_clash_registers_none_of_the_plugins_types():
+    first, other = make_type(), make_type("Y", 1010)
+    registry = registry_of(
+        Entry("a", "first-dist", lambda: plugin(first)), Entry("b", "second-dist", lambda: plugin(other, make_type()))
+    )
+    assert registry.find("Y") is None
+
+
+def test_a_type_is_replaced_only_on_purpose_and_the_registry_says_so():
+    first, second = make_type(), make_type()
+    registry = registry_of(
+        Entry("a", "first-dist", lambda: plugin(first)), Entry("b", "second-dist", lambda: plugin(second, replace=True))
+    )
+    assert registry.get("X3") is second
+    assert registry.owner(second).replaced == [("X3", "first-dist")]
+
+
+def test_quantreg_plugins_limits_what_is_loaded(monkeypatch):
+    entries = [
+        Entry("a", "first-dist", lambda: plugin(make_type())),
+        Entry("b", "b-dist", lambda: plugin(make_type("Y", 1010))),
+    ]
+    monkeypatch.setenv("QUANTREG_PLUGINS", "b")
+    assert [t.name for t in registry_of(*entries).all_types()] == ["Y"]
+    monkeypatch.setenv("QUANTREG_PLUGINS", "first-dist")
+    assert [t.name for t in registry_of(*entries).all_types()] == ["X3"]
+
+
+def test_a_codec_of_another_type_is_refused():
+    wrong = QuantType("X3", type_id=1003, block_size=32, type_size=14, codec=lambda: types["Q4_K"].codec)
+    with pytest.raises(CodecError, match=r"codec of X3 says type_id = 12, its plugin says 1003"):
+        wrong.codec  # noqa: B018
+
+
+def test_a_codec_that_cannot_be_loaded_is_a_clear_error():
+    broken = QuantType("X3", type_id=1003, block_size=32, type_size=14, codec=fail(ImportError("not built")))
+    with pytest.raises(CodecError, match="codec of X3 cannot be loaded: not built"):
+        broken.codec  # noqa: B018
+
+
+def test_a_quant_type_refuses_an_impossible_layout():
+    with pytest.raises(PluginError, match="block_size"):
+        QuantType("X", type_id=1, block_size=0, type_size=1, codec=None)
+    with pytest.raises(PluginError, match="type_id"):
+        QuantType("X", type_id=-1, block_size=1, type_size=1, codec=None)
+
+
+def test_entry_points_are_real_entry_points():
+    from quantreg.registry import registry
+
+    assert {p.distribution for p in registry.plugins} >= {"quantreg"}
+    assert EntryPoint("Q4_K", "quantreg_kquants.q4_k", "quantreg").load().Q4_K is types["Q4_K"]
