@@ -1,5 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""The one place where Python hands arrays to compiled codecs: checks the ABI and every size, then runs rows without the GIL."""
+"""Where Python hands arrays to compiled codecs.
+
+Checks the ABI and every size, then runs rows without the GIL.
+"""
 
 import threading
 
@@ -8,7 +11,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from quantreg_kernels.abi cimport (
-    ABI_MAJOR, IMPORTANCE_COLUMNS, IMPORTANCE_NONE, IMPORTANCE_WEIGHTS, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs,
+    ABI_MAJOR, IMPORTANCE_COLUMNS, IMPORTANCE_WEIGHTS, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs,
 )
 
 cdef enum:
@@ -43,8 +46,11 @@ def first_nonfinite(const float[:, ::1] x):
 
 
 class RowError(ValueError):
-    """A row that cannot be encoded. ``row`` is its index; ``column`` the index of a NaN or infinity, or None if the values
-    are finite but too large for the type's scales."""
+    """A row that cannot be encoded.
+
+    ``row`` is its index; ``column`` the index of a NaN or infinity, or None if the values are finite but too large for
+    the type's scales.
+    """
 
     def __init__(self, row, column):
         self.row = row
@@ -55,8 +61,8 @@ class RowError(ValueError):
 cdef class Codec:
     """A compiled codec: rows in, rows out. Made by `load_codec`; holds the capsule alive.
 
-    ``type_id``, ``block_size``, ``type_size`` and ``row_header_size`` come from the codec's own struct, so that the host
-    can hold them against the plugin's QuantType. ``level`` is the CPU level it was compiled for.
+    ``type_id``, ``block_size``, ``type_size`` and ``row_header_size`` come from the codec's own struct, so that the
+    host can hold them against the plugin's QuantType. ``level`` is the CPU level it was compiled for.
     """
 
     cdef object capsule
@@ -75,9 +81,11 @@ cdef class Codec:
         self.capsule = capsule
         self.given = <const RowCodec *>PyCapsule_GetPointer(capsule, "quantreg.RowCodec")
         if self.given.abi_major != ABI_MAJOR:
-            older = self.given.abi_major < ABI_MAJOR
-            raise ImportError(f"codec was built for quantreg ABI {self.given.abi_major}, this quantreg has ABI {ABI_MAJOR}: "
-                              + ("rebuild the plugin" if older else "upgrade quantreg"))
+            advice = "rebuild the plugin" if self.given.abi_major < ABI_MAJOR else "upgrade quantreg"
+            raise ImportError(
+                f"codec was built for quantreg ABI {self.given.abi_major}, this quantreg has ABI {ABI_MAJOR}: {advice}")
+        if self.given.struct_size < <Py_ssize_t>(5 * sizeof(Py_ssize_t)):
+            raise ImportError("codec struct is too short: rebuild the plugin")
         memset(&self.c, 0, sizeof(RowCodec))
         memcpy(&self.c, self.given, min(self.given.struct_size, <Py_ssize_t>sizeof(RowCodec)))
         if self.c.block_size <= 0 or self.c.type_size <= 0 or self.c.row_header_size < 0:
@@ -111,10 +119,11 @@ cdef class Codec:
         """Encode x, float32 (rows, cols), into out, uint8 (rows, row_bytes).
 
         importance: None, float32 (cols,) column statistics, or float32 (rows, cols) error weights.
-        Raises RowError (with first_row added) for a NaN, an infinity or an overflowing scale; ValueError for wrong sizes.
+        Raises RowError (with first_row added) for a NaN, an infinity or an overflowing scale; ValueError for wrong
+        sizes.
         """
         cdef EncodeArgs a
-        cdef Py_ssize_t done, column = -1, row
+        cdef Py_ssize_t done, column = -1
         cdef const float[::1] columns
         cdef const float[:, ::1] weights
         memset(&a, 0, sizeof(EncodeArgs))
@@ -122,7 +131,8 @@ cdef class Codec:
         if self.c.encode_rows == NULL:
             raise TypeError("this codec only decodes")
         if out.shape[0] != x.shape[0] or out.shape[1] != self.row_bytes(x.shape[1]):
-            raise ValueError(f"{x.shape[0]} rows of {x.shape[1]} weights do not fit ({out.shape[0]}, {out.shape[1]}) bytes")
+            raise ValueError(
+                f"{x.shape[0]} rows of {x.shape[1]} weights do not fit ({out.shape[0]}, {out.shape[1]}) bytes")
         if x.shape[0] == 0 or x.shape[1] == 0:
             return
         if importance is not None and self.c.score_rows != NULL:
@@ -178,7 +188,10 @@ cdef class Codec:
             self.c.decode_rows(self.given, &a)
 
     def score_rows(self, const float[:, ::1] x, const float[::1] columns, float[:, ::1] out):
-        """The encoder's error weights: x and out float32 (rows, cols), columns float32 (cols,). ValueError for wrong sizes."""
+        """The encoder's error weights, to out: x and out float32 (rows, cols), columns float32 (cols,).
+
+        ValueError for wrong sizes.
+        """
         cdef ScoreArgs a
         memset(&a, 0, sizeof(ScoreArgs))
         a.struct_size = sizeof(ScoreArgs)

@@ -1,8 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The codec ABI: one struct of function pointers, passed in a capsule named "quantreg.RowCodec".
 
-Members are appended, never reordered. The host zero-fills every Args struct and sets its struct_size, so a member that one
-side does not know reads as zero. A change that breaks this raises ABI_MAJOR, and codecs of another major are refused.
+Members are appended, never reordered. The host zero-fills every Args struct and sets its struct_size, so a member
+that one side does not know reads as zero. A change that breaks this raises ABI_MAJOR, and codecs of another major are
+refused.
 """
 
 from cpython.pycapsule cimport PyCapsule_New
@@ -19,8 +20,9 @@ cdef enum:
 
 cdef struct RowCodec
 
-# Rows of n_cols float32 at src, src_stride floats apart, to rows of bytes at dst, dst_stride bytes apart. Every value of
-# src is finite. importance_stride is the distance in floats between the importance of two rows (0: all rows share it).
+# Rows of n_cols float32 at src, src_stride floats apart, to rows of bytes at dst, dst_stride bytes apart. Every value
+# of src is finite. importance_stride is the distance in floats between the importance of two rows (0: all rows share
+# it).
 cdef struct EncodeArgs:
     Py_ssize_t struct_size
     const float *src
@@ -33,7 +35,8 @@ cdef struct EncodeArgs:
     int32_t importance_kind
     Py_ssize_t importance_stride
 
-# The reverse: bytes at src, src_stride bytes apart, to float32 at dst, dst_stride floats apart. Any bytes are valid input.
+# The reverse: bytes at src, src_stride bytes apart, to float32 at dst, dst_stride floats apart. Any bytes are valid
+# input.
 cdef struct DecodeArgs:
     Py_ssize_t struct_size
     const uint8_t *src
@@ -77,7 +80,10 @@ cdef struct RowCodec:
 cdef inline object codec_capsule(RowCodec *codec, int32_t type_id, Py_ssize_t block_size, Py_ssize_t type_size,
                                  encode_rows_t encode_rows, decode_rows_t decode_rows, score_rows_t score_rows,
                                  prepare_t prepare=NULL):
-    """Fill `codec`, which must live as long as the module, and wrap it: every codec file ends with `codec = codec_capsule(...)`."""
+    """Fill `codec`, which must live as long as the module, and wrap it.
+
+    Every codec file ends with ``codec = codec_capsule(...)``.
+    """
     codec.struct_size = sizeof(RowCodec)
     codec.abi_major = ABI_MAJOR
     codec.type_id = type_id

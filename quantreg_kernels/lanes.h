@@ -58,6 +58,9 @@ LANE_FN vi vi_load_u8(const uint8_t *p) {
     __m128i b; memcpy(&b, p, 16); return (vi)_mm512_cvtepu8_epi32(b);
 #elif LANES == 8
     int64_t b; memcpy(&b, p, 8); return (vi)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(b));
+#elif defined(__SSE2__)
+    int32_t b; memcpy(&b, p, 4);
+    return (vi)_mm_unpacklo_epi16(_mm_unpacklo_epi8(_mm_cvtsi32_si128(b), _mm_setzero_si128()), _mm_setzero_si128());
 #else
     vi v = {p[0], p[1], p[2], p[3]}; return v;
 #endif
@@ -67,6 +70,10 @@ LANE_FN vi vi_load_i8(const int8_t *p) {
     __m128i b; memcpy(&b, p, 16); return (vi)_mm512_cvtepi8_epi32(b);
 #elif LANES == 8
     int64_t b; memcpy(&b, p, 8); return (vi)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(b));
+#elif defined(__SSE2__)
+    int32_t b; memcpy(&b, p, 4);
+    __m128i w = _mm_unpacklo_epi8(_mm_setzero_si128(), _mm_cvtsi32_si128(b)); /* each byte on top of a zero */
+    return (vi)_mm_unpacklo_epi16(_mm_setzero_si128(), w) >> 24;
 #else
     vi v = {p[0], p[1], p[2], p[3]}; return v;
 #endif
@@ -80,6 +87,47 @@ LANE_FN vi vi_load_u16(const uint16_t *p) {
     int64_t b; memcpy(&b, p, 8); return (vi)_mm_unpacklo_epi16(_mm_cvtsi64_si128(b), _mm_setzero_si128());
 #else
     vi v = {p[0], p[1], p[2], p[3]}; return v;
+#endif
+}
+
+/* The reverse: 16 integers of 0..255 (u8) or -128..127 (i8), in 16 / LANES vectors, to 16 bytes */
+LANE_FN void vi_store_u8x16(uint8_t *p, const vi *v) {
+#if LANES == 16
+    __m128i b = _mm512_cvtepi32_epi8((__m512i)v[0]); memcpy(p, &b, 16);
+#elif LANES == 8
+    __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)v[0], (__m256i)v[1]), 0xd8);
+    __m128i b = _mm_packus_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)); memcpy(p, &b, 16);
+#elif defined(__SSE2__)
+    __m128i w = _mm_packs_epi32((__m128i)v[0], (__m128i)v[1]), x = _mm_packs_epi32((__m128i)v[2], (__m128i)v[3]);
+    __m128i b = _mm_packus_epi16(w, x); memcpy(p, &b, 16);
+#else
+    for (int i = 0; i < 16; i++) p[i] = (uint8_t)v[i / LANES][i % LANES];
+#endif
+}
+LANE_FN void vi_store_i8x16(uint8_t *p, const vi *v) {
+#if LANES == 16
+    vi_store_u8x16(p, v);
+#elif LANES == 8
+    __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)v[0], (__m256i)v[1]), 0xd8);
+    __m128i b = _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)); memcpy(p, &b, 16);
+#elif defined(__SSE2__)
+    __m128i w = _mm_packs_epi32((__m128i)v[0], (__m128i)v[1]), x = _mm_packs_epi32((__m128i)v[2], (__m128i)v[3]);
+    __m128i b = _mm_packs_epi16(w, x); memcpy(p, &b, 16);
+#else
+    vi_store_u8x16(p, v);
+#endif
+}
+/* LANES integers of -32768..32767 to 2 * LANES bytes */
+LANE_FN void vi_store_i16(uint8_t *p, vi v) {
+#if LANES == 16
+    __m256i b = _mm512_cvtepi32_epi16((__m512i)v); memcpy(p, &b, 32);
+#elif LANES == 8
+    __m128i b = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+    memcpy(p, &b, 16);
+#elif defined(__SSE2__)
+    int64_t b = _mm_cvtsi128_si64(_mm_packs_epi32((__m128i)v, (__m128i)v)); memcpy(p, &b, 8);
+#else
+    for (int i = 0; i < LANES; i++) { int16_t b = (int16_t)v[i]; memcpy(p + 2 * i, &b, 2); }
 #endif
 }
 
@@ -122,6 +170,15 @@ LANE_FN unsigned vm_bits(vm m) { return (m[0] & 1) | (m[1] & 2) | (m[2] & 4) | (
 #endif
 #endif
 #endif
+LANE_FN vm vm_from_bits(unsigned bits) { /* the reverse of vm_bits; higher bits are ignored */
+#if LANES == 16
+    return (vm)bits;
+#else
+    vi lane;
+    for (int i = 0; i < LANES; i++) lane[i] = 1 << i;
+    return (vi_set1((int32_t)bits) & lane) == lane;
+#endif
+}
 LANE_FN vm vf_gt(vf a, vf b) { return vf_lt(b, a); }
 LANE_FN vm vf_ge(vf a, vf b) { return vf_le(b, a); }
 LANE_FN vm vi_gt(vi a, vi b) { return vi_lt(b, a); }
@@ -254,6 +311,36 @@ LANE_FN vi vi_f16(vf v) {
 #endif
 }
 
+/* LANES consecutive halves at any alignment; one half to every lane; and back */
+LANE_FN vf vf_load_f16(const uint8_t *p) {
+#if LANES == 16
+    __m256i h; memcpy(&h, p, 32); return (vf)_mm512_cvtph_ps(h);
+#elif LANES == 8
+    __m128i h; memcpy(&h, p, 16); return (vf)_mm256_cvtph_ps(h);
+#else
+    return vf_from_f16(vi_load_u16((const uint16_t *)p));
+#endif
+}
+LANE_FN vf vf_set1_f16(const uint8_t *p) {
+    uint16_t h; memcpy(&h, p, 2);
+#if LANES == 16
+    return (vf)_mm512_cvtph_ps(_mm256_set1_epi16((int16_t)h));
+#elif LANES == 8
+    return (vf)_mm256_cvtph_ps(_mm_set1_epi16((int16_t)h));
+#else
+    return vf_from_f16(vi_set1(h));
+#endif
+}
+LANE_FN void vf_store_f16(uint8_t *p, vf v) {
+#if LANES == 16
+    __m256i h = _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); memcpy(p, &h, 32);
+#elif LANES == 8
+    __m128i h = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); memcpy(p, &h, 16);
+#else
+    vi_store_i16(p, (vi_f16(v) << 16) >> 16);
+#endif
+}
+
 /* ---- between memory order and lane order ---- */
 
 /* out[j] lane l = in[l] element j, for LANES vectors: a square transpose. in and out may be the same. */
@@ -304,6 +391,44 @@ LANE_FN void vi_transpose(vi *out, const vi *in) {
     out[3] = __builtin_shufflevector(b, d, 2, 3, 6, 7);
 #endif
 }
+
+/* lane l = the largest (smallest) element of rows[l], for LANES vectors: half the elements go at each step of a transpose */
+LANE_FN vf lanes_extreme_(const vf *rows, int largest) {
+#define EXTREME_(a, b) (largest ? vf_max((vf)(a), (vf)(b)) : vf_min((vf)(a), (vf)(b)))
+    vf a[LANES / 2], b[LANES / 4];
+#if LANES == 16
+    vf c[2];
+    for (int i = 0; i < 8; i++)
+        a[i] = EXTREME_(_mm512_unpacklo_ps((__m512)rows[2 * i], (__m512)rows[2 * i + 1]),
+                        _mm512_unpackhi_ps((__m512)rows[2 * i], (__m512)rows[2 * i + 1]));
+    for (int i = 0; i < 4; i++)
+        b[i] = EXTREME_(_mm512_unpacklo_pd((__m512d)a[2 * i], (__m512d)a[2 * i + 1]),
+                        _mm512_unpackhi_pd((__m512d)a[2 * i], (__m512d)a[2 * i + 1]));
+    for (int i = 0; i < 2; i++)
+        c[i] = EXTREME_(_mm512_shuffle_f32x4((__m512)b[2 * i], (__m512)b[2 * i + 1], 0x88),
+                        _mm512_shuffle_f32x4((__m512)b[2 * i], (__m512)b[2 * i + 1], 0xdd));
+    return EXTREME_(_mm512_shuffle_f32x4((__m512)c[0], (__m512)c[1], 0x88),
+                    _mm512_shuffle_f32x4((__m512)c[0], (__m512)c[1], 0xdd));
+#elif LANES == 8
+    for (int i = 0; i < 4; i++)
+        a[i] = EXTREME_(_mm256_unpacklo_ps((__m256)rows[2 * i], (__m256)rows[2 * i + 1]),
+                        _mm256_unpackhi_ps((__m256)rows[2 * i], (__m256)rows[2 * i + 1]));
+    for (int i = 0; i < 2; i++)
+        b[i] = EXTREME_(_mm256_unpacklo_pd((__m256d)a[2 * i], (__m256d)a[2 * i + 1]),
+                        _mm256_unpackhi_pd((__m256d)a[2 * i], (__m256d)a[2 * i + 1]));
+    return EXTREME_(_mm256_permute2f128_ps((__m256)b[0], (__m256)b[1], 0x20),
+                    _mm256_permute2f128_ps((__m256)b[0], (__m256)b[1], 0x31));
+#else
+    for (int i = 0; i < 2; i++)
+        a[i] = EXTREME_(__builtin_shufflevector(rows[2 * i], rows[2 * i + 1], 0, 4, 1, 5),
+                        __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], 2, 6, 3, 7));
+    b[0] = EXTREME_(__builtin_shufflevector(a[0], a[1], 0, 1, 4, 5), __builtin_shufflevector(a[0], a[1], 2, 3, 6, 7));
+    return b[0];
+#endif
+#undef EXTREME_
+}
+LANE_FN vf lanes_max(const vf *rows) { return lanes_extreme_(rows, 1); }
+LANE_FN vf lanes_min(const vf *rows) { return lanes_extreme_(rows, 0); }
 
 /* out[j] lane l = src[l][offset + j] for j < n; n is a multiple of 16. */
 LANE_FN void lanes_load(vf *out, const float *const *src, intptr_t offset, int n) {

@@ -8,8 +8,8 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
         LANES
 
     # To Cython these are scalars, so `a * b + c` becomes the C expression. Never mix vf and vi in one expression, never
-    # compare them with `<` (use vf_lt ...), and write every constant beside a vf as vf_set1(0.5); a vi takes plain ints.
-    # Needs cdivision=True, in a .pxd too: Cython's check for division by zero would compare a vector.
+    # compare them with `<` (use vf_lt ...), and write every constant beside a vf as vf_set1(0.5); a vi takes plain
+    # ints. Needs cdivision=True, in a .pxd too: Cython's check for division by zero would compare a vector.
     ctypedef float vf
     ctypedef int vi
     ctypedef int vm
@@ -28,6 +28,9 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
     vi vi_load_u8(const uint8_t *p)
     vi vi_load_i8(const int8_t *p)
     vi vi_load_u16(const uint16_t *p)
+    void vi_store_u8x16(uint8_t *p, const vi *v)
+    void vi_store_i8x16(uint8_t *p, const vi *v)
+    void vi_store_i16(uint8_t *p, vi v)
 
     vm vf_lt(vf a, vf b)
     vm vf_le(vf a, vf b)
@@ -44,6 +47,7 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
     vm vm_or(vm a, vm b)
     vm vm_not(vm a)
     unsigned int vm_bits(vm m)
+    vm vm_from_bits(unsigned int bits)
     bint vm_any(vm m)
     bint vm_all(vm m)
     vm vm_first(int n)
@@ -64,8 +68,13 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
 
     vf vf_from_f16(vi h)
     vi vi_f16(vf v)
+    vf vf_load_f16(const uint8_t *p)
+    vf vf_set1_f16(const uint8_t *p)
+    void vf_store_f16(uint8_t *p, vf v)
 
     void vi_transpose(vi *out, const vi *src)
+    vf lanes_max(const vf *rows)
+    vf lanes_min(const vf *rows)
     void lanes_load(vf *out, const float *const *src, Py_ssize_t offset, int n)
     void lanes_store(uint8_t *const *dst, Py_ssize_t offset, const vf *src, int n, int live)
     void lanes_store_words(uint8_t *const *dst, Py_ssize_t offset, const vi *words, int n, int live)

@@ -7,8 +7,8 @@ from quantreg_kernels.abi cimport IMPORTANCE_COLUMNS, IMPORTANCE_NONE, EncodeArg
 from quantreg_kernels.lanes cimport LANES, vi, vi_eq, vi_set1, vm, vm_and, vm_bits, vm_first, vm_or
 
 
-# Up to LANES consecutive blocks. They may lie in several rows; lanes from `live` on repeat the last block, so that every
-# lane computes on valid data, and are not stored.
+# Up to LANES consecutive blocks. They may lie in several rows; lanes from `live` on repeat the last block, so that
+# every lane computes on valid data, and are not stored.
 cdef struct Group:
     int live
     Py_ssize_t first_row                # row of lane 0
@@ -20,7 +20,10 @@ cdef struct Group:
 
 cdef inline Py_ssize_t fill_group(Group *g, const EncodeArgs *a, Py_ssize_t start,
                                   Py_ssize_t block_size, Py_ssize_t type_size) noexcept nogil:
-    """Point the lanes of `g` at the blocks from `start` on (counted over all rows); returns how many are live, 0 at the end."""
+    """Point the lanes of `g` at the blocks from `start` on, counted over all rows.
+
+    Returns how many are live, 0 at the end.
+    """
     cdef Py_ssize_t per_row = a.n_cols // block_size
     cdef Py_ssize_t left = a.n_rows * per_row - start
     cdef Py_ssize_t row, block
@@ -48,7 +51,7 @@ cdef inline Py_ssize_t fill_group(Group *g, const EncodeArgs *a, Py_ssize_t star
 
 
 cdef inline Py_ssize_t overflowed_row(const Group *g, vi d, vi dmin) noexcept nogil:
-    """The row of the first live lane in which a half-precision scale (d, dmin; pass one twice) is infinite or NaN, or -1."""
+    """Row of the first live lane with an infinite or NaN half-precision scale (d, dmin; pass one twice), or -1."""
     cdef vm infinite = vm_or(vi_eq(d & 0x7c00, vi_set1(0x7c00)), vi_eq(dmin & 0x7c00, vi_set1(0x7c00)))
     cdef unsigned int bad = vm_bits(vm_and(infinite, vm_first(g.live)))
     cdef int lane
