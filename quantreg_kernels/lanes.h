@@ -86,7 +86,8 @@ LANE_FN vi vi_load_u16(const uint16_t *p) {
 #elif defined(__SSE2__)
     int64_t b; memcpy(&b, p, 8); return (vi)_mm_unpacklo_epi16(_mm_cvtsi64_si128(b), _mm_setzero_si128());
 #else
-    vi v = {p[0], p[1], p[2], p[3]}; return v;
+    uint16_t h[4]; memcpy(h, p, 8);
+    vi v = {h[0], h[1], h[2], h[3]}; return v;
 #endif
 }
 
@@ -267,13 +268,10 @@ LANE_FN vi vi_trunc(vf v) {
  * it. vf_nearest is the same value as a float and holds for |v| < 2^22 only. */
 LANE_FN vi vi_nearest(vf v) { return ((vi)(v + 12582912.0f) & 0x007fffff) - 0x00400000; }
 LANE_FN vf vf_nearest(vf v) { return (v + 12582912.0f) - 12582912.0f; }
-/* Round to nearest, ties away from zero, as C's roundf, for |v| < 2^22. The sum v + 0.5 may round up by itself (0.49999997),
- * so the fraction is compared instead. */
-LANE_FN vf vf_roundf(vf v) {
-    vf a = vf_abs(v), t = vf_from_vi(vi_trunc(a));
-    vf r = t + vf_select(vf_le(vf_set1(0.5f), a - t), vf_set1(1.0f), vf_set1(0.0f));
-    return (vf)((vi)r | ((vi)v & (int32_t)0x80000000));
-}
+/* Round to nearest, ties away from zero, as C's roundf, for |v| < 2^23: the largest float below 0.5 is added, because 0.5
+ * itself would carry 0.49999997 over to 1. */
+LANE_FN vi vi_roundf(vf v) { return vi_trunc(v + (vf)(((vi)v & (int32_t)0x80000000) | 0x3effffff)); }
+LANE_FN vf vf_roundf(vf v) { return (vf)((vi)vf_from_vi(vi_roundf(v)) | ((vi)v & (int32_t)0x80000000)); }
 
 /* ---- half precision: the low 16 bits of each lane ---- */
 

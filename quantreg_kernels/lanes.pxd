@@ -65,6 +65,7 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
     vi vi_nearest(vf v)
     vf vf_nearest(vf v)
     vf vf_roundf(vf v)
+    vi vi_roundf(vf v)
 
     vf vf_from_f16(vi h)
     vi vi_f16(vf v)

@@ -62,6 +62,15 @@ cdef inline Py_ssize_t overflowed_row(const Group *g, vi d, vi dmin) noexcept no
     return -1
 
 
+cdef inline Py_ssize_t keep_finite_rows(Group *g, vi d, vi dmin) noexcept nogil:
+    """overflowed_row; the lanes from that row on are no longer live, so that the rows before it are still stored."""
+    cdef Py_ssize_t bad = overflowed_row(g, d, dmin)
+    if bad >= 0:
+        while g.live and g.row[g.live - 1] >= bad:
+            g.live -= 1
+    return bad
+
+
 cdef inline EncodeArgs as_encode_args(const ScoreArgs *s) noexcept nogil:
     """The same rows for `fill_group`: the statistics as importance, and `dst` pointing at float32 weights (type_size is
     4 * block_size)."""

@@ -12,7 +12,7 @@ from libc.math cimport INFINITY
 
 from quantreg_kernels.lanes cimport (
     vf, vf_abs, vf_eq, vf_from_vi, vf_gt, vf_le, vf_lt, vf_max, vf_min, vf_ne, vf_nearest, vf_select, vf_set1, vi,
-    vi_clamp, vi_min, vi_nearest, vi_set1, vm, vm_and, vm_any, vm_not,
+    vi_clamp, vi_min, vi_nearest, vi_set1, vm, vm_all, vm_and, vm_any, vm_not, vm_or,
 )
 
 
@@ -114,7 +114,7 @@ cdef inline vf search_min(const vf *x, const vf *w, vf *q, int n, int nmax, floa
         hi = vf_max(x[j], hi)
         sum_w = sum_w + w[j]
         sum_x = sum_x + w[j] * x[j]
-    lo = vf_min(lo, vf_set1(0))
+    lo = vf_select(vf_gt(lo, vf_set1(0)), vf_set1(0), lo)  # -0.0 stays: it is stored
     flat = vf_le(hi, lo)
     span = hi - lo
     inverse = vf_set1(<float>nmax) / span
@@ -150,11 +150,14 @@ cdef inline vf search_min(const vf *x, const vf *w, vf *q, int n, int nmax, floa
     return vf_select(flat, vf_set1(0), scale)
 
 
-cdef inline vf search_symmetric(const vf *x, const vf *w, vf *q, int n, int nmax) noexcept nogil:
-    """x is about scale * (q - nmax) with q in 0..2 * nmax - 1: best of 19 roundings around -nmax / largest.
+cdef inline vf round_signed(vf v, int nmax, bint exact) noexcept nogil:
+    """v rounded and clamped to -nmax..nmax - 1; exact as in round_into."""
+    if exact:
+        return vf_from_vi(vi_clamp(vi_nearest(v), -nmax, nmax - 1))
+    return vf_max(vf_min(vf_nearest(v), vf_set1(<float>(nmax - 1))), vf_set1(<float>-nmax))
 
-    Returns the scale; writes q (all 0, not nmax, where x is all but zero).
-    """
+
+cdef inline vf symmetric(const vf *x, const vf *w, vf *q, int n, int nmax, bint exact) noexcept nogil:
     cdef vf peak, amax, inverse, best_inverse, scale, best, sum_lx, sum_l2, l, wl
     cdef vm dead, better
     cdef int j, k
@@ -170,7 +173,7 @@ cdef inline vf search_symmetric(const vf *x, const vf *w, vf *q, int n, int nmax
         sum_lx = vf_set1(0)
         sum_l2 = vf_set1(0)
         for j in range(n):
-            l = vf_max(vf_min(vf_nearest(inverse * x[j]), vf_set1(<float>(nmax - 1))), vf_set1(<float>-nmax))
+            l = round_signed(inverse * x[j], nmax, exact)
             wl = w[j] * l
             sum_lx = sum_lx + w[j] * x[j] * l
             sum_l2 = sum_l2 + wl * l
@@ -184,9 +187,22 @@ cdef inline vf search_symmetric(const vf *x, const vf *w, vf *q, int n, int nmax
             best = vf_select(better, scale * sum_lx, best)
             best_inverse = vf_select(better, inverse, best_inverse)
     for j in range(n):
-        l = vf_max(vf_min(vf_nearest(best_inverse * x[j]), vf_set1(<float>(nmax - 1))), vf_set1(<float>-nmax))
+        l = round_signed(best_inverse * x[j], nmax, exact)
         q[j] = vf_select(dead, vf_set1(0), l + vf_set1(<float>nmax))
     return vf_select(dead, vf_set1(0), scale)
+
+
+cdef inline vf search_symmetric(const vf *x, const vf *w, vf *q, int n, int nmax) noexcept nogil:
+    """x is about scale * (q - nmax) with q in 0..2 * nmax - 1: best of 19 roundings around -nmax / largest.
+
+    Returns the scale; writes q (all 0, not nmax, where x is all but zero). x is finite.
+    """
+    return symmetric(x, w, q, n, nmax, False)
+
+
+cdef inline vf search_symmetric_exact(const vf *x, const vf *w, vf *q, int n, int nmax) noexcept nogil:
+    """The same for scales of scales, which are infinite or NaN where the weights below them overflowed."""
+    return symmetric(x, w, q, n, nmax, True)
 
 
 cdef inline vf wrap_u8(vi l) noexcept nogil:
@@ -261,44 +277,69 @@ cdef inline vf search_positive(const vf *x, const vf *w, vf *q, int n, int nmax)
     return vf_select(dead, vf_set1(0), moved)
 
 
-cdef inline vf search_descent(const vf *x, vf *q, int n, int nmax) noexcept nogil:
+cdef inline vm surely(vf p, vf q, vf slx, int nmax) noexcept nogil:
+    cdef vf d = p - q * slx
+    cdef vf h = vf_set1(<float>0.49) * slx
+    return vm_and(vm_or(vf_gt(d, -h), vf_eq(q, vf_set1(<float>-nmax))), vm_or(vf_lt(d, h), vf_eq(q, vf_set1(<float>(nmax - 1)))))
+
+
+cdef inline void search_descent(const vf *x, vf *q, int n, int nmax, vf *scale) noexcept nogil:
     """As search_symmetric with error weights x * x, but one rounding, then up to 5 rounds of improving one q at a time."""
-    cdef vf peak, amax, inverse, sum_lx, sum_l2, l, w, wx, slx, sl2
-    cdef vm dead, try_it, better
-    cdef int j, k
-    cdef bint changed
-    largest(x, n, &peak, &amax)
-    dead = vf_lt(amax, vf_set1(<float>1e-15))
-    peak = vf_select(dead, vf_set1(1), peak)
-    inverse = vf_set1(<float>-nmax) / peak
-    sum_lx = vf_set1(0)
-    sum_l2 = vf_set1(0)
-    for j in range(n):
-        l = vf_from_vi(vi_clamp(vi_nearest(inverse * x[j]), -nmax, nmax - 1))
-        q[j] = l
-        w = x[j] * x[j]
-        sum_lx = sum_lx + w * x[j] * l
-        sum_l2 = sum_l2 + w * l * l
-    for k in range(5):
-        changed = False
-        for j in range(n):
+    cdef vf wx[4 * 32]
+    cdef vf sum_lx[4]
+    cdef vf sum_l2[4]
+    cdef vf slx[4]
+    cdef vf sl2[4]
+    cdef vf xl2[4]
+    cdef vf peak, amax, inverse, l, w
+    cdef vm dead, better, stay
+    cdef vm changed
+    cdef vm off[4]
+    cdef int i, j, k, p
+    for p in range(2):
+        largest(x + p * n, n, &peak, &amax)
+        off[p] = dead = vf_lt(amax, vf_set1(<float>1e-15))
+        peak = vf_select(dead, vf_set1(1), peak)
+        inverse = vf_set1(<float>-nmax) / peak
+        sum_lx[p] = vf_set1(0)
+        sum_l2[p] = vf_set1(0)
+        for j in range(p * n, p * n + n):
+            l = round_signed(inverse * x[j], nmax, False)
+            q[j] = l
             w = x[j] * x[j]
-            wx = w * x[j]
-            slx = sum_lx - wx * q[j]
-            sl2 = sum_l2 - w * q[j] * q[j]
-            l = vf_from_vi(vi_clamp(vi_nearest(x[j] * sl2 / slx), -nmax, nmax - 1))
-            try_it = vm_and(vf_gt(slx, vf_set1(0)), vf_ne(l, q[j]))
-            slx = slx + wx * l
-            sl2 = sl2 + w * l * l
-            better = vm_and(vf_gt(sl2, vf_set1(0)), vf_gt(slx * slx * sum_l2, sum_lx * sum_lx * sl2))
-            better = vm_and(better, try_it)
-            if vm_any(better):
-                changed = True
+            wx[j] = w * x[j]
+            sum_lx[p] = sum_lx[p] + wx[j] * l
+            sum_l2[p] = sum_l2[p] + w * l * l
+    for k in range(5):
+        changed = vf_lt(vf_set1(0), vf_set1(0))
+        for i in range(n):
+            stay = vm_not(vf_lt(vf_set1(0), vf_set1(0)))
+            for p in range(2):
+                j = p * n + i
+                slx[p] = sum_lx[p] - wx[j] * q[j]
+                sl2[p] = sum_l2[p] - x[j] * x[j] * q[j] * q[j]
+                xl2[p] = x[j] * sl2[p]
+                l = vf_select(vf_gt(slx[p], vf_set1(<float>1e-36)), slx[p], vf_set1(0))
+                stay = vm_and(stay, vm_or(surely(xl2[p], q[j], l, nmax), vm_not(vf_gt(slx[p], vf_set1(0)))))
+            if vm_all(stay):
+                continue
+            for p in range(2):
+                j = p * n + i
+                w = x[j] * x[j]
+                l = vf_from_vi(vi_clamp(vi_nearest(xl2[p] / slx[p]), -nmax, nmax - 1))
+                better = vm_and(vf_gt(slx[p], vf_set1(0)), vf_ne(l, q[j]))
+                slx[p] = slx[p] + wx[j] * l
+                sl2[p] = sl2[p] + w * l * l
+                better = vm_and(better, vf_gt(sl2[p], vf_set1(0)))
+                better = vm_and(better, vf_gt(slx[p] * slx[p] * sum_l2[p], sum_lx[p] * sum_lx[p] * sl2[p]))
+                changed = vm_or(changed, better)
                 q[j] = vf_select(better, l, q[j])
-                sum_lx = vf_select(better, slx, sum_lx)
-                sum_l2 = vf_select(better, sl2, sum_l2)
-        if not changed:
+                sum_lx[p] = vf_select(better, slx[p], sum_lx[p])
+                sum_l2[p] = vf_select(better, sl2[p], sum_l2[p])
+        if not vm_any(changed):
             break
-    for j in range(n):
-        q[j] = vf_select(dead, vf_set1(0), q[j] + vf_set1(<float>nmax))
-    return vf_select(vm_and(vm_not(dead), vf_gt(sum_l2, vf_set1(0))), sum_lx / sum_l2, vf_set1(0))
+    for p in range(2):
+        dead = off[p]
+        for j in range(p * n, p * n + n):
+            q[j] = vf_select(dead, vf_set1(0), q[j] + vf_set1(<float>nmax))
+        scale[p] = vf_select(vm_and(vm_not(dead), vf_gt(sum_l2[p], vf_set1(0))), sum_lx[p] / sum_l2[p], vf_set1(0))

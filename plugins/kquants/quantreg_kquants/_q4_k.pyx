@@ -14,7 +14,7 @@ from quantreg_kernels.half cimport load_f16
 from quantreg_kernels.lanes cimport (
     LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vf, vf_from_f16, vf_from_vi, vf_set1, vf_store, vi, vi_load_u8,
 )
-from quantreg_kernels.rows cimport Group, fill_group, overflowed_row
+from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kquants._search cimport (
     MinSearch, pack_k4, requantize, score_super_blocks, search_scales_mins, unpack_k4, unpack_k4_scalar,
 )
@@ -45,9 +45,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     while fill_group(&g, a, start, BLOCK, BYTES):
         lanes_load(x, g.src, 0, BLOCK)
         search_scales_mins(a, &g, x, q, &p, &d, &dmin, scales, mins)
-        bad = overflowed_row(&g, d, dmin)
-        if bad >= 0:
-            return bad
+        bad = keep_finite_rows(&g, d, dmin)
         pack_k4(scales, mins, packed)
         unpack_k4(packed, scales, mins)
         lanes_store_u16(g.dst, 0, d, g.live)
@@ -62,6 +60,8 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
             for l in range(32):
                 out[l] = out[l] | (out[l + 32] << 4)
             lanes_store_bytes(g.dst, 16 + 32 * c, out, 32, g.live)
+        if bad >= 0:
+            return bad
         start += g.live
     return a.n_rows
 

@@ -8,8 +8,8 @@ from libc.stdint cimport uint8_t
 
 from quantreg_kernels.abi cimport IMPORTANCE_COLUMNS, IMPORTANCE_NONE, EncodeArgs, ScoreArgs
 from quantreg_kernels.lanes cimport (
-    lanes_load, lanes_store, vf, vf_abs, vf_eq, vf_from_f16, vf_from_vi, vf_gt, vf_select, vf_set1, vf_sqrt, vi, vi_clamp,
-    vi_f16, vi_min, vi_nearest, vi_select, vi_set1, vi_trunc, vm, vm_all,
+    lanes_load, lanes_store, lanes_store_bytes, vf, vf_abs, vf_eq, vf_gt, vf_select, vf_set1, vf_sqrt, vi, vi_clamp, vi_f16,
+    vi_min, vi_nearest, vi_select, vi_set1, vi_trunc, vm, vm_all,
 )
 from quantreg_kernels.rows cimport Group, as_encode_args, fill_group
 from quantreg_kernels.search cimport search_min, search_positive, sum_of, sum_of_squares
@@ -65,7 +65,10 @@ cdef inline Py_ssize_t score_super_blocks(const ScoreArgs *s, float variance) no
 
 
 cdef inline void share_of_top(const vf *values, int n, int top, vi *f16, vi *shares) noexcept nogil:
-    """The plain second level: each value as a share of the largest, 0..top; f16 is the step between shares."""
+    """The plain second level: each value as a share of the largest, 0..top; f16 is the step between shares.
+
+    A negative value wraps as in the reference's bytes: cut to 63 in Q4_K and Q5_K, and kept (up to 255) in Q2_K.
+    """
     cdef vf peak = vf_set1(0)
     cdef vf inverse
     cdef int j
@@ -73,7 +76,7 @@ cdef inline void share_of_top(const vf *values, int n, int top, vi *f16, vi *sha
         peak = vf_select(vf_gt(values[j], peak), values[j], peak)
     inverse = vf_select(vf_gt(peak, vf_set1(0)), vf_set1(<float>top) / peak, vf_set1(0))
     for j in range(n):
-        shares[j] = vi_min(vi_nearest(inverse * values[j]) & 255, vi_set1(top))
+        shares[j] = vi_min(vi_nearest(inverse * values[j]) & 255, vi_set1(63 if top == 63 else 255))
     f16[0] = vi_f16(peak / vf_set1(<float>top))
 
 
@@ -124,6 +127,17 @@ cdef inline void requantize(const vf *x, const vf *q, int n, vf d, vf m, int lo,
     else:
         for j in range(n):
             out[j] = vi_trunc(q[j])
+
+
+cdef inline void store_2bit(Group *g, Py_ssize_t offset, vi *q) noexcept nogil:
+    """Two bits a weight: byte 32 * c + l holds weights 128 * c + l, + 32, + 64 and + 96, from the low bits up."""
+    cdef vi *p
+    cdef int c, l
+    for c in range(2):
+        p = q + 128 * c
+        for l in range(32):
+            p[l] = p[l] | (p[l + 32] << 2) | (p[l + 64] << 4) | (p[l + 96] << 6)
+        lanes_store_bytes(g.dst, offset + 32 * c, p, 32, g.live)
 
 
 cdef inline void pack_k4(const vi *scales, const vi *mins, vi *packed) noexcept nogil:

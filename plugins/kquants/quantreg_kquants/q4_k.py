@@ -1,8 +1,7 @@
 """The Q4_K plugin."""
 
-from quantreg_kernels import load_codec
-
 import quantreg
+from quantreg_kernels import load_codec
 
 Q4_K = quantreg.QuantType(
     "Q4_K",

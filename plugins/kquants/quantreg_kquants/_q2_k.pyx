@@ -1,0 +1,95 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+"""Q2_K: super-blocks of 256 weights, 16 sub-blocks of 16, each with a 4-bit scale and a 4-bit minimum. 2.625 bits a weight.
+
+    bytes 0-15   byte j: scale[j] (low nibble), min[j]     x = d * scale[j] * q - dmin * min[j]
+    bytes 16-79  q: byte 32 * c + l holds weights 128 * c + l, + 32, + 64 and + 96, from the low bits up
+    bytes 80-81  d     float16
+    bytes 82-83  dmin  float16
+"""
+
+from libc.stdint cimport uint8_t
+
+from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
+from quantreg_kernels.half cimport load_f16
+from quantreg_kernels.lanes cimport (
+    LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vf, vf_from_f16, vf_from_vi, vf_set1, vf_store, vi, vi_load_u8,
+)
+from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
+from quantreg_kquants._search cimport MinSearch, requantize, score_super_blocks, search_scales_mins, store_2bit
+
+cdef enum:
+    TYPE_ID = 10
+    BLOCK = 256
+    BYTES = 84
+
+
+cdef inline MinSearch search() noexcept nogil:
+    return MinSearch(sub=16, nmax=3, top=15, variance=1, first=<float>-0.5, step=<float>0.1, n_steps=15, absolute=True)
+
+
+cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
+    cdef MinSearch p = search()
+    cdef Group g
+    cdef vf x[BLOCK]
+    cdef vf q[BLOCK]
+    cdef vi out[BLOCK]
+    cdef vi scales[16]
+    cdef vi mins[16]
+    cdef vi d, dmin
+    cdef vf df, mf
+    cdef Py_ssize_t start = 0, bad
+    cdef int j
+    while fill_group(&g, a, start, BLOCK, BYTES):
+        lanes_load(x, g.src, 0, BLOCK)
+        search_scales_mins(a, &g, x, q, &p, &d, &dmin, scales, mins)
+        bad = keep_finite_rows(&g, d, dmin)
+        df = vf_from_f16(d)
+        mf = vf_from_f16(dmin)
+        for j in range(16):
+            scales[j] = (scales[j] | (mins[j] << 4)) & 255
+            requantize(x + 16 * j, q + 16 * j, 16, df * vf_from_vi(scales[j] & 15), mf * vf_from_vi(scales[j] >> 4), 0, 3,
+                       out + 16 * j)
+        lanes_store_bytes(g.dst, 0, scales, 16, g.live)
+        store_2bit(&g, 16, out)
+        lanes_store_u16(g.dst, 80, d, g.live)
+        lanes_store_u16(g.dst, 82, dmin, g.live)
+        if bad >= 0:
+            return bad
+        start += g.live
+    return a.n_rows
+
+
+cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept nogil:
+    cdef const uint8_t *block
+    cdef float *out
+    cdef float d, dmin
+    cdef vf scale, low
+    cdef vi b
+    cdef Py_ssize_t row, k
+    cdef int c, h, i, j, l
+    for row in range(a.n_rows):
+        block = a.src + row * a.src_stride
+        out = a.dst + row * a.dst_stride
+        for k in range(a.n_cols // BLOCK):
+            d = load_f16(block + 80)
+            dmin = load_f16(block + 82)
+            for c in range(2):
+                for j in range(4):
+                    for h in range(2):
+                        scale = vf_set1(d * <float>(block[8 * c + 2 * j + h] & 15))
+                        low = vf_set1(dmin * <float>(block[8 * c + 2 * j + h] >> 4))
+                        for i in range(16 // LANES):
+                            l = 16 * h + i * LANES
+                            b = vi_load_u8(block + 16 + 32 * c + l) >> (2 * j)
+                            vf_store(out + 128 * c + 32 * j + l, scale * vf_from_vi(b & 3) - low)
+            block += BYTES
+            out += BLOCK
+    return a.n_rows
+
+
+cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept nogil:
+    return score_super_blocks(s, search().variance)
+
+
+cdef RowCodec row_codec
+codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows)

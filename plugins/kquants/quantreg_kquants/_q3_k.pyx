@@ -1,0 +1,142 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+"""Q3_K: super-blocks of 256 weights, 16 sub-blocks of 16, each with a 6-bit scale. 3.4375 bits a weight.
+
+    bytes 0-31    bit 2 of q: bit j of byte l belongs to weight 32 * j + l     x = d * (scale[j] - 32) * (q - 4)
+    bytes 32-95   bits 0-1: byte 32 * c + l holds weights 128 * c + l, + 32, + 64 and + 96, from the low bits up
+    bytes 96-103  byte j: bits 0-3 of scale[j] (low nibble) and of scale[j + 8]
+    bytes 104-107 byte j: bits 4-5 of scale[j], scale[j + 4], scale[j + 8] and scale[j + 12], from the low bits up
+    bytes 108-109 d float16
+"""
+
+from libc.stdint cimport uint8_t
+
+from quantreg_kernels.abi cimport IMPORTANCE_NONE, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
+from quantreg_kernels.half cimport load_f16
+from quantreg_kernels.lanes cimport (
+    LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vf, vf_eq, vf_from_f16, vf_from_vi, vf_select, vf_set1, vf_store,
+    vi, vi_clamp, vi_f16, vi_load_u8, vi_nearest, vi_select, vi_set1, vi_trunc, vm,
+)
+from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
+from quantreg_kernels.search cimport largest, search_descent, search_symmetric, search_symmetric_exact, sum_of
+from quantreg_kquants._search cimport (
+    block_sigma2, error_weights, requantize, score_super_blocks, store_2bit,
+)
+
+cdef enum:
+    TYPE_ID = 11
+    BLOCK = 256
+    BYTES = 110
+
+cdef float VARIANCE = 2
+
+
+cdef inline void search_scales(const EncodeArgs *a, const Group *g, const vf *x, vf *q, vi *d, vi *scales) noexcept nogil:
+    """Both levels: per sub-block q in 0..7 and a scale in 0..63, and the float16 step d."""
+    cdef vf w[16]
+    cdef vf scale[16]
+    cdef vf total[16]
+    cdef vf level[16]
+    cdef vf peak, amax, inverse, sigma2
+    cdef vm zero
+    cdef int j
+    if a.importance_kind == IMPORTANCE_NONE:
+        for j in range(0, 16, 2):
+            search_descent(x + 16 * j, q + 16 * j, 16, 4, scale + j)
+        largest(scale, 16, &peak, &amax)
+        zero = vf_eq(peak, vf_set1(0))
+        inverse = vf_set1(-32) / peak
+        for j in range(16):  # the reference keeps the share in a byte before it cuts it
+            scales[j] = vi_clamp((vi_nearest(inverse * scale[j]) << 24) >> 24, -32, 31) + 32
+            scales[j] = vi_select(zero, vi_set1(0), scales[j])
+        d[0] = vi_f16(vf_select(zero, vf_set1(0), vf_set1(1) / inverse))
+        return
+    sigma2 = block_sigma2(x, VARIANCE)
+    for j in range(16):
+        error_weights(a, g, x + 16 * j, sigma2, 16 * j, 16, w)
+        total[j] = sum_of(w, 16)
+        scale[j] = search_symmetric(x + 16 * j, w, q + 16 * j, 16, 4)
+    d[0] = vi_f16(search_symmetric_exact(scale, total, level, 16, 32))
+    for j in range(16):
+        scales[j] = vi_trunc(level[j])
+
+
+cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
+    cdef Group g
+    cdef vf x[BLOCK]
+    cdef vf q[BLOCK]
+    cdef vi out[BLOCK]
+    cdef vi scales[16]
+    cdef vi packed[12]
+    cdef vi high[32]
+    cdef vi d
+    cdef vf df
+    cdef Py_ssize_t start = 0, bad
+    cdef int j, l
+    while fill_group(&g, a, start, BLOCK, BYTES):
+        lanes_load(x, g.src, 0, BLOCK)
+        search_scales(a, &g, x, q, &d, scales)
+        bad = keep_finite_rows(&g, d, d)
+        df = vf_from_f16(d)
+        for j in range(16):
+            requantize(x + 16 * j, q + 16 * j, 16, df * vf_from_vi(scales[j] - 32), vf_set1(0), -4, 3, out + 16 * j)
+        for j in range(8):
+            packed[j] = (scales[j] & 15) | ((scales[j + 8] & 15) << 4)
+        for j in range(4):
+            packed[8 + j] = ((scales[j] >> 4) | ((scales[j + 4] >> 4) << 2) | ((scales[j + 8] >> 4) << 4)
+                             | ((scales[j + 12] >> 4) << 6))
+        for l in range(32):
+            high[l] = vi_set1(0)
+            for j in range(8):
+                high[l] = high[l] | ((out[32 * j + l] >> 2) << j)
+                out[32 * j + l] = out[32 * j + l] & 3
+        lanes_store_bytes(g.dst, 0, high, 32, g.live)
+        store_2bit(&g, 32, out)
+        lanes_store_bytes(g.dst, 96, packed, 12, g.live)
+        lanes_store_u16(g.dst, 108, d, g.live)
+        if bad >= 0:
+            return bad
+        start += g.live
+    return a.n_rows
+
+
+cdef inline void unpack_scales(const uint8_t *p, float d, float *scales) noexcept nogil:
+    """d * (scale - 32) for the 12 bytes at p."""
+    cdef int j
+    for j in range(8):
+        scales[j] = d * <float>(((p[j] & 15) | (((p[8 + j % 4] >> (2 * (j // 4))) & 3) << 4)) - 32)
+        scales[j + 8] = d * <float>(((p[j] >> 4) | (((p[8 + j % 4] >> (2 * (j // 4) + 4)) & 3) << 4)) - 32)
+
+
+cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept nogil:
+    cdef float scales[16]
+    cdef const uint8_t *block
+    cdef float *out
+    cdef vf scale
+    cdef vi b, high
+    cdef Py_ssize_t row, k
+    cdef int c, h, i, j, l
+    for row in range(a.n_rows):
+        block = a.src + row * a.src_stride
+        out = a.dst + row * a.dst_stride
+        for k in range(a.n_cols // BLOCK):
+            unpack_scales(block + 96, load_f16(block + 108), scales)
+            for c in range(2):
+                for j in range(4):
+                    for h in range(2):
+                        scale = vf_set1(scales[8 * c + 2 * j + h])
+                        for i in range(16 // LANES):
+                            l = 16 * h + i * LANES
+                            b = (vi_load_u8(block + 32 + 32 * c + l) >> (2 * j)) & 3
+                            high = (vi_load_u8(block + l) >> (4 * c + j)) & 1
+                            vf_store(out + 128 * c + 32 * j + l, scale * vf_from_vi((b | (high << 2)) - 4))
+            block += BYTES
+            out += BLOCK
+    return a.n_rows
+
+
+cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept nogil:
+    return score_super_blocks(s, VARIANCE)
+
+
+cdef RowCodec row_codec
+codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows)

@@ -1,0 +1,123 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+"""Q6_K: super-blocks of 256 weights, 16 sub-blocks of 16, each with a signed 8-bit scale. 6.5625 bits a weight.
+
+    bytes 0-127   bits 0-3 of q: byte 64 * c + l holds weights 128 * c + l (low nibble) and + 64, for l in 0..63
+    bytes 128-191 bits 4-5: byte 32 * c + l holds weights 128 * c + l, + 32, + 64 and + 96, from the low bits up
+    bytes 192-207 scale[j], int8                          x = d * scale[j] * (q - 32)
+    bytes 208-209 d  float16
+"""
+
+from libc.stdint cimport int8_t, uint8_t
+from libc.string cimport memcpy
+
+from quantreg_kernels.abi cimport IMPORTANCE_NONE, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
+from quantreg_kernels.half cimport load_f16
+from quantreg_kernels.lanes cimport (
+    LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vf, vf_from_f16, vf_from_vi, vf_lt, vf_set1, vf_store, vi, vi_f16,
+    vi_load_u8, vi_min, vi_nearest, vi_select, vi_set1, vm, vm_any,
+)
+from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
+from quantreg_kernels.search cimport largest, search_symmetric
+from quantreg_kquants._search cimport requantize, store_2bit
+
+cdef enum:
+    TYPE_ID = 14
+    BLOCK = 256
+    BYTES = 210
+
+
+cdef inline void search_scales(const EncodeArgs *a, const Group *g, const vf *x, vf *q, vf *scale) noexcept nogil:
+    """Per sub-block q in 0..63 and a float scale. The importance is the error weight as it is; without any it is x^2."""
+    cdef vf w[16]
+    cdef int i, j
+    for j in range(0, BLOCK, 16):
+        if a.importance_kind == IMPORTANCE_NONE:
+            for i in range(16):
+                w[i] = x[j + i] * x[j + i]
+        else:
+            lanes_load(w, g.importance, j, 16)
+        scale[j // 16] = search_symmetric(x + j, w, q + j, 16, 32)
+
+
+cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
+    cdef Group g
+    cdef vf x[BLOCK]
+    cdef vf q[BLOCK]
+    cdef vi out[BLOCK]
+    cdef vi low[64]
+    cdef vf scale[16]
+    cdef vi scales[16]
+    cdef vi d
+    cdef vf df, peak, amax, inverse
+    cdef vm zero
+    cdef Py_ssize_t start = 0, bad
+    cdef int c, j, l
+    while fill_group(&g, a, start, BLOCK, BYTES):
+        lanes_load(x, g.src, 0, BLOCK)
+        search_scales(a, &g, x, q, scale)
+        largest(scale, 16, &peak, &amax)
+        zero = vf_lt(amax, vf_set1(<float>1e-15))  # then every byte is zero, and not q = 32
+        inverse = vf_set1(-128) / peak
+        d = vi_select(zero, vi_set1(0), vi_f16(vf_set1(1) / inverse))
+        bad = keep_finite_rows(&g, d, d)
+        df = vf_from_f16(d)
+        for j in range(16):
+            scales[j] = (vi_min(vi_nearest(inverse * scale[j]), vi_set1(127)) << 24) >> 24
+            scales[j] = vi_select(zero, vi_set1(0), scales[j])
+            requantize(x + 16 * j, q + 16 * j, 16, df * vf_from_vi(scales[j]), vf_set1(0), -32, 31, out + 16 * j)
+        if vm_any(zero):
+            for j in range(BLOCK):
+                out[j] = vi_select(zero, vi_set1(0), out[j])
+        for c in range(2):
+            for l in range(64):
+                low[l] = (out[128 * c + l] & 15) | ((out[128 * c + 64 + l] & 15) << 4)
+            lanes_store_bytes(g.dst, 64 * c, low, 64, g.live)
+        for j in range(BLOCK):
+            out[j] = out[j] >> 4
+        store_2bit(&g, 128, out)
+        for j in range(16):
+            scales[j] = scales[j] & 255
+        lanes_store_bytes(g.dst, 192, scales, 16, g.live)
+        lanes_store_u16(g.dst, 208, d, g.live)
+        if bad >= 0:
+            return bad
+        start += g.live
+    return a.n_rows
+
+
+cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept nogil:
+    cdef const uint8_t *block
+    cdef float *out
+    cdef float d
+    cdef vf scale
+    cdef vi b, high
+    cdef Py_ssize_t row, k
+    cdef int c, h, i, j, l
+    for row in range(a.n_rows):
+        block = a.src + row * a.src_stride
+        out = a.dst + row * a.dst_stride
+        for k in range(a.n_cols // BLOCK):
+            d = load_f16(block + 208)
+            for c in range(2):
+                for j in range(4):
+                    for h in range(2):
+                        scale = vf_set1(d * <float>(<const int8_t *>block)[192 + 8 * c + 2 * j + h])
+                        for i in range(16 // LANES):
+                            l = 16 * h + i * LANES
+                            b = (vi_load_u8(block + 64 * c + 32 * (j % 2) + l) >> (4 * (j // 2))) & 15
+                            high = (vi_load_u8(block + 128 + 32 * c + l) >> (2 * j)) & 3
+                            vf_store(out + 128 * c + 32 * j + l, scale * vf_from_vi((b | (high << 4)) - 32))
+            block += BYTES
+            out += BLOCK
+    return a.n_rows
+
+
+cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept nogil:
+    cdef Py_ssize_t row
+    for row in range(s.n_rows):
+        memcpy(s.dst + row * s.dst_stride, s.columns, s.n_cols * sizeof(float))
+    return s.n_rows
+
+
+cdef RowCodec row_codec
+codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows)
