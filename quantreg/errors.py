@@ -4,11 +4,13 @@ __all__ = [
     "CodecError",
     "GGUFFormatError",
     "ImportanceError",
+    "MetadataError",
     "NonFiniteError",
     "OutputError",
     "PlanError",
     "PluginError",
     "QuantregError",
+    "SafetensorsError",
     "ShapeError",
     "UnknownFileTypeError",
     "UnknownTypeError",
@@ -74,6 +76,10 @@ class CodecError(QuantregError):
     """A type cannot do what was asked: no encoder, or no importance where it is required."""
 
 
+class SafetensorsError(QuantregError, ValueError):
+    """A safetensors file or its index is damaged, or holds what GGUF has no type for."""
+
+
 class ShapeError(QuantregError, ValueError):
     """An array has the wrong shape, dtype or size."""
 
@@ -84,6 +90,10 @@ class NonFiniteError(QuantregError, ValueError):
 
 class ImportanceError(QuantregError, ValueError):
     """An importance matrix is damaged or does not fit the model."""
+
+
+class MetadataError(QuantregError, LookupError):
+    """A metadata key is not there, or a name for one is taken."""
 
 
 class PlanError(QuantregError):

@@ -23,7 +23,6 @@ _TYPE_OF_DTYPE = {
     "float64": 28,
     "bfloat16": 30,
 }
-_SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 
 
 class File(Mapping):
@@ -39,7 +38,7 @@ class File(Mapping):
         self.headers = gguf.read_shards(path, layout=layout_with_plugins)
         self.metadata = self.headers[0].metadata
         if len(self.headers) > 1:
-            self.metadata = self.metadata.without(_SPLIT_KEYS)
+            self.metadata = self.metadata.without(gguf.SPLIT_KEYS)
         self.warnings = [f"{header.path}: {text}" for header in self.headers for text in header.warnings]
         try:
             for header in self.headers:

@@ -62,6 +62,11 @@ class ImportanceMatrix:
         entries = self.entries
         return entries.spans[name].n_values if isinstance(entries, _FileEntries) else entries[name].size
 
+    def counts(self, name: str) -> tuple[int, ...] | None:
+        """How often each row of an entry was added to (0: never), None where that is not known. KeyError: no entry."""
+        entries = self.entries
+        return entries.spans[name].counts if isinstance(entries, _FileEntries) else None
+
     def row(self, name: str, n_cols: int, n_experts: int = 1) -> np.ndarray:
         """The entry of a tensor with rows of n_cols weights: float32 (n_cols,), or (n_experts, n_cols) if n_experts >
         1.

@@ -161,6 +161,13 @@ class Registry:
         self._load()
         return self._owners[qtype.name]
 
+    def hooks_of(self, plugin) -> list[str]:
+        """The names of the hooks that a plugin implements, in alphabetical order."""
+        self._load()
+        module = self._manager.get_plugin(f"{plugin.distribution}:{plugin.name}")
+        callers = self._manager.get_hookcallers(module) if module is not None else None
+        return sorted(caller.name for caller in callers or ())
+
     def find(self, key) -> QuantType | None:
         """The type of this name (any case), id or QuantType, or None."""
         if isinstance(key, QuantType):

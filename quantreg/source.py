@@ -4,10 +4,10 @@ import os
 import threading
 
 from quantreg import gguf
-from quantreg.errors import GGUFFormatError
+from quantreg.errors import GGUFFormatError, PlanError
 from quantreg.tensor import layout_with_plugins
 
-__all__ = ["Source"]
+__all__ = ["DataFile", "Source", "open_source", "stamp_of"]
 
 
 class Source:
@@ -30,13 +30,18 @@ class Source:
             for shard, header in enumerate(self.headers)
             for info in header.tensors
         }
-        self._files = []
+        self._files, self._by_path = [], {}
+
+    def place(self, info) -> tuple[int, int]:
+        """(number of the file in ``paths``, position of the tensor's data in it)."""
+        return self._place[info.name]
 
     def __enter__(self):
         self._files = []
         try:
             for path in self.paths:
-                self._files.append(_File(path))
+                self._files.append(DataFile(path))
+            self._by_path = {os.path.abspath(file.path): file for file in self._files}
         except BaseException:
             self.__exit__()
             raise
@@ -45,7 +50,11 @@ class Source:
     def __exit__(self, *exception):
         for file in self._files:
             file.close()
-        self._files = []
+        self._files, self._by_path = [], {}
+
+    def file(self, path) -> "DataFile":
+        """The open file of this absolute path, one of ``paths``."""
+        return self._by_path[path]
 
     def read_into(self, info, offset, buffer) -> None:
         """Fill the writable buffer with the bytes of a tensor from `offset` on.
@@ -53,25 +62,53 @@ class Source:
         GGUFFormatError "tensor-past-end" if the file has shrunk since its header was read.
         """
         shard, start = self._place[info.name]
+        self._files[shard].read_into(start + offset, buffer, info.name)
+
+
+def open_source(path, names=None):
+    """The model at path: a GGUF file, any shard of one, a safetensors file or the index of several.
+
+    ``names`` maps the names of a safetensors file to GGUF's, see `safetensors.SafetensorsSource`.
+    """
+    if os.fspath(path).endswith((".safetensors", ".safetensors.index.json")):
+        from quantreg.safetensors import SafetensorsSource
+
+        return SafetensorsSource(path, names)
+    if names is not None:
+        raise PlanError(f"{os.fspath(path)}: names are for safetensors files, tensors of a GGUF file have theirs")
+    return Source(path)
+
+
+def stamp_of(path) -> tuple[int, int]:
+    """(size, time of the last change in ns): tells whether a file is still the one it was."""
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns
+
+
+class DataFile:
+    """An open file that threads read from at once. With ``stamp`` it must still be the file that it was then."""
+
+    def __init__(self, path, stamp=None):
+        if stamp is not None and stamp_of(path) != tuple(stamp):
+            raise GGUFFormatError("source-changed", "the file has changed since the run began", path=path)
+        self.path = path
+        self._lock = threading.Lock()
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+
+    def read_into(self, position, buffer, name) -> None:
+        """Fill the buffer from this position on; ``name`` is the tensor, for messages."""
         view = memoryview(buffer).cast("B")
-        position = start + offset
         while view:
-            count = self._files[shard].read_at(view, position)
+            count = self._read_at(view, position)
             if count == 0:
                 raise GGUFFormatError(
-                    "tensor-past-end", f"data of tensor {info.name!r}: the file has shrunk while it was read",
-                    offset=position, field=info.name, path=self.paths[shard],
+                    "tensor-past-end", f"data of tensor {name!r}: the file has shrunk while it was read",
+                    offset=position, field=name, path=self.path,
                 )  # fmt: skip
             view = view[count:]
             position += count
 
-
-class _File:
-    def __init__(self, path):
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
-        self._lock = threading.Lock()
-
-    def read_at(self, view, position):
+    def _read_at(self, view, position):
         if hasattr(os, "preadv"):
             return os.preadv(self._file.fileno(), [view], position)
         with self._lock:  # where there is no pread, reading moves a position that threads share
@@ -80,3 +117,7 @@ class _File:
 
     def close(self):
         self._file.close()
+
+    def __del__(self):
+        if hasattr(self, "_file"):
+            self.close()

@@ -43,8 +43,8 @@ def load_codec(module: str, codec: str, level: str | None = None):
 
     package = module.rpartition(".")[0] or module
     wanted = (level,) if level else usable_levels()
+    built = tuple(name for name in LEVELS if util.find_spec(f"{package}.{codec}_{name}") is not None)
     for name in reversed(wanted):
-        full = f"{package}.{codec}_{name}"
-        if util.find_spec(full) is not None:
-            return Codec(import_module(full).codec, name)
+        if name in built:
+            return Codec(import_module(f"{package}.{codec}_{name}").codec, name, built)
     raise ImportError(f"{package}.{codec} was not built for the CPU level {' or '.join(wanted)}: reinstall {package}")

@@ -62,7 +62,8 @@ cdef class Codec:
     """A compiled codec: rows in, rows out. Made by `load_codec`; holds the capsule alive.
 
     ``type_id``, ``block_size``, ``type_size`` and ``row_header_size`` come from the codec's own struct, so that the
-    host can hold them against the plugin's QuantType. ``level`` is the CPU level it was compiled for.
+    host can hold them against the plugin's QuantType. ``level`` is the CPU level it was compiled for, ``built`` are all
+    levels that there are of it, ``abi`` is the ABI number it was built for.
     """
 
     cdef object capsule
@@ -71,10 +72,12 @@ cdef class Codec:
     cdef object lock
     cdef bint prepared
     cdef readonly str level
+    cdef readonly tuple built
+    cdef readonly int abi
     cdef readonly int type_id
     cdef readonly Py_ssize_t block_size, type_size, row_header_size
 
-    def __init__(self, capsule, str level="base"):
+    def __init__(self, capsule, str level="base", tuple built=("base",)):
         if not PyCapsule_IsValid(capsule, "quantreg.RowCodec"):
             raise TypeError("the codec module's `codec` is not a quantreg.RowCodec capsule: end the .pyx with "
                             "codec = codec_capsule(...)")
@@ -91,6 +94,8 @@ cdef class Codec:
         if self.c.block_size <= 0 or self.c.type_size <= 0 or self.c.row_header_size < 0:
             raise ValueError("codec has an empty block")
         self.level = level
+        self.built = built
+        self.abi = self.c.abi_major
         self.type_id = self.c.type_id
         self.block_size = self.c.block_size
         self.type_size = self.c.type_size

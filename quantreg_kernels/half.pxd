@@ -69,3 +69,16 @@ cdef inline uint16_t f32_to_bf16(float f) noexcept nogil:
     if (bits & 0x7fffffff) > 0x7f800000:
         return <uint16_t>((bits >> 16) | 64)
     return <uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)
+
+
+cdef inline float half_e8m0_to_f32(uint8_t e) noexcept nogil:
+    """2^(e - 128), half of what e8m0 stands for, so that 255 fits. No value is a NaN here."""
+    return float_from_bits(<uint32_t>(e - 1) << 23 if e > 1 else <uint32_t>0x00200000 << e)
+
+
+cdef inline float ue4m3_to_f32(uint8_t e) noexcept nogil:
+    """Four bits of exponent, three of mantissa, placed where float32 has them and rescaled by 2^120, which is exact for
+    subnormal values too. The sign bit is ignored. As ggml reads them 127, the format's NaN, is 0, and 255 is 480."""
+    if e == 127:
+        return 0
+    return float_from_bits(<uint32_t>(e & 127) << 20) * float_from_bits((127 + 120) << 23)

@@ -91,6 +91,19 @@ LANE_FN vi vi_load_u16(const uint16_t *p) {
 #endif
 }
 
+/* 16 signed bytes to 16 / LANES vectors */
+LANE_FN void vi_load_i8x16(vi *v, const uint8_t *p) {
+#if LANES == 4 && defined(__SSE2__)
+    __m128i b; memcpy(&b, p, 16);
+    __m128i z = _mm_setzero_si128(), lo = _mm_unpacklo_epi8(z, b), hi = _mm_unpackhi_epi8(z, b);
+    v[0] = (vi)_mm_unpacklo_epi16(z, lo) >> 24;
+    v[1] = (vi)_mm_unpackhi_epi16(z, lo) >> 24;
+    v[2] = (vi)_mm_unpacklo_epi16(z, hi) >> 24;
+    v[3] = (vi)_mm_unpackhi_epi16(z, hi) >> 24;
+#else
+    for (int i = 0; i < 16 / LANES; i++) v[i] = vi_load_i8((const int8_t *)p + LANES * i);
+#endif
+}
 /* The reverse: 16 integers of 0..255 (u8) or -128..127 (i8), in 16 / LANES vectors, to 16 bytes */
 LANE_FN void vi_store_u8x16(uint8_t *p, const vi *v) {
 #if LANES == 16
@@ -129,6 +142,39 @@ LANE_FN void vi_store_i16(uint8_t *p, vi v) {
     int64_t b = _mm_cvtsi128_si64(_mm_packs_epi32((__m128i)v, (__m128i)v)); memcpy(p, &b, 8);
 #else
     for (int i = 0; i < LANES; i++) { int16_t b = (int16_t)v[i]; memcpy(p + 2 * i, &b, 2); }
+#endif
+}
+
+/* lanes 1 and up of a, then lane 0 of b */
+LANE_FN vi vi_next(vi a, vi b) {
+#if LANES == 16
+    return (vi)_mm512_alignr_epi32((__m512i)b, (__m512i)a, 1);
+#elif LANES == 8
+    return __builtin_shufflevector(a, b, 1, 2, 3, 4, 5, 6, 7, 8);
+#else
+    return __builtin_shufflevector(a, b, 1, 2, 3, 4);
+#endif
+}
+
+/* 16 bytes as four words, for taking bit fields out of all of them at once: & | << >> work on the words, so mask after a
+ * shift; then widened to 16 / LANES vectors of 0..255. */
+typedef uint32_t vb __attribute__((vector_size(16), may_alias));
+LANE_FN vb vb_load(const uint8_t *p) { vb b; memcpy(&b, p, 16); return b; }
+LANE_FN void vi_from_vb(vi *v, vb b) {
+#if LANES == 16
+    v[0] = (vi)_mm512_cvtepu8_epi32((__m128i)b);
+#elif LANES == 8
+    v[0] = (vi)_mm256_cvtepu8_epi32((__m128i)b);
+    v[1] = (vi)_mm256_cvtepu8_epi32(_mm_unpackhi_epi64((__m128i)b, (__m128i)b));
+#elif defined(__SSE2__)
+    __m128i z = _mm_setzero_si128(), lo = _mm_unpacklo_epi8((__m128i)b, z), hi = _mm_unpackhi_epi8((__m128i)b, z);
+    v[0] = (vi)_mm_unpacklo_epi16(lo, z);
+    v[1] = (vi)_mm_unpackhi_epi16(lo, z);
+    v[2] = (vi)_mm_unpacklo_epi16(hi, z);
+    v[3] = (vi)_mm_unpackhi_epi16(hi, z);
+#else
+    uint8_t p[16]; memcpy(p, &b, 16);
+    for (int i = 0; i < 16; i++) v[i / LANES][i % LANES] = p[i];
 #endif
 }
 
@@ -178,6 +224,20 @@ LANE_FN vm vm_from_bits(unsigned bits) { /* the reverse of vm_bits; higher bits 
     vi lane;
     for (int i = 0; i < LANES; i++) lane[i] = 1 << i;
     return (vi_set1((int32_t)bits) & lane) == lane;
+#endif
+}
+LANE_FN vi vi_count(vi v, vm m) { /* v, plus 1 where m */
+#if LANES == 16
+    return (vi)_mm512_mask_add_epi32((__m512i)v, m, (__m512i)v, _mm512_set1_epi32(1));
+#else
+    return v - m;
+#endif
+}
+LANE_FN vi vi_add_where(vm m, vi a, vi b) { /* a + b where m, else a */
+#if LANES == 16
+    return (vi)_mm512_mask_add_epi32((__m512i)a, m, (__m512i)a, (__m512i)b);
+#else
+    return a + (b & m);
 #endif
 }
 LANE_FN vm vf_gt(vf a, vf b) { return vf_lt(b, a); }
@@ -265,13 +325,120 @@ LANE_FN vi vi_trunc(vf v) {
 
 /* Round to nearest, ties to even, by adding 1.5 * 2^23: the integer sits in the low mantissa bits. vi_nearest keeps the
  * bit trick's result for any input, also beyond +-2^22 where it is no longer the rounded value, since ggml's files hold
- * it. vf_nearest is the same value as a float and holds for |v| < 2^22 only. */
+ * it. vf_nearest is the same value as a float, holds for |v| < 2^22 only, and may be -0.0 at one level and 0.0 at another. */
 LANE_FN vi vi_nearest(vf v) { return ((vi)(v + 12582912.0f) & 0x007fffff) - 0x00400000; }
-LANE_FN vf vf_nearest(vf v) { return (v + 12582912.0f) - 12582912.0f; }
+/* The same in one instruction where there is one, for |v| < 2^22 only. */
+LANE_FN vi vi_rint(vf v) {
+#if LANES == 16
+    return (vi)_mm512_cvtps_epi32((__m512)v);
+#elif LANES == 8
+    return (vi)_mm256_cvtps_epi32((__m256)v);
+#elif defined(__SSE2__)
+    return (vi)_mm_cvtps_epi32((__m128)v);
+#else
+    return vi_nearest(v);
+#endif
+}
+LANE_FN vf vf_nearest(vf v) {
+#if LANES == 16
+    return (vf)_mm512_roundscale_ps((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif LANES == 8
+    return (vf)_mm256_round_ps((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    return (v + 12582912.0f) - 12582912.0f;
+#endif
+}
 /* Round to nearest, ties away from zero, as C's roundf, for |v| < 2^23: the largest float below 0.5 is added, because 0.5
  * itself would carry 0.49999997 over to 1. */
 LANE_FN vi vi_roundf(vf v) { return vi_trunc(v + (vf)(((vi)v & (int32_t)0x80000000) | 0x3effffff)); }
 LANE_FN vf vf_roundf(vf v) { return (vf)((vi)vf_from_vi(vi_roundf(v)) | ((vi)v & (int32_t)0x80000000)); }
+
+/* ---- small codes to values ---- */
+
+/* lane l = element index[l] & 15 of a table of 16 floats */
+LANE_FN vf vf_lookup16(const vf *table, vi index) {
+#if LANES == 16
+    return (vf)_mm512_permutexvar_ps((__m512i)index, (__m512)table[0]);
+#elif LANES == 8
+    __m256 lo = _mm256_permutevar8x32_ps((__m256)table[0], (__m256i)index);
+    __m256 hi = _mm256_permutevar8x32_ps((__m256)table[1], (__m256i)index);
+    return (vf)_mm256_blendv_ps(lo, hi, (__m256)(index << 28));
+#else
+    const float *t = (const float *)table;
+    return (vf){t[index[0] & 15], t[index[1] & 15], t[index[2] & 15], t[index[3] & 15]};
+#endif
+}
+/* lane l = element index[l] & 7 of a table of 8 floats, which must be repeated to fill 16 */
+LANE_FN vf vf_lookup8(const vf *table, vi index) {
+#if LANES == 8
+    return (vf)_mm256_permutevar8x32_ps((__m256)table[0], (__m256i)index);
+#else
+    return vf_lookup16(table, index);
+#endif
+}
+/* lane l = element index[l] & 3 of a table of 4 floats, which must be repeated to fill the vector */
+LANE_FN vf vf_lookup4(vf table, vi index) {
+#if LANES == 16
+    return (vf)_mm512_permutevar_ps((__m512)table, (__m512i)index);
+#elif LANES == 8
+    return (vf)_mm256_permutevar_ps((__m256)table, (__m256i)index);
+#else
+    vf even = __builtin_shufflevector(table, table, 0, 0, 0, 0), odd = __builtin_shufflevector(table, table, 1, 1, 1, 1);
+    vf even2 = __builtin_shufflevector(table, table, 2, 2, 2, 2), odd2 = __builtin_shufflevector(table, table, 3, 3, 3, 3);
+    vi low = (index << 31) >> 31, high = (index << 30) >> 31;
+    return vf_select(high, vf_select(low, odd2, even2), vf_select(low, odd, even));
+#endif
+}
+/* lane l = base[index[l]] */
+LANE_FN vi vi_gather(const int32_t *base, vi index) {
+#if LANES == 16
+    return (vi)_mm512_i32gather_epi32((__m512i)index, base, 4);
+#elif LANES == 8
+    return (vi)_mm256_i32gather_epi32(base, (__m256i)index, 4);
+#else
+    return (vi){base[index[0]], base[index[1]], base[index[2]], base[index[3]]};
+#endif
+}
+/* v with the sign of lane l flipped where bit l is set; higher bits are ignored */
+LANE_FN vf vf_flip(vf v, uint32_t bits) {
+#if LANES == 16
+    return (vf)_mm512_mask_xor_epi32((__m512i)v, (__mmask16)bits, (__m512i)v, _mm512_set1_epi32((int32_t)0x80000000));
+#elif LANES == 8
+    __m256i up = _mm256_sllv_epi32(_mm256_set1_epi32((int32_t)bits), _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24));
+    return (vf)((vi)v ^ ((vi)up & (int32_t)0x80000000));
+#else
+    vi bit = {1, 2, 4, 8};
+    return (vf)((vi)v ^ (((vi_set1((int32_t)bits) & bit) == bit) << 31));
+#endif
+}
+/* LANES / 4 runs of four floats */
+LANE_FN vf vf_load_fours(const float *const *p) {
+#if LANES == 16
+    __m256 lo = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[0])), _mm_loadu_ps(p[1]), 1);
+    __m256 hi = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[2])), _mm_loadu_ps(p[3]), 1);
+    return (vf)_mm512_insertf32x8(_mm512_castps256_ps512(lo), hi, 1);
+#elif LANES == 8
+    return (vf)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[0])), _mm_loadu_ps(p[1]), 1);
+#else
+    return vf_load(p[0]);
+#endif
+}
+/* lane l = bits 2 * l and 2 * l + 1; higher bits are ignored */
+LANE_FN vi vi_spread2(uint32_t bits) {
+    vi v = vi_set1((int32_t)bits);
+#if LANES == 16
+    return (vi)_mm512_srlv_epi32((__m512i)v, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)) & 3;
+#elif LANES == 8
+    return (vi)_mm256_srlv_epi32((__m256i)v, _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14)) & 3;
+#elif defined(__SSE2__)
+    /* no shift by lane: isolate the two bits, then multiply them up to bits 6 and 7 */
+    __m128i only = _mm_and_si128((__m128i)v, _mm_setr_epi32(3, 12, 48, 192));
+    return (vi)_mm_mullo_epi16(only, _mm_setr_epi32(64, 16, 4, 1)) >> 6;
+#else
+    vi w = {v[0], v[0] >> 2, v[0] >> 4, v[0] >> 6};
+    return w & 3;
+#endif
+}
 
 /* ---- half precision: the low 16 bits of each lane ---- */
 
@@ -326,7 +493,9 @@ LANE_FN vf vf_set1_f16(const uint8_t *p) {
 #elif LANES == 8
     return (vf)_mm256_cvtph_ps(_mm_set1_epi16((int16_t)h));
 #else
-    return vf_from_f16(vi_set1(h));
+    if ((h & 0x7c00) == 0x7c00) return vf_from_f16(vi_set1(h));
+    int32_t rest = (h & 0x7fff) << 13, scale = (127 + 112) << 23; /* as in vf_from_f16; the scale brings the sign */
+    return (vf)vi_set1(rest) * (vf)vi_set1(h & 0x8000 ? scale | INT32_MIN : scale);
 #endif
 }
 LANE_FN void vf_store_f16(uint8_t *p, vf v) {
@@ -428,11 +597,45 @@ LANE_FN vf lanes_extreme_(const vf *rows, int largest) {
 LANE_FN vf lanes_max(const vf *rows) { return lanes_extreme_(rows, 1); }
 LANE_FN vf lanes_min(const vf *rows) { return lanes_extreme_(rows, 0); }
 
+LANE_FN float vf_reduce_max(vf v) { /* the largest element */
+#if LANES == 16
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+#if LANES == 8
+    v = vf_max(v, (vf)_mm256_permute2f128_ps((__m256)v, (__m256)v, 0x01));
+    v = vf_max(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5));
+    v = vf_max(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6));
+#else
+    v = vf_max(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
+    v = vf_max(v, __builtin_shufflevector(v, v, 1, 0, 3, 2));
+#endif
+    return v[0];
+#endif
+}
+
+LANE_FN float vf_reduce_min(vf v) { /* the smallest element */
+#if LANES == 16
+    v = vf_min(v, (vf)_mm512_shuffle_f32x4((__m512)v, (__m512)v, 0x4e));
+    v = vf_min(v, (vf)_mm512_shuffle_f32x4((__m512)v, (__m512)v, 0xb1));
+    v = vf_min(v, (vf)_mm512_permute_ps((__m512)v, 0x4e));
+    v = vf_min(v, (vf)_mm512_permute_ps((__m512)v, 0xb1));
+#elif LANES == 8
+    v = vf_min(v, (vf)_mm256_permute2f128_ps((__m256)v, (__m256)v, 0x01));
+    v = vf_min(v, (vf)_mm256_permute_ps((__m256)v, 0x4e));
+    v = vf_min(v, (vf)_mm256_permute_ps((__m256)v, 0xb1));
+#else
+    v = vf_min(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
+    v = vf_min(v, __builtin_shufflevector(v, v, 1, 0, 3, 2));
+#endif
+    return v[0];
+}
+LANE_FN int lowest_bit(unsigned bits) { return __builtin_ctz(bits); } /* of vm_bits: the first lane; bits is not 0 */
+
 /* out[j] lane l = src[l][offset + j] for j < n; n is a multiple of 16. */
 LANE_FN void lanes_load(vf *out, const float *const *src, intptr_t offset, int n) {
     for (int j = 0; j < n; j += LANES) {
         vi rows[LANES];
-        for (int l = 0; l < LANES; l++) memcpy(&rows[l], src[l] + offset + j, sizeof(vi));
+        for (int l = 0; l < LANES; l++) rows[l] = (vi)vf_load(src[l] + offset + j);
         vi_transpose((vi *)out + j, rows);
     }
 }
@@ -442,8 +645,32 @@ LANE_FN void lanes_store(uint8_t *const *dst, intptr_t offset, const vf *in, int
     for (int j = 0; j < n; j += LANES) {
         vi rows[LANES];
         vi_transpose(rows, (const vi *)in + j);
-        for (int l = 0; l < live; l++) memcpy(dst[l] + 4 * (offset + j), &rows[l], sizeof(vi));
+        for (int l = 0; l < live; l++) vi_store((int32_t *)(dst[l] + 4 * (offset + j)), rows[l]);
     }
+}
+
+/* Four words of each lane side by side: the s-th 16 bytes of quads[k] are lane 4 * s + k. */
+LANE_FN void lanes_quads_(vi *quads, const vi *w) {
+#if LANES == 16
+    __m512i a = _mm512_unpacklo_epi32((__m512i)w[0], (__m512i)w[1]), b = _mm512_unpackhi_epi32((__m512i)w[0], (__m512i)w[1]);
+    __m512i c = _mm512_unpacklo_epi32((__m512i)w[2], (__m512i)w[3]), d = _mm512_unpackhi_epi32((__m512i)w[2], (__m512i)w[3]);
+    quads[0] = (vi)_mm512_unpacklo_epi64(a, c), quads[1] = (vi)_mm512_unpackhi_epi64(a, c);
+    quads[2] = (vi)_mm512_unpacklo_epi64(b, d), quads[3] = (vi)_mm512_unpackhi_epi64(b, d);
+#elif LANES == 8
+    __m256i a = _mm256_unpacklo_epi32((__m256i)w[0], (__m256i)w[1]), b = _mm256_unpackhi_epi32((__m256i)w[0], (__m256i)w[1]);
+    __m256i c = _mm256_unpacklo_epi32((__m256i)w[2], (__m256i)w[3]), d = _mm256_unpackhi_epi32((__m256i)w[2], (__m256i)w[3]);
+    quads[0] = (vi)_mm256_unpacklo_epi64(a, c), quads[1] = (vi)_mm256_unpackhi_epi64(a, c);
+    quads[2] = (vi)_mm256_unpacklo_epi64(b, d), quads[3] = (vi)_mm256_unpackhi_epi64(b, d);
+#else
+    vi_transpose(quads, w);
+#endif
+}
+
+/* One lane, opaque to the compiler: it would turn a loop of stores into scatter instructions, which are slower. */
+LANE_FN int32_t lane_word_(vi v, int l) {
+    int32_t w = v[l];
+    __asm__("" : "+r"(w));
+    return w;
 }
 
 /* 4 * n bytes to each of the first `live` lanes: dst[l] + offset receives lane l of words[0], words[1] ... */
@@ -452,11 +679,16 @@ LANE_FN void lanes_store_words(uint8_t *const *dst, intptr_t offset, const vi *w
     for (; j + LANES <= n; j += LANES) {
         vi rows[LANES];
         vi_transpose(rows, words + j);
-        for (int l = 0; l < live; l++) memcpy(dst[l] + offset + 4 * j, &rows[l], sizeof(vi));
+        for (int l = 0; l < live; l++) vi_store((int32_t *)(dst[l] + offset + 4 * j), rows[l]);
+    }
+    for (; j + 4 <= n; j += 4) {
+        vi quads[4];
+        lanes_quads_(quads, words + j);
+        for (int l = 0; l < live; l++) memcpy(dst[l] + offset + 4 * j, (const char *)&quads[l % 4] + 16 * (l / 4), 16);
     }
     for (; j < n; j++)
         for (int l = 0; l < live; l++) {
-            int32_t w = words[j][l];
+            int32_t w = lane_word_(words[j], l);
             memcpy(dst[l] + offset + 4 * j, &w, 4);
         }
 }

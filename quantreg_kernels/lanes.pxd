@@ -1,6 +1,6 @@
 """Vector lanes for codecs: see lanes.h for what each function does exactly."""
 
-from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t
+from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t
 
 
 cdef extern from "quantreg_kernels/lanes.h" nogil:
@@ -13,6 +13,7 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
     ctypedef float vf
     ctypedef int vi
     ctypedef int vm
+    ctypedef unsigned int vb
 
     vf vf_set1(float a)
     vi vi_set1(int32_t a)
@@ -28,9 +29,13 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
     vi vi_load_u8(const uint8_t *p)
     vi vi_load_i8(const int8_t *p)
     vi vi_load_u16(const uint16_t *p)
+    void vi_load_i8x16(vi *v, const uint8_t *p)
     void vi_store_u8x16(uint8_t *p, const vi *v)
     void vi_store_i8x16(uint8_t *p, const vi *v)
     void vi_store_i16(uint8_t *p, vi v)
+    vi vi_next(vi a, vi b)
+    vb vb_load(const uint8_t *p)
+    void vi_from_vb(vi *v, vb b)
 
     vm vf_lt(vf a, vf b)
     vm vf_le(vf a, vf b)
@@ -46,6 +51,8 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
     vm vm_and(vm a, vm b)
     vm vm_or(vm a, vm b)
     vm vm_not(vm a)
+    vi vi_count(vi v, vm m)
+    vi vi_add_where(vm m, vi a, vi b)
     unsigned int vm_bits(vm m)
     vm vm_from_bits(unsigned int bits)
     bint vm_any(vm m)
@@ -63,9 +70,18 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
     vf vf_from_vi(vi v)
     vi vi_trunc(vf v)
     vi vi_nearest(vf v)
+    vi vi_rint(vf v)
     vf vf_nearest(vf v)
     vf vf_roundf(vf v)
     vi vi_roundf(vf v)
+
+    vf vf_lookup16(const vf *table, vi index)
+    vf vf_lookup8(const vf *table, vi index)
+    vf vf_lookup4(vf table, vi index)
+    vi vi_gather(const int32_t *base, vi index)
+    vf vf_flip(vf v, uint32_t bits)
+    vf vf_load_fours(const float *const *p)
+    vi vi_spread2(uint32_t bits)
 
     vf vf_from_f16(vi h)
     vi vi_f16(vf v)
@@ -74,6 +90,9 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
     void vf_store_f16(uint8_t *p, vf v)
 
     void vi_transpose(vi *out, const vi *src)
+    float vf_reduce_max(vf v)
+    float vf_reduce_min(vf v)
+    int lowest_bit(unsigned int bits)
     vf lanes_max(const vf *rows)
     vf lanes_min(const vf *rows)
     void lanes_load(vf *out, const float *const *src, Py_ssize_t offset, int n)

@@ -150,33 +150,43 @@ cdef inline vf search_min(const vf *x, const vf *w, vf *q, int n, int nmax, floa
     return vf_select(flat, vf_set1(0), scale)
 
 
-cdef inline vf round_signed(vf v, int nmax, bint exact) noexcept nogil:
-    """v rounded and clamped to -nmax..nmax - 1; exact as in round_into."""
+cdef inline vf round_signed(vf v, int nmax, bint exact, bint from_above=True, bint from_below=True) noexcept nogil:
+    """v rounded and clamped to -nmax..nmax - 1; exact as in round_into. from_above and from_below: whether that side of
+    the clamp can be needed."""
     if exact:
         return vf_from_vi(vi_clamp(vi_nearest(v), -nmax, nmax - 1))
-    return vf_max(vf_min(vf_nearest(v), vf_set1(<float>(nmax - 1))), vf_set1(<float>-nmax))
+    v = vf_nearest(v)
+    if from_above:
+        v = vf_min(v, vf_set1(<float>(nmax - 1)))
+    if from_below:
+        v = vf_max(v, vf_set1(<float>-nmax))
+    return v
 
 
 cdef inline vf symmetric(const vf *x, const vf *w, vf *q, int n, int nmax, bint exact) noexcept nogil:
-    cdef vf peak, amax, inverse, best_inverse, scale, best, sum_lx, sum_l2, l, wl
+    cdef vf wx[32]
+    cdef vf peak, amax, inverse, best_inverse, scale, best, sum_lx, sum_l2, l
     cdef vm dead, better
-    cdef int j, k
+    cdef int j, k, offset
     largest(x, n, &peak, &amax)
     dead = vf_lt(amax, vf_set1(<float>1e-15))
     peak = vf_select(dead, vf_set1(1), peak)
     scale = vf_set1(0)
     best = vf_set1(0)
     best_inverse = vf_set1(0)
+    for j in range(n):
+        wx[j] = w[j] * x[j]
     for k in range(19):
         # the plain rounding first, then 0.1 steps from -9 to 9 without 0
-        inverse = vf_set1(-(<float>nmax + <float>0.1 * <float>(0 if k == 0 else k - 10 if k < 10 else k - 9))) / peak
+        offset = 0 if k == 0 else k - 10 if k < 10 else k - 9
+        inverse = vf_set1(-(<float>nmax + <float>0.1 * <float>offset)) / peak
         sum_lx = vf_set1(0)
         sum_l2 = vf_set1(0)
         for j in range(n):
-            l = round_signed(inverse * x[j], nmax, exact)
-            wl = w[j] * l
-            sum_lx = sum_lx + w[j] * x[j] * l
-            sum_l2 = sum_l2 + wl * l
+            # |inverse * x| is at most nmax + offset / 10, so -0.6 rounds to nmax - 1 and 0.4 to nmax
+            l = round_signed(inverse * x[j], nmax, exact, offset > -6, offset > 4)
+            sum_lx = sum_lx + wx[j] * l
+            sum_l2 = sum_l2 + w[j] * l * l
         if k == 0:
             scale = vf_select(vf_ne(sum_l2, vf_set1(0)), sum_lx / sum_l2, vf_set1(0))
             best = scale * sum_lx
@@ -277,69 +287,71 @@ cdef inline vf search_positive(const vf *x, const vf *w, vf *q, int n, int nmax)
     return vf_select(dead, vf_set1(0), moved)
 
 
-cdef inline vm surely(vf p, vf q, vf slx, int nmax) noexcept nogil:
-    cdef vf d = p - q * slx
-    cdef vf h = vf_set1(<float>0.49) * slx
-    return vm_and(vm_or(vf_gt(d, -h), vf_eq(q, vf_set1(<float>-nmax))), vm_or(vf_lt(d, h), vf_eq(q, vf_set1(<float>(nmax - 1)))))
+# What search_descent knows of one q in each lane: its terms in the two sums, and between what it stays.
+cdef struct Standing:
+    vf wxq
+    vf wqq
+    vf lo
+    vf hi
 
 
-cdef inline void search_descent(const vf *x, vf *q, int n, int nmax, vf *scale) noexcept nogil:
-    """As search_symmetric with error weights x * x, but one rounding, then up to 5 rounds of improving one q at a time."""
-    cdef vf wx[4 * 32]
-    cdef vf sum_lx[4]
-    cdef vf sum_l2[4]
-    cdef vf slx[4]
-    cdef vf sl2[4]
-    cdef vf xl2[4]
-    cdef vf peak, amax, inverse, l, w
-    cdef vm dead, better, stay
-    cdef vm changed
-    cdef vm off[4]
-    cdef int i, j, k, p
-    for p in range(2):
-        largest(x + p * n, n, &peak, &amax)
-        off[p] = dead = vf_lt(amax, vf_set1(<float>1e-15))
-        peak = vf_select(dead, vf_set1(1), peak)
-        inverse = vf_set1(<float>-nmax) / peak
-        sum_lx[p] = vf_set1(0)
-        sum_l2[p] = vf_set1(0)
-        for j in range(p * n, p * n + n):
-            l = round_signed(inverse * x[j], nmax, False)
-            q[j] = l
-            w = x[j] * x[j]
-            wx[j] = w * x[j]
-            sum_lx[p] = sum_lx[p] + wx[j] * l
-            sum_l2[p] = sum_l2[p] + w * l * l
+cdef inline Standing standing(vf x, vf q, int nmax) noexcept nogil:
+    cdef Standing s
+    cdef vf w = x * x
+    s.wxq = w * x * q
+    s.wqq = w * q * q
+    s.lo = vf_select(vf_gt(q, vf_set1(<float>-nmax)), q - vf_set1(<float>0.49999), vf_set1(<float>-1e30))
+    s.hi = vf_select(vf_lt(q, vf_set1(<float>(nmax - 1))), q + vf_set1(<float>0.49999), vf_set1(<float>1e30))
+    return s
+
+
+cdef inline vf search_descent(const vf *x, vf *q, int n, int nmax) noexcept nogil:
+    """As search_symmetric with error weights x * x, but one rounding, then up to 5 rounds of improving one q at a time.
+
+    Few steps change a q. That none does is seen without the division: x * sl2 / slx rounds to q where x * sl2 lies between
+    lo * slx and hi * slx. Their rounding errors are a millionth of slx, and 0.49999 leaves ten times that; products below
+    the normal range would not, hence 1e-36.
+    """
+    cdef Standing at[32]
+    cdef vf peak, amax, inverse, sum_lx, sum_l2, l, w, slx, sl2, xl2
+    cdef vm dead, better, stay, moves
+    cdef int j, k
+    cdef bint changed
+    largest(x, n, &peak, &amax)
+    dead = vf_lt(amax, vf_set1(<float>1e-15))
+    peak = vf_select(dead, vf_set1(1), peak)
+    inverse = vf_set1(<float>-nmax) / peak
+    sum_lx = vf_set1(0)
+    sum_l2 = vf_set1(0)
+    for j in range(n):
+        q[j] = round_signed(inverse * x[j], nmax, False)
+        at[j] = standing(x[j], q[j], nmax)
+        sum_lx = sum_lx + at[j].wxq
+        sum_l2 = sum_l2 + at[j].wqq
     for k in range(5):
-        changed = vf_lt(vf_set1(0), vf_set1(0))
-        for i in range(n):
-            stay = vm_not(vf_lt(vf_set1(0), vf_set1(0)))
-            for p in range(2):
-                j = p * n + i
-                slx[p] = sum_lx[p] - wx[j] * q[j]
-                sl2[p] = sum_l2[p] - x[j] * x[j] * q[j] * q[j]
-                xl2[p] = x[j] * sl2[p]
-                l = vf_select(vf_gt(slx[p], vf_set1(<float>1e-36)), slx[p], vf_set1(0))
-                stay = vm_and(stay, vm_or(surely(xl2[p], q[j], l, nmax), vm_not(vf_gt(slx[p], vf_set1(0)))))
-            if vm_all(stay):
+        changed = False
+        for j in range(n):
+            slx = sum_lx - at[j].wxq
+            sl2 = sum_l2 - at[j].wqq
+            xl2 = x[j] * sl2
+            stay = vm_and(vm_and(vf_gt(xl2, at[j].lo * slx), vf_lt(xl2, at[j].hi * slx)), vf_gt(slx, vf_set1(<float>1e-36)))
+            moves = vm_and(vf_gt(slx, vf_set1(0)), vm_not(stay))
+            if not vm_any(moves):
                 continue
-            for p in range(2):
-                j = p * n + i
-                w = x[j] * x[j]
-                l = vf_from_vi(vi_clamp(vi_nearest(xl2[p] / slx[p]), -nmax, nmax - 1))
-                better = vm_and(vf_gt(slx[p], vf_set1(0)), vf_ne(l, q[j]))
-                slx[p] = slx[p] + wx[j] * l
-                sl2[p] = sl2[p] + w * l * l
-                better = vm_and(better, vf_gt(sl2[p], vf_set1(0)))
-                better = vm_and(better, vf_gt(slx[p] * slx[p] * sum_l2[p], sum_lx[p] * sum_lx[p] * sl2[p]))
-                changed = vm_or(changed, better)
+            l = vf_from_vi(vi_clamp(vi_nearest(xl2 / slx), -nmax, nmax - 1))
+            w = x[j] * x[j]
+            slx = slx + w * x[j] * l
+            sl2 = sl2 + w * l * l
+            better = vm_and(vm_and(moves, vf_ne(l, q[j])), vf_gt(sl2, vf_set1(0)))
+            better = vm_and(better, vf_gt(slx * slx * sum_l2, sum_lx * sum_lx * sl2))
+            if vm_any(better):
+                changed = True
                 q[j] = vf_select(better, l, q[j])
-                sum_lx[p] = vf_select(better, slx[p], sum_lx[p])
-                sum_l2[p] = vf_select(better, sl2[p], sum_l2[p])
-        if not vm_any(changed):
+                at[j] = standing(x[j], q[j], nmax)
+                sum_lx = vf_select(better, slx, sum_lx)
+                sum_l2 = vf_select(better, sl2, sum_l2)
+        if not changed:
             break
-    for p in range(2):
-        dead = off[p]
-        for j in range(p * n, p * n + n):
-            q[j] = vf_select(dead, vf_set1(0), q[j] + vf_set1(<float>nmax))
-        scale[p] = vf_select(vm_and(vm_not(dead), vf_gt(sum_l2[p], vf_set1(0))), sum_lx[p] / sum_l2[p], vf_set1(0))
+    for j in range(n):
+        q[j] = vf_select(dead, vf_set1(0), q[j] + vf_set1(<float>nmax))
+    return vf_select(vm_and(vm_not(dead), vf_gt(sum_l2, vf_set1(0))), sum_lx / sum_l2, vf_set1(0))

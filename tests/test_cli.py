@@ -132,7 +132,9 @@ def test_inspect_shows_metadata_tensors_and_sizes(run, model):
     code, stdout, _ = run("inspect", model)
     assert code == 0
     assert "llama.block_count" in stdout
-    assert "blk.0.ffn_down.weight  F16   256 x 288" in stdout
+    assert ["blk.0.ffn_down.weight", "F16", "256", "x", "288", "147.46", "kB"] in [
+        row.split() for row in stdout.splitlines()
+    ]
     data = json.loads(run("inspect", "--json", model)[1])
     assert data["parameters"] == sum(x.size for x in small_model.tensors().values())
     assert data["metadata"]["general.architecture"] == "llama"

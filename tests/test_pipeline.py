@@ -10,7 +10,7 @@ import pytest
 import small_model
 
 import quantreg
-from quantreg import GGUFFormatError, NonFiniteError, OutputError, PlanError, pipeline
+from quantreg import GGUFFormatError, NonFiniteError, OutputError, PlanError, work
 from quantreg.events import Advanced, Finished, Started, TensorDone
 from quantreg.gguf import Value
 from quantreg.recipes import parse_override, parse_tensor_type
@@ -79,9 +79,9 @@ def test_bytes_do_not_depend_on_threads_or_slab_size(at_small, tmp_path, monkeyp
     for i, (threads, slab, chunk) in enumerate(
         [(1, 1 << 20, 1 << 16), (2, 1000, 500), (5, 300, 1 << 16), (3, 70000, 1)]
     ):
-        monkeypatch.setattr(pipeline, "SLAB_WEIGHTS", slab)
-        monkeypatch.setattr(pipeline, "SLAB_BYTES", slab)
-        monkeypatch.setattr(pipeline, "CHUNK_WEIGHTS", chunk)
+        monkeypatch.setattr(work, "SLAB_WEIGHTS", slab)
+        monkeypatch.setattr(work, "SLAB_BYTES", slab)
+        monkeypatch.setattr(work, "CHUNK_WEIGHTS", chunk)
         out = tmp_path / f"{i}.gguf"
         quantreg.quantize_file("small.gguf", out, "Q4_K_M", "small-imatrix.gguf", threads=threads)
         digests.add(sha256(out))
@@ -111,8 +111,8 @@ def test_the_result_tells_sizes_and_decisions(at_small, tmp_path):
     assert result.source_size == Path("small.gguf").stat().st_size
     assert result.path == str(out)
     by_name = {tensor.name: tensor for tensor in result.tensors}
-    assert by_name["blk.0.ffn_down.weight"].to_type == "Q8_0"  # Q6_K wanted, 288 columns
-    assert "288 is not a multiple of 256" in by_name["blk.0.ffn_down.weight"].reason
+    assert by_name["blk.2.ffn_down.weight"].to_type == "Q8_0"  # Q6_K wanted, 288 columns
+    assert "288 is not a multiple of 256" in by_name["blk.2.ffn_down.weight"].reason
     assert by_name["output_norm.weight"].to_type == "F32"
     assert result.bits_per_weight == result.plan.bits_per_weight
     assert result.plan == quantreg.plan("small.gguf", "Q4_K_M")

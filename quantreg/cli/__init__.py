@@ -10,9 +10,19 @@ __all__ = ["main"]
 # subcommand -> (module, first line of its help): --help needs no subcommand's module
 COMMANDS = {
     "quantize": ("quantize", "Quantize a GGUF model, with llama-quantize's arguments."),
+    "plan": ("plan", "Write what quantize would do to each tensor, as a file to edit."),
+    "split": ("split", "Split a GGUF file into shards."),
+    "merge": ("merge", "Merge the shards of a model into one GGUF file."),
+    "export": ("export", "Decode a GGUF file to safetensors."),
+    "metadata": ("metadata", "Show or change the metadata of a GGUF file."),
+    "validate": ("validate", "Check the header and every block of a GGUF file."),
+    "compare": ("compare", "Compare two GGUF files: metadata, types, bytes, numeric error."),
+    "hash": ("hash", "Digests of the tensors of a GGUF file, whatever its layout."),
+    "coverage": ("coverage", "Show what an importance matrix covers of a model."),
     "types": ("types", "List the quant types: id, block, bits per weight, sizes."),
     "inspect": ("inspect", "Show a GGUF file's metadata and tensors."),
     "estimate": ("estimate", "Memory that a model of a given size takes."),
+    "evaluate": ("evaluate", "Error, size and speed of types on a model's weights."),
     "demo": ("demo", "Make a small model, quantize it to several types and compare."),
     "plugins": ("plugins", "Show which plugin provides which type."),
 }
@@ -68,7 +78,7 @@ def main(args=None):
     from quantreg.errors import QuantregError
 
     try:
-        cli.main(args, prog_name="quantreg", standalone_mode=False)
+        code = cli.main(args, prog_name="quantreg", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:
@@ -86,7 +96,7 @@ def main(args=None):
     except (QuantregError, OSError) as error:
         click.echo(f"quantreg: error: {_one_line(error)}", err=True)
         return 1
-    return 0
+    return code if isinstance(code, int) else 0  # what a command has said with ctx.exit()
 
 
 def _one_line(error):

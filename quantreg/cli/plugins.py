@@ -1,30 +1,111 @@
-"""quantreg plugins"""
+"""quantreg plugins: list them, make a new one, check a type's codec"""
 
 import click
 
 from quantreg.cli.show import print_json, table
 
 
-@click.command("plugins")
+@click.group("plugins", invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(as_json):
-    """Show every plugin: its distribution, the types it provides with their ids, and why it could not be loaded."""
+@click.pass_context
+def command(ctx, as_json):
+    """Show every plugin: its distribution, types with their ids, hooks, and why it could not be loaded.
+
+    CPU are the levels its codecs were built for ("python" for a codec in NumPy), ABI is the codec ABI they were built
+    for. Environment: QUANTREG_PLUGINS=NAME,... loads only these plugins or distributions.
+    """
+    if ctx.invoked_subcommand is None:
+        _list(as_json)
+
+
+def _list(as_json):
     from quantreg.registry import registry
 
+    found = [_describe(plugin, registry) for plugin in registry.plugins]
     if as_json:
-        print_json(
-            [
-                {
-                    "name": p.name, "distribution": p.distribution, "version": p.version, "module": p.module,
-                    "types": {t.name: t.type_id for t in p.types}, "replaced": dict(p.replaced), "error": p.error,
-                }
-                for p in registry.plugins
-            ]
-        )  # fmt: skip
+        print_json(found)
         return
     rows = []
-    for p in registry.plugins:
-        provides = ", ".join(f"{t.name} ({t.type_id})" for t in p.types)
-        replaced = "".join(f"; replaces {name} of {dist}" for name, dist in p.replaced)
-        rows.append([p.name, f"{p.distribution} {p.version}", f"ERROR: {p.error}" if p.error else provides + replaced])
-    table(["PLUGIN", "DISTRIBUTION", "PROVIDES"], rows)
+    for p in found:
+        provides = ", ".join(f"{name} ({type_id})" for name, type_id in p["types"].items())
+        replaced = "".join(f"; replaces {name} of {dist}" for name, dist in p["replaced"].items())
+        version = f"{p['distribution']} {p['version']}".strip()
+        row = [p["name"], version, f"{provides}{replaced}", " ".join(_short(p["hooks"])), " ".join(p["cpu_levels"])]
+        rows.append([*row, "" if p["abi"] is None else p["abi"]])
+    table(["PLUGIN", "DISTRIBUTION", "TYPES", "OTHER HOOKS", "CPU", ">ABI"], rows)
+    for p in found:
+        if p["error"]:
+            click.echo(f"plugin {p['name']} of {p['distribution']} {p['error']}", err=True)
+
+
+def _short(hooks):
+    """Without what every plugin has."""
+    return [name for name in hooks if name != "register_types"]
+
+
+def _describe(plugin, registry):
+    """One plugin as JSON-ready data; its codecs are loaded, which may show that they cannot be."""
+    from quantreg.errors import QuantregError
+
+    error, levels, abi = plugin.error, [], None
+    for qtype in plugin.types:
+        try:
+            codec = qtype.codec
+        except QuantregError as problem:
+            error = error or str(problem)
+            continue
+        levels += [level for level in codec.built if level not in levels]
+        abi = codec.abi if abi is None else abi
+    return {
+        "name": plugin.name, "distribution": plugin.distribution, "version": plugin.version, "module": plugin.module,
+        "types": {t.name: t.type_id for t in plugin.types}, "replaced": dict(plugin.replaced),
+        "hooks": registry.hooks_of(plugin), "cpu_levels": levels, "abi": abi, "error": error,
+    }  # fmt: skip
+
+
+@command.command("new")
+@click.argument("name")
+@click.option("--python", "kind", flag_value="python", default=True, help="A codec in NumPy (default).")
+@click.option("--cython", "kind", flag_value="cython", help="A codec in Cython; needs a C compiler.")
+@click.option("--id", "type_id", type=click.IntRange(1000, 2**32 - 1), metavar="N", help="Type id; default: from NAME.")
+@click.option("--in", "folder", default=".", metavar="FOLDER", help="Where to put it; default: here.")
+def new(name, kind, type_id, folder):
+    """Write a folder NAME that holds a working plugin: a 3-bit format to change into yours.
+
+    NAME is its distribution's name, such as my-q3; the type is then MY_Q3.
+    """
+    from quantreg.scaffold import new_plugin
+
+    target = new_plugin(name, folder, kind=kind, type_id=type_id)
+    module = name.replace("-", "_")
+    edit = target / module / (f"{module}.py" if kind == "python" else f"_{module}.pyx")
+    how = "-e" if kind == "python" else "--no-build-isolation"
+    need = "" if kind == "python" else "  pip install meson-python ninja 'Cython>=3.3'   # and GCC or Clang\n"
+    click.echo(
+        f"{target}: a plugin with the type {module.upper()}. Its codec is {edit}. Next:\n\n{need}"
+        f"  pip install {how} {target}\n"
+        f"  pytest {target}\n"
+        f"  quantreg plugins check {module.upper()}\n"
+        f"  quantreg quantize model-f16.gguf model-{name}.gguf {module.upper()}"
+    )
+
+
+@command.command("check")
+@click.argument("name")
+@click.option("--quick", is_flag=True, help="Fewer shapes, scales and seeds.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--golden", metavar="FILE", help="Hold the bytes against this file.")
+@click.option("--update-golden", is_flag=True, help="Write the file of --golden anew.")
+@click.pass_context
+def check(ctx, name, quick, as_json, golden, update_golden):
+    """Run the conformance kit on the type NAME; exit code 1 if a check fails."""
+    from quantreg.testing import check_codec
+
+    if update_golden and not golden:
+        raise click.UsageError("--update-golden needs --golden FILE.")
+    report = check_codec(name, "quick" if quick else "full", golden=golden, update_golden=update_golden, raises=False)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        click.echo(str(report))
+    ctx.exit(0 if report.ok else 1)

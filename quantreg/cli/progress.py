@@ -1,20 +1,26 @@
-"""Progress of a run: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a run: a bar on a terminal, plain lines elsewhere, JSON lines for machines."""
 
+import json
 import sys
+import time
 from contextlib import contextmanager
 
 import click
 
 from quantreg.cli.show import size
-from quantreg.events import Advanced, Started, TensorDone
+from quantreg.events import Advanced, Finished, Started, TensorDone
 
 __all__ = ["listener"]
 
+PAUSE = 0.2  # seconds between two "progress" lines
+
 
 @contextmanager
-def listener():
-    """Gives the callable to pass as ``progress=``."""
-    if sys.stderr.isatty():
+def listener(log_json=False):
+    """Gives the callable to pass as ``progress=``. ``log_json`` prints a JSON object a line to stdout."""
+    if log_json:
+        yield _JsonLines()
+    elif sys.stderr.isatty():
         with _bar() as listen:
             yield listen
     else:
@@ -26,6 +32,39 @@ def _print_line(event):
         tensor = event.tensor
         kinds = f"{tensor.from_type} -> {tensor.to_type}" if tensor.converted else f"{tensor.to_type}, as it is"
         click.echo(f"[{event.index:4d}/{event.count:4d}] {tensor.name}: {kinds}, {size(tensor.bytes)}", err=True)
+
+
+class _JsonLines:
+    """started, progress (now and then), tensor (each), finished; bytes are of the source unless they say otherwise."""
+
+    def __init__(self):
+        self.done = self.total = 0
+        self.told = 0.0
+
+    def __call__(self, event):
+        line = None
+        match event:
+            case Started(plan, total):
+                self.total = total
+                line = {"event": "started", "tensors": len(plan.tensors), "bytes": total, "output_bytes": plan.bytes}
+            case Advanced(tensor, count):
+                self.done += count
+                if time.monotonic() - self.told >= PAUSE:
+                    self.told = time.monotonic()
+                    line = {"event": "progress", "tensor": tensor.name, "done": self.done, "bytes": self.total}
+            case TensorDone(tensor, index, count):
+                line = {
+                    "event": "tensor", "name": tensor.name, "index": index, "count": count, "from": tensor.from_type,
+                    "to": tensor.to_type, "output_bytes": tensor.bytes, "reason": tensor.reason,
+                }  # fmt: skip
+            case Finished(result):
+                line = {
+                    "event": "finished", "paths": list(result.paths), "size": result.size, "seconds": result.seconds,
+                    "bits_per_weight": result.bits_per_weight, "fallbacks": len(result.plan.fallbacks),
+                    "warnings": list(result.warnings),
+                }  # fmt: skip
+        if line is not None:
+            click.echo(json.dumps(line))
 
 
 @contextmanager

@@ -1,105 +1,122 @@
 """quantreg quantize"""
 
-import os
 import signal
 
 import click
 
-from quantreg.cli.show import bits, print_json, size
-
-USAGE = "[OPTIONS] IN [OUT] TYPE [N]"
+from quantreg.cli.plan_options import default_output, find_file_type, plan_options, to_keywords
+from quantreg.cli.show import plan_summary, print_json, size
 
 
 @click.command("quantize", options_metavar="[OPTIONS]")
 @click.argument("arguments", nargs=-1, required=True, metavar="IN [OUT] TYPE [N]")
-@click.option("--imatrix", metavar="FILE", help="Importance matrix, legacy .dat or GGUF.")
-@click.option("--pure", is_flag=True, help="Every quantized tensor in the file type's own type, no mixture.")
-@click.option("--leave-output-tensor", is_flag=True, help="Keep output.weight as it is.")
-@click.option("--output-tensor-type", metavar="T", help="Type of output.weight.")
-@click.option("--token-embedding-type", metavar="T", help="Type of token_embd.weight.")
+@plan_options
+@click.option("--plan", "plan_file", metavar="FILE", help="Types from a plan (see `quantreg plan`) instead of TYPE.")
+@click.option("--split-max-size", metavar="SIZE", help="Write shards with up to this much tensor data: 4G, 500M.")
+@click.option("--split-max-tensors", type=click.IntRange(1), metavar="N", help="Write shards with up to N tensors.")
 @click.option(
-    "--tensor-type", "tensor_types", multiple=True, metavar="REGEX=T", help="Type of tensors whose name matches."
-)
-@click.option("--allow-requantize", is_flag=True, help="Also quantize tensors that are quantized already.")
-@click.option(
-    "--override-kv", "overrides", multiple=True, metavar="K=T:V", help="Set metadata: key=int:5, float, bool, str."
-)
-@click.option("--prune-layers", metavar="L,L...", help="Leave these layers out.")
-@click.option(
-    "--include-weights", multiple=True, metavar="PART", help="Use only the imatrix entries with PART in their name."
-)
-@click.option(
-    "--exclude-weights", multiple=True, metavar="PART", help="Do not use the imatrix entries with PART in it."
-)
-@click.option(
-    "--no-fallback", is_flag=True, help="Refuse instead of falling back where rows do not divide into blocks."
-)
+    "--max-buffer-size", type=click.IntRange(0), metavar="MIB", expose_value=False,
+    help="Accepted and not needed: memory is some 20 MB a thread, whatever the tensors' size.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: the plan as JSON.")
+@click.option("--log-json", is_flag=True, help="Progress and result as JSON, an object a line, on stdout.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads; default: all processors.")
+@click.option("--resumable", is_flag=True, help="If stopped, keep what is done in OUT.partial.")
+@click.option("--resume", is_flag=True, help="Go on with OUT.partial, or start a resumable run.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-def command(arguments, imatrix, dry_run, as_json, threads, force, tensor_types, overrides, prune_layers, **options):
-    """Quantize the GGUF model IN to OUT.
+@click.pass_context
+def command(
+    ctx, arguments, plan_file, split_max_size, split_max_tensors, dry_run, as_json, log_json, threads, resumable,
+    resume, force, **given,
+):  # fmt: skip
+    """Quantize the GGUF or safetensors model IN to OUT.
 
     TYPE is a file type such as Q4_K_M, its number, or a quant type for all tensors. OUT is ggml-model-TYPE.gguf
     beside IN if it is left out. N is the number of threads. Of a split model give the first shard.
     """
-    from quantreg import recipes
+    import quantreg
 
-    source, out, file_type, count = _arguments(arguments)
-    options["tensor_types"] = tuple(recipes.parse_tensor_type(text) for text in tensor_types)
-    options["prune_layers"] = recipes.parse_layers(prune_layers) if prune_layers else ()
-    options["override_kv"] = tuple(recipes.parse_override(text) for text in overrides)
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run.")
+    if sum(map(bool, (given["keep_split"], split_max_size, split_max_tensors))) > 1:
+        raise click.UsageError("--keep-split, --split-max-size and --split-max-tensors exclude each other.")
+    source, out, file_type, count = _arguments(arguments, planned=plan_file is not None)
+    if plan_file is not None:
+        imatrix = None
+        _refuse_beside_a_plan(ctx, given)
+        options = {"names": given["names"]}
+        file_type = quantreg.read_plan(plan_file, source, **options)
+        out = out or default_output(source, file_type.file_type)
+    else:
+        options = to_keywords(given)
+        imatrix = options.pop("imatrix")
     if dry_run:
         _show_plan(source, file_type, imatrix, options, as_json)
         return
-    _quantize(source, out, file_type, imatrix, threads or count, force, options)
+    _quantize(
+        source, out, file_type, imatrix, log_json, threads=threads or count, resumable=resumable or resume,
+        resume=resume, force=force, split_max_size=split_max_size, split_max_tensors=split_max_tensors, **options,
+    )  # fmt: skip
 
 
-def _arguments(arguments):
-    """(IN, OUT, file type, threads or None) from 2 to 4 words."""
-    from quantreg import recipes
+def _refuse_beside_a_plan(ctx, given):
+    for name in sorted(set(given) - {"names"}):
+        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            option = next(p.opts[0] for p in ctx.command.params if p.name == name)
+            raise click.UsageError(f"{option} has no effect with --plan: make the plan with it, or edit the plan.")
+
+
+def _arguments(arguments, planned):
+    """(IN, OUT, file type, threads or None) from 2 to 4 words; of a plan, 1 to 3 words without the file type."""
     from quantreg.errors import UnknownFileTypeError
-    from quantreg.registry import types
 
     def is_type(word):
         try:
-            recipes.file_types.find(word, types)
+            find_file_type(word)
         except UnknownFileTypeError:
             return False
         return True
 
     words = list(arguments)
-    if not 2 <= len(words) <= 4:
-        raise click.UsageError(f"expected IN [OUT] TYPE [N], got {len(words)} argument(s).")
-    source = words.pop(0)
-    if len(words) == 3 or (len(words) == 2 and not is_type(words[0])):
-        out, name, rest = words[0], words[1], words[2:]
+    out = name = None
+    if planned:
+        if len(words) > 3:
+            raise click.UsageError(f"with --plan expected IN [OUT] [N], got {len(words)} arguments.")
+        source, *rest = words
+        if len(rest) == 2 or (rest and not rest[0].isdigit()):
+            out = rest.pop(0)
     else:
-        out, name, rest = None, words[0], words[1:]
+        if not 2 <= len(words) <= 4:
+            raise click.UsageError(f"expected IN [OUT] TYPE [N], got {len(words)} argument(s).")
+        source = words.pop(0)
+        if len(words) == 3 or (len(words) == 2 and not is_type(words[0])):
+            out = words.pop(0)
+        name, *rest = words
     count = None
     if rest:
         if not (rest[0].isascii() and rest[0].isdigit() and int(rest[0]) > 0):
             raise click.UsageError(f"{rest[0]!r} is no number of threads.")
         count = int(rest[0])
-    file_type = recipes.file_types.find(name, types)
-    if out is None:
-        out = os.path.join(os.path.dirname(source), f"ggml-model-{file_type.name}.gguf")
-    return source, out, file_type, count
+    if planned:
+        return source, out, None, count
+    file_type = find_file_type(name)
+    return source, out or default_output(source, file_type), file_type, count
 
 
 def _show_plan(source, file_type, imatrix, options, as_json):
     import quantreg
+    from quantreg.recipes import Plan
 
-    plan = quantreg.plan(source, file_type, imatrix=imatrix, check=False, **options)
+    plan = file_type
+    if not isinstance(plan, Plan):
+        plan = quantreg.plan(source, file_type, imatrix=imatrix, check=False, **options)
     if as_json:
         print_json(plan.to_dict())
         return
     for index, tensor in enumerate(plan.tensors, 1):
         click.echo(_tensor_line(tensor, index, len(plan.tensors)))
-    click.echo(_summary(plan))
+    click.echo(plan_summary(plan))
     for warning in (*plan.problems, *plan.warnings):
         click.echo(f"warning: {warning}", err=True)
 
@@ -112,14 +129,7 @@ def _tensor_line(tensor, index, count):
     )
 
 
-def _summary(plan):
-    text = f"{size(plan.bytes)} of tensor data, {bits(plan.bits_per_weight)} bits per weight"
-    if plan.fallbacks:
-        text += f"; {len(plan.fallbacks)} tensors fell back, which costs {bits(plan.fallback_cost)} bits per weight"
-    return text
-
-
-def _quantize(source, out, file_type, imatrix, threads, force, options):
+def _quantize(source, out, file_type, imatrix, log_json, **keywords):
     import quantreg
     from quantreg.cli.progress import listener
 
@@ -127,12 +137,19 @@ def _quantize(source, out, file_type, imatrix, threads, force, options):
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    with listener() as listen:
-        result = quantreg.quantize_file(
-            source, out, file_type, imatrix, threads=threads, force=force, progress=listen, **options
-        )
+    try:
+        with listener(log_json) as listen:
+            result = quantreg.quantize_file(source, out, file_type, imatrix, progress=listen, **keywords)
+    except KeyboardInterrupt:
+        if keywords["resumable"]:
+            click.echo(f"quantreg: what is done is kept in {out}.partial: go on with --resume", err=True)
+        raise
+    if log_json:
+        return
+    written = result.path if len(result.paths) == 1 else f"{result.path} and {len(result.paths) - 1} more"
     click.echo(
-        f"{out}: {size(result.source_size)} -> {size(result.size)} in {result.seconds:.1f} s; {_summary(result.plan)}"
+        f"{written}: {size(result.source_size)} -> {size(result.size)} in {result.seconds:.1f} s; "
+        f"{plan_summary(result.plan)}"
     )
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)

@@ -4,7 +4,7 @@ import json
 
 import click
 
-__all__ = ["bits", "print_json", "size", "table"]
+__all__ = ["bits", "plan_summary", "print_json", "size", "table"]
 
 
 def size(nbytes: float) -> str:
@@ -18,6 +18,14 @@ def size(nbytes: float) -> str:
 def bits(value: float) -> str:
     """Bits per weight, without trailing zeros: "4.5", "6.5625"."""
     return f"{value:.4f}".rstrip("0").rstrip(".")
+
+
+def plan_summary(plan) -> str:
+    """Sizes of a plan, and what its fallbacks cost."""
+    text = f"{size(plan.bytes)} of tensor data, {bits(plan.bits_per_weight)} bits per weight"
+    if plan.fallbacks:
+        text += f"; {len(plan.fallbacks)} tensors fell back, which costs {bits(plan.fallback_cost)} bits per weight"
+    return text
 
 
 def print_json(data) -> None:

@@ -9,7 +9,7 @@ from quantreg.errors import OutputError
 
 __all__ = ["AtomicFile"]
 
-_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+BINARY = getattr(os, "OBINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class AtomicFile:
@@ -44,7 +44,7 @@ class AtomicFile:
                     raise OutputError(
                         f"{self.path}: takes {self.size} bytes, only {free} are free in {self.path.parent}"
                     )
-            self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+            self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
             try:
                 if old and hasattr(os, "fchmod"):
                     # At once, not at the end: what replaces a private file is never readable by others.
@@ -61,8 +61,18 @@ class AtomicFile:
             while view:
                 view = view[os.write(self._fd, view) :]
 
-    def pwrite(self, data, offset: int) -> None:
-        """Write bytes at `offset`; the position of `write` does not move (on Windows it does: use one of the two)."""
+    def has(self, offset: int, length: int) -> bool:
+        """Whether these bytes are there already: never, here (see `PartialFile`)."""
+        return False
+
+    def finish(self) -> None:
+        """Called when all files that belong together stand under their names."""
+
+    def pwrite(self, data, offset: int, label: str | None = None) -> None:
+        """Write bytes at `offset`; the position of `write` does not move (on Windows it does: use one of the two).
+
+        ``label`` is for `PartialFile`.
+        """
         view = memoryview(data).cast("B")
         with self._errors():
             while view:
@@ -83,9 +93,10 @@ class AtomicFile:
         if self.size is not None and written != self.size:
             raise OutputError(f"{self.path}: {written} bytes were written, {self.size} were planned")
         os.fsync(self._fd)
-        os.close(self._fd)
-        self._fd = -1
         self._check_target()
+        if os.name == "nt":  # cannot rename an open file; elsewhere a lock on it must last until then
+            os.close(self._fd)
+            self._fd = -1
         os.replace(self._temporary, self.path)
         if os.name == "posix":
             folder = os.open(self.path.parent, os.O_RDONLY)

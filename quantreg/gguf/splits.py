@@ -8,7 +8,10 @@ from quantreg.gguf.layout import layout as ggml_layout
 from quantreg.gguf.metadata import Value
 from quantreg.gguf.reader import Header, read_header
 
-__all__ = ["read_shards", "shard_path", "split_values"]
+__all__ = ["MAX_SHARDS", "SPLIT_KEYS", "read_shards", "shard_path", "split_values"]
+
+SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
+MAX_SHARDS = 65535  # split.count is a u16
 
 _NAME = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 

@@ -3,6 +3,7 @@
 from quantreg.recipes.builtin import BUILT_IN
 from quantreg.recipes.filetype import FileType, FileTypes
 from quantreg.recipes.options import PlanOptions, parse_layers, parse_override, parse_tensor_type
+from quantreg.recipes.planfile import read_plan, write_plan
 from quantreg.recipes.planner import plan
 from quantreg.recipes.plans import MetadataEdit, Plan, TensorPlan
 from quantreg.recipes.rules import Candidate, Choice, Row, condition
@@ -22,6 +23,8 @@ __all__ = [
     "parse_override",
     "parse_tensor_type",
     "plan",
+    "read_plan",
+    "write_plan",
 ]
 
 

@@ -7,6 +7,8 @@ from quantreg.errors import PlanError
 
 __all__ = ["PlanOptions", "parse_layers", "parse_override", "parse_tensor_type"]
 
+MISSING = ("error", "plain", "fallback")
+
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
@@ -21,6 +23,10 @@ class PlanOptions:
     - ``prune_layers``: layer numbers to leave out.
     - ``include_weights``, ``exclude_weights``: use only, or do not use, the imatrix entries with one of these in their
       name.
+    - ``on_missing_importance``: what becomes of a tensor that is to get a type which needs importance, when the imatrix
+      has none for it: "error"; "plain" encodes it without, where the type can; "fallback" gives it a type that does
+      without (ours).
+    - ``keep_split``: one output file for each file of the source, tensors in the source's order.
     - ``no_fallback``: refuse instead of falling back where a row does not divide into blocks (ours).
     """
 
@@ -34,6 +40,8 @@ class PlanOptions:
     prune_layers: tuple[int, ...] = ()
     include_weights: tuple[str, ...] = ()
     exclude_weights: tuple[str, ...] = ()
+    on_missing_importance: str = "error"
+    keep_split: bool = False
     no_fallback: bool = False
 
     def __post_init__(self):
@@ -46,6 +54,8 @@ class PlanOptions:
         for name in ("prune_layers", "include_weights", "exclude_weights"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        if self.on_missing_importance not in MISSING:
+            raise PlanError(f"on_missing_importance is {self.on_missing_importance!r}: expected {', '.join(MISSING)}")
         if self.include_weights and self.exclude_weights:
             raise PlanError("include_weights and exclude_weights cannot be used together: give one of them")
 

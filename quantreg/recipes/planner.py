@@ -4,13 +4,12 @@ The order of decisions is the reference's: what is never quantized; types given 
 by pattern; the recipe's rules; the fallback for rows that do not divide into blocks.
 """
 
-import math
 import re
 from collections import Counter
 
-from quantreg.errors import ImportanceError, PlanError
+from quantreg.errors import PlanError
 from quantreg.recipes import checks
-from quantreg.recipes.builtin import CANNOT_WITHOUT, NEEDS_IMATRIX
+from quantreg.recipes.calibration import EMBEDDINGS, Calibration, decided
 from quantreg.recipes.edits import metadata_edits
 from quantreg.recipes.filetype import FileType, find_type
 from quantreg.recipes.keep import kept_because
@@ -21,9 +20,6 @@ from quantreg.recipes.plans import Plan, TensorPlan
 from quantreg.recipes.rules import ATTENTION_V, Candidate, Choice, role_of
 
 __all__ = ["plan"]
-
-EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
-UNCALIBRATED = ("output.weight", *EMBEDDINGS)
 
 
 def plan(header, file_type, *, imatrix=None, options=None, types=None, check=True, **keywords) -> Plan:
@@ -58,13 +54,16 @@ class _Planner:
         self.file_type, self.options, self.types = file_type, options, types
         self.model = model_facts(header.metadata, options.override_kv)
         self.tensors, self.block_count = arrange(header.tensors, options.prune_layers)
+        if options.keep_split:
+            place = {tensor.name: i for i, tensor in enumerate(header.tensors)}
+            self.tensors.sort(key=lambda named: place[named[1].name])
         self.decodable = {qtype.type_id for qtype in types.values()}
         self.default = find_type(types, file_type.type)
         self.output_type = self._optional(options.output_tensor_type)
         self.embedding_type = self._optional(options.token_embedding_type)
         self.patterns = [(_compiled(pattern), find_type(types, name)) for pattern, name in options.tensor_types]
         self.imatrix = imatrix
-        self.entries = _selected(imatrix, options)
+        self.calibration = Calibration(file_type, imatrix, options)
 
         roles = Counter(role_of(name) for name, _ in self.tensors)
         self.n_attention_v = sum(roles[role] for role in ATTENTION_V)
@@ -78,31 +77,24 @@ class _Planner:
         for name, source in self.tensors:
             planned.append(self._plan_tensor(name, source))
             self.planned[name] = planned[-1].to_type
-        arch, count = self.model.architecture, len(self.entries)
+        arch, count = self.model.architecture, len(self.calibration.names)
         edits = metadata_edits(self.file_type, header, self.options, arch, self.imatrix, count, self.block_count)
-        checked = checks.Checks(self.file_type, self.options, self.decodable, bool(self.entries))
-        return Plan(self.file_type, tuple(planned), edits, checked.warnings(planned), checked.problems(planned))
+        checked = checks.Checks(self.file_type, self.options, self.decodable, bool(self.calibration.names))
+        return Plan(
+            self.file_type, tuple(planned), edits, checked.warnings(planned), checked.problems(planned),
+            imatrix=self.imatrix.path if self.imatrix else None, options=self.options,
+        )  # fmt: skip
 
     def _plan_tensor(self, name, source) -> TensorPlan:
         dims = trimmed(source.dims)
         choice, wanted = self._choose(name, dims)
         qtype = None if choice.type is None else find_type(self.types, choice.type)
-        from_type = {"from_type": source.type_name, "from_id": source.type_id}
-        rows = math.prod(dims[1:])
-        ideal = {}
-        if wanted is not None:
-            size = rows * (wanted.row_header_size + dims[0] / wanted.block_size * wanted.type_size)
-            ideal = {"wanted": wanted.name, "wanted_bytes": size}
-        if qtype is None or qtype.type_id == source.type_id:
-            return TensorPlan(
-                name, dims, source, **from_type, to_type=source.type_name, to_id=source.type_id, reason=choice.reason,
-                bytes=source.nbytes, **ideal,
-            )  # fmt: skip
-        return TensorPlan(
-            name, dims, source, **from_type, to_type=qtype.name, to_id=qtype.type_id, reason=choice.reason,
-            bytes=rows * (qtype.row_header_size + dims[0] // qtype.block_size * qtype.type_size), **ideal,
-            needs_importance=self._needs_importance(name, qtype), importance=self._importance(name, source, dims),
-        )  # fmt: skip
+        if qtype is not None and qtype.type_id != source.type_id:
+            other = self.calibration.replacement(name, source, dims, qtype)
+            if other is not None:
+                choice = Choice(other, f"no importance for it: {other} instead ({choice.reason})")
+                wanted, qtype = wanted or qtype, find_type(self.types, other)
+        return decided(name, source, dims, qtype, choice.reason, self.calibration, wanted)
 
     # --- the type ---
 
@@ -146,7 +138,7 @@ class _Planner:
             model=self.model,
             default_type=self.default.name,
             default_block_size=self.default.block_size,
-            has_imatrix=bool(self.entries),
+            has_imatrix=bool(self.calibration.names),
             count=self.counts[group],
             group_size=self.n_attention_v if is_v else self.model.block_count,
             planned=self.planned,
@@ -186,27 +178,6 @@ class _Planner:
     def _optional(self, name):
         return None if name is None else find_type(self.types, name)
 
-    # --- importance ---
-
-    def _needs_importance(self, name, qtype) -> bool:
-        if qtype.name in (*NEEDS_IMATRIX, *self.file_type.needs_imatrix) and name not in UNCALIBRATED:
-            return True
-        return qtype.name in CANNOT_WITHOUT or (qtype.requires_importance and qtype.name not in NEEDS_IMATRIX)
-
-    def _importance(self, name, source, dims) -> str | None:
-        """The entry of the imatrix to use. Its length must be right, but for embeddings, where it is ignored if not."""
-        if source.name not in self.entries:
-            return None
-        found, expected = self.imatrix.n_values(source.name), dims[0] * (dims[2] if len(dims) > 2 else 1)
-        if found == expected:
-            return source.name
-        if name in EMBEDDINGS:
-            return None
-        raise ImportanceError(
-            f"imatrix {self.imatrix.path or ''}: entry {source.name} has {found} values, the tensor of dims {dims} "
-            f"needs {expected}: the imatrix was made for another model"
-        )
-
 
 def _compiled(pattern: str):
     """A pattern of tensor_types as a regular expression."""
@@ -216,11 +187,3 @@ def _compiled(pattern: str):
         return re.compile(pattern, re.ASCII)
     except (re.error, OverflowError, RecursionError) as error:
         raise PlanError(f"tensor type pattern {pattern!r} is no regular expression: {error}") from None
-
-
-def _selected(imatrix, options) -> frozenset[str]:
-    """Names of the imatrix entries to use."""
-    names = () if imatrix is None else imatrix.entries
-    if options.include_weights:
-        names = (name for name in names if any(part in name for part in options.include_weights))
-    return frozenset(name for name in names if not any(part in name for part in options.exclude_weights))

@@ -1,9 +1,10 @@
 """The outcome of planning: what becomes of each tensor and of the metadata."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from quantreg.recipes.filetype import FileType
+from quantreg.recipes.options import PlanOptions
 
 __all__ = ["MetadataEdit", "Plan", "TensorPlan"]
 
@@ -78,7 +79,8 @@ class Plan:
     """What becomes of a model: its tensors in the order of the output, and the edits to its metadata.
 
     ``warnings`` are sentences for the user. ``problems`` say why the plan cannot be carried out; `plan` raises them
-    unless told otherwise.
+    unless told otherwise. ``imatrix`` is the file of the importance matrix, None if there is none or it is no file.
+    ``options`` are those it was made with.
     """
 
     file_type: FileType
@@ -86,6 +88,8 @@ class Plan:
     metadata: tuple[MetadataEdit, ...]
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    imatrix: str | None = None
+    options: PlanOptions = field(default_factory=PlanOptions)
 
     @property
     def bytes(self) -> int:

@@ -40,8 +40,8 @@ cdef inline void search_scales(const EncodeArgs *a, const Group *g, const vf *x,
     cdef vm zero
     cdef int j
     if a.importance_kind == IMPORTANCE_NONE:
-        for j in range(0, 16, 2):
-            search_descent(x + 16 * j, q + 16 * j, 16, 4, scale + j)
+        for j in range(16):
+            scale[j] = search_descent(x + 16 * j, q + 16 * j, 16, 4)
         largest(scale, 16, &peak, &amax)
         zero = vf_eq(peak, vf_set1(0))
         inverse = vf_set1(-32) / peak

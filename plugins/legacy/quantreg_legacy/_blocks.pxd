@@ -1,48 +1,29 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""What the formats of 32-weight blocks share: walking over blocks, error weights, and all of Q4_0, Q4_1, Q5_0 and Q5_1 but
-for their sizes.
-
-Those four differ in two things: the bits of q (4 or 5), and whether a block has a minimum besides its scale. Their bytes are
-
-    d     float16                 x = d * (q - 8), or d * (q - 16) with 5 bits; with a minimum x = d * q + m
-    m     float16                 where there is a minimum
-    high  32 bits                 with 5 bits: bit j is the top bit of weight j
-    low   16 bytes                byte j holds the low 4 bits of weight j (low nibble) and weight 16 + j (high nibble)
-
-Both are compile-time constants in every call, so each codec contains one path only.
-
-The plain encoders work in memory order, with the extremes and scales of LANES blocks in lanes; the weighted searches have one
-block a lane throughout.
-"""
+"""Blocks of 32 weights in memory order, LANES of them at a time: extremes and scales in lanes, the rest as it lies."""
 
 from libc.math cimport INFINITY
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 
-from quantreg_kernels.abi cimport IMPORTANCE_COLUMNS, DecodeArgs, EncodeArgs, ScoreArgs
-from quantreg_kernels.half cimport store_u16
+from quantreg_kernels.abi cimport EncodeArgs
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_load, lanes_max, lanes_min, lanes_store, vf, vf_abs, vf_eq, vf_from_vi, vf_get, vf_load, vf_max, vf_min,
-    vf_select, vf_set1, vf_set1_f16, vf_sqrt, vf_store, vi, vi_f16, vi_get, vi_gt, vi_load_u8, vi_select, vi_set1,
-    vi_store_u8x16, vi_transpose, vi_trunc, vm, vm_and, vm_any, vm_bits, vm_from_bits, vm_not,
+    LANES, lanes_max, lanes_min, vf, vf_abs, vf_eq, vf_load, vf_max, vf_min, vf_select, vf_set1, vf_store, vi, vi_gt,
+    vi_set1, vm, vm_and, vm_any, vm_bits, vm_not,
 )
-from quantreg_kernels.rows cimport Group, as_encode_args, fill_group, overflowed_row
-from quantreg_kernels.search cimport search_min, search_symmetric
 
 cdef enum:
     BLOCK = 32
     MOST_LANES = 16
     MOST_VECTORS = 8    # BLOCK / LANES, at most
-    MOST_BYTES = 36
+    MOST_BYTES = 36     # of an encoded block
 
-
-# ---- walking ----
 
 # Encodes LANES consecutive blocks; returns a bit for each whose scale or minimum is not finite in float16.
 ctypedef unsigned int (*encode_group_t)(const float *x, uint8_t *y) noexcept nogil
 
 
-cdef inline Py_ssize_t encode_in_groups(const EncodeArgs *a, Py_ssize_t type_size, encode_group_t encode) noexcept nogil:
+cdef inline Py_ssize_t encode_in_groups(const EncodeArgs *a, Py_ssize_t type_size,
+                                        encode_group_t encode) noexcept nogil:
     """encode_rows for encoders that know nothing of rows."""
     cdef float x_rest[MOST_LANES * BLOCK]
     cdef uint8_t y_rest[MOST_LANES * MOST_BYTES]
@@ -76,93 +57,6 @@ cdef inline Py_ssize_t encode_in_groups(const EncodeArgs *a, Py_ssize_t type_siz
             x += LANES * BLOCK
             y += LANES * type_size
     return a.n_rows
-
-
-# Up to LANES rows at a time, for what needs a statistic of the whole row.
-cdef struct Walk:
-    EncodeArgs rows             # the rows of this batch
-    Py_ssize_t first_row
-    Py_ssize_t block            # the next, counted over the batch
-    float sigma2[LANES]         # mean square of each row
-    Group g
-
-
-cdef inline void mean_squares(const EncodeArgs *a, float *out) noexcept nogil:
-    """The sum runs over the row from its first weight to its last, as the reference's does, so rows are lanes."""
-    cdef const float *src[LANES]
-    cdef vf x[BLOCK]
-    cdef vf total = vf_set1(0)
-    cdef float single = 0
-    cdef Py_ssize_t k
-    cdef int j
-    if a.n_rows == 1:
-        for k in range(a.n_cols):
-            single = single + a.src[k] * a.src[k]
-        out[0] = single / <float>a.n_cols
-        return
-    for j in range(LANES):
-        src[j] = a.src + (j if j < a.n_rows else a.n_rows - 1) * a.src_stride
-    for k in range(a.n_cols // BLOCK):
-        lanes_load(x, src, k * BLOCK, BLOCK)
-        for j in range(BLOCK):
-            total = total + x[j] * x[j]
-    vf_store(out, total / vf_set1(<float>a.n_cols))
-
-
-cdef inline void begin_walk(Walk *walk) noexcept nogil:
-    walk.first_row = 0
-    walk.rows.n_rows = 0
-    walk.rows.n_cols = 0
-    walk.block = 0
-
-
-cdef inline int next_group(Walk *walk, const EncodeArgs *a, Py_ssize_t type_size) noexcept nogil:
-    """Point walk.g at the next LANES blocks; returns how many are live, 0 at the end."""
-    cdef int live = <int>fill_group(&walk.g, &walk.rows, walk.block, BLOCK, type_size)
-    if live == 0:
-        walk.first_row += walk.rows.n_rows
-        if walk.first_row >= a.n_rows:
-            return 0
-        walk.rows = a[0]
-        walk.rows.src += walk.first_row * a.src_stride
-        walk.rows.dst += walk.first_row * a.dst_stride
-        if a.importance != NULL:
-            walk.rows.importance += walk.first_row * a.importance_stride
-        walk.rows.n_rows = min(a.n_rows - walk.first_row, <Py_ssize_t>LANES)
-        walk.block = 0
-        if a.importance_kind == IMPORTANCE_COLUMNS:
-            mean_squares(&walk.rows, walk.sigma2)
-        live = <int>fill_group(&walk.g, &walk.rows, 0, BLOCK, type_size)
-    walk.block += live
-    return live
-
-
-cdef inline void load_weighted(const Walk *walk, vf *x, vf *w) noexcept nogil:
-    """A group's weights, and their error weights: importance * sqrt(sigma^2 + x^2) under column statistics, else as given."""
-    cdef float sigma2[LANES]
-    cdef vf s
-    cdef int j
-    lanes_load(x, walk.g.src, 0, BLOCK)
-    lanes_load(w, walk.g.importance, 0, BLOCK)
-    if walk.rows.importance_kind == IMPORTANCE_COLUMNS:
-        for j in range(LANES):
-            sigma2[j] = walk.sigma2[walk.g.row[j]]
-        s = vf_load(sigma2)
-        for j in range(BLOCK):
-            w[j] = w[j] * vf_sqrt(s + x[j] * x[j])
-
-
-cdef inline Py_ssize_t score_blocks(const ScoreArgs *s) noexcept nogil:
-    """The whole of score_rows for Q4_0 .. Q5_1."""
-    cdef EncodeArgs a = as_encode_args(s)
-    cdef Walk walk
-    cdef vf x[BLOCK]
-    cdef vf w[BLOCK]
-    begin_walk(&walk)
-    while next_group(&walk, &a, BLOCK * sizeof(float)):
-        load_weighted(&walk, x, w)
-        lanes_store(walk.g.dst, 0, w, BLOCK, walk.g.live)
-    return s.n_rows
 
 
 # ---- extremes and scales of LANES consecutive blocks ----
@@ -240,8 +134,10 @@ cdef inline void block_range(const float *x, vf *low, vf *span) noexcept nogil:
 
 
 cdef inline vf inverse_of(vf d, vm *infinite) noexcept nogil:
-    """1 / d, but 0 where d is 0, and 0 and marked where it is so small that 1 / d is infinite: all q are 0 there, because
-    the reference casts infinities and NaNs to integers, which gives 0 on x86."""
+    """1 / d, but 0 where d is 0, and 0 and marked where d is so small that 1 / d is infinite.
+
+    There all q are 0: the reference casts infinities and NaNs to integers, and the low byte of the result is 0 on x86.
+    """
     cdef vm zero = vf_eq(d, vf_set1(0))
     cdef vf inverse = vf_set1(1) / vf_select(zero, vf_set1(1), d)
     infinite[0] = vf_eq(vf_abs(inverse), vf_set1(INFINITY))
@@ -251,153 +147,3 @@ cdef inline vf inverse_of(vf d, vm *infinite) noexcept nogil:
 cdef inline unsigned int infinite_halves(vi h) noexcept nogil:
     """A bit for each lane whose float16 is infinite or NaN."""
     return vm_bits(vi_gt(h & 0x7c00, vi_set1(0x7bff)))
-
-
-# ---- Q4_0, Q4_1, Q5_0, Q5_1 ----
-
-cdef inline int top_of(int bits) noexcept nogil:
-    return (1 << bits) - 1
-
-
-cdef inline void store_block(uint8_t *y, int bits, bint minimum, int d, int m, const vi *q) noexcept nogil:
-    """One block from its halves and its q in memory order."""
-    cdef vi low[MOST_VECTORS]
-    cdef uint32_t high = 0
-    cdef int i
-    store_u16(y, <uint16_t>d)
-    y += 2
-    if minimum:
-        store_u16(y, <uint16_t>m)
-        y += 2
-    if bits == 5:
-        for i in range(BLOCK // LANES):
-            high |= <uint32_t>vm_bits(vi_gt(q[i], vi_set1(15))) << (LANES * i)
-        memcpy(y, &high, 4)
-        y += 4
-    for i in range(BLOCK // 2 // LANES):
-        low[i] = q[i] | (q[BLOCK // 2 // LANES + i] << 4)
-        if bits == 5:
-            low[i] = (q[i] & 15) | ((q[BLOCK // 2 // LANES + i] & 15) << 4)
-    vi_store_u8x16(y, low)
-
-
-cdef inline unsigned int encode_group(const float *x, uint8_t *y, int bits, bint minimum) noexcept nogil:
-    """The plain encoder: see encode_group_t."""
-    cdef vf low, d, inverse, shift
-    cdef vm infinite
-    cdef vi dh, mh
-    cdef vi q[MOST_VECTORS]
-    cdef float lows[LANES]
-    cdef float inverses[LANES]
-    cdef float shifts[LANES]
-    cdef int ds[LANES]
-    cdef int ms[LANES]
-    cdef int i, l
-    cdef vf v, s, b, m
-    cdef Py_ssize_t type_size = 18 + (2 if minimum else 0) + (4 if bits == 5 else 0)
-    if minimum:
-        block_range(x, &low, &d)
-        d = d / vf_set1(<float>top_of(bits))
-        inverse = inverse_of(d, &infinite)
-        shift = vf_set1(<float>0.5)
-    else:
-        low = vf_set1(0)
-        d = block_peak(x) / vf_set1(<float>-(1 << (bits - 1)))
-        inverse = inverse_of(d, &infinite)
-        shift = vf_select(infinite, vf_set1(0), vf_set1(<float>(1 << (bits - 1)) + <float>0.5))
-    dh = vi_f16(d)
-    mh = vi_f16(low)
-    vf_store(lows, low)
-    vf_store(inverses, inverse)
-    vf_store(shifts, shift)
-    memcpy(ds, &dh, sizeof(ds))
-    memcpy(ms, &mh, sizeof(ms))
-    for l in range(LANES):
-        s = vf_set1(inverses[l])
-        b = vf_set1(shifts[l])
-        m = vf_set1(lows[l])
-        for i in range(BLOCK // LANES):
-            v = vf_load(x + BLOCK * l + LANES * i)
-            if minimum:
-                q[i] = vi_trunc((v - m) * s + vf_set1(<float>0.5))
-            else:
-                q[i] = vi_trunc(vf_min(v * s + b, vf_set1(<float>top_of(bits))))
-        store_block(y, bits, minimum, ds[l], ms[l], q)
-        y += type_size
-    return infinite_halves(dh) | (infinite_halves(mh) if minimum else 0)
-
-
-cdef inline Py_ssize_t encode_weighted(const EncodeArgs *a, int bits, bint minimum) noexcept nogil:
-    cdef Walk walk
-    cdef vf x[BLOCK]
-    cdef vf w[BLOCK]
-    cdef vf q[BLOCK]
-    cdef vi rows[MOST_VECTORS][LANES]
-    cdef vi block[MOST_VECTORS]
-    cdef vf low
-    cdef vi d, m
-    cdef Py_ssize_t bad
-    cdef Py_ssize_t type_size = 18 + (2 if minimum else 0) + (4 if bits == 5 else 0)
-    cdef int i, j, l
-    begin_walk(&walk)
-    while next_group(&walk, a, type_size):
-        load_weighted(&walk, x, w)
-        if minimum:
-            d = vi_f16(search_min(x, w, q, BLOCK, top_of(bits), <float>-0.9, <float>0.05, 36, False, &low))
-            m = vi_f16(-low)
-        else:
-            d = m = vi_f16(search_symmetric(x, w, q, BLOCK, 1 << (bits - 1)))
-        bad = overflowed_row(&walk.g, d, m)
-        if bad >= 0:
-            return walk.first_row + bad
-        for i in range(BLOCK // LANES):
-            for j in range(LANES):
-                rows[i][j] = vi_trunc(q[LANES * i + j])
-            vi_transpose(rows[i], rows[i])
-        for l in range(walk.g.live):
-            for i in range(BLOCK // LANES):
-                block[i] = rows[i][l]
-            store_block(walk.g.dst[l], bits, minimum, vi_get(d, l), vi_get(m, l), block)
-    return a.n_rows
-
-
-cdef inline void decode_block(const uint8_t *p, float *out, int bits, bint minimum) noexcept nogil:
-    cdef vf d = vf_set1_f16(p)
-    cdef vf m = vf_set1(0)
-    cdef vi b
-    cdef vi q[2]
-    cdef uint32_t high = 0
-    cdef int i, half
-    p += 2
-    if minimum:
-        m = vf_set1_f16(p)
-        p += 2
-    if bits == 5:
-        memcpy(&high, p, 4)
-        p += 4
-    for i in range(BLOCK // 2 // LANES):
-        b = vi_load_u8(p + LANES * i)
-        q[0] = b & 15
-        q[1] = b >> 4
-        for half in range(2):
-            if bits == 5:
-                q[half] = vi_select(vm_from_bits(high >> (16 * half + LANES * i)), q[half] | 16, q[half])
-            if minimum:
-                vf_store(out + 16 * half + LANES * i, vf_from_vi(q[half]) * d + m)
-            else:
-                vf_store(out + 16 * half + LANES * i, vf_from_vi(q[half] - (1 << (bits - 1))) * d)
-
-
-cdef inline Py_ssize_t decode_blocks(const DecodeArgs *a, int bits, bint minimum) noexcept nogil:
-    cdef Py_ssize_t type_size = 18 + (2 if minimum else 0) + (4 if bits == 5 else 0)
-    cdef const uint8_t *p
-    cdef float *out
-    cdef Py_ssize_t row, k
-    for row in range(a.n_rows):
-        p = a.src + row * a.src_stride
-        out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
-            decode_block(p, out, bits, minimum)
-            p += type_size
-            out += BLOCK
-    return a.n_rows

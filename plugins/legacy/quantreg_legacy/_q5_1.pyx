@@ -10,7 +10,8 @@
 from libc.stdint cimport uint8_t
 
 from quantreg_kernels.abi cimport IMPORTANCE_NONE, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
-from quantreg_legacy._blocks cimport decode_blocks, encode_group, encode_in_groups, encode_weighted, score_blocks
+from quantreg_legacy._blocks cimport encode_in_groups
+from quantreg_legacy._nibbles cimport decode_blocks, encode_group, encode_weighted, score_blocks
 
 cdef enum:
     TYPE_ID = 7

@@ -1,0 +1,64 @@
+"""What the project set out to reach, as ratios to the reference on the same core."""
+
+from math import exp, log
+
+__all__ = ["DECODE_GEOMEAN", "decode_geomean", "verdict"]
+
+WEIGHTED = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"}
+WEIGHTED_SEARCH = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"}
+PLAIN_K = {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
+PLAIN = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q1_0", "Q2_0", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "F16"}
+
+# (what is done, types) -> times faster than the reference at each CPU level
+TABLE = (
+    ("encode weighted", WEIGHTED, {"avx512": 8, "avx2": 5, "base": 2}),
+    ("encode weighted", WEIGHTED_SEARCH, {"avx512": 5, "avx2": 3, "base": 1.5}),
+    ("encode plain", PLAIN_K, {"avx512": 6, "avx2": 4, "base": 2}),
+    ("encode plain", PLAIN, {"avx512": 3, "avx2": 2, "base": 1}),
+)
+DECODE_FLOOR = 1
+DECODE_GEOMEAN = {"avx512": 2, "avx2": 1.5, "base": 1}
+
+# Where memory is the limit, a share of what the core can do counts as well; the table states it for avx512 only.
+READ_SHARE = 0.6  # cheap encoders: of the read bandwidth
+FILL_SHARE = 0.8  # decoders: of the rate at which the core fills memory
+
+# Of whole files: the ratio to llama-quantize with two threads each.
+FILES = {"Q8_0": 1, "BF16": 1, "Q4_K_M with imatrix": 5, "IQ2_XS with imatrix": 4}
+TWO_THREADS = 1.9
+PEAK_MIB = 450
+OPEN_SECONDS = 0.010
+TOKENS_SECONDS = 0.1
+IMPORT_SECONDS = 0.030
+HELP_SECONDS = 0.200
+
+
+def verdict(work, name, level, ratio, share):
+    """(goal or None, "ratio" | "bandwidth" | "no" | None): by what a cell meets its goal.
+
+    `share` is that of the read bandwidth when encoding, of the fill rate when decoding.
+    """
+    if work == "decode":
+        goal, enough = DECODE_FLOOR, FILL_SHARE
+    else:
+        goal = next((goals[level] for what, names, goals in TABLE if what == work and name in names), None)
+        enough = READ_SHARE if work == "encode plain" and name in PLAIN else None
+    if goal is None:
+        return None, None
+    if ratio >= goal:
+        return goal, "ratio"
+    if enough and level == "avx512" and share >= enough:
+        return goal, "bandwidth"
+    return goal, "no"
+
+
+def decode_geomean(cells, level):
+    """Of the decode cells (ratio, share of the fill rate): (mean of all, mean of those below the share, met?)."""
+
+    def mean(values):
+        return exp(sum(map(log, values)) / len(values)) if values else None
+
+    everything = mean([ratio for ratio, _ in cells])
+    rest = mean([ratio for ratio, share in cells if level != "avx512" or share < FILL_SHARE])
+    met = everything is not None and max(everything, rest or float("inf")) >= DECODE_GEOMEAN[level]
+    return everything, rest, met

@@ -1,0 +1,125 @@
+"""Measures quantreg against ggml's reference and prints Markdown tables. See README.md beside this file.
+
+Exit code 1 if any bytes differ from the reference's.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from bench import codecs, files, report, startup
+from bench.timing import cpu_model
+
+from quantreg_kernels import LEVELS, usable_levels
+
+SECTIONS = ("codecs", "files", "memory", "open", "startup")
+
+
+def words(text):
+    return [word for word in text.replace(",", " ").split() if word]
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--only", type=words, default=list(SECTIONS), metavar="PART,...", help=f"of {', '.join(SECTIONS)}")
+    add("--types", type=words, metavar="TYPE,...", help="types (file types for files and memory); default: all")
+    add("--levels", type=words, metavar="LEVEL,...", help=f"of {', '.join(LEVELS)}; default: all of this machine")
+    add("--works", type=words, metavar="WORK,...", help="of plain, weighted, decode; default: all")
+    add("--rounds", type=int, help="samples a cell (default: 5 for codecs, 3 for files)")
+    add("--params", type=float, default=1.1e9, help="parameters of the synthetic model (default: 1.1e9, 2.2 GB)")
+    add("--memory-bytes", type=float, default=8e9, help="size of the one tensor (default: 8e9)")
+    add("--workdir", metavar="FOLDER", help="for temporary files (default: the system's)")
+    add("--vocab", metavar="FOLDER", help="GGUF files for the part `open`")
+    add("--gguf-py", action="store_true", help="open the largest of them with gguf-py too: seconds, and 2 GB of memory")
+    add("--json", metavar="FILE", help="write the results there as well")
+    given = parser.parse_args()
+    for part in given.only:
+        if part not in SECTIONS:
+            parser.error(f"--only {part}: use {', '.join(SECTIONS)}")
+    for level in given.levels or ():
+        if level not in usable_levels():
+            parser.error(f"--levels {level}: this machine has {', '.join(usable_levels())}")
+    return given
+
+
+def tell(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def machine():
+    return {
+        "cpu": cpu_model(),
+        "level": usable_levels()[-1],
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def part_codecs(given):
+    works = [work for work in codecs.WORKS if not given.works or work.split()[-1] in given.works]
+    result = codecs.measure(given.types, given.levels, given.rounds or 5, tell, works)
+    other = codecs.others(given.types, tell=tell)
+    result |= {"others": other["cells"], "notes": result["notes"] + other["notes"]}
+    text = f"## Codecs, one core, rows of {codecs.COLS}\n\n{report.codec_tables(result)}"
+    if result["others"]:
+        text += f"\n\n### Other Python packages\n\n{report.other_table(result['others'])}"
+    return result, text
+
+
+def part_files(given):
+    result = files.whole_files(int(given.params), given.workdir, given.rounds or 3, given.types, tell)
+    size = f"{result['params'] / 1e6:,.0f} M parameters, {result['source_bytes'] / 1e9:.2f} GB"
+    text = f"## Whole files: an F16 Llama of {size}\n\n{report.rows_table(result['rows'])}"
+    if result["scaling"]:
+        text += f"\n\n{report.rows_table(result['scaling'])}"
+    return result, text
+
+
+def part_memory(given):
+    result = files.memory(int(given.memory_bytes), given.workdir, given.types, tell)
+    return result, f"## Memory: one huge F16 tensor\n\n{report.rows_table(result['rows'])}"
+
+
+def part_open(given):
+    if not given.vocab:
+        return {"rows": [], "notes": ["--vocab FOLDER names the GGUF files to open"], "failures": []}, "## Opening"
+    result = startup.open_files(given.vocab, given.rounds or 5, given.gguf_py, tell)
+    return result, f"## Opening a file, one core\n\n{report.rows_table(result['rows'])}"
+
+
+def part_startup(given):
+    result = startup.startup(given.rounds or 9, tell)
+    return result, f"## Start-up\n\n{report.rows_table(result['rows'])}"
+
+
+def main():
+    given = arguments()
+    facts = machine()
+    results, failures = {"machine": facts}, []
+    print(f"# quantreg, measured\n\n{report.machine(facts)}\n", flush=True)
+    for name in SECTIONS:
+        if name not in given.only:
+            continue
+        result, text = globals()[f"part_{name}"](given)
+        results[name] = result
+        failures += result["failures"]
+        print(text)
+        if result["notes"]:
+            print(f"\nNot measured, or to be known:\n\n{report.lines(result['notes'])}")
+        print(flush=True)
+    if given.json:
+        Path(given.json).write_text(json.dumps(results, indent=1) + "\n")
+    if failures:
+        print(f"## FAILED\n\n{report.lines(failures)}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Plain numbers: one weight a block, little-endian, at any alignment."""

@@ -1,0 +1,24 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+"""I8: signed integers of 8 bits. Encoding rounds to nearest even and refuses what does not fit."""
+
+from libc.stdint cimport int8_t
+
+from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, codec_capsule
+from quantreg_floats._numbers cimport decode_numbers, encode_integers
+
+cdef enum:
+    TYPE_ID = 24
+    BLOCK = 1
+    BYTES = 1
+
+
+cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
+    return encode_integers(a, <int8_t>0)
+
+
+cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept nogil:
+    return decode_numbers(a, <int8_t>0)
+
+
+cdef RowCodec row_codec
+codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, NULL)

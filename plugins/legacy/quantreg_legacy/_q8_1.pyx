@@ -1,0 +1,34 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+"""Q8_1: blocks of 32 weights with one scale and their sum. 9 bits a weight. Importance is ignored.
+
+    bytes 0-1   d  float16         x = d * q
+    bytes 2-3   s  float16         d * sum(q): what a dot product with Q4_1 or Q5_1 adds, times their minimum
+    bytes 4-35  q  signed bytes
+"""
+
+from libc.stdint cimport uint8_t
+
+from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, codec_capsule
+from quantreg_legacy._blocks cimport encode_in_groups
+from quantreg_legacy._q8 cimport decode_q8_blocks, encode_q8_group
+
+cdef enum:
+    TYPE_ID = 9
+    BLOCK = 32
+    BYTES = 36
+
+
+cdef unsigned int encode_group(const float *x, uint8_t *y) noexcept nogil:
+    return encode_q8_group(x, y, True)
+
+
+cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
+    return encode_in_groups(a, BYTES, encode_group)
+
+
+cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept nogil:
+    return decode_q8_blocks(a, True)
+
+
+cdef RowCodec row_codec
+codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, NULL)

@@ -1,0 +1,1 @@
+"""One and two bits a weight: signs, ternary weights, and blocks of a single scale."""

@@ -1,0 +1,136 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+"""TQ1_0: blocks of 256 ternary weights, five a byte, under one scale, the largest magnitude. 1.6875 bits a weight.
+
+A byte is a fraction in base 3: ceil(256 * t / 243), where t is five digits 0..2, the first the most significant. Multiplied by
+3 it carries its first digit into bit 8 and leaves the fraction of the rest.
+
+    bytes 0-31   digit n of byte m is weight m + 32 * n             x = d * (digit - 1)
+    bytes 32-47  digit n of byte 32 + m is weight 160 + m + 16 * n
+    bytes 48-51  digit n of byte 48 + m is weight 240 + m + 4 * n; four digits and a 0
+    bytes 52-53  d     float16
+"""
+
+from libc.stdint cimport int32_t, uint8_t
+from libc.string cimport memcpy
+
+from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, codec_capsule
+from quantreg_kernels.half cimport f16_is_finite, f32_to_f16, store_u16
+from quantreg_kernels.lanes cimport (
+    LANES, vf, vf_from_vi, vf_load, vf_set1_f16, vf_store, vi, vi_load, vi_load_u8, vi_store_u8x16,
+)
+from quantreg_lowbit._ternary cimport block_magnitude, inverse_magnitude, ternary
+
+cdef enum:
+    TYPE_ID = 34
+    BLOCK = 256
+    BYTES = 54
+    VECTORS = 4     # 16 / LANES, at most
+
+
+cdef inline vi as_fraction(vi t) noexcept nogil:
+    """ceil(256 * t / 243) for t up to 242."""
+    return (t * 69042 + 65535) >> 16
+
+
+cdef inline void pack_five(const float *x, int stride, vf inverse, uint8_t *y) noexcept nogil:
+    """16 bytes: digit n of byte m from x[m + stride * n]."""
+    cdef vi t[VECTORS]
+    cdef vi digit
+    cdef int i, n
+    for i in range(16 // LANES):
+        t[i] = ternary(vf_load(x + LANES * i) * inverse)
+        for n in range(1, 5):
+            digit = ternary(vf_load(x + LANES * i + stride * n) * inverse)
+            t[i] = t[i] + t[i] + t[i] + digit
+        t[i] = as_fraction(t[i])
+    vi_store_u8x16(y, t)
+
+
+cdef inline void pack_four(const float *x, vf inverse, uint8_t *y) noexcept nogil:
+    """The last 4 bytes, from 16 weights."""
+    cdef vi digits[VECTORS]
+    cdef uint8_t q[16]
+    cdef int i, m
+    for i in range(16 // LANES):
+        digits[i] = ternary(vf_load(x + LANES * i) * inverse)
+    vi_store_u8x16(q, digits)
+    for m in range(4):
+        y[m] = <uint8_t>((((q[m] * 81 + q[m + 4] * 27 + q[m + 8] * 9 + q[m + 12] * 3) * 256) + 242) // 243)
+
+
+cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
+    cdef const float *x
+    cdef uint8_t *block
+    cdef float d
+    cdef vf inverse
+    cdef Py_ssize_t row, k
+    for row in range(a.n_rows):
+        x = a.src + row * a.src_stride
+        block = a.dst + row * a.dst_stride
+        for k in range(a.n_cols // BLOCK):
+            d = block_magnitude(x, BLOCK)
+            inverse = inverse_magnitude(d)
+            pack_five(x, 32, inverse, block)
+            pack_five(x + 16, 32, inverse, block + 16)
+            pack_five(x + 160, 16, inverse, block + 32)
+            pack_four(x + 240, inverse, block + 48)
+            store_u16(block + 52, f32_to_f16(d))
+            if not f16_is_finite(f32_to_f16(d)):
+                return row
+            x += BLOCK
+            block += BYTES
+    return a.n_rows
+
+
+cdef inline void store_digit(float *out, vi fraction, vf d) noexcept nogil:
+    """The weights of the first digit of each fraction of 256."""
+    vf_store(out, vf_from_vi(((fraction + fraction + fraction) >> 8) - 1) * d)
+
+
+cdef inline void unpack_five(const uint8_t *p, float *out, int stride, vf d) noexcept nogil:
+    """The reverse of pack_five."""
+    cdef vi fraction
+    cdef int i, n
+    for i in range(16 // LANES):
+        fraction = vi_load_u8(p + LANES * i)
+        for n in range(5):
+            store_digit(out + LANES * i + stride * n, fraction, d)
+            fraction = (fraction + fraction + fraction) & 255
+
+
+cdef inline void unpack_four(const uint8_t *p, float *out, vf d) noexcept nogil:
+    """The reverse of pack_four: every byte times 1, 3, 9 and 27, which leaves its digit n in front."""
+    cdef int32_t power[16]
+    cdef uint8_t bytes[16]
+    cdef int i
+    for i in range(4):
+        memcpy(bytes + 4 * i, p, 4)
+        power[i] = 1
+        power[i + 4] = 3
+        power[i + 8] = 9
+        power[i + 12] = 27
+    for i in range(16 // LANES):
+        store_digit(out + LANES * i, (vi_load_u8(bytes + LANES * i) * vi_load(power + LANES * i)) & 255, d)
+
+
+cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept nogil:
+    cdef const uint8_t *block
+    cdef float *out
+    cdef vf d
+    cdef Py_ssize_t row, k
+    for row in range(a.n_rows):
+        block = a.src + row * a.src_stride
+        out = a.dst + row * a.dst_stride
+        for k in range(a.n_cols // BLOCK):
+            d = vf_set1_f16(block + 52)
+            unpack_five(block, out, 32, d)
+            unpack_five(block + 16, out + 16, 32, d)
+            unpack_five(block + 32, out + 160, 16, d)
+            unpack_four(block + 48, out + 240, d)
+            block += BYTES
+            out += BLOCK
+    return a.n_rows
+
+
+cdef RowCodec row_codec
+codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, NULL)

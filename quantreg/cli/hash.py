@@ -1,0 +1,23 @@
+"""quantreg hash"""
+
+import click
+
+from quantreg.cli.show import print_json
+
+
+@click.command("hash")
+@click.argument("file")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(file, as_json):
+    """SHA-256 of the bytes of each tensor of FILE, and its name.
+
+    The order of the tensors in the file, their alignment and a split into shards make no difference to a digest.
+    """
+    import quantreg
+
+    digests = quantreg.hash_tensors(file)
+    if as_json:
+        print_json(digests)
+        return
+    for name in sorted(digests):
+        click.echo(f"{digests[name]}  {name}")

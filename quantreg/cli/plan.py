@@ -1,0 +1,27 @@
+"""quantreg plan"""
+
+import click
+
+from quantreg.cli.plan_options import find_file_type, plan_options, to_keywords
+from quantreg.cli.show import plan_summary
+
+
+@click.command("plan")
+@click.argument("source", metavar="IN")
+@click.argument("file_type", metavar="TYPE")
+@click.option("-o", "--output", metavar="FILE", required=True, help="The plan to write: JSON.")
+@plan_options
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+def command(source, file_type, output, force, **given):
+    """Write the plan for quantizing IN to TYPE as a file: the type of each tensor, why, and its size.
+
+    Edit "to" of any tensor, then: quantreg quantize --plan FILE IN OUT
+    """
+    import quantreg
+    from quantreg import recipes
+
+    plan = quantreg.plan(source, find_file_type(file_type), check=False, **to_keywords(given))
+    recipes.write_plan(plan, output, force=force)
+    click.echo(f"{output}: {len(plan.tensors)} tensors, {plan_summary(plan)}")
+    for warning in (*plan.problems, *plan.warnings):
+        click.echo(f"warning: {warning}", err=True)

@@ -1,0 +1,143 @@
+"""The output of a plan: which files, their headers, the place of every tensor in them."""
+
+import hashlib
+import os
+import re
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from quantreg import gguf
+from quantreg.errors import OutputError, PlanError
+
+__all__ = ["OutputFile", "group_tensors", "lay_out", "opened", "parse_size"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One file to write: its header and, behind it, tensors as (TensorPlan, offset in the file); ``size`` in bytes."""
+
+    path: str
+    header: bytes
+    tensors: tuple
+    size: int
+
+    @property
+    def digest(self) -> str:
+        """Of the header, and so of the names, shapes, types and places of the tensors."""
+        return hashlib.blake2b(self.header, digest_size=16).hexdigest()
+
+
+def group_tensors(planned, source, *, keep_split=False, split_max_size=None, split_max_tensors=None):
+    """(tensors of each shard, warnings); None for one unsplit file.
+
+    ``keep_split`` follows the source's shards. ``split_max_tensors`` counts tensors; ``split_max_size`` is bytes of
+    padded tensor data in a shard (int, or text like "4G", "500M"), as llama-gguf-split counts them: the header comes on
+    top. A larger tensor gets a shard of its own, and a warning. Raises PlanError for more than one of them.
+    """
+    if sum((bool(keep_split), split_max_size is not None, split_max_tensors is not None)) > 1:
+        raise PlanError("keep_split, split_max_size and split_max_tensors exclude each other: give one of them")
+    if keep_split:
+        groups = [[] for _ in source.paths]
+        for tensor in planned.tensors:
+            groups[source.place(tensor.source)[0]].append(tensor)
+        return [group for group in groups if group] or [[]], ()  # pruning may leave nothing of a shard
+    if split_max_tensors is not None:
+        if isinstance(split_max_tensors, bool) or not isinstance(split_max_tensors, int) or split_max_tensors < 1:
+            raise PlanError(f"split_max_tensors is {split_max_tensors!r}: expected a whole number above 0")
+        step = split_max_tensors
+        tensors = planned.tensors
+        return [list(tensors[i : i + step]) for i in range(0, len(tensors), step)] or [[]], ()
+    if split_max_size is None:
+        return None, ()
+    limit = parse_size(split_max_size)
+    groups, filled, warnings = [[]], 0, []
+    for tensor in planned.tensors:
+        nbytes = gguf.padded(tensor.bytes, gguf.DEFAULT_ALIGNMENT)
+        if nbytes > limit:
+            warnings.append(f"{tensor.name} alone takes {nbytes} bytes, more than the {limit} of split_max_size")
+        if groups[-1] and filled + nbytes > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(tensor)
+        filled += nbytes
+    return groups, tuple(warnings)
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes from an int or from "4G", "500M" (powers of ten, as in llama-gguf-split) or "123456".
+
+    Raises PlanError for anything else.
+    """
+    found = re.fullmatch(r"(\d{1,18})([KMGT]?)", str(size).strip().upper(), re.ASCII)
+    if isinstance(size, bool) or not found or not int(found[1]):
+        raise PlanError(f"split size {size!r}: expected bytes, or a size such as 4G or 500M")
+    return int(found[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[found[2]]
+
+
+def lay_out(dst, planned, source, groups=None) -> list[OutputFile]:
+    """The files of a plan: dst itself or, for groups of tensors, its shards ``dst-00001-of-00003.gguf`` ....
+
+    The first shard has the metadata, the others only the split keys.
+    """
+    edit = gguf.HeaderEdit(source.metadata)
+    for change in planned.metadata:
+        if change.type is None:
+            edit.remove(change.key)
+        else:
+            edit.set(change.key, gguf.Value(change.type, change.value))
+    dst = os.fspath(dst)
+    if groups is None:
+        return [_file(dst, edit, planned.tensors)]
+    count = len(groups)
+    if count > gguf.MAX_SHARDS:
+        raise PlanError(f"{count} shards are more than the {gguf.MAX_SHARDS} that file names can number: allow larger")
+    files = []
+    for number, tensors in enumerate(groups):
+        if number:
+            edit = gguf.HeaderEdit()
+        if count > 1 or not planned.options.keep_split:
+            keys = gguf.split_values(number, count, len(planned.tensors))
+            # llama-quantize and llama-gguf-split write the same keys in different order: the count in the middle, last
+            for key, value in keys if planned.options.keep_split else (keys[0], keys[2], keys[1]):
+                edit.set(key, value)
+        files.append(_file(gguf.shard_path(dst.removesuffix(".gguf"), number, count), edit, tensors))
+    return files
+
+
+def _file(path, edit, tensors):
+    stated = edit.get("general.alignment")
+    alignment = stated.data if stated else gguf.DEFAULT_ALIGNMENT
+    entries = [(tensor.name, tensor.dims, tensor.to_id, tensor.bytes) for tensor in tensors]
+    header = gguf.encode_header(edit.items(), entries, alignment)
+    placed, position = [], len(header)
+    for tensor in tensors:
+        placed.append((tensor, position))
+        position += gguf.padded(tensor.bytes, alignment)
+    return OutputFile(path, header, tuple(placed), position)
+
+
+@contextmanager
+def opened(files, make):
+    """All files open at once: ``make(OutputFile)`` gives the context manager of each. The first is renamed last."""
+    need = sum(file.size for file in files)
+    with ExitStack() as stack:
+        folder = os.path.dirname(os.path.realpath(files[0].path))
+        if len(files) > 1 and os.path.isdir(folder):
+            import shutil  # slow to load, and few processes write
+
+            have = sum(_allocated(gguf.partial_path(file.path)) for file in files)
+            free = shutil.disk_usage(folder).free
+            if free + have < need:
+                raise OutputError(f"{files[0].path}: the shards take {need} bytes, only {free} are free in {folder}")
+        targets = [stack.enter_context(make(file)) for file in files]
+        yield targets
+    for target in targets:
+        target.finish()
+
+
+def _allocated(path):
+    """Bytes of the disk that a file of an unfinished run takes already."""
+    try:
+        return getattr(os.stat(path), "st_blocks", 0) * 512
+    except OSError:
+        return 0

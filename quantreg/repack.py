@@ -1,0 +1,82 @@
+"""The same tensors in other files: split, merge, other metadata. Nothing is decoded; types nobody knows are copied."""
+
+import os
+from difflib import get_close_matches
+
+from quantreg import gguf, output
+from quantreg.errors import MetadataError
+from quantreg.pipeline import write_files
+from quantreg.recipes import MetadataEdit, Plan, TensorPlan, file_types
+from quantreg.source import Source
+
+__all__ = ["copy_plan", "edit_metadata", "merge", "split"]
+
+
+def split(src, prefix, *, max_size=None, max_tensors=None, force: bool = False) -> list[str]:
+    """Write the GGUF model at src as shards ``prefix-00001-of-00003.gguf`` ...; returns their paths.
+
+    ``max_size`` ("4G", "500M" or bytes) limits the tensor data of a shard, ``max_tensors`` their number (default 128,
+    as llama-gguf-split). The first shard has the metadata. Raises GGUFFormatError, PlanError, OutputError, OSError.
+    """
+    if max_size is None and max_tensors is None:
+        max_tensors = 128
+    source = Source(src)
+    plan = copy_plan(source)
+    groups, _ = output.group_tensors(plan, source, split_max_size=max_size, split_max_tensors=max_tensors)
+    return _write(source, plan, output.lay_out(prefix, plan, source, groups), force)
+
+
+def merge(src, dst, *, force: bool = False) -> str:
+    """Write the shards of a model, of which src is any, as one file; returns its path.
+
+    A file that was split by `split` comes back byte for byte. Raises GGUFFormatError, OutputError, OSError.
+    """
+    return edit_metadata(src, dst, force=force)
+
+
+def edit_metadata(src, dst, *, set=(), remove=(), rename=(), force: bool = False) -> str:
+    """Write the GGUF model at src to dst with other metadata; returns dst. Shards are merged.
+
+    ``rename`` maps old to new keys, ``remove`` lists keys, ``set`` maps keys to Python objects or `gguf.Value`; they
+    are done in this order. A key keeps its place; a new one is appended. Raises MetadataError for a key that is not
+    there or a name that is taken; GGUFFormatError for what GGUF cannot hold; OutputError, OSError.
+    """
+    source = Source(src)
+    values = dict(gguf.HeaderEdit(source.metadata).items())
+    for old, new in dict(rename).items():
+        _require(values, old, source)
+        if new in values:
+            raise MetadataError(f"{source.paths[0]}: cannot rename {old} to {new}: there is a key of this name")
+        values = {new if key == old else key: value for key, value in values.items()}
+    for key in remove:
+        _require(values, key, source)
+        del values[key]
+    values |= {key: gguf.Value.of(value) for key, value in dict(set).items()}
+    source.metadata = values
+    plan = copy_plan(source)
+    return _write(source, plan, output.lay_out(dst, plan, source), force)[0]
+
+
+def _require(values, key, source):
+    if key not in values:
+        near = get_close_matches(key, values, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see `quantreg metadata get FILE`"
+        raise MetadataError(f"{source.paths[0]}: has no key {key}: {hint}")
+
+
+def copy_plan(source) -> Plan:
+    """The plan that copies every tensor as it is, in its order; the keys of splits are left out."""
+    tensors = tuple(
+        TensorPlan(
+            info.name, info.dims, info, info.type_name, info.type_id, info.type_name, info.type_id, "as it is",
+            info.nbytes,
+        )
+        for info in source.tensors
+    )  # fmt: skip
+    return Plan(file_types["COPY"], tensors, tuple(map(MetadataEdit, gguf.SPLIT_KEYS)))
+
+
+def _write(source, plan, files, force):
+    for _ in write_files(source, plan, files, force=force, check=False):
+        pass
+    return [os.fspath(file.path) for file in files]

@@ -1,0 +1,1 @@
+"""A plugin of quantreg: MY_Q3."""

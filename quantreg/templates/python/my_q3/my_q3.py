@@ -1,0 +1,56 @@
+"""MY_Q3: blocks of 32 weights of 3 bits with one scale. 3.5 bits a weight.
+
+bytes 0-1   scale  float16                        x = scale * (q - 4)
+bytes 2-13  q, 3 bits each, from the low bits up
+"""
+
+import numpy as np
+
+import quantreg
+
+BLOCK, BYTES = 32, 14
+
+MY_Q3 = quantreg.QuantType(
+    "MY_Q3",
+    type_id=4242,
+    block_size=BLOCK,
+    type_size=BYTES,
+    fallback="Q4_0",
+    codec=lambda: quantreg.PythonCodec(MY_Q3, encode, decode),
+)
+
+
+def encode(rows, importance):
+    """float32 (rows, cols) and error weights (rows, cols) or None, to uint8 (rows, row_bytes)."""
+    x = rows.reshape(len(rows), -1, BLOCK)
+    weights = np.ones_like(x) if importance is None else importance.reshape(x.shape)
+    largest = np.take_along_axis(x, np.abs(x).argmax(axis=2)[..., None], axis=2)
+    scale = largest / -4  # the largest weight takes the one level that lies furthest out
+    q = nearest(x, scale)
+    total = (weights * q * q).sum(axis=2, keepdims=True)
+    scale = np.where(total > 0, (weights * x * q).sum(axis=2, keepdims=True) / total, scale)  # least squares
+    scale = scale.astype(np.float16)
+    q = nearest(x, scale.astype(np.float32))
+    bits = (q[..., None] + 4).astype(np.uint8) >> np.arange(3) & 1
+    packed = np.packbits(bits.reshape(*x.shape[:2], 3 * BLOCK), axis=2, bitorder="little")
+    return np.concatenate([scale.view(np.uint8), packed], axis=2).reshape(len(rows), -1)
+
+
+def nearest(x, scale):
+    """The level of each weight, -4 .. 3."""
+    inverse = np.divide(1, scale, out=np.zeros_like(scale), where=np.abs(scale) > 1e-30)
+    return np.clip(np.rint(x * inverse), -4, 3)
+
+
+def decode(blocks):
+    """uint8 (rows, row_bytes), any bytes, to float32 (rows, cols)."""
+    blocks = blocks.reshape(len(blocks), -1, BYTES)
+    scale = blocks[..., :2].copy().view(np.float16).astype(np.float32)
+    bits = np.unpackbits(blocks[..., 2:], axis=2, bitorder="little").reshape(*blocks.shape[:2], BLOCK, 3)
+    q = (bits << np.arange(3)).sum(axis=3).astype(np.float32) - 4
+    return (scale * q).reshape(len(blocks), -1)
+
+
+@quantreg.hookimpl
+def register_types(register):
+    register(MY_Q3)

@@ -1,0 +1,141 @@
+"""The plugin distributions that the discovery tests install, one for each thing that can happen."""
+
+import re
+import shutil
+from pathlib import Path
+
+PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
+BASE_ONLY = ["-Csetup-args=-Dbuildtype=debugoptimized"]
+
+
+def make_all(scratch):
+    """(folder, options for pip) of each."""
+    new = lambda *args: _new(scratch, *args)  # noqa: E731
+    return [
+        (new("my-q3"), []),
+        (_failing(new("my-broken")), []),
+        (_clashing(new("my-clash")), []),
+        (_replacing(new("my-q41")), []),
+        (_hooks(new("my-hooks")), []),
+        (copied_family(scratch.sources), BASE_ONLY),
+        (new("my-c3", "--cython"), ["-Cbuild-dir=build"]),
+        (_other_abi(new("my-abi", "--cython")), BASE_ONLY),
+    ]
+
+
+def _new(scratch, name, *options):
+    scratch.quantreg("plugins", "new", name, *options, "--in", scratch.sources, plugins="", check=True)
+    return scratch.sources / name
+
+
+def copied_family(folder):
+    """plugins/legacy copied out of the tree: other names, another id, and one codec so that it builds quickly."""
+    target = folder / "acme-legacy"
+    shutil.copytree(PLUGINS / "legacy", target, ignore=shutil.ignore_patterns("__pycache__"))
+    package = (target / "quantreg_legacy").rename(target / "acme_legacy")
+    for path in [*target.glob("*"), *package.glob("*")]:
+        if path.is_file():
+            text = path.read_text().replace("quantreg_legacy", "acme_legacy").replace("quantreg-legacy", "acme-legacy")
+            path.write_text(text)
+    _edit(target / "meson.build", r"codecs = \[.*\]", "codecs = ['q4_0']")
+    _edit(target / "pyproject.toml", r"(?s)\[project.entry-points.quantreg\].*", (
+        '[project.entry-points.quantreg]\nACME4 = "acme_legacy.q4_0"\n'))  # fmt: skip
+    _edit(package / "q4_0.py", r'"Q4_0"', '"ACME4"')
+    _edit(package / "q4_0.py", r"type_id=2\b", "type_id=4702")
+    _edit(package / "_q4_0.pyx", r"TYPE_ID = 2\b", "TYPE_ID = 4702")
+    return target
+
+
+def _failing(folder):
+    _edit(folder / "my_broken" / "my_broken.py", "import numpy as np", "import numpy as np\nimport frobnicate")
+    return folder
+
+
+def _clashing(folder):
+    _edit(folder / "my_clash" / "my_clash.py", r"type_id=\d+", "type_id=12")
+    return folder
+
+
+def _replacing(folder):
+    module = folder / "my_q41" / "my_q41.py"
+    _edit(module, r'"MY_Q41",\n    type_id=\d+', '"Q4_1",\n    type_id=3')
+    _edit(module, r"register\(MY_Q41\)", "register(MY_Q41, replace=True)")
+    return folder
+
+
+HOOKS = '''
+import click
+import numpy as np
+import quantreg
+from quantreg import FileType
+from quantreg.recipes import Choice, Row, condition
+
+
+@condition("in the last layer")
+def in_last_layer(candidate):
+    return candidate.layer == candidate.model.block_count - 1
+
+
+def as_good_as_its_neighbours(candidate, chosen):
+    """A wide matrix takes what the plan already gave to attn_v of its layer."""
+    before = candidate.planned.get(f"blk.{candidate.layer}.attn_v.weight")
+    if candidate.role == "ffn_up" and candidate.shape[0] > 128 and before:
+        return Choice(before, "ffn_up, as attn_v of its layer")
+    return None
+
+
+MINE = FileType(
+    "MINE_M", None, "Q4_K", "Q4_K, with the last layer and what follows attn_v better",
+    rules=(Row("attn_v", in_last_layer, "Q6_K"), Row("attn_v", None, "Q5_K"), as_good_as_its_neighbours),
+)
+
+
+@quantreg.hookimpl
+def register_recipes(register):
+    register(MINE)
+
+
+@quantreg.hookimpl
+def score_importance(qtype, tensor, weights, columns):
+    if qtype.name != "Q4_K" or columns is None or not tensor.endswith("attn_q.weight"):
+        return None
+    return np.sqrt(columns) * np.abs(weights)
+
+
+@quantreg.hookimpl
+def register_commands(cli):
+    @cli.command("greet")
+    @click.argument("name")
+    def greet(name):
+        """Say hello."""
+        click.echo(f"hello {name}")
+'''
+
+
+def _hooks(folder):
+    (folder / "my_hooks" / "my_hooks.py").write_text(HOOKS)
+    return folder
+
+
+def _other_abi(folder):
+    """Two types, one built for an older ABI and one for a newer one."""
+    package = folder / "my_abi"
+    for name, number, type_id in (("older", 0, 4810), ("newer", 2, 4811)):
+        codec, plugin = (package / file for file in (f"_{name}.pyx", f"{name}.py"))
+        shutil.copy(package / "_my_abi.pyx", codec)
+        codec.write_text(re.sub(r"TYPE_ID = \d+", f"TYPE_ID = {type_id}", codec.read_text()))
+        codec.write_text(codec.read_text() + f"row_codec.abi_major = {number}\n")
+        text = (package / "my_abi.py").read_text().replace("_my_abi", f"_{name}").replace("MY_ABI", name.upper())
+        plugin.write_text(re.sub(r"type_id=\d+", f"type_id={type_id}", text))
+    for file in ("my_abi.py", "_my_abi.pyx"):
+        (package / file).unlink()
+    _edit(folder / "meson.build", r"codecs = \[.*\]", "codecs = ['older', 'newer']")
+    _edit(folder / "pyproject.toml", r"MY_ABI = .*", 'OLDER = "my_abi.older"\nNEWER = "my_abi.newer"')
+    return folder
+
+
+def _edit(path, pattern, text):
+    before = path.read_text()
+    after = re.sub(pattern, lambda match: text, before)
+    assert after != before, f"{path}: nothing matches {pattern}"
+    path.write_text(after)

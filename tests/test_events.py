@@ -1,0 +1,60 @@
+"""The stream of events: as an iterator in Python, as JSON lines on the command line."""
+
+import json
+import os
+
+import pytest
+import small_model
+
+import quantreg
+from quantreg import cli
+from quantreg.events import Advanced, Finished, Started, TensorDone
+
+
+@pytest.fixture
+def at(tmp_path, monkeypatch):
+    small_model.write_model(tmp_path / "small.gguf")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_iterator_gives_typed_events_in_order(at, threads):
+    events = list(quantreg.quantize_events("small.gguf", "out.gguf", "Q4_K_M", threads=threads))
+    assert isinstance(events[0], Started)
+    assert isinstance(events[-1], Finished)
+    assert {type(event) for event in events[1:-1]} == {Advanced, TensorDone}
+    result = events[-1].result
+    assert [event.tensor for event in events if isinstance(event, TensorDone)] == list(result.tensors)
+    assert result.size == os.path.getsize("out.gguf")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_closing_the_iterator_early_leaves_no_output(at, threads):
+    events = quantreg.quantize_events("small.gguf", "out.gguf", "Q4_K_M", threads=threads)
+    for event in events:
+        if isinstance(event, TensorDone) and event.index == 5:
+            break
+    events.close()
+    assert os.listdir() == ["small.gguf"]
+
+
+def test_log_json_is_an_object_a_line_and_nothing_else(at, capsys):
+    assert cli.main(["quantize", "--log-json", "small.gguf", "out.gguf", "Q4_K_M"]) == 0
+    out, err = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert err == ""
+    assert lines[0]["event"] == "started"
+    tensors = [line for line in lines if line["event"] == "tensor"]
+    assert [line["index"] for line in tensors] == list(range(1, lines[0]["tensors"] + 1))
+    assert sum(line["output_bytes"] for line in tensors) == lines[0]["output_bytes"]
+    assert {line["event"] for line in lines} == {"started", "progress", "tensor", "finished"}
+    assert lines[-1]["event"] == "finished"
+    assert lines[-1]["paths"] == ["out.gguf"]
+    assert lines[-1]["size"] == os.path.getsize("out.gguf")
+
+
+def test_log_json_keeps_errors_to_one_line_on_stderr(at, capsys):
+    assert cli.main(["quantize", "--log-json", "gone.gguf", "out.gguf", "Q4_K_M"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)

@@ -1,0 +1,134 @@
+"""PythonCodec: a format in plain NumPy works wherever a compiled one does."""
+
+import numpy as np
+import pytest
+import toy
+from weights import make_rows
+
+import quantreg
+from quantreg import CodecError, NonFiniteError, PythonCodec, ShapeError, dispatch
+from quantreg.registry import registry
+
+X = make_rows("normal", 6, 256, 0.1, 11)
+COLUMNS = np.random.default_rng(2).random(256, np.float32) + np.float32(0.01)
+
+
+@pytest.fixture(params=[toy.make, toy.make_with_header], ids=["blocks", "row-header"])
+def q3(request):
+    qtype = request.param()
+    plugin = toy.Plugin(qtype)
+    registry.register_plugin(plugin)
+    yield qtype
+    registry.unregister_plugin(plugin)
+
+
+def test_rows_go_in_and_come_back(q3):
+    data = quantreg.quantize(X, q3)
+    assert data.shape == (6, q3.row_header_size + 256 // 32 * 14)
+    assert data.dtype == np.uint8
+    error = np.sqrt(np.mean((quantreg.dequantize(data, q3) - X) ** 2)) / X.std()
+    assert 0.1 < error < 0.2
+
+
+def test_bytes_do_not_depend_on_slabs_or_threads(q3, monkeypatch):
+    expected = quantreg.quantize(X, q3, COLUMNS, threads=1)
+    monkeypatch.setattr(dispatch, "SLAB_WEIGHTS", 300)
+    np.testing.assert_array_equal(quantreg.quantize(X, q3, COLUMNS, threads=3), expected)
+
+
+def test_column_statistics_are_the_error_weights_of_every_row(q3):
+    weights = np.broadcast_to(COLUMNS, X.shape)
+    np.testing.assert_array_equal(quantreg.quantize(X, q3, COLUMNS), quantreg.quantize(X, q3, weights))
+    np.testing.assert_array_equal(q3.score(X, COLUMNS), weights)
+    assert not np.array_equal(quantreg.quantize(X, q3, COLUMNS), quantreg.quantize(X, q3))
+
+
+def test_a_score_function_makes_the_error_weights():
+    qtype = toy.make(score=lambda rows, columns: columns * np.sqrt(1 + rows**2))
+    weights = qtype.score(X, COLUMNS)
+    np.testing.assert_allclose(weights, COLUMNS * np.sqrt(1 + X**2), rtol=1e-6)
+    np.testing.assert_array_equal(quantreg.quantize(X, qtype, COLUMNS), quantreg.quantize(X, qtype, weights))
+
+
+def test_an_encode_of_one_argument_reads_no_importance():
+    qtype = toy.make(encode=lambda rows: toy.encode(rows, None))
+    assert not qtype.codec.has_scorer
+    assert qtype.score(X, COLUMNS) is None
+    np.testing.assert_array_equal(quantreg.quantize(X, qtype, COLUMNS), quantreg.quantize(X, qtype))
+
+
+def test_a_model_is_quantized_and_read_back(q3, tmp_path):
+    x = {"blk.0.attn_q.weight": X.astype(np.float16), "output_norm.weight": np.ones(256, np.float32)}
+    quantreg.write(tmp_path / "in.gguf", {"general.architecture": "llama"}, x)
+    quantreg.quantize_file(tmp_path / "in.gguf", tmp_path / "out.gguf", q3.name, threads=2)
+    with quantreg.open(tmp_path / "out.gguf") as model:
+        tensor = model["blk.0.attn_q.weight"]
+        assert tensor.type_name == q3.name
+        np.testing.assert_array_equal(tensor.data, quantreg.quantize(x["blk.0.attn_q.weight"], q3))
+        assert tensor.dequantize().shape == X.shape
+
+
+def test_a_row_with_nan_or_an_overflowing_scale_is_refused_by_its_number(q3, monkeypatch):
+    monkeypatch.setattr(dispatch, "SLAB_WEIGHTS", 512)
+    x = X.copy()
+    x[4, 100] = np.nan
+    with pytest.raises(NonFiniteError, match="row 4 holds NaN or infinity at column 100"):
+        quantreg.quantize(x, q3)
+    qtype = toy.make()
+    x[4] = X[4] * np.float32(1e9)
+    with pytest.raises(NonFiniteError, match="row 4 holds values too large for TOY3"):
+        quantreg.quantize(x, qtype)
+
+
+def test_an_exception_in_the_function_names_the_row():
+    def fails(rows, importance):
+        if (rows > 5).any():
+            raise IndexError("no level for this")
+        return toy.encode(rows, importance)
+
+    x = X.copy()
+    x[3, 7] = 6
+    with pytest.raises(CodecError, match="encode of TOY3 failed at row 3: IndexError: no level for this"):
+        quantreg.quantize(x, toy.make(encode=fails))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"encode": lambda rows, importance: toy.encode(rows, importance)[:, 1:]}, r"returned uint8 \(6, 111\), exp"),
+        ({"encode": lambda rows, importance: toy.encode(rows, importance).astype(int)}, r"returned int64"),
+        ({"decode": lambda blocks: toy.decode(blocks).astype(float)}, r"decode of TOY3 returned float64"),
+    ],
+)
+def test_a_wrong_shape_or_dtype_is_told(parts, message):
+    with pytest.raises(CodecError, match=message):
+        quantreg.quantize(X, toy.make(**parts))
+
+
+def test_the_functions_cannot_change_their_input():
+    def greedy(rows, importance):
+        rows[0, 0] = 1
+
+    with pytest.raises(CodecError, match="read-only"):
+        quantreg.quantize(X, toy.make(encode=greedy))
+
+
+def test_sizes_are_checked():
+    codec = toy.make().codec
+    out = np.empty((6, 112), np.uint8)
+    for x, target, importance in [(X, out[:, 1:].copy(), None), (X, out, COLUMNS[1:]), (X[:, ::2], out, None)]:
+        with pytest.raises(ValueError):
+            codec.encode_rows(x, target, importance)
+    with pytest.raises(ValueError):
+        codec.decode_rows(out, X[:, 1:].copy())
+    with pytest.raises(ShapeError):
+        codec.row_bytes(33)
+    codec.encode_rows(X[:0], out[:0])
+
+
+def test_a_codec_that_only_decodes():
+    qtype = toy.make(encode=None)
+    assert isinstance(qtype.codec, PythonCodec)
+    assert not qtype.codec.can_encode
+    with pytest.raises(CodecError, match="TOY3 can only be decoded"):
+        quantreg.quantize(X, qtype)

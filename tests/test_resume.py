@@ -1,0 +1,306 @@
+"""Runs that end early and go on: byte-identical results, only missing work is done, nothing foreign is continued."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_model
+
+import quantreg
+from quantreg import GGUFFormatError, OutputError, cli, gguf, work
+from quantreg.events import Advanced, Started, TensorDone
+
+
+@pytest.fixture
+def at(tmp_path, monkeypatch):
+    small_model.write_model(tmp_path / "small.gguf")
+    small_model.write_imatrix(tmp_path / "imatrix.gguf")
+    quantreg.quantize_file(tmp_path / "small.gguf", tmp_path / "whole.gguf", "Q4_K_M")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(work, "SLAB_WEIGHTS", 20_000)
+    return tmp_path
+
+
+class Stop(Exception):  # noqa: N818
+    pass
+
+
+def interrupt(after, *args, error=Stop, **keywords):
+    """Quantize, and stop after so many tensors."""
+
+    def stop(event):
+        if isinstance(event, TensorDone) and event.index == after:
+            raise error
+
+    with pytest.raises(error):
+        quantreg.quantize_file(*args, progress=stop, threads=2, **keywords)
+
+
+def encoded(monkeypatch):
+    """A list that gets the (tensor, first row) of every slab done from now on."""
+    done = []
+    run = work.Worker.run
+    monkeypatch.setattr(
+        work.Worker, "run", lambda self, slab: (done.append((slab.tensor, slab.start)), run(self, slab))[1]
+    )
+    return done
+
+
+def leftovers():
+    return sorted(name for name in os.listdir() if "partial" in name or "tmp" in name)
+
+
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+@pytest.mark.parametrize("after", [1, 11, 38])
+def test_a_resumed_run_gives_the_same_bytes_and_does_only_what_is_missing(at, monkeypatch, after, error):
+    everything = encoded(monkeypatch)
+    quantreg.quantize_file("small.gguf", "other.gguf", "Q4_K_M")
+    n_all = len(everything)
+    interrupt(after, "small.gguf", "out.gguf", "Q4_K_M", resumable=True, error=error)
+    assert leftovers() == ["out.gguf.partial", "out.gguf.partial.journal"]
+    assert not Path("out.gguf").exists()
+    journaled = len(Path("out.gguf.partial.journal").read_text().splitlines()) - 1
+    everything.clear()
+    events = []
+    quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True, progress=events.append)
+    assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
+    assert len(everything) == n_all - journaled < n_all
+    assert leftovers() == []
+    # progress covers what was there, too
+    assert sum(e.source_bytes for e in events if isinstance(e, Advanced)) == events[0].source_bytes
+
+
+def test_resume_without_an_unfinished_run_starts_one(at):
+    quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True)
+    assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
+    assert leftovers() == []
+
+
+def test_slabs_of_another_size_go_on_where_whole_tensors_are_done(at, monkeypatch):
+    interrupt(20, "small.gguf", "out.gguf", "Q4_K_M", resumable=True)
+    monkeypatch.setattr(work, "SLAB_WEIGHTS", 1 << 20)
+    done = encoded(monkeypatch)
+    quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True)
+    assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
+    assert 0 < len(done) <= 20
+
+
+def test_pieces_whose_bytes_changed_are_done_again(at, monkeypatch):
+    interrupt(30, "small.gguf", "out.gguf", "Q4_K_M", resumable=True)
+    lines = [json.loads(line) for line in Path("out.gguf.partial.journal").read_text().splitlines()][1:]
+    with open("out.gguf.partial", "r+b") as file:
+        for _name, offset, length, _digest in lines[5:8]:
+            file.seek(offset + length // 2)
+            byte = file.read(1)[0]
+            file.seek(offset + length // 2)
+            file.write(bytes([byte ^ 1]))
+    done = encoded(monkeypatch)
+    quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True)
+    assert {line[0] for line in lines[5:8]} <= {tensor for tensor, _ in done}
+    assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "tail", ['["blk.0.attn_q.we', '{"a"\n', "\0\0\0\n", '[1, 2]\n["x", -5, 7, "00"]\n["x", 0, 1e99, 3]\n']
+)
+def test_a_journal_that_was_cut_off_or_damaged_at_its_end_goes_on(at, tail):
+    interrupt(10, "small.gguf", "out.gguf", "Q4_K_M", resumable=True)
+    with open("out.gguf.partial.journal", "a") as file:
+        file.write(tail)
+    interrupt(20, "small.gguf", "out.gguf", "Q4_K_M", resume=True)
+    quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True)
+    assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
+
+
+def other_type():
+    return ("small.gguf", "out.gguf", "Q5_K_M"), {}
+
+
+def other_imatrix():
+    return ("small.gguf", "out.gguf", "Q4_K_M", "imatrix.gguf"), {}
+
+
+def other_metadata():
+    return ("small.gguf", "out.gguf", "Q4_K_M"), {"override_kv": [("a", 1)]}
+
+
+def touched_source():
+    os.utime("small.gguf", ns=(1, 1))
+    return ("small.gguf", "out.gguf", "Q4_K_M"), {}
+
+
+def not_a_journal():
+    Path("out.gguf.partial.journal").write_text("[1]\n")
+    return ("small.gguf", "out.gguf", "Q4_K_M"), {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_type, "another output"), (other_imatrix, "another imatrix"), (other_metadata, "another output"),
+        (touched_source, "another source"), (not_a_journal, "no journal"),
+    ],
+)  # fmt: skip
+def test_an_unfinished_run_of_something_else_is_not_continued(at, change, message):
+    interrupt(10, "small.gguf", "out.gguf", "Q4_K_M", resumable=True)
+    before = Path("out.gguf.partial").read_bytes()
+    args, keywords = change()
+    with pytest.raises(OutputError, match=message) as refused:
+        quantreg.quantize_file(*args, resume=True, **keywords)
+    assert "remove it" in str(refused.value)
+    assert Path("out.gguf.partial").read_bytes() == before
+
+
+def test_another_version_of_a_plugin_is_another_run(at, monkeypatch):
+    interrupt(10, "small.gguf", "out.gguf", "Q4_K_M", resumable=True)
+    monkeypatch.setattr("quantreg.resume.__version__", "99")
+    with pytest.raises(OutputError, match="another quantreg"):
+        quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True)
+
+
+def test_a_new_resumable_run_does_not_throw_an_unfinished_one_away_unasked(at):
+    interrupt(10, "small.gguf", "out.gguf", "Q4_K_M", resumable=True)
+    with pytest.raises(OutputError, match="go on with resume"):
+        quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resumable=True)
+    quantreg.quantize_file("small.gguf", "out.gguf", "Q8_0", resumable=True, force=True)
+    quantreg.quantize_file("small.gguf", "q8.gguf", "Q8_0")
+    assert Path("out.gguf").read_bytes() == Path("q8.gguf").read_bytes()
+    assert leftovers() == []
+
+
+def test_one_run_at_a_time(at):
+    seen = []
+
+    def second(event):
+        if isinstance(event, Started):
+            with pytest.raises(OutputError, match="another run") as refused:
+                quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True)
+            seen.append(refused)
+
+    quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resumable=True, progress=second)
+    assert seen
+    assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
+
+
+def test_an_error_before_anything_is_written_leaves_nothing(at):
+    x = np.ones((4, 256), np.float16)
+    x[0, 0] = np.nan
+    quantreg.write("nan.gguf", {"general.architecture": "llama"}, {"blk.0.attn_q.weight": x})
+    with pytest.raises(quantreg.NonFiniteError):
+        quantreg.quantize_file("nan.gguf", "out.gguf", "Q4_K_M", resumable=True)
+    assert leftovers() == []
+
+
+def test_an_existing_output_is_refused_before_the_work(at):
+    Path("out.gguf").write_bytes(b"precious")
+    with pytest.raises(OutputError, match="exists"):
+        quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resumable=True)
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize("after", [3, 20, 39])
+def test_shards_are_resumed_each(at, after):
+    options = {"split_max_tensors": 8}
+    quantreg.quantize_file("small.gguf", "parts.gguf", "Q4_K_M", **options)
+    interrupt(after, "small.gguf", "out.gguf", "Q4_K_M", resumable=True, **options)
+    quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True, **options)
+    for i in range(1, 6):
+        assert Path(f"out-0000{i}-of-00005.gguf").read_bytes() == Path(f"parts-0000{i}-of-00005.gguf").read_bytes()
+    assert leftovers() == []
+
+
+def test_a_kill_between_the_renames_of_shards_is_resumed_without_encoding(at, monkeypatch):
+    replace, calls = os.replace, []
+
+    def fail(a, b):
+        calls.append(b)
+        if len(calls) == 3:
+            raise Stop
+        replace(a, b)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(Stop):
+        quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resumable=True, split_max_tensors=8)
+    monkeypatch.setattr(os, "replace", replace)
+    assert sorted(p.name for p in Path().glob("out-*.gguf")) == ["out-00004-of-00005.gguf", "out-00005-of-00005.gguf"]
+    done = encoded(monkeypatch)
+    quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True, split_max_tensors=8)
+    assert done == []
+    quantreg.merge("out-00001-of-00005.gguf", "merged.gguf")
+    assert Path("merged.gguf").read_bytes() == Path("whole.gguf").read_bytes()
+    assert leftovers() == []
+
+
+KILLED = """
+import os, signal, sys
+import quantreg
+from quantreg import work
+from quantreg.gguf import atomic
+work.SLAB_WEIGHTS = 20_000
+count = [0]
+inner = {0}
+def kill(*args, **keywords):
+    count[0] += 1
+    if count[0] == {1}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return inner(*args, **keywords)
+{0} = kill
+quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True, threads=2)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [
+        ("atomic._pwrite", 1), ("atomic._pwrite", 30), ("os.write", 1), ("os.write", 40), ("os.fsync", 1),
+        ("os.replace", 1), ("os.unlink", 1),
+    ],
+)  # fmt: skip
+def test_kill_9_at_any_stage_is_resumed_to_the_same_bytes(at, function, call):
+    killed = subprocess.run([sys.executable, "-P", "-c", KILLED.format(function, call)], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True, force=Path("out.gguf").exists())
+    assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
+    assert leftovers() == []
+
+
+def test_the_command_keeps_the_partial_file_on_sigterm_and_says_how_to_go_on(at):
+    code = (
+        "import os, signal, sys\n"
+        "from quantreg import cli, work\n"
+        "run = work.Worker.run\n"
+        "count = []\n"
+        "def slow(self, slab):\n"
+        "    count.append(slab)\n"
+        "    if len(count) == 9: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return run(self, slab)\n"
+        "work.Worker.run = slow\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    words = ["quantize", "--resumable", "small.gguf", "out.gguf", "Q4_K_M", "1"]
+    done = subprocess.run([sys.executable, "-P", "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert "kept in out.gguf.partial: go on with --resume" in done.stderr
+    assert leftovers() == ["out.gguf.partial", "out.gguf.partial.journal"]
+    assert cli.main(["quantize", "--resume", "small.gguf", "out.gguf", "Q4_K_M"]) == 0
+    assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
+
+
+def test_a_source_that_changed_while_a_run_slept_is_noticed(at):
+    interrupt(10, "small.gguf", "out.gguf", "Q4_K_M", resumable=True)
+    raw = bytearray(Path("small.gguf").read_bytes())
+    raw[-100] ^= 1
+    Path("small.gguf").write_bytes(raw)
+    with pytest.raises((OutputError, GGUFFormatError), match="another source"):
+        quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True)
+
+
+def test_the_names_of_the_partial_file_and_its_journal(at):
+    assert gguf.partial_path("out.gguf") == str(at / "out.gguf.partial")
+    assert gguf.journal_path("out.gguf") == str(at / "out.gguf.partial.journal")
