@@ -449,10 +449,12 @@ LANE_FN vf vf_from_f16(vi h) {
     __m256i p = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)(h & 0xffff), (__m256i)(h & 0xffff)), 0x08);
     return (vf)_mm256_cvtph_ps(_mm256_castsi256_si128(p));
 #else
-    /* exponent and mantissa shifted into place and rescaled by 2^112: exact, subnormals included */
+    /* exponent and mantissa shifted into place; a subnormal is the mantissa of a number from 0.5 on, minus 0.5. Nothing
+     * here multiplies a subnormal float, which takes many times longer on most processors. */
     vi sign = (h & 0x8000) << 16, rest = (h & 0x7fff) << 13;
-    vf v = (vf)rest * (vf)vi_set1((127 + 112) << 23);
-    vi top = vi_select(vi_lt(h & 0x7fff, vi_set1(0x7c00)), (vi)v, rest | 0x7f800000);
+    vi tiny = (vi)((vf)((h & 0x7fff) | 0x3f000000) - 0.5f);
+    vi v = vi_select(vi_lt(h & 0x7fff, vi_set1(0x0400)), tiny, rest + (112 << 23));
+    vi top = vi_select(vi_lt(h & 0x7fff, vi_set1(0x7c00)), v, rest | 0x7f800000);
     top = vi_select(vi_lt(vi_set1(0x7c00), h & 0x7fff), top | 0x00400000, top); /* a NaN becomes quiet */
     return (vf)(top | sign);
 #endif
@@ -493,9 +495,9 @@ LANE_FN vf vf_set1_f16(const uint8_t *p) {
 #elif LANES == 8
     return (vf)_mm256_cvtph_ps(_mm_set1_epi16((int16_t)h));
 #else
-    if ((h & 0x7c00) == 0x7c00) return vf_from_f16(vi_set1(h));
-    int32_t rest = (h & 0x7fff) << 13, scale = (127 + 112) << 23; /* as in vf_from_f16; the scale brings the sign */
-    return (vf)vi_set1(rest) * (vf)vi_set1(h & 0x8000 ? scale | INT32_MIN : scale);
+    int32_t a = h & 0x7fff, sign = (h & 0x8000) << 16;
+    if (a < 0x0400 || a >= 0x7c00) return vf_from_f16(vi_set1(h));
+    return (vf)vi_set1(((a << 13) + (112 << 23)) | sign);
 #endif
 }
 LANE_FN void vf_store_f16(uint8_t *p, vf v) {

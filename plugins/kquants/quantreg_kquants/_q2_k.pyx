@@ -10,12 +10,13 @@
 from libc.stdint cimport uint8_t
 
 from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
-from quantreg_kernels.half cimport load_f16
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vf, vf_from_f16, vf_from_vi, vf_set1, vf_store, vi, vi_load_u8,
+    LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vb, vb_load, vf, vf_from_f16, vf_from_vi, vf_set1_f16, vf_store,
+    vi, vi_load_u8,
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kquants._search cimport MinSearch, requantize, score_super_blocks, search_scales_mins, store_2bit
+from quantreg_kquants._unpack cimport field, put_above_min
 
 cdef enum:
     TYPE_ID = 10
@@ -60,28 +61,31 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
 
 
 cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept nogil:
+    cdef float scale[16]
+    cdef float low[16]
+    cdef vf d, dmin
+    cdef vi s
+    cdef vb b
+    cdef int c, i, j, l
     cdef const uint8_t *block
     cdef float *out
-    cdef float d, dmin
-    cdef vf scale, low
-    cdef vi b
     cdef Py_ssize_t row, k
-    cdef int c, h, i, j, l
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
         for k in range(a.n_cols // BLOCK):
-            d = load_f16(block + 80)
-            dmin = load_f16(block + 82)
+            d = vf_set1_f16(block + 80)
+            dmin = vf_set1_f16(block + 82)
+            for i in range(16 // LANES):
+                s = vi_load_u8(block + i * LANES)
+                vf_store(scale + i * LANES, d * vf_from_vi(s & 15))
+                vf_store(low + i * LANES, dmin * vf_from_vi(s >> 4))
             for c in range(2):
-                for j in range(4):
-                    for h in range(2):
-                        scale = vf_set1(d * <float>(block[8 * c + 2 * j + h] & 15))
-                        low = vf_set1(dmin * <float>(block[8 * c + 2 * j + h] >> 4))
-                        for i in range(16 // LANES):
-                            l = 16 * h + i * LANES
-                            b = vi_load_u8(block + 16 + 32 * c + l) >> (2 * j)
-                            vf_store(out + 128 * c + 32 * j + l, scale * vf_from_vi(b & 3) - low)
+                for l in range(2):
+                    b = vb_load(block + 16 + 32 * c + 16 * l)
+                    for j in range(4):
+                        i = 8 * c + 2 * j + l
+                        put_above_min(out + 16 * i, field(b, 2 * j, 2, 0), scale[i], low[i])
             block += BYTES
             out += BLOCK
     return a.n_rows

@@ -8,19 +8,20 @@
     bytes 108-109 d float16
 """
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy
 
 from quantreg_kernels.abi cimport IMPORTANCE_NONE, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
-from quantreg_kernels.half cimport load_f16
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vf, vf_eq, vf_from_f16, vf_from_vi, vf_select, vf_set1, vf_store,
-    vi, vi_clamp, vi_f16, vi_load_u8, vi_nearest, vi_select, vi_set1, vi_trunc, vm,
+    LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vb, vb_load, vf, vf_eq, vf_from_f16, vf_from_vi, vf_select,
+    vf_set1, vf_set1_f16, vf_store, vi, vi_clamp, vi_f16, vi_load_u8, vi_nearest, vi_select, vi_set1, vi_trunc, vm,
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kernels.search cimport largest, search_descent, search_symmetric, search_symmetric_exact, sum_of
 from quantreg_kquants._search cimport (
     block_sigma2, error_weights, requantize, score_super_blocks, store_2bit,
 )
+from quantreg_kquants._unpack cimport field, put_centred
 
 cdef enum:
     TYPE_ID = 11
@@ -99,36 +100,41 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     return a.n_rows
 
 
-cdef inline void unpack_scales(const uint8_t *p, float d, float *scales) noexcept nogil:
-    """d * (scale - 32) for the 12 bytes at p."""
-    cdef int j
-    for j in range(8):
-        scales[j] = d * <float>(((p[j] & 15) | (((p[8 + j % 4] >> (2 * (j // 4))) & 3) << 4)) - 32)
-        scales[j + 8] = d * <float>(((p[j] >> 4) | (((p[8 + j % 4] >> (2 * (j // 4) + 4)) & 3) << 4)) - 32)
+cdef inline void unpack_scales(const uint8_t *p, vf d, float *scales) noexcept nogil:
+    """d * (scale - 32) from the 12 bytes at p."""
+    cdef uint32_t a, b, c
+    cdef uint32_t u[4]
+    cdef int i
+    memcpy(&a, p, 4)
+    memcpy(&b, p + 4, 4)
+    memcpy(&c, p + 8, 4)
+    u[0] = (a & 0x0f0f0f0f) | ((c << 4) & 0x30303030)
+    u[1] = (b & 0x0f0f0f0f) | ((c << 2) & 0x30303030)
+    u[2] = ((a >> 4) & 0x0f0f0f0f) | (c & 0x30303030)
+    u[3] = ((b >> 4) & 0x0f0f0f0f) | ((c >> 2) & 0x30303030)
+    for i in range(16 // LANES):
+        vf_store(scales + i * LANES, d * vf_from_vi(vi_load_u8(<const uint8_t *>u + i * LANES) - 32))
 
 
 cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept nogil:
     cdef float scales[16]
+    cdef vb b, high
+    cdef int c, i, j, l
     cdef const uint8_t *block
     cdef float *out
-    cdef vf scale
-    cdef vi b, high
     cdef Py_ssize_t row, k
-    cdef int c, h, i, j, l
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
         for k in range(a.n_cols // BLOCK):
-            unpack_scales(block + 96, load_f16(block + 108), scales)
-            for c in range(2):
-                for j in range(4):
-                    for h in range(2):
-                        scale = vf_set1(scales[8 * c + 2 * j + h])
-                        for i in range(16 // LANES):
-                            l = 16 * h + i * LANES
-                            b = (vi_load_u8(block + 32 + 32 * c + l) >> (2 * j)) & 3
-                            high = (vi_load_u8(block + l) >> (4 * c + j)) & 1
-                            vf_store(out + 128 * c + 32 * j + l, scale * vf_from_vi((b | (high << 2)) - 4))
+            unpack_scales(block + 96, vf_set1_f16(block + 108), scales)
+            for l in range(2):
+                high = vb_load(block + 16 * l)
+                for c in range(2):
+                    b = vb_load(block + 32 + 32 * c + 16 * l)
+                    for j in range(4):
+                        i = 8 * c + 2 * j + l
+                        put_centred(out + 16 * i, field(b, 2 * j, 2, 0) | field(high, 4 * c + j, 1, 2), 4, scales[i])
             block += BYTES
             out += BLOCK
     return a.n_rows

@@ -10,14 +10,14 @@
 from libc.stdint cimport uint8_t
 
 from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
-from quantreg_kernels.half cimport load_f16
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vf, vf_from_f16, vf_from_vi, vf_set1, vf_store, vi, vi_load_u8,
+    lanes_load, lanes_store_bytes, lanes_store_u16, vb, vb_load, vf, vf_from_f16, vf_from_vi, vi,
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kquants._search cimport (
-    MinSearch, pack_k4, requantize, score_super_blocks, search_scales_mins, unpack_k4, unpack_k4_scalar,
+    MinSearch, pack_k4, requantize, score_super_blocks, search_scales_mins, unpack_k4,
 )
+from quantreg_kquants._unpack cimport field, k4_steps, put_above_min
 
 cdef enum:
     TYPE_ID = 12
@@ -67,32 +67,22 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
 
 
 cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept nogil:
-    cdef uint8_t scales[8]
-    cdef uint8_t mins[8]
+    cdef float steps[16]
+    cdef vb b
+    cdef int c, l
     cdef const uint8_t *block
     cdef float *out
-    cdef float d, dmin
-    cdef vf d0, m0, d1, m1
-    cdef vi b
     cdef Py_ssize_t row, k
-    cdef int c, i, l
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
         for k in range(a.n_cols // BLOCK):
-            d = load_f16(block)
-            dmin = load_f16(block + 2)
-            unpack_k4_scalar(block + 4, scales, mins)
+            k4_steps(block, steps)
             for c in range(4):
-                d0 = vf_set1(d * <float>scales[2 * c])
-                m0 = vf_set1(dmin * <float>mins[2 * c])
-                d1 = vf_set1(d * <float>scales[2 * c + 1])
-                m1 = vf_set1(dmin * <float>mins[2 * c + 1])
-                for i in range(32 // LANES):
-                    l = i * LANES
-                    b = vi_load_u8(block + 16 + 32 * c + l)
-                    vf_store(out + 64 * c + l, d0 * vf_from_vi(b & 15) - m0)
-                    vf_store(out + 64 * c + 32 + l, d1 * vf_from_vi(b >> 4) - m1)
+                for l in range(0, 32, 16):
+                    b = vb_load(block + 16 + 32 * c + l)
+                    put_above_min(out + 64 * c + l, field(b, 0, 4, 0), steps[2 * c], steps[2 * c + 8])
+                    put_above_min(out + 64 * c + 32 + l, field(b, 4, 4, 0), steps[2 * c + 1], steps[2 * c + 9])
             block += BYTES
             out += BLOCK
     return a.n_rows

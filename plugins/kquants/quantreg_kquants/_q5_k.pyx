@@ -11,15 +11,14 @@
 from libc.stdint cimport uint8_t
 
 from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
-from quantreg_kernels.half cimport load_f16
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vf, vf_from_f16, vf_from_vi, vf_set1, vf_store, vi, vi_load_u8,
-    vi_min, vi_set1,
+    lanes_load, lanes_store_bytes, lanes_store_u16, vb, vb_load, vf, vf_from_f16, vf_from_vi, vi, vi_min, vi_set1,
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kquants._search cimport (
-    MinSearch, pack_k4, requantize, score_super_blocks, search_scales_mins, unpack_k4, unpack_k4_scalar,
+    MinSearch, pack_k4, requantize, score_super_blocks, search_scales_mins, unpack_k4,
 )
+from quantreg_kquants._unpack cimport field, k4_steps, put_above_min
 
 cdef enum:
     TYPE_ID = 13
@@ -76,34 +75,35 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     return a.n_rows
 
 
+cdef inline void decode_64(const uint8_t *block, const vb *high, int c, const float *steps, float *out) noexcept nogil:
+    """Weights 64 * c to 64 * c + 63."""
+    cdef vb b, q
+    cdef int l
+    for l in range(2):
+        b = vb_load(block + 48 + 32 * c + 16 * l)
+        q = field(b, 0, 4, 0) | field(high[l], 2 * c, 1, 4)
+        put_above_min(out + 64 * c + 16 * l, q, steps[2 * c], steps[2 * c + 8])
+        q = field(b, 4, 4, 0) | field(high[l], 2 * c + 1, 1, 4)
+        put_above_min(out + 64 * c + 32 + 16 * l, q, steps[2 * c + 1], steps[2 * c + 9])
+
+
 cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept nogil:
-    cdef uint8_t scales[8]
-    cdef uint8_t mins[8]
+    cdef float steps[16]
+    cdef vb high[2]
     cdef const uint8_t *block
     cdef float *out
-    cdef float d, dmin
-    cdef vf d0, m0, d1, m1
-    cdef vi b, high
     cdef Py_ssize_t row, k
-    cdef int c, i, l
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
         for k in range(a.n_cols // BLOCK):
-            d = load_f16(block)
-            dmin = load_f16(block + 2)
-            unpack_k4_scalar(block + 4, scales, mins)
-            for c in range(4):
-                d0 = vf_set1(d * <float>scales[2 * c])
-                m0 = vf_set1(dmin * <float>mins[2 * c])
-                d1 = vf_set1(d * <float>scales[2 * c + 1])
-                m1 = vf_set1(dmin * <float>mins[2 * c + 1])
-                for i in range(32 // LANES):
-                    l = i * LANES
-                    b = vi_load_u8(block + 48 + 32 * c + l)
-                    high = vi_load_u8(block + 16 + l) >> (2 * c)
-                    vf_store(out + 64 * c + l, d0 * vf_from_vi((b & 15) | ((high & 1) << 4)) - m0)
-                    vf_store(out + 64 * c + 32 + l, d1 * vf_from_vi((b >> 4) | ((high & 2) << 3)) - m1)
+            k4_steps(block, steps)
+            high[0] = vb_load(block + 16)
+            high[1] = vb_load(block + 32)
+            decode_64(block, high, 0, steps, out)  # written out, so that the shifts become constants at every level
+            decode_64(block, high, 1, steps, out)
+            decode_64(block, high, 2, steps, out)
+            decode_64(block, high, 3, steps, out)
             block += BYTES
             out += BLOCK
     return a.n_rows

@@ -11,14 +11,14 @@ from libc.stdint cimport int8_t, uint8_t
 from libc.string cimport memcpy
 
 from quantreg_kernels.abi cimport IMPORTANCE_NONE, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
-from quantreg_kernels.half cimport load_f16
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vf, vf_from_f16, vf_from_vi, vf_lt, vf_set1, vf_store, vi, vi_f16,
-    vi_load_u8, vi_min, vi_nearest, vi_select, vi_set1, vm, vm_any,
+    LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vb, vb_load, vf, vf_from_f16, vf_from_vi, vf_lt, vf_set1, vf_set1_f16,
+    vf_store, vi, vi_f16, vi_load_i8, vi_min, vi_nearest, vi_select, vi_set1, vm, vm_any,
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kernels.search cimport largest, search_symmetric
 from quantreg_kquants._search cimport requantize, store_2bit
+from quantreg_kquants._unpack cimport field, put_centred
 
 cdef enum:
     TYPE_ID = 14
@@ -86,27 +86,33 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
 
 
 cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept nogil:
+    cdef float scales[16]
+    cdef const float *scale
+    cdef float *to
+    cdef vf d
+    cdef vb b0, b1, high
+    cdef int c, i, l
     cdef const uint8_t *block
     cdef float *out
-    cdef float d
-    cdef vf scale
-    cdef vi b, high
     cdef Py_ssize_t row, k
-    cdef int c, h, i, j, l
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
         for k in range(a.n_cols // BLOCK):
-            d = load_f16(block + 208)
+            d = vf_set1_f16(block + 208)
+            for i in range(16 // LANES):
+                vf_store(scales + i * LANES, d * vf_from_vi(vi_load_i8(<const int8_t *>block + 192 + i * LANES)))
             for c in range(2):
-                for j in range(4):
-                    for h in range(2):
-                        scale = vf_set1(d * <float>(<const int8_t *>block)[192 + 8 * c + 2 * j + h])
-                        for i in range(16 // LANES):
-                            l = 16 * h + i * LANES
-                            b = (vi_load_u8(block + 64 * c + 32 * (j % 2) + l) >> (4 * (j // 2))) & 15
-                            high = (vi_load_u8(block + 128 + 32 * c + l) >> (2 * j)) & 3
-                            vf_store(out + 128 * c + 32 * j + l, scale * vf_from_vi((b | (high << 4)) - 32))
+                for l in range(2):
+                    b0 = vb_load(block + 64 * c + 16 * l)
+                    b1 = vb_load(block + 64 * c + 32 + 16 * l)
+                    high = vb_load(block + 128 + 32 * c + 16 * l)
+                    scale = scales + 8 * c + l
+                    to = out + 128 * c + 16 * l
+                    put_centred(to, field(b0, 0, 4, 0) | field(high, 0, 2, 4), 32, scale[0])
+                    put_centred(to + 32, field(b1, 0, 4, 0) | field(high, 2, 2, 4), 32, scale[2])
+                    put_centred(to + 64, field(b0, 4, 4, 0) | field(high, 4, 2, 4), 32, scale[4])
+                    put_centred(to + 96, field(b1, 4, 4, 0) | field(high, 6, 2, 4), 32, scale[6])
             block += BYTES
             out += BLOCK
     return a.n_rows

@@ -6,14 +6,13 @@
     bytes 260-291 sums of 16 consecutive q, int16
 """
 
-from libc.math cimport INFINITY
-from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t
+from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
 from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, codec_capsule
 from quantreg_kernels.lanes cimport (
-    LANES, vf, vf_abs, vf_eq, vf_from_vi, vf_get, vf_load, vf_lt, vf_max, vf_min, vf_select, vf_set1, vf_store, vi,
-    vi_load_i8, vi_min, vi_nearest, vi_set1, vi_store, vi_transpose, vm, vm_any,
+    LANES, lanes_max, lanes_min, vf, vf_eq, vf_from_vi, vf_get, vf_load, vf_lt, vf_max, vf_min, vf_select, vf_set1, vf_store,
+    vi, vi_load_i8x16, vi_rint, vi_set1, vi_store_i8x16, vi_store_i16, vi_transpose, vm, vm_any, vm_bits,
 )
 from quantreg_kernels.rows cimport Group, fill_group
 from quantreg_kernels.search cimport drop_infinite
@@ -36,7 +35,7 @@ cdef inline vf peaks(const Group *g) noexcept nogil:
     """Lane by lane the first weight of greatest magnitude in its block."""
     cdef vf top[LANES]
     cdef vf bottom[LANES]
-    cdef float both[LANES]
+    cdef float peak[LANES]
     cdef vf hi, lo, v
     cdef vm tie
     cdef int i, lane
@@ -48,52 +47,38 @@ cdef inline vf peaks(const Group *g) noexcept nogil:
             lo = vf_min(v, lo)
         top[lane] = hi
         bottom[lane] = lo
-    vi_transpose(<vi *>top, <vi *>top)
-    vi_transpose(<vi *>bottom, <vi *>bottom)
-    hi = top[0]
-    lo = bottom[0]
-    for i in range(1, LANES):
-        hi = vf_max(top[i], hi)
-        lo = vf_min(bottom[i], lo)
+    hi = lanes_max(top)
+    lo = lanes_min(bottom)
     v = vf_select(vf_lt(hi, -lo), lo, hi)
     tie = vf_eq(hi, -lo)
     if vm_any(tie):
-        vf_store(both, v)
+        vf_store(peak, v)
         for lane in range(LANES):
-            if vf_get(hi, lane) == -vf_get(lo, lane):
-                both[lane] = first_of_magnitude(g.src[lane], vf_get(hi, lane))
-        v = vf_load(both)
+            if (vm_bits(tie) >> lane) & 1:
+                peak[lane] = first_of_magnitude(g.src[lane], vf_get(hi, lane))
+        v = vf_load(peak)
     return v
 
 
 cdef inline void encode_block(const float *x, uint8_t *block, float d, float inverse) noexcept nogil:
-    cdef int32_t q[BLOCK]
-    cdef int8_t q8[BLOCK]
-    cdef int32_t sums[16]
-    cdef int16_t sums16[16]
-    cdef vi part[16]
-    cdef vi v
+    cdef vi sums[16]
+    cdef vi q[4]
+    cdef vi total
     cdef vf scale = vf_set1(inverse)
     cdef int i, j
-    for j in range(16):
-        part[j] = vi_set1(0)
-        for i in range(16 // LANES):
-            v = vi_min(vi_nearest(scale * vf_load(x + 16 * j + i * LANES)), vi_set1(127))
-            vi_store(q + 16 * j + i * LANES, v)
-            part[j] = part[j] + v
-    for i in range(BLOCK):
-        q8[i] = <int8_t>q[i]
-    for j in range(16 // LANES):
-        vi_transpose(part + j * LANES, part + j * LANES)
-        v = part[j * LANES]
-        for i in range(1, LANES):
-            v = v + part[j * LANES + i]
-        vi_store(sums + j * LANES, v)
-    for j in range(16):
-        sums16[j] = <int16_t>sums[j]
     memcpy(block, &d, 4)
-    memcpy(block + 4, q8, BLOCK)
-    memcpy(block + 260, sums16, 32)
+    for j in range(16):
+        sums[j] = vi_set1(0)
+        for i in range(16 // LANES):
+            q[i] = vi_rint(scale * vf_load(x + 16 * j + i * LANES))  # at most 127 in magnitude
+            sums[j] = sums[j] + q[i]
+        vi_store_i8x16(block + 4 + 16 * j, q)
+    for j in range(16 // LANES):
+        vi_transpose(sums + j * LANES, sums + j * LANES)
+        total = sums[j * LANES]
+        for i in range(1, LANES):
+            total = total + sums[j * LANES + i]
+        vi_store_i16(block + 260 + 2 * j * LANES, total)
 
 
 cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
@@ -117,16 +102,19 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef float *out
     cdef float d
     cdef vf scale
+    cdef vi q[4]
     cdef Py_ssize_t row, k
-    cdef int i
+    cdef int i, j
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
         for k in range(a.n_cols // BLOCK):
             memcpy(&d, block, 4)
             scale = vf_set1(d)
-            for i in range(BLOCK // LANES):
-                vf_store(out + i * LANES, scale * vf_from_vi(vi_load_i8(<const int8_t *>block + 4 + i * LANES)))
+            for j in range(0, BLOCK, 16):
+                vi_load_i8x16(q, block + 4 + j)
+                for i in range(16 // LANES):
+                    vf_store(out + j + i * LANES, scale * vf_from_vi(q[i]))
             block += BYTES
             out += BLOCK
     return a.n_rows

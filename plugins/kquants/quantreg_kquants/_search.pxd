@@ -4,8 +4,6 @@
 Lanes are super-blocks of 256 weights throughout.
 """
 
-from libc.stdint cimport uint8_t
-
 from quantreg_kernels.abi cimport IMPORTANCE_COLUMNS, IMPORTANCE_NONE, EncodeArgs, ScoreArgs
 from quantreg_kernels.lanes cimport (
     lanes_load, lanes_store, lanes_store_bytes, vf, vf_abs, vf_eq, vf_gt, vf_select, vf_set1, vf_sqrt, vi, vi_clamp, vi_f16,
@@ -158,13 +156,3 @@ cdef inline void unpack_k4(const vi *packed, vi *scales, vi *mins) noexcept nogi
         mins[j] = packed[j + 4] & 63
         scales[j + 4] = (packed[j + 8] & 15) | ((packed[j] >> 6) << 4)
         mins[j + 4] = (packed[j + 8] >> 4) | ((packed[j + 4] >> 6) << 4)
-
-
-cdef inline void unpack_k4_scalar(const uint8_t *p, uint8_t *scales, uint8_t *mins) noexcept nogil:
-    """The same for one block, when decoding."""
-    cdef int j
-    for j in range(4):
-        scales[j] = p[j] & 63
-        mins[j] = p[j + 4] & 63
-        scales[j + 4] = <uint8_t>((p[j + 8] & 15) | ((p[j] >> 6) << 4))
-        mins[j + 4] = <uint8_t>((p[j + 8] >> 4) | ((p[j + 4] >> 6) << 4))

@@ -1,0 +1,72 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Codebooks: the points that a group of 4 or 8 weights may take, a few bits a coordinate.
+
+A point is an integer, coordinate i in bits `bits * i` and up; a codebook lists its points in increasing order. It is kept
+as a string of the differences between them, in base 28: '?' to 'Z' are leading digits, '#' to '>' the last digit of a
+difference.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t
+from libc.string cimport memchr, memset
+
+cdef enum:
+    MOST_POINTS = 2048
+
+
+cdef inline int unpack_codebook(const char *text, uint16_t *points) noexcept nogil:
+    """Returns the number of points."""
+    cdef int n = 0, point = -1, step = 0
+    cdef int digit
+    while text[0]:
+        digit = text[0] - 35  # '#'
+        if digit >= 28:
+            step = (step + digit - 28) * 28
+        else:
+            point += step + digit
+            points[n] = <uint16_t>point
+            n += 1
+            step = 0
+        text += 1
+    return n
+
+
+cdef inline void split_coordinates(const uint16_t *points, int n, int dims, int bits, uint8_t *coordinates) noexcept nogil:
+    """coordinates[i * n + k] = coordinate i of point k, the order that `nearest_points` wants."""
+    cdef int i, k
+    for i in range(dims):
+        for k in range(n):
+            coordinates[i * n + k] = (points[k] >> (bits * i)) & ((1 << bits) - 1)
+
+
+cdef inline int nearest_points(const uint8_t *coordinates, int n, int dims, int bits, int at, int n_distances,
+                               uint16_t *nearest) noexcept nogil:
+    """Indices of the points at the n_distances smallest distances from the integer point `at`, by distance, then index.
+
+    Returns how many. Encoders choose among them, and the first of equals wins, so the order is part of the format's bytes.
+    """
+    cdef uint8_t distance[MOST_POINTS]  # squared: at most 4 * 7 * 7 or 8 * 3 * 3
+    cdef uint8_t level, step, least
+    cdef const uint8_t *found
+    cdef int found_n = 0, last = -1
+    cdef int i, k, d
+    memset(distance, 0, n)
+    for i in range(dims):
+        level = (at >> (bits * i)) & ((1 << bits) - 1)
+        for k in range(n):
+            step = coordinates[i * n + k] - level  # wraps, and so does its square: right modulo 256
+            distance[k] += <uint8_t>(step * step)
+    for d in range(n_distances):
+        least = 255
+        for k in range(n):
+            step = distance[k] if distance[k] > last else 255
+            least = step if step < least else least
+        if least == 255:
+            break
+        last = least
+        found = <const uint8_t *>memchr(distance, least, n)
+        while found != NULL:
+            k = <int>(found - distance)
+            nearest[found_n] = <uint16_t>k
+            found_n += 1
+            found = <const uint8_t *>memchr(found + 1, least, n - k - 1)
+    return found_n

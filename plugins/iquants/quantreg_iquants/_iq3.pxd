@@ -1,0 +1,333 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""What IQ3_XXS and IQ3_S share: codebooks of four coordinates 0..7, standing for 1, 3 .. 15, and the scale search over them.
+
+The search rounds a sub-block of 32 magnitudes under n scales, moves each group of four to a point of the codebook where
+it is none, and keeps the scale whose points fit best; then it does so again at the fitted scale. Here the lanes are the n
+scales of one sub-block: as the scale falls a group's coordinates only grow, so the scales fall into a few runs of one
+point each, and a run's list of nearest points is walked once for all its scales.
+"""
+
+from libc.math cimport INFINITY
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+
+from quantreg_iquants._codebook cimport nearest_points, split_coordinates, unpack_codebook
+from quantreg_kernels.lanes cimport (
+    LANES, lowest_bit, vf, vf_abs, vf_eq, vf_from_vi, vf_gt, vf_le, vf_bits, vf_lookup8, vf_lookup16, vf_max, vf_min, vf_reduce_min, vf_select, vf_set1, vf_sqrt,
+    vi, vi_bits, vi_clamp, vi_eq, vi_load, vi_nearest, vi_next, vi_select, vi_set1, vi_store, vi_transpose, vm, vm_and,
+    vm_bits, vm_first, vm_from_bits,
+)
+
+cdef enum:
+    POINTS = 512
+    PLACES = 4096           # of four coordinates 0..7, 3 bits each
+    MOST_ENTRIES = 25300    # with room for a whole vector at the last
+    ON_GRID = 1 << 31
+    MOST_WORK = 1200        # 31 runs of the longest list, 38
+
+# An entry is a point ready for look-ups: byte i holds 8 * i + coordinate i, a row of a table of four times eight; bit 31
+# is set where the place itself is the point.
+cdef struct Codebook:
+    int n
+    uint16_t points[POINTS]
+    uint16_t index[PLACES]          # of the point at a place of the codebook
+    uint16_t first[PLACES + 1]      # of a place's entries: the place itself, or the nearest points
+    uint32_t rows[PLACES]           # the set of rows that these entries touch; 0 where there is no choice
+    uint32_t entries[MOST_ENTRIES]
+
+
+cdef inline uint32_t entry_at(int place) noexcept nogil:
+    return <uint32_t>((place & 7) | ((place << 5) & 0x700) | ((place << 10) & 0x70000) | ((place << 15) & 0x7000000)
+                      | 0x18100800)
+
+
+cdef inline int place_of(uint32_t entry) noexcept nogil:
+    return <int>((entry & 7) | ((entry >> 5) & 0o70) | ((entry >> 10) & 0o700) | ((entry >> 15) & 0o7000))
+
+
+cdef inline void build_codebook(Codebook *b, const char *text, int n_distances) noexcept nogil:
+    cdef uint8_t coordinates[4 * POINTS]
+    cdef uint16_t nearest[POINTS]
+    cdef int place, i, k, found, used = 0, next_point = 0
+    b.n = unpack_codebook(text, b.points)
+    split_coordinates(b.points, b.n, 4, 3, coordinates)
+    for place in range(PLACES):
+        b.first[place] = <uint16_t>used
+        b.rows[place] = 0
+        if next_point < b.n and b.points[next_point] == place:
+            b.index[place] = <uint16_t>next_point
+            b.entries[used] = entry_at(place) | <uint32_t>ON_GRID
+            next_point += 1
+            used += 1
+            continue
+        found = nearest_points(coordinates, b.n, 4, 3, place, n_distances, nearest)
+        for k in range(found):
+            b.entries[used] = entry_at(b.points[nearest[k]])
+            if found > 1:
+                for i in range(4):
+                    b.rows[place] |= <uint32_t>1 << ((b.entries[used] >> (8 * i)) & 255)
+            used += 1
+    b.first[PLACES] = <uint16_t>used
+
+
+cdef inline void fill_values(vf *values) noexcept nogil:
+    """What `value_of` looks up."""
+    cdef int i
+    for i in range(16):
+        (<float *>values)[i] = <float>(2 * (i & 7) + 1)
+
+
+cdef inline vf value_of(const vf *values, vi entries, int i) noexcept nogil:
+    """Coordinate i as the value 1, 3 .. 15 that it stands for."""
+    if LANES == 4:
+        return vf_from_vi((((entries >> (8 * i)) & 7) << 1) | 1)
+    return vf_lookup8(values, entries >> (8 * i))
+
+
+# The scales tried for one sub-block, one a lane.
+cdef struct Trials:
+    vi reset[LANES + 1]     # reset[l], set in a least error so far: lanes below l are done and keep it, the others begin anew
+    vf half_inverse[8]
+    vf scaled[64]           # scaled[8 * v + c] = scale * (2 * c + 1) in lanes of vector v
+
+
+cdef inline void find_points(const Codebook *b, const Trials *t, const float *x, const float *root, int n,
+                             vi *points) noexcept nogil:
+    """Lane c of points = the entry nearest to x[0], x[LANES], x[2 * LANES], x[3 * LANES] under scale c, each weighed by root."""
+    cdef vf table[256]      # row 8 * i + level: the error of coordinate i at that level under each scale
+    cdef vi place_room[9]
+    cdef uint32_t work_entry[MOST_WORK]
+    cdef int32_t work_vector[MOST_WORK]
+    cdef int32_t work_reset[MOST_WORK]
+    cdef const int32_t *place = <const int32_t *>place_room
+    cdef uint32_t ends, rows, entry
+    cdef const int32_t *entries
+    cdef const vf *column
+    cdef vf v, value, weight, diff, best, error
+    cdef vi code, best_entry
+    cdef vm stays
+    cdef int vectors = (n + LANES - 1) // LANES
+    cdef int i, j, k, row, c, end, many, n_work
+    for k in range(vectors):
+        code = vi_set1(0)
+        for i in range(4):
+            v = t.half_inverse[k] * vf_set1(x[i * LANES]) - vf_set1(<float>0.5)
+            v = vf_min(vf_max(v, vf_set1(0)), vf_set1(7)) + vf_set1(12582912)  # the rounded value is in the low bits
+            code = code + (vi_bits(v) << (3 * i))
+        place_room[k] = code & 0xfff
+    place_room[vectors] = place_room[0]
+    ends = 0
+    for k in range(vectors):
+        ends |= <uint32_t>(vm_bits(vi_eq(place_room[k], vi_next(place_room[k], place_room[k + 1])))) << (k * LANES)
+    ends = ~ends | <uint32_t>1 << (n - 1)
+    # every run's list, one after the other: one long loop is predictable where many short ones are not
+    rows = 0
+    n_work = 0
+    c = 0
+    while c < n:
+        end = lowest_bit(ends) + 1
+        ends &= ends - 1
+        rows |= b.rows[place[c]]
+        entries = <const int32_t *>b.entries + b.first[place[c]]
+        many = b.first[place[c] + 1] - b.first[place[c]]
+        while c < end:
+            for k in range(16 // LANES):
+                vi_store(<int32_t *>work_entry + n_work + k * LANES, vi_load(entries + k * LANES))
+                vi_store(work_vector + n_work + k * LANES, vi_set1(c // LANES))
+                vi_store(work_reset + n_work + k * LANES, vi_set1(LANES))
+            for j in range(16, many):  # seldom
+                work_entry[n_work + j] = entries[j]
+                work_vector[n_work + j] = c // LANES
+                work_reset[n_work + j] = LANES
+            work_reset[n_work] = c % LANES
+            n_work += many
+            c = c // LANES * LANES + LANES
+        c = end
+    while rows:
+        row = lowest_bit(rows)
+        rows &= rows - 1
+        value = vf_set1(x[(row >> 3) * LANES])
+        weight = vf_set1(root[(row >> 3) * LANES])
+        for k in range(vectors):
+            diff = t.scaled[8 * k + (row & 7)] - value
+            table[row * vectors + k] = weight * diff * diff
+    best = vf_set1(0)
+    best_entry = vi_set1(0)
+    for j in range(n_work):
+        entry = work_entry[j]
+        column = table + work_vector[j]
+        best = vf_bits(vi_bits(best) | t.reset[work_reset[j]])
+        error = (column[(entry & 255) * vectors] + column[((entry >> 8) & 255) * vectors]
+                 + column[((entry >> 16) & 255) * vectors] + column[((entry >> 24) & 31) * vectors])
+        stays = vf_le(best, error)
+        best_entry = vi_select(stays, best_entry, vi_set1(<int32_t>entry))
+        best = vf_min(best, error)
+        points[work_vector[j]] = best_entry
+
+
+cdef inline vf search_points(const Codebook *b, const vf *x, const vf *w, vf peak, unsigned int active, int n, bint keep,
+                             vi *chosen) noexcept nogil:
+    """x is about scale * point for groups of four of the 32 magnitudes x: the best of n scales, fitted. Fills chosen with the
+    indices of the eight points; both are 0 in lanes that are not active.
+
+    peak is the largest x. keep: groups that were on the codebook stay as they are in the second round.
+    """
+    cdef Trials t
+    cdef vi points[8 * LANES * 8]
+    cdef vf root[32]
+    cdef vf wx[32]
+    cdef vf sums_lx[8 * LANES]
+    cdef vf sums_l2[8 * LANES]
+    cdef vf lx[8]
+    cdef vf l2[8]
+    cdef vf by_trial[32]
+    cdef vf by_trial2[32]
+    cdef vi best_points[8]
+    cdef vi best_trial
+    cdef vi entries
+    cdef vf step[8]
+    cdef vf values[4]
+    cdef vf scale, best, inverse, q, wq
+    cdef vm better
+    cdef const float *xs
+    cdef const float *ws
+    cdef int n_vectors = (n + LANES - 1) // LANES
+    cdef int stride = n_vectors * LANES
+    cdef int lane, i, j, k, c, trial
+    cdef unsigned int again = 0
+    cdef uint32_t entry
+    cdef bint on_grid
+    fill_values(values)
+    for k in range(LANES + 1):
+        for lane in range(LANES):  # a NaN gives way to whatever comes, a negative number to nothing
+            (<uint32_t *>t.reset)[k * LANES + lane] = 0 if k == LANES else 0x80000000 if lane < k else 0xffffffff
+    for k in range(stride):
+        (<float *>step)[k] = <float>15 + <float>(k - n // 2) * <float>0.2
+    for j in range(32):
+        root[j] = vf_sqrt(w[j])
+        wx[j] = w[j] * x[j]
+    for lane in range(LANES):
+        if not (active >> lane) & 1:
+            continue
+        for k in range(n_vectors):
+            inverse = step[k] / vf_set1((<const float *>&peak)[lane])
+            scale = vf_set1(1) / inverse
+            for c in range(8):
+                t.scaled[8 * k + c] = scale * vf_set1(<float>(2 * c + 1))
+            # a peak so small that the inverse is infinite: the reference's rounding gives 0
+            inverse = vf_select(vf_eq(vf_abs(inverse), vf_set1(INFINITY)), vf_set1(0), inverse)
+            t.half_inverse[k] = vf_set1(<float>0.5) * inverse
+            lx[k] = vf_set1(0)
+            l2[k] = vf_set1(0)
+        for i in range(8):
+            find_points(b, &t, <const float *>(x + 4 * i) + lane, <const float *>(root + 4 * i) + lane, n,
+                        points + (8 * lane + i) * n_vectors)
+        for i in range(8):
+            xs = <const float *>(wx + 4 * i) + lane
+            ws = <const float *>(w + 4 * i) + lane
+            for k in range(n_vectors):
+                entries = points[(8 * lane + i) * n_vectors + k]
+                for j in range(4):
+                    q = value_of(values, entries, j)
+                    lx[k] = lx[k] + vf_set1(xs[j * LANES]) * q
+                    l2[k] = l2[k] + vf_set1(ws[j * LANES]) * q * q
+        for k in range(n_vectors):
+            sums_lx[k * LANES + lane] = lx[k]
+            sums_l2[k * LANES + lane] = l2[k]
+    for k in range(n_vectors):
+        vi_transpose(<vi *>by_trial + k * LANES, <const vi *>sums_lx + k * LANES)
+        vi_transpose(<vi *>by_trial2 + k * LANES, <const vi *>sums_l2 + k * LANES)
+    scale = peak / vf_set1(15)
+    best = vf_set1(0)
+    best_trial = vi_set1(-1)
+    for k in range(n):
+        better = vm_and(vf_gt(by_trial2[k], vf_set1(0)), vf_gt(by_trial[k] * by_trial[k], best * by_trial2[k]))
+        scale = vf_select(better, by_trial[k] / by_trial2[k], scale)
+        best = vf_select(better, scale * by_trial[k], best)
+        best_trial = vi_select(better, vi_set1(k), best_trial)
+    for i in range(8):
+        best_points[i] = vi_set1(<int32_t>(entry_at(0) | (<uint32_t>ON_GRID if keep else 0)))
+    for lane in range(LANES):
+        if not (active >> lane) & 1:
+            continue
+        trial = (<const int32_t *>&best_trial)[lane]
+        on_grid = keep
+        if trial >= 0:
+            on_grid = True
+            for i in range(8):
+                entry = (<const uint32_t *>points)[(8 * lane + i) * stride + trial]
+                (<uint32_t *>best_points)[i * LANES + lane] = entry
+                on_grid = on_grid and (entry & <uint32_t>ON_GRID) != 0
+        if not on_grid:
+            again |= <unsigned int>1 << lane
+    again &= vm_bits(vf_gt(scale, vf_set1(0)))
+    if again:
+        move_again(b, x, root, scale, again, keep, best_points)
+        q = vf_set1(0)
+        wq = vf_set1(0)
+        lx[0] = vf_set1(0)
+        l2[0] = vf_set1(0)
+        for i in range(8):
+            for j in range(4):
+                q = value_of(values, best_points[i], j)
+                lx[0] = lx[0] + wx[4 * i + j] * q
+                l2[0] = l2[0] + w[4 * i + j] * q * q
+        scale = vf_select(vm_and(vm_from_bits(again), vf_gt(l2[0], vf_set1(0))), lx[0] / l2[0], scale)
+    for i in range(8):
+        for lane in range(LANES):
+            k = place_of((<const uint32_t *>best_points)[i * LANES + lane])
+            (<int32_t *>chosen)[i * LANES + lane] = b.index[k] if (active >> lane) & 1 else 0
+    return vf_select(vm_from_bits(active), scale, vf_set1(0))
+
+
+cdef inline vf look_up(const vf *table, vi entries, int i) noexcept nogil:
+    """From rows 8 * i .. 8 * i + 7 of a table of 32 floats."""
+    if LANES == 8:
+        return vf_lookup8(table + i, entries >> (8 * i))
+    return vf_lookup16(table + i // 2 * (16 // LANES), entries >> (8 * i))
+
+
+cdef inline void move_again(const Codebook *b, const vf *x, const vf *root, vf scale, unsigned int lanes, bint keep,
+                            vi *points) noexcept nogil:
+    """The second round: the points nearest at the fitted scale, in the given lanes. Here a list's points are the lanes."""
+    cdef vf table[32]
+    cdef vf tables[32]      # by lane
+    cdef vf column[8]
+    cdef const uint32_t *entries
+    cdef uint32_t *point
+    cdef vf inverse = vf_set1(1) / scale
+    cdef vf diff, error
+    cdef vi place, entry
+    cdef float best, least
+    cdef int i, j, k, lane, at, many
+    for k in range(8):
+        place = vi_set1(0)
+        for i in range(4):
+            place = place | (vi_clamp(vi_nearest(vf_set1(<float>0.5) * (inverse * x[4 * k + i] - vf_set1(1))), 0, 7) << (3 * i))
+            for j in range(8):
+                diff = scale * vf_set1(<float>(2 * j + 1)) - x[4 * k + i]
+                table[8 * i + j] = root[4 * k + i] * diff * diff
+        for i in range(32 // LANES):
+            vi_transpose(<vi *>tables + i * LANES, <const vi *>table + i * LANES)
+        for lane in range(LANES):
+            point = <uint32_t *>points + k * LANES + lane
+            if not (lanes >> lane) & 1 or (keep and point[0] & <uint32_t>ON_GRID):
+                continue
+            at = (<const int32_t *>&place)[lane]
+            entries = b.entries + b.first[at]
+            many = b.first[at + 1] - b.first[at]
+            point[0] = entries[0]
+            if many == 1:
+                continue
+            for i in range(32 // LANES):
+                column[i] = tables[i * LANES + lane]
+            best = INFINITY
+            j = 0
+            while j < many:
+                entry = vi_load(<const int32_t *>entries + j)
+                error = look_up(column, entry, 0) + look_up(column, entry, 1) + look_up(column, entry, 2) + look_up(column, entry, 3)
+                error = vf_select(vm_first(many - j), error, vf_set1(INFINITY))
+                least = vf_reduce_min(error)
+                if least < best:
+                    best = least
+                    point[0] = entries[j + lowest_bit(vm_bits(vf_eq(error, vf_set1(least))))]
+                j += LANES

@@ -1,0 +1,23 @@
+"""The IQ4_XS plugin."""
+
+import quantreg
+from quantreg_kernels import load_codec
+
+IQ4_XS = quantreg.QuantType(
+    "IQ4_XS",
+    type_id=23,
+    block_size=256,
+    type_size=136,
+    fallback="IQ4_NL",
+    codec=lambda: load_codec(__name__, "_iq4_xs"),
+)
+
+
+@quantreg.hookimpl
+def register_types(register):
+    register(IQ4_XS)
+
+
+@quantreg.hookimpl
+def score_importance(qtype, tensor, weights, columns):
+    return IQ4_XS.score(weights, columns) if qtype is IQ4_XS and columns is not None else None

@@ -1,0 +1,51 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""How the K-quants decode: 16 weights at a time, as bytes until their bits are together."""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy
+
+from quantreg_kernels.lanes cimport (
+    LANES, vb, vf, vf_from_vi, vf_select, vf_set1, vf_set1_f16, vf_store, vi, vi_from_vb, vi_load_u8, vm_first,
+)
+
+cdef inline vb field(vb b, int at, int bits, int to) noexcept nogil:
+    """From each byte `bits` bits from bit `at` on, moved to bit `to`."""
+    b = b >> (at - to) if at > to else b << (to - at)
+    return b & <int>((((1 << bits) - 1) << to) * 0x01010101)
+
+
+cdef inline void put_above_min(float *out, vb q, float scale, float low) noexcept nogil:
+    """scale * q - low."""
+    cdef vi v[4]
+    cdef int i
+    vi_from_vb(v, q)
+    for i in range(16 // LANES):
+        vf_store(out + i * LANES, vf_set1(scale) * vf_from_vi(v[i]) - vf_set1(low))
+
+
+cdef inline void put_centred(float *out, vb q, int zero, float scale) noexcept nogil:
+    """scale * (q - zero)."""
+    cdef vi v[4]
+    cdef int i
+    vi_from_vb(v, q)
+    for i in range(16 // LANES):
+        vf_store(out + i * LANES, vf_set1(scale) * vf_from_vi(v[i] - zero))
+
+
+cdef inline void k4_steps(const uint8_t *block, float *steps) noexcept nogil:
+    """From the first 16 bytes of Q4_K and Q5_K (see pack_k4): d * scale for 8 sub-blocks, then dmin * min."""
+    cdef vf d = vf_set1_f16(block)
+    cdef vf dmin = vf_set1_f16(block + 2)
+    cdef uint32_t a, b, c
+    cdef uint32_t u[4]
+    cdef int i
+    memcpy(&a, block + 4, 4)
+    memcpy(&b, block + 8, 4)
+    memcpy(&c, block + 12, 4)
+    u[0] = a & 0x3f3f3f3f
+    u[1] = (c & 0x0f0f0f0f) | ((a >> 2) & 0x30303030)
+    u[2] = b & 0x3f3f3f3f
+    u[3] = ((c >> 4) & 0x0f0f0f0f) | ((b >> 2) & 0x30303030)
+    for i in range(16 // LANES):
+        vf_store(steps + i * LANES, vf_select(vm_first(8 - i * LANES), d, dmin)
+                 * vf_from_vi(vi_load_u8(<const uint8_t *>u + i * LANES)))
