@@ -192,7 +192,7 @@ class Registry:
             raise UnknownTypeError(f"no plugin provides GGUF type id {key!r}: see `quantreg types` for those installed")
         near = get_close_matches(key.upper(), self._by_name, n=1)
         hint = f"did you mean {near[0]}?" if near else "see `quantreg types` for those installed"
-        broken = [p for p in self._plugins if p.error]
+        broken = sorted((p for p in self._plugins if p.error), key=lambda p: p.name.lower() != key.lower())
         also = f" (plugin {broken[0].name} of {broken[0].distribution} {broken[0].error})" if broken else ""
         raise UnknownTypeError(f"unknown quant type {key!r}: {hint}{also}")
 

@@ -113,7 +113,7 @@ def _compare(work, source, imatrix, file_type, name, threads, theirs, rounds):
             os.sync()  # what the run before left to be written is not this one's
             runs[who].append(spawn(command, threads, log))
     seconds = {who: median(run["seconds"] for run in found) for who, found in runs.items()}
-    cpu = median(run["user"] + run["system"] for run in runs["ours"])
+    cpu = {who: median(run["user"] + run["system"] for run in found) for who, found in runs.items()}
     peak = {who: max(run["peak_mib"] for run in found) for who, found in runs.items()}
     goal = targets.FILES.get(name) if threads == 2 else None
     times = same = None
@@ -126,11 +126,12 @@ def _compare(work, source, imatrix, file_type, name, threads, theirs, rounds):
         "file": name,
         "threads": threads,
         "ours s": seconds["ours"],
-        "ours CPU s": cpu,
         "theirs s": seconds.get("theirs"),
         "x": times,
         "goal x": goal,
         "met": None if goal is None or times is None else times >= goal,
+        "ours CPU s": cpu["ours"],
+        "theirs CPU s": cpu.get("theirs"),
         "ours MiB": round(peak["ours"]),
         "theirs MiB": round(peak["theirs"]) if "theirs" in peak else None,
         f"<= {targets.PEAK_MIB} MiB": peak["ours"] <= targets.PEAK_MIB,

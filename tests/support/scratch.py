@@ -13,7 +13,7 @@ from pathlib import Path
 from toy_plugins import make_all
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = {"mesonpy": "meson-python", "Cython": "Cython>=3.3", "setuptools": "setuptools>=64"}
+TOOLS = {"mesonpy": "meson-python", "Cython": "Cython>=3.3", "flit_core": "flit_core>=3.4"}
 COMMANDS = {"meson": "meson>=1.6", "ninja": "ninja", "cython": "Cython>=3.3"}
 
 

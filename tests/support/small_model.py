@@ -1,4 +1,4 @@
-"""A small Llama-shaped F16 model with an importance matrix, the same bytes on every machine (integer arithmetic only)."""
+"""A small Llama-shaped F16 model with an importance matrix: integer arithmetic, the same bytes on every machine."""
 
 import numpy as np
 

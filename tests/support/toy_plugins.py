@@ -4,6 +4,8 @@ import re
 import shutil
 from pathlib import Path
 
+from documents import file_in
+
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 BASE_ONLY = ["-Csetup-args=-Dbuildtype=debugoptimized"]
 
@@ -63,57 +65,9 @@ def _replacing(folder):
     return folder
 
 
-HOOKS = '''
-import click
-import numpy as np
-import quantreg
-from quantreg import FileType
-from quantreg.recipes import Choice, Row, condition
-
-
-@condition("in the last layer")
-def in_last_layer(candidate):
-    return candidate.layer == candidate.model.block_count - 1
-
-
-def as_good_as_its_neighbours(candidate, chosen):
-    """A wide matrix takes what the plan already gave to attn_v of its layer."""
-    before = candidate.planned.get(f"blk.{candidate.layer}.attn_v.weight")
-    if candidate.role == "ffn_up" and candidate.shape[0] > 128 and before:
-        return Choice(before, "ffn_up, as attn_v of its layer")
-    return None
-
-
-MINE = FileType(
-    "MINE_M", None, "Q4_K", "Q4_K, with the last layer and what follows attn_v better",
-    rules=(Row("attn_v", in_last_layer, "Q6_K"), Row("attn_v", None, "Q5_K"), as_good_as_its_neighbours),
-)
-
-
-@quantreg.hookimpl
-def register_recipes(register):
-    register(MINE)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    if qtype.name != "Q4_K" or columns is None or not tensor.endswith("attn_q.weight"):
-        return None
-    return np.sqrt(columns) * np.abs(weights)
-
-
-@quantreg.hookimpl
-def register_commands(cli):
-    @cli.command("greet")
-    @click.argument("name")
-    def greet(name):
-        """Say hello."""
-        click.echo(f"hello {name}")
-'''
-
-
 def _hooks(folder):
-    (folder / "my_hooks" / "my_hooks.py").write_text(HOOKS)
+    """The example of docs/hooks.md."""
+    (folder / "my_hooks" / "my_hooks.py").write_text(file_in("hooks.md", "my_hooks.py"))
     return folder
 
 

@@ -14,7 +14,7 @@ from quantreg_iquants._codebook cimport nearest_points, split_coordinates, unpac
 from quantreg_kernels.lanes cimport (
     LANES, lowest_bit, vf, vf_abs, vf_eq, vf_from_vi, vf_gt, vf_le, vf_bits, vf_lookup8, vf_lookup16, vf_max, vf_min, vf_reduce_min, vf_select, vf_set1, vf_sqrt,
     vi, vi_bits, vi_clamp, vi_eq, vi_load, vi_nearest, vi_next, vi_select, vi_set1, vi_store, vi_transpose, vm, vm_and,
-    vm_bits, vm_first, vm_from_bits,
+    vm_any, vm_bits, vm_first, vm_from_bits,
 )
 
 cdef enum:
@@ -26,13 +26,17 @@ cdef enum:
 
 # An entry is a point ready for look-ups: byte i holds 8 * i + coordinate i, a row of a table of four times eight; bit 31
 # is set where the place itself is the point.
+cdef struct Lists:
+    uint16_t first[PLACES + 1]      # of a place's entries: the place itself, or the nearest points
+    uint32_t rows[PLACES]           # the set of rows that these entries touch; 0 where there is no choice
+    uint32_t entries[MOST_ENTRIES]
+
 cdef struct Codebook:
     int n
     uint16_t points[POINTS]
     uint16_t index[PLACES]          # of the point at a place of the codebook
-    uint16_t first[PLACES + 1]      # of a place's entries: the place itself, or the nearest points
-    uint32_t rows[PLACES]           # the set of rows that these entries touch; 0 where there is no choice
-    uint32_t entries[MOST_ENTRIES]
+    Lists every
+    Lists better                    # without those that are no nearer in any coordinate than one before them
 
 
 cdef inline uint32_t entry_at(int place) noexcept nogil:
@@ -44,29 +48,52 @@ cdef inline int place_of(uint32_t entry) noexcept nogil:
     return <int>((entry & 7) | ((entry >> 5) & 0o70) | ((entry >> 10) & 0o700) | ((entry >> 15) & 0o7000))
 
 
-cdef inline void build_codebook(Codebook *b, const char *text, int n_distances) noexcept nogil:
+cdef inline bint no_nearer(int point, int other, int place) noexcept nogil:
+    """Whether in every coordinate `other` lies between the place and the point, or on either."""
+    cdef int i, at, step
+    for i in range(4):
+        at = (place >> (3 * i)) & 7
+        step = ((other >> (3 * i)) & 7) - at
+        at = ((point >> (3 * i)) & 7) - at
+        if (step > 0 and at < step) or (step < 0 and at > step):
+            return False
+    return True
+
+
+cdef inline void build_lists(Codebook *b, Lists *lists, bint every, int n_distances) noexcept nogil:
     cdef uint8_t coordinates[4 * POINTS]
     cdef uint16_t nearest[POINTS]
-    cdef int place, i, k, found, used = 0, next_point = 0
-    b.n = unpack_codebook(text, b.points)
+    cdef int place, i, j, k, found, used = 0, next_point = 0
     split_coordinates(b.points, b.n, 4, 3, coordinates)
     for place in range(PLACES):
-        b.first[place] = <uint16_t>used
-        b.rows[place] = 0
+        lists.first[place] = <uint16_t>used
+        lists.rows[place] = 0
         if next_point < b.n and b.points[next_point] == place:
             b.index[place] = <uint16_t>next_point
-            b.entries[used] = entry_at(place) | <uint32_t>ON_GRID
+            lists.entries[used] = entry_at(place) | <uint32_t>ON_GRID
             next_point += 1
             used += 1
             continue
         found = nearest_points(coordinates, b.n, 4, 3, place, n_distances, nearest)
         for k in range(found):
-            b.entries[used] = entry_at(b.points[nearest[k]])
-            if found > 1:
-                for i in range(4):
-                    b.rows[place] |= <uint32_t>1 << ((b.entries[used] >> (8 * i)) & 255)
+            j = k if every else 0
+            while j < k and not no_nearer(b.points[nearest[k]], b.points[nearest[j]], place):
+                j += 1
+            if j < k:
+                continue
+            lists.entries[used] = entry_at(b.points[nearest[k]])
+            for i in range(4):
+                lists.rows[place] |= <uint32_t>1 << ((lists.entries[used] >> (8 * i)) & 255)
             used += 1
-    b.first[PLACES] = <uint16_t>used
+        if used - lists.first[place] == 1:
+            lists.rows[place] = 0
+    lists.first[PLACES] = <uint16_t>used
+
+
+cdef inline void build_codebook(Codebook *b, const char *text, int n_distances) noexcept nogil:
+    b.n = unpack_codebook(text, b.points)
+    build_lists(b, &b.every, True, n_distances)
+    build_lists(b, &b.better, False, n_distances)
 
 
 cdef inline void fill_values(vf *values) noexcept nogil:
@@ -102,7 +129,9 @@ cdef inline void find_points(const Codebook *b, const Trials *t, const float *x,
     cdef uint32_t ends, rows, entry
     cdef const int32_t *entries
     cdef const vf *column
-    cdef vf v, value, weight, diff, best, error
+    cdef const Lists *lists
+    cdef vf v, rounded, value, weight, diff, best, error
+    cdef vf remainder = vf_set1(0)
     cdef vi code, best_entry
     cdef vm stays
     cdef int vectors = (n + LANES - 1) // LANES
@@ -111,14 +140,19 @@ cdef inline void find_points(const Codebook *b, const Trials *t, const float *x,
         code = vi_set1(0)
         for i in range(4):
             v = t.half_inverse[k] * vf_set1(x[i * LANES]) - vf_set1(<float>0.5)
-            v = vf_min(vf_max(v, vf_set1(0)), vf_set1(7)) + vf_set1(12582912)  # the rounded value is in the low bits
-            code = code + (vi_bits(v) << (3 * i))
+            v = vf_min(vf_max(v, vf_set1(0)), vf_set1(7))
+            rounded = v + vf_set1(12582912)  # in the low bits
+            code = code + (vi_bits(rounded) << (3 * i))
+            remainder = vf_max(remainder, vf_abs(v - (rounded - vf_set1(12582912))))
         place_room[k] = code & 0xfff
     place_room[vectors] = place_room[0]
     ends = 0
     for k in range(vectors):
         ends |= <uint32_t>(vm_bits(vi_eq(place_room[k], vi_next(place_room[k], place_room[k + 1])))) << (k * LANES)
     ends = ~ends | <uint32_t>1 << (n - 1)
+    # Among the levels of a coordinate, errors grow away from the place on either side, also as rounded here, unless it
+    # lies so near the middle of two levels that rounding decides. Then points that should not win may.
+    lists = &b.every if vm_any(vf_gt(remainder, vf_set1(<float>0.49999))) else &b.better
     # every run's list, one after the other: one long loop is predictable where many short ones are not
     rows = 0
     n_work = 0
@@ -126,9 +160,9 @@ cdef inline void find_points(const Codebook *b, const Trials *t, const float *x,
     while c < n:
         end = lowest_bit(ends) + 1
         ends &= ends - 1
-        rows |= b.rows[place[c]]
-        entries = <const int32_t *>b.entries + b.first[place[c]]
-        many = b.first[place[c] + 1] - b.first[place[c]]
+        rows |= lists.rows[place[c]]
+        entries = <const int32_t *>lists.entries + lists.first[place[c]]
+        many = lists.first[place[c] + 1] - lists.first[place[c]]
         while c < end:
             for k in range(16 // LANES):
                 vi_store(<int32_t *>work_entry + n_work + k * LANES, vi_load(entries + k * LANES))
@@ -313,8 +347,8 @@ cdef inline void move_again(const Codebook *b, const vf *x, const vf *root, vf s
             if not (lanes >> lane) & 1 or (keep and point[0] & <uint32_t>ON_GRID):
                 continue
             at = (<const int32_t *>&place)[lane]
-            entries = b.entries + b.first[at]
-            many = b.first[at + 1] - b.first[at]
+            entries = b.every.entries + b.every.first[at]
+            many = b.every.first[at + 1] - b.every.first[at]
             point[0] = entries[0]
             if many == 1:
                 continue

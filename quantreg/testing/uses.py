@@ -1,0 +1,190 @@
+"""Checks on importance, and on what a type is used for: pickling, golden bytes, GGUF files."""
+
+import os
+import pickle
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import quantreg
+from quantreg.dispatch import quantize
+from quantreg.errors import CodecError, NonFiniteError
+from quantreg.testing.guards import run_guarded
+from quantreg.testing.report import NotApplicable, expect
+from quantreg.testing.samples import bits_of
+from quantreg.testing.values import deserved_error, relative_error
+
+__all__ = [
+    "gguf_file",
+    "golden",
+    "importance_helps",
+    "importance_nan",
+    "importance_none",
+    "importance_ones",
+    "importance_weights",
+    "importance_zeros",
+    "pickling",
+]
+
+
+def importance_none(s):
+    """Without importance the type encodes, or says that it needs some; a type that reads none ignores what it gets."""
+    x = s.rows()
+    if s.qtype.requires_importance:
+        try:
+            quantize(x, s.qtype, threads=1)
+        except CodecError as refused:
+            expect("importance" in str(refused), f"the refusal does not name importance: {refused}")
+            return
+        raise AssertionError("requires_importance is set, but quantize() does without")
+    plain = s.encode(x)
+    if not s.codec.has_scorer:
+        given = s.encode(x, s.columns(x.shape[1]))
+        expect((plain == given).all(), "it has no scorer, but importance changes its bytes")
+
+
+def importance_ones(s):
+    """Importance of ones, as columns and as weights, is as good as the bits per weight deserve."""
+    x = s.rows(rows=16, blocks=4)
+    limit = deserved_error(s.qtype.bits_per_weight)
+    for importance in (np.ones(x.shape[1], np.float32), np.ones_like(x)):
+        lost = relative_error(x, s.decode(s.encode(x, importance)))
+        expect(lost <= limit, f"importance of ones, {importance.ndim}-D: error {lost:.2%}, more than {limit:.2%}")
+
+
+def importance_zeros(s):
+    """Importance of zero, everywhere or in some columns, gives finite values."""
+    x = s.rows()
+    zero = np.zeros(x.shape[1], np.float32)
+    some = s.columns(x.shape[1])
+    some[::2] = 0
+    block = s.columns(x.shape[1])
+    block[: s.qtype.block_size] = 0
+    for words, importance in (("everywhere", zero), ("in some columns", some), ("in a block", block)):
+        for given in (importance, np.ascontiguousarray(np.broadcast_to(importance, x.shape))):
+            back = s.decode(s.encode(x, given))
+            expect(np.isfinite(back).all(), f"importance of zero {words} gives NaN or infinity")
+
+
+def importance_nan(s):
+    """NaN, infinite and negative importance is refused by `quantize`, and harmless to the codec itself."""
+    x = s.rows()
+    cases = []
+    for value in (np.nan, np.inf, -1.0):
+        columns = s.columns(x.shape[1])
+        columns[3] = value
+        try:
+            quantize(x, s.qtype, columns, threads=1)
+        except NonFiniteError:
+            pass
+        else:
+            raise AssertionError(f"quantize() takes importance of {value}")
+        for given in (columns, np.ascontiguousarray(np.broadcast_to(columns, x.shape))):
+            words = f"encoding with importance of {value}, {given.ndim}-D"
+            cases.append((words, lambda given=given: _encode_or_refuse(s, x, given)))
+    run_guarded(cases)
+
+
+def _encode_or_refuse(s, x, importance):
+    try:
+        s.encode(x, importance)
+    except ValueError as refused:
+        expect(hasattr(refused, "row"), f"refused without naming a row: {refused}")
+
+
+def importance_helps(s):
+    """Where importance is high the error falls: the weighted error is no larger than without importance."""
+    x = s.rows("normal", rows=16, blocks=4)
+    columns = s.columns(x.shape[1])
+    columns[::3] *= 100
+    plain = s.encode(x, s.given(x.shape[1]))
+    errors = [float((columns * (s.decode(data) - x) ** 2).sum()) for data in (s.encode(x, columns), plain)]
+    expect(
+        errors[0] <= errors[1] * 1.02, f"importance makes the weighted error {errors[0] / errors[1]:.2f} times as large"
+    )
+
+
+def importance_weights(s):
+    """Column statistics give the same bytes as the error weights that `score` makes of them."""
+    for kind in ("normal", "heavy", "sparse"):
+        x = s.rows(kind)
+        columns = s.columns(x.shape[1])
+        weights = np.full_like(x, np.nan)
+        s.codec.score_rows(x, columns, weights)
+        expect(np.isfinite(weights).all() and (weights >= 0).all(), "score gives negative or non-finite weights")
+        want, got = s.encode(x, columns), s.encode(x, weights)
+        expect((want == got).all(), f"{(want != got).sum()} bytes differ between columns and score(columns)")
+
+
+def pickling(s):
+    """The type pickles by its name."""
+    with s.registered():
+        again = pickle.loads(pickle.dumps(s.qtype))
+        expect(again is s.qtype, f"pickle gives back {again!r}")
+
+
+def golden(s):
+    """The bytes are those of the golden file that the author committed."""
+    if s.golden is None:
+        raise NotApplicable("no golden file given")
+    path = Path(s.golden)
+    if s.update_golden:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, **_golden_data(s))
+    if not path.exists():
+        raise AssertionError(f"{path} does not exist: run once with --update-golden and commit it")
+    with np.load(path) as file:
+        kept = dict(file)
+    cases = {"plain": None, "weighted": kept.get("columns")} if s.codec.can_encode else {}
+    for name, importance in cases.items():
+        if name in kept:
+            found = s.encode(kept["x"], importance)
+            expect((found == kept[name]).all(), f"{(found != kept[name]).sum()} bytes differ from {path} ({name})")
+    back = s.decode(kept["data"])
+    expect((bits_of(back) == bits_of(kept["decoded"])).all(), f"decoded floats differ from {path}")
+
+
+def _golden_data(s):
+    """Rows x, columns, bytes of x ("plain", and "weighted" with the columns), and "data" with its floats "decoded"."""
+    x = np.concatenate([s.rows("normal", rows=2, blocks=2), s.rows("heavy", rows=1, blocks=2)])
+    found = {"x": x, "columns": s.columns(x.shape[1])}
+    data = s.some_bytes(rows=3, blocks=2)
+    if s.codec.can_encode:
+        if not s.qtype.requires_importance:
+            found["plain"] = s.encode(x)
+        if s.codec.has_scorer:
+            found["weighted"] = s.encode(x, found["columns"])
+        data = np.concatenate([s.encode(x), data])
+    return {**found, "data": data, "decoded": s.decode(data)}
+
+
+def gguf_file(s):
+    """A GGUF file with a tensor of the type is written, read and decoded; a model is quantized to the type."""
+    data = s.some_bytes(rows=6)
+    floats = bits_of(s.decode(data))
+    with s.registered(), tempfile.TemporaryDirectory(prefix="quantreg-check-") as folder:
+        path = os.path.join(folder, "tensor.gguf")
+        tensor = quantreg.QuantizedTensor("blk.0.attn_q.weight", floats.shape, s.qtype.type_id, data)
+        quantreg.write(path, {"general.architecture": "llama"}, {tensor.name: tensor})
+        with quantreg.open(path) as model:
+            read = model[tensor.name]
+            expect(read.type_name == s.qtype.name, f"the file's tensor has type {read.type_name}")
+            expect((np.asarray(read.data) == data).all(), "the bytes of the tensor changed in the file")
+            expect((bits_of(read.dequantize()) == floats).all(), "the tensor decodes to other floats")
+        if s.codec.can_encode and not s.qtype.name.startswith("I"):
+            _quantize_model(s, folder)
+
+
+def _quantize_model(s, folder):
+    x = s.rows(rows=6)
+    name = "blk.0.attn_q.weight"
+    source, target = os.path.join(folder, "in.gguf"), os.path.join(folder, "out.gguf")
+    quantreg.write(source, {"general.architecture": "llama", "llama.block_count": 1}, {name: x})
+    columns = s.given(x.shape[1])
+    imatrix = None if columns is None else quantreg.ImportanceMatrix({name: columns})
+    quantreg.quantize_file(source, target, s.qtype.name, imatrix, threads=1)
+    with quantreg.open(target) as model:
+        expect(model[name].type_name == s.qtype.name, f"quantize_file made {model[name].type_name} of the tensor")
+        same = (np.asarray(model[name].data) == s.encode(x, columns)).all()
+        expect(same, "quantize_file writes other bytes than the codec")

@@ -1,0 +1,201 @@
+"""quantreg evaluate: the figures, the sample, and every form of output."""
+
+import csv
+import io
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import small_model
+import toy
+
+import quantreg
+from quantreg import CodecError, ImportanceMatrix, PlanError, UnknownTypeError, cli
+from quantreg.evaluate import built_in_types, evaluate
+from quantreg.evaluate_page import curve_svg, page
+from quantreg.registry import registry
+
+NAME = "blk.0.attn_q.weight"
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("evaluate") / "small.gguf"
+    small_model.write_model(path)
+    small_model.write_imatrix(path.parent / "imatrix.gguf")
+    return path
+
+
+@pytest.fixture
+def one(tmp_path):
+    """A model of one matrix, and that matrix."""
+    x = small_model.noise(3, (64, 512)).astype(np.float16)
+    quantreg.write(tmp_path / "one.gguf", {"general.architecture": "llama"}, {NAME: x, "norm": np.ones(4, np.float32)})
+    return tmp_path / "one.gguf", x.astype(np.float32)
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*args):
+        code = cli.main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_the_figures_are_those_of_the_decoded_weights(one):
+    path, x = one
+    columns = small_model.noise(4, (512,)) ** 2 + np.float32(0.1)
+    found = evaluate(path, ["Q4_K"], ImportanceMatrix({NAME: columns.reshape(1, -1)}))
+    back = quantreg.dequantize(quantreg.quantize(x, "Q4_K", columns), "Q4_K").astype(np.float64)
+    lost = (back - x) ** 2
+    (total,) = found.totals
+    (tensor,) = found.tensors
+    assert (total.tensor, tensor.tensor, total.weights) == (None, NAME, x.size)
+    for measure in (total, tensor):
+        assert measure.bits_per_weight == 4.5
+        assert measure.rmse == pytest.approx(np.sqrt(lost.mean()))
+        assert measure.error == pytest.approx(np.sqrt(lost.sum() / np.square(x, dtype=np.float64).sum()))
+        weighted = (columns * lost).sum() / (columns * np.square(x, dtype=np.float64)).sum()
+        assert measure.weighted_error == pytest.approx(np.sqrt(weighted))
+        assert measure.max_error == pytest.approx(np.sqrt(lost.max()))
+        assert measure.cosine == pytest.approx((x * back).sum() / np.linalg.norm(x) / np.linalg.norm(back))
+        assert measure.encode_speed > 0
+        assert measure.decode_speed > 0
+
+
+def test_without_importance_the_weighted_error_is_the_error(one):
+    (total,) = evaluate(one[0], ["Q4_K"]).totals
+    assert total.weighted_error == pytest.approx(total.error)
+
+
+def test_a_row_header_counts_as_bits(one):
+    qtype = toy.make_with_header()
+    (total,) = evaluate(one[0], [qtype]).totals
+    assert total.bits_per_weight == 3.5 + 32 / 512
+
+
+def test_the_sample_is_random_rows_and_the_same_for_the_same_seed(model):
+    def figures(**options):
+        return [(m.tensor, m.weights, m.error) for m in evaluate(model, ["Q8_0"], **options).tensors]
+
+    few = figures(sample=20000)
+    assert few == figures(sample=20000)
+    assert few != figures(sample=20000, seed=1)
+    assert 15000 < sum(weights for _, weights, _ in few) < 30000
+    assert {name for name, *_ in few} == {n for n, x in small_model.tensors().items() if x.ndim == 2}
+    assert all(weights >= 256 for _, weights, _ in figures(sample=1))
+
+
+def test_rows_of_experts_are_weighted_by_their_own_statistics(tmp_path):
+    name = "blk.0.ffn_up_exps.weight"
+    x = small_model.noise(5, (3, 8, 256))
+    columns = small_model.noise(6, (3, 256)) ** 2 + np.float32(0.1)
+    quantreg.write(tmp_path / "moe.gguf", {"general.architecture": "llama"}, {name: x})
+    (total,) = evaluate(tmp_path / "moe.gguf", ["Q4_K"], ImportanceMatrix({name: columns})).totals
+    lost = (quantreg.dequantize(quantreg.quantize(x, "Q4_K", columns), "Q4_K") - x) ** 2
+    expected = (columns[:, None] * lost).sum() / (columns[:, None] * x**2).sum()
+    assert total.weighted_error == pytest.approx(np.sqrt(expected), rel=1e-5)
+
+
+def test_tensors_that_do_not_divide_are_left_out_and_named(model):
+    found = evaluate(model, ["Q4_K"], sample=20000)
+    assert ("Q4_K", "blk.0.ffn_down.weight", "rows of 288 weights are no multiple of 256") in found.skipped
+    assert len(found.skipped) == small_model.N_LAYER
+
+
+def test_what_cannot_be_evaluated_is_told(model, tmp_path):
+    with pytest.raises(UnknownTypeError, match="did you mean Q4_K"):
+        evaluate(model, ["Q4KK"])
+    with pytest.raises(CodecError, match="TOY3 can only be decoded"):
+        evaluate(model, [toy.make(encode=None)])
+    with pytest.raises(CodecError, match="TOY3 cannot be encoded without importance: give an imatrix"):
+        evaluate(model, [toy.make(requires_importance=True)])
+    quantreg.write(tmp_path / "none.gguf", {"general.architecture": "llama"}, {"norm": np.ones(4, np.float32)})
+    with pytest.raises(PlanError, match="no matrices"):
+        evaluate(tmp_path / "none.gguf", ["Q4_K"])
+
+
+def test_a_type_that_needs_importance_is_measured_where_the_imatrix_covers_it(model):
+    qtype = toy.make(requires_importance=True)
+    found = evaluate(model, [qtype], model.parent / "imatrix.gguf", sample=20000)
+    assert {name for _, name, _ in found.skipped} == {"output.weight", "token_embd.weight"}
+    assert found.totals[0].weights > 0
+
+
+def test_the_table_is_ordered_by_size(run, model):
+    code, out, err = run("evaluate", "Q8_0", "Q4_K", "q2_k", "--on", model, "--sample", "20k")
+    assert code == 0
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == ["TYPE", "Q2_K", "Q4_K", "Q8_0"]
+    assert lines[2].split()[1] == "4.5"
+    assert "Q4_K left out blk.0.ffn_down.weight, and 3 more: rows of 288 weights" in err
+    assert NAME in run("evaluate", "Q8_0", "--on", model, "--sample", "20k", "--tensors")[1]
+
+
+def test_json_and_csv_hold_the_same_figures(run, model):
+    args = ("evaluate", "Q8_0", "Q4_K", "--on", model, "--sample", "20k", "--imatrix", model.parent / "imatrix.gguf")
+    data = json.loads(run(*args, "--json")[1])
+    rows = list(csv.DictReader(io.StringIO(run(*args, "--csv")[1])))
+    assert set(data) == {"file", "imatrix", "types", "tensors", "skipped"}
+    assert [t["type"] for t in data["types"]] == ["Q8_0", "Q4_K"]
+    assert len(rows) == len(data["tensors"])
+    for row, tensor in zip(rows, data["tensors"], strict=True):
+        assert set(row) == set(tensor)
+        for field in ("type", "tensor", "weights", "error", "weighted_error", "max_error"):
+            assert row[field] == str(tensor[field])
+
+
+def test_the_page_shows_the_new_type_among_the_built_ins_and_needs_no_network(run, model, tmp_path):
+    plugin = toy.Plugin(toy.make())
+    registry.register_plugin(plugin)
+    try:
+        code, out, _ = run("evaluate", "TOY3", "--on", model, "--sample", "20k", "--html", tmp_path / "curve.html")
+    finally:
+        registry.unregister_plugin(plugin)
+    assert code == 0
+    assert {"TOY3", *built_in_types()} <= {line.split()[0] for line in out.splitlines()}
+    text = (tmp_path / "curve.html").read_text()
+    tags = []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            tags.append((tag, dict(attrs)))
+
+    Parser().feed(text)
+    circles = [attrs["class"] for tag, attrs in tags if tag == "circle"]
+    assert circles.count("new") == 1
+    assert len(circles) == 1 + len(built_in_types())
+    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in tags}
+    assert "http" not in text
+    assert "TOY3: 3.5 bits per weight, error" in text
+
+
+def test_the_curve_joins_the_types_that_no_smaller_one_beats(one):
+    worse = toy.make(encode=lambda rows, importance: toy.encode(rows * 0, importance), name="WORSE")
+    found = evaluate(one[0], ["Q2_K", worse, "Q8_0"])
+    svg = curve_svg(found.totals, ["WORSE"])
+    assert svg.count("<circle") == 3
+    line = next(part for part in svg.split("<path") if "frontier" in part)
+    assert line.count("L") == 1
+    assert "WORSE" in page(found, ["WORSE"])
+    assert curve_svg(()) == ""
+
+
+def test_names_from_a_file_are_escaped_in_the_page(tmp_path):
+    name = "blk.0.<script>alert(1)</script>.weight"
+    quantreg.write(tmp_path / "x.gguf", {"general.architecture": "llama"}, {name: small_model.noise(1, (4, 256))})
+    text = page(evaluate(tmp_path / "x.gguf", ["Q4_K"]))
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_wrong_usage_is_told(run, model):
+    assert run("evaluate", "Q4_K")[0] == 2
+    assert run("evaluate", "Q4_K", "--on", model, "--json", "--csv")[0] == 2
+    assert run("evaluate", "Q4_K", "--on", model, "--sample", "lots")[0] == 2
+    code, _, err = run("evaluate", "Q4_K", "--on", "none.gguf")
+    assert code == 1
+    assert "none.gguf" in err

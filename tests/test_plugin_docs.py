@@ -1,0 +1,78 @@
+"""The documentation of the hooks against the code, and the tutorial as a new user would follow it."""
+
+import ast
+import inspect
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import scratch as scratch_environment
+from documents import DOCS, blocks
+
+from quantreg import hookspecs
+
+HOOKS = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "quantreg_spec")}
+
+
+def test_every_hook_is_documented_with_its_signature():
+    found = {}
+    for block in blocks("hooks.md"):
+        if block.language == "python" and block.title is None:
+            (function,) = ast.parse(block.text).body
+            found[function.name] = [argument.arg for argument in function.args.args]
+    assert found == {name: list(inspect.signature(spec).parameters) for name, spec in HOOKS.items()}
+    headings = re.findall(r"^## (\w+)$", (DOCS / "hooks.md").read_text(), re.M)
+    assert headings == list(HOOKS)
+
+
+def test_the_importance_hook_is_documented_as_giving_the_first_result():
+    first = {name for name, spec in HOOKS.items() if spec.quantreg_spec["firstresult"]}
+    text = (DOCS / "hooks.md").read_text()
+    told = {name for name in HOOKS if "the first result" in text.split(f"## {name}\n")[1].split("\n## ")[0]}
+    assert first == told == {"score_importance"}
+
+
+def test_links_between_the_documents_lead_somewhere():
+    root = DOCS.parent
+    for path in (root / "plugins" / "README.md", DOCS / "tutorial.md", DOCS / "hooks.md"):
+        for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            assert link.startswith("https://") or (path.parent / link).exists(), f"{path}: {link}"
+
+
+@pytest.mark.slow
+def test_every_command_of_the_tutorial_runs(tmp_path_factory, tmp_path):
+    scratch = scratch_environment.shared(tmp_path_factory)
+    shown = {}
+    for block in blocks("tutorial.md"):
+        if block.title:
+            assert (tmp_path / block.title).parent.is_dir(), f"{block.title} is no file of a folder made before"
+            (tmp_path / block.title).write_text(block.text)
+        elif block.language == "sh":
+            for line in block.text.splitlines():
+                command = line.partition("  #")[0].strip()
+                if command:
+                    shown[command] = run(scratch, command, tmp_path)
+    both = next(text for command, text in shown.items() if command.startswith("quantreg evaluate ROW_Q3 ROW_C3"))
+    (slow, fast) = (
+        line.split() for name in ("ROW_Q3", "ROW_C3") for line in both.splitlines() if line.startswith(name)
+    )
+    assert slow[1:7] == fast[1:7]  # bits per weight and errors
+    assert float(fast[7]) > 5 * float(slow[7])  # speed
+    assert (tmp_path / "curve.html").read_text().count('<circle class="new"') == 1
+
+
+def run(scratch, command, folder):
+    """A command of the tutorial, in the scratch environment: quantreg, pip, python and pytest are its own."""
+    program, *args = shlex.split(command)
+    module = {"quantreg": ["-m", "quantreg"], "pip": ["-m", "pip"], "pytest": ["-m", "pytest"], "python": []}[program]
+    if program == "pip":
+        args += ["-q", "--disable-pip-version-check"]
+    return scratch.run(*module, *args, plugins="row-q3,row-c3", cwd=folder, check=True).stdout
+
+
+def test_the_tutorial_shows_only_what_the_test_can_run():
+    for block in blocks("tutorial.md"):
+        assert block.title or block.language in ("sh", "text"), block.text
+    assert not re.search(r"^ {4}(quantreg|pip) ", (DOCS / "tutorial.md").read_text(), re.M)
+    assert Path(DOCS / "tutorial.md").stat().st_size < 20000
