@@ -64,12 +64,12 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef uint32_t words[WORDS]
     cdef vf d
     cdef vi q
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     cdef int c, i
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             d = vf_set1_f16(block)
             memcpy(words, block + 2, BLOCK // 4)
             for c in range(WORDS):

@@ -63,11 +63,11 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef uint8_t *block
     cdef float d
     cdef vf inverse
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     for row in range(a.n_rows):
         x = a.src + row * a.src_stride
         block = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             d = block_magnitude(x, BLOCK)
             inverse = inverse_magnitude(d)
             pack_five(x, 32, inverse, block)
@@ -117,11 +117,11 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef const uint8_t *block
     cdef float *out
     cdef vf d
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             d = vf_set1_f16(block + 52)
             unpack_five(block, out, 32, d)
             unpack_five(block + 16, out + 16, 32, d)

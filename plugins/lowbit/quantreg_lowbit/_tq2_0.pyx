@@ -39,11 +39,11 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef uint8_t *block
     cdef float d
     cdef vf inverse
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     for row in range(a.n_rows):
         x = a.src + row * a.src_stride
         block = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             d = block_magnitude(x, BLOCK)
             inverse = inverse_magnitude(d)
             pack_four(x, inverse, block)
@@ -63,12 +63,12 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef float *out
     cdef vf d
     cdef vi b
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     cdef int c, i, n
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             d = vf_set1_f16(block + 64)
             for c in range(2):
                 for i in range(32 // LANES):

@@ -74,13 +74,13 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef vf scaled[VECTORS]
     cdef vf d
     cdef vi b
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     cdef int i
     value_table(values)
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             d = vf_set1(half_e8m0_to_f32(block[0]))
             for i in range(16 // LANES):
                 scaled[i] = values[i] * d

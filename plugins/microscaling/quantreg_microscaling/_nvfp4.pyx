@@ -71,13 +71,13 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef vf values[VECTORS]
     cdef vf scaled[VECTORS]
     cdef vf d
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     cdef int i, s
     value_table(values)
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             for s in range(4):
                 d = vf_set1(ue4m3_to_f32(block[s]) * <float>0.5)
                 for i in range(16 // LANES):
