@@ -10,7 +10,8 @@ from quantreg.registry import registry, types
 
 __all__ = ["cpu_count", "dequantize", "quantize"]
 
-SLAB_WEIGHTS = 1 << 18  # weights a work item: 1 MiB of float32 stays in a core's cache between conversion and encoding
+SLAB_WEIGHTS = 1 << 18  # weights an encoder's work item: 1 MiB of float32 stays in cache from conversion to encoding
+DECODE_SLAB_WEIGHTS = 1 << 20  # a decoder's: its output is written once, so that fewer calls win
 
 
 def cpu_count() -> int:
@@ -72,7 +73,7 @@ def quantize(x, qtype, importance=None, threads=None, *, tensor=None) -> np.ndar
             tensor=tensor,
         )
 
-    _run(encode, x.shape, threads)
+    _run(encode, x.shape, threads, SLAB_WEIGHTS)
     return out
 
 
@@ -110,7 +111,7 @@ def dequantize(data, qtype, dtype=np.float32, out=None, threads=None) -> np.ndar
         decode_slab(qtype, rows, slab)
         _assign(out, first, slab)
 
-    _run(decode, (1, source.shape[1], cols), threads)
+    _run(decode, (1, source.shape[1], cols), threads, DECODE_SLAB_WEIGHTS)
     return out
 
 
@@ -143,10 +144,10 @@ def _rows(x):
     return int(np.prod(x.shape[:-1], dtype=np.int64)) if x.ndim > 1 else 1
 
 
-def _run(work, shape, threads):
-    """work(matrix, first row, last row) over slabs; slabs never cross a matrix."""
+def _run(work, shape, threads, slab):
+    """work(matrix, first row, last row) over slabs of about `slab` weights; slabs never cross a matrix."""
     matrices, rows, cols = shape
-    step = max(1, SLAB_WEIGHTS // max(1, cols))
+    step = max(1, slab // max(1, cols))
     items = [(m, r, min(r + step, rows)) for m in range(matrices) for r in range(0, rows, step)]
     threads = min(threads or cpu_count(), len(items))
     if threads <= 1:

@@ -104,6 +104,7 @@ def test_bytes_do_not_depend_on_threads_or_slabs(name, monkeypatch):
     decoded = quantreg.dequantize(expected, name, threads=1)
     for slab in (1, 3000, 5000, 1 << 18):
         monkeypatch.setattr(dispatch, "SLAB_WEIGHTS", slab)
+        monkeypatch.setattr(dispatch, "DECODE_SLAB_WEIGHTS", slab)
         for threads in (1, 2, 5):
             np.testing.assert_array_equal(quantize(x, name, columns, threads=threads), expected)
             np.testing.assert_array_equal(quantreg.dequantize(expected, name, threads=threads), decoded)

@@ -45,9 +45,9 @@ cdef inline int nearest_points(const uint8_t *coordinates, int n, int dims, int 
     Returns how many. Encoders choose among them, and the first of equals wins, so the order is part of the format's bytes.
     """
     cdef uint8_t distance[MOST_POINTS]  # squared: at most 4 * 7 * 7 or 8 * 3 * 3
-    cdef uint8_t level, step, least
+    cdef uint8_t level, step, least, floor = 0  # bytes throughout, or nothing is vectorised
     cdef const uint8_t *found
-    cdef int found_n = 0, last = -1
+    cdef int found_n = 0
     cdef int i, k, d
     memset(distance, 0, n)
     for i in range(dims):
@@ -58,11 +58,11 @@ cdef inline int nearest_points(const uint8_t *coordinates, int n, int dims, int 
     for d in range(n_distances):
         least = 255
         for k in range(n):
-            step = distance[k] if distance[k] > last else 255
+            step = distance[k] if distance[k] >= floor else 255
             least = step if step < least else least
         if least == 255:
             break
-        last = least
+        floor = least + 1
         found = <const uint8_t *>memchr(distance, least, n)
         while found != NULL:
             k = <int>(found - distance)

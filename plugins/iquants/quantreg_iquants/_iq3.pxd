@@ -310,6 +310,7 @@ cdef inline vf search_points(const Codebook *b, const vf *x, const vf *w, vf pea
         for lane in range(LANES):
             k = place_of((<const uint32_t *>best_points)[i * LANES + lane])
             (<int32_t *>chosen)[i * LANES + lane] = b.index[k] if (active >> lane) & 1 else 0
+    scale = vf_select(vf_eq(scale, scale), scale, vf_set1(INFINITY))  # the reference aborts here; as infinity it is refused
     return vf_select(vm_from_bits(active), scale, vf_set1(0))
 
 
