@@ -13,11 +13,11 @@ from quantreg.testing.runner import run_check
 from quantreg.testing.samples import Subject
 
 # Type -> check -> why it must fail.
-TERNARY = {"error": "made for weights of three values: one scale at the largest, which normal weights do not have"}
 SUMS = {"error": "32 of its 292 bytes a block are sums for dot products, not weights"}
 WHOLE = dict.fromkeys(("constant_rows", "error"), "an integer type: it rounds to whole numbers and has no scale")
+COARSE = {"constant_rows": "its scales are 8-bit floats, which are coarse for blocks of weights below 0.1"}
 INTEGERS = dict.fromkeys(("I8", "I16", "I32", "I64"), WHOLE)
-EXPECTED = {**INTEGERS, "Q8_K": SUMS, "TQ1_0": TERNARY, "TQ2_0": TERNARY}
+EXPECTED = {**INTEGERS, "Q8_K": SUMS, "NVFP4": COARSE}
 
 NO_SCORER = {name for name, check in CHECKS.items() if check.needs == "scorer"}
 BUILT_IN = [name for name in types if registry.owner(types[name]).distribution == "quantreg"]

@@ -53,13 +53,17 @@ cdef inline int nearest_points(const uint8_t *coordinates, int n, int dims, int 
     for i in range(dims):
         level = (at >> (bits * i)) & ((1 << bits) - 1)
         for k in range(n):
-            step = coordinates[i * n + k] - level  # wraps, and so does its square: right modulo 256
+            step = coordinates[i * n + k] - level
+            step = step if step < 128 else -step  # gcc does not vectorise the square of what wraps
             distance[k] += <uint8_t>(step * step)
     for d in range(n_distances):
         least = 255
         for k in range(n):
-            step = distance[k] if distance[k] >= floor else 255
-            least = step if step < least else least
+            step = distance[k]
+            if step < floor:
+                step = 255
+            if step < least:
+                least = step
         if least == 255:
             break
         floor = least + 1

@@ -197,11 +197,17 @@ cdef inline unsigned int encode_group(const float *x, uint8_t *y, int bits, bint
     return infinite_halves(dh) | (infinite_halves(mh) if minimum else 0)
 
 
+# What a search reads and writes. The order matters: each array may be 2 KiB, and a load waits for a store whose address
+# agrees in the low 12 bits, so q must not lie 4 KiB from x or w (a third of the speed).
+cdef struct Searched:
+    vf x[BLOCK]
+    vf q[BLOCK]
+    vf w[BLOCK]
+
+
 cdef inline Py_ssize_t encode_weighted(const EncodeArgs *a, int bits, bint minimum) noexcept nogil:
     cdef Walk walk
-    cdef vf x[BLOCK]
-    cdef vf w[BLOCK]
-    cdef vf q[BLOCK]
+    cdef Searched s
     cdef vi rows[MOST_VECTORS][LANES]
     cdef vi block[MOST_VECTORS]
     cdef vf low
@@ -211,18 +217,18 @@ cdef inline Py_ssize_t encode_weighted(const EncodeArgs *a, int bits, bint minim
     cdef int i, j, l
     begin_walk(&walk)
     while next_group(&walk, a, type_size):
-        load_weighted(&walk, x, w)
+        load_weighted(&walk, s.x, s.w)
         if minimum:
-            d = vi_f16(search_min(x, w, q, BLOCK, top_of(bits), <float>-0.9, <float>0.05, 36, False, &low))
+            d = vi_f16(search_min(s.x, s.w, s.q, BLOCK, top_of(bits), <float>-0.9, <float>0.05, 36, False, &low))
             m = vi_f16(-low)
         else:
-            d = m = vi_f16(search_symmetric(x, w, q, BLOCK, 1 << (bits - 1)))
+            d = m = vi_f16(search_symmetric(s.x, s.w, s.q, BLOCK, 1 << (bits - 1)))
         bad = overflowed_row(&walk.g, d, m)
         if bad >= 0:
             return walk.first_row + bad
         for i in range(BLOCK // LANES):
             for j in range(LANES):
-                rows[i][j] = vi_trunc(q[LANES * i + j])
+                rows[i][j] = vi_trunc(s.q[LANES * i + j])
             vi_transpose(rows[i], rows[i])
         for l in range(walk.g.live):
             for i in range(BLOCK // LANES):
