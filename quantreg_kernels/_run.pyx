@@ -16,6 +16,7 @@ from quantreg_kernels.abi cimport (
 
 cdef enum:
     PY_SSIZE_MAX_BITS = 62
+    CHECKED_WEIGHTS = 1 << 16  # 256 KiB of float32: looked through for NaN, then encoded while in cache
 
 cdef Py_ssize_t find_nonfinite(const float *x, Py_ssize_t n) noexcept nogil:
     """Index of the first NaN or infinity in x, or -1."""
@@ -162,14 +163,35 @@ cdef class Codec:
         a.dst_stride = out.shape[1]
         self._prepare()
         with nogil:
-            done = find_nonfinite(a.src, a.n_rows * a.n_cols)
-            if done >= 0:
-                column = done % a.n_cols
-                done = done // a.n_cols
-            else:
-                done = self.c.encode_rows(self.given, &a)
-        if done < a.n_rows:
+            done = self._encode(&a, &column)
+        if done < x.shape[0]:
             raise RowError(first_row + done, column if column >= 0 else None)
+
+    cdef Py_ssize_t _encode(self, EncodeArgs *a, Py_ssize_t *column) noexcept nogil:
+        """Rows done; if fewer than all, column is set where a NaN or infinity stopped it.
+
+        A few rows at a time, so that they are in cache when the codec reads them after the check.
+        """
+        cdef Py_ssize_t n_rows = a.n_rows, step = CHECKED_WEIGHTS // a.n_cols, first = 0, bad, done
+        step = step if step > 0 else 1
+        while first < n_rows:
+            a.n_rows = n_rows - first if n_rows - first < step else step
+            bad = find_nonfinite(a.src, a.n_rows * a.n_cols)
+            if bad >= 0:
+                a.n_rows = bad // a.n_cols  # rows before it may be worse: the first bad row is reported
+                column[0] = bad % a.n_cols
+            done = self.c.encode_rows(self.given, a) if a.n_rows else 0
+            if done < a.n_rows:
+                column[0] = -1
+                return first + done
+            if bad >= 0:
+                return first + a.n_rows
+            a.src += a.n_rows * a.src_stride
+            a.dst += a.n_rows * a.dst_stride
+            if a.importance_stride:
+                a.importance += a.n_rows * a.importance_stride
+            first += a.n_rows
+        return n_rows
 
     def decode_rows(self, const uint8_t[:, ::1] data, float[:, ::1] out):
         """Decode data, uint8 (rows, row_bytes), into out, float32 (rows, cols). ValueError for wrong sizes."""

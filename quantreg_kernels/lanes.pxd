@@ -1,6 +1,6 @@
 """Vector lanes for codecs: see lanes.h for what each function does exactly."""
 
-from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "quantreg_kernels/lanes.h" nogil:
@@ -92,7 +92,7 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
     void vi_transpose(vi *out, const vi *src)
     float vf_reduce_max(vf v)
     float vf_reduce_min(vf v)
-    int lowest_bit(unsigned int bits)
+    int lowest_bit(uint64_t bits)
     vf lanes_max(const vf *rows)
     vf lanes_min(const vf *rows)
     void lanes_load(vf *out, const float *const *src, Py_ssize_t offset, int n)

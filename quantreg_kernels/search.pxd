@@ -11,7 +11,7 @@ A candidate's integers are not stored: the scale that won is, and the integers a
 from libc.math cimport INFINITY
 
 from quantreg_kernels.lanes cimport (
-    vf, vf_abs, vf_eq, vf_from_vi, vf_gt, vf_le, vf_lt, vf_max, vf_min, vf_ne, vf_nearest, vf_select, vf_set1, vi,
+    vf, vf_abs, vf_eq, vf_from_vi, vf_ge, vf_gt, vf_le, vf_lt, vf_max, vf_min, vf_ne, vf_nearest, vf_select, vf_set1, vi,
     vi_clamp, vi_min, vi_nearest, vi_set1, vm, vm_all, vm_and, vm_any, vm_not, vm_or,
 )
 
@@ -51,11 +51,26 @@ cdef inline vf drop_infinite(vf inverse) noexcept nogil:
     return vf_select(vf_eq(vf_abs(inverse), vf_set1(INFINITY)), vf_set1(0), inverse)
 
 
-cdef inline vf round_into(vf v, int nmax, bint exact) noexcept nogil:
-    """v rounded and clamped to 0..nmax. exact follows the bit trick beyond +-2^22, where its result is no rounding."""
+cdef inline vf round_into(vf v, int nmax, bint exact, bint above=True) noexcept nogil:
+    """v rounded and clamped to 0..nmax. exact follows the bit trick beyond +-2^22, where its result is no rounding. above:
+    whether v can round to more than nmax."""
     if exact:
         return vf_from_vi(vi_clamp(vi_nearest(v), 0, nmax))
-    return vf_max(vf_min(vf_nearest(v), vf_set1(<float>nmax)), vf_set1(0))
+    v = vf_nearest(v)
+    return vf_max(vf_min(v, vf_set1(<float>nmax)) if above else v, vf_set1(0))
+
+
+# What search_mins knows of a problem: its range and sums, and its best candidate so far.
+cdef struct MinFit:
+    vf lo
+    vf hi
+    vf sum_w
+    vf sum_x
+    vf scale
+    vf error
+    vf low      # the fitted minimum; the next candidate starts from it
+    vf start    # the minimum and the inverse scale that the best candidate was rounded with
+    vf inverse
 
 
 # Sums over one candidate rounding.
@@ -65,89 +80,131 @@ cdef struct MinSums:
     vf xl
 
 
-cdef inline MinSums sums_of_rounding(const vf *x, const vf *w, vf *q, int n, int nmax, vf low, vf inverse,
-                                     bint exact) noexcept nogil:
-    cdef MinSums s
+cdef inline MinFit first_min_fit(const vf *x, const vf *w, vf *q, int n, int nmax, bint absolute) noexcept nogil:
+    """The plain rounding between the smallest and the largest x."""
+    cdef MinFit f
+    cdef int j
+    f.lo = f.hi = x[0]
+    f.sum_w = w[0]
+    f.sum_x = w[0] * x[0]
+    for j in range(1, n):
+        f.lo = vf_min(x[j], f.lo)
+        f.hi = vf_max(x[j], f.hi)
+        f.sum_w = f.sum_w + w[j]
+        f.sum_x = f.sum_x + w[j] * x[j]
+    f.lo = vf_select(vf_gt(f.lo, vf_set1(0)), vf_set1(0), f.lo)  # -0.0 stays: it is stored
+    f.inverse = vf_set1(<float>nmax) / (f.hi - f.lo)
+    f.scale = vf_set1(1) / f.inverse
+    f.inverse = drop_infinite(f.inverse)
+    f.low = f.start = f.lo
+    for j in range(n):
+        q[j] = round_into(f.inverse * (x[j] - f.lo), nmax, False)
+    f.error = vf_set1(0)
+    add_errors(x, w, q, n, 1, &f.scale, &f.lo, absolute, &f.error)
+    return f
+
+
+cdef inline void add_roundings(const vf *x, const vf *w, vf *q, int n, int count, int nmax, const MinFit *f,
+                               const vf *inverse, bint exact, bint above, MinSums *sums) noexcept nogil:
     cdef vf l, wl
-    cdef int j
-    s.l = vf_set1(0)
-    s.l2 = vf_set1(0)
-    s.xl = vf_set1(0)
-    for j in range(n):
-        l = round_into(inverse * (x[j] - low), nmax, exact)
-        q[j] = l
-        wl = w[j] * l
-        s.l = s.l + wl
-        s.l2 = s.l2 + wl * l
-        s.xl = s.xl + wl * x[j]
-    return s
+    cdef int i, j, p
+    for i in range(n):
+        for p in range(count):
+            j = p * n + i
+            l = round_into(inverse[p] * (x[j] - f[p].low), nmax, exact, above)
+            q[j] = l
+            wl = w[j] * l
+            sums[p].l = sums[p].l + wl
+            sums[p].l2 = sums[p].l2 + wl * l
+            sums[p].xl = sums[p].xl + wl * x[j]
 
 
-cdef inline vf error_of(const vf *x, const vf *w, const vf *q, int n, vf scale, vf low, bint absolute) noexcept nogil:
-    cdef vf error = vf_set1(0)
+cdef inline void add_errors(const vf *x, const vf *w, const vf *q, int n, int count, const vf *scale, const vf *low,
+                            bint absolute, vf *error) noexcept nogil:
     cdef vf diff
-    cdef int j
-    for j in range(n):
-        diff = scale * q[j] + low - x[j]
-        if absolute:
-            error = error + w[j] * vf_abs(diff)
+    cdef int i, j, p
+    for i in range(n):
+        for p in range(count):
+            j = p * n + i
+            diff = scale[p] * q[j] + low[p] - x[j]
+            if absolute:
+                error[p] = error[p] + w[j] * vf_abs(diff)
+            else:
+                error[p] = error[p] + w[j] * (diff * diff)
+
+
+cdef inline void search_mins(const vf *x, const vf *w, vf *q, int n, int count, int nmax, float first, float step,
+                             int n_steps, bint absolute, vf *scale, vf *minimum) noexcept nogil:
+    """x is about scale * q - minimum with q in 0..nmax, minimum >= 0: weighted least squares over n_steps + 1 roundings.
+
+    Candidate k rounds (x - low) * (first + step * k + nmax) / (max - low), where low is the best minimum so far. absolute
+    weighs |error| instead of its square. Writes q, scale and minimum.
+
+    `count` problems (1 or 2) lie one after the other. Two at once take little more time than one, which mostly waits for
+    its own last step.
+    """
+    cdef MinFit f[2]
+    cdef MinSums sums[2]
+    cdef vf inverse[2]
+    cdef vf s[2]
+    cdef vf m[2]
+    cdef vf error[2]
+    cdef vf det[2]
+    cdef vf trial[72]  # not 64: where these and q lie a multiple of 4 kB apart, some processors mistake one for the other
+    cdef vf reach
+    cdef vm plain, positive, better, flat
+    cdef float offset
+    cdef int j, k, p
+    for p in range(count):
+        f[p] = first_min_fit(x + p * n, w + p * n, trial, n, nmax, absolute)
+    for k in range(n_steps + 1):
+        offset = first + step * <float>k
+        plain = vf_le(vf_set1(0), vf_set1(0))
+        for p in range(count):
+            inverse[p] = drop_infinite(vf_set1(offset + <float>nmax) / (f[p].hi - f[p].low))
+            # a fitted minimum near the largest x, or above it, makes the products large, or turns them round
+            reach = inverse[p] * (f[p].hi - f[p].lo)
+            plain = vm_and(plain, vm_and(vf_ge(reach, vf_set1(0)), vf_le(reach, vf_set1(<float>1e6))))
+            sums[p].l = vf_set1(0)
+            sums[p].l2 = vf_set1(0)
+            sums[p].xl = vf_set1(0)
+        if not vm_all(plain):
+            add_roundings(x, w, trial, n, count, nmax, f, inverse, True, True, sums)
+        elif offset < <float>0.49:  # no product is above nmax + offset but for rounding
+            add_roundings(x, w, trial, n, count, nmax, f, inverse, False, False, sums)
         else:
-            error = error + w[j] * (diff * diff)
-    return error
+            add_roundings(x, w, trial, n, count, nmax, f, inverse, False, True, sums)
+        for p in range(count):
+            det[p] = f[p].sum_w * sums[p].l2 - sums[p].l * sums[p].l
+            s[p] = (f[p].sum_w * sums[p].xl - f[p].sum_x * sums[p].l) / det[p]
+            m[p] = (sums[p].l2 * f[p].sum_x - sums[p].l * sums[p].xl) / det[p]
+            positive = vf_gt(m[p], vf_set1(0))
+            if vm_any(positive):
+                s[p] = vf_select(positive, sums[p].xl / sums[p].l2, s[p])
+                m[p] = vf_select(positive, vf_set1(0), m[p])
+            error[p] = vf_set1(0)
+        add_errors(x, w, trial, n, count, s, m, absolute, error)
+        for p in range(count):
+            better = vm_and(vf_gt(det[p], vf_set1(0)), vf_lt(error[p], f[p].error))
+            f[p].error = vf_select(better, error[p], f[p].error)
+            f[p].scale = vf_select(better, s[p], f[p].scale)
+            f[p].start = vf_select(better, f[p].low, f[p].start)
+            f[p].inverse = vf_select(better, inverse[p], f[p].inverse)
+            f[p].low = vf_select(better, m[p], f[p].low)
+    for p in range(count):
+        flat = vf_le(f[p].hi, f[p].lo)
+        for j in range(p * n, p * n + n):
+            q[j] = vf_select(flat, vf_set1(0), round_into(f[p].inverse * (x[j] - f[p].start), nmax, True))
+        scale[p] = vf_select(flat, vf_set1(0), f[p].scale)
+        minimum[p] = -vf_select(flat, f[p].lo, f[p].low)
 
 
 cdef inline vf search_min(const vf *x, const vf *w, vf *q, int n, int nmax, float first, float step, int n_steps,
                           bint absolute, vf *minimum) noexcept nogil:
-    """x is about scale * q - minimum with q in 0..nmax, minimum >= 0: weighted least squares over n_steps + 1 roundings.
-
-    Candidate k rounds (x - low) * (first + step * k + nmax) / (max - low), where low is the best minimum so far. absolute
-    weighs |error| instead of its square. Returns the scale; writes q and minimum.
-    """
-    cdef vf lo = x[0], hi = x[0]
-    cdef vf sum_w = w[0], sum_x = w[0] * x[0]
-    cdef vf low, span, inverse, scale, best, best_inverse, best_low, error, det, s, m
-    cdef vm flat, better, positive
-    cdef MinSums sums
-    cdef int j, k
-    for j in range(1, n):
-        lo = vf_min(x[j], lo)
-        hi = vf_max(x[j], hi)
-        sum_w = sum_w + w[j]
-        sum_x = sum_x + w[j] * x[j]
-    lo = vf_select(vf_gt(lo, vf_set1(0)), vf_set1(0), lo)  # -0.0 stays: it is stored
-    flat = vf_le(hi, lo)
-    span = hi - lo
-    inverse = vf_set1(<float>nmax) / span
-    scale = vf_set1(1) / inverse
-    best_inverse = drop_infinite(inverse)
-    best_low = low = lo
-    for j in range(n):
-        q[j] = round_into(best_inverse * (x[j] - lo), nmax, False)
-    best = error_of(x, w, q, n, scale, lo, absolute)
-    for k in range(n_steps + 1):
-        inverse = drop_infinite(vf_set1(first + step * <float>k + <float>nmax) / (hi - low))
-        # a fitted minimum far from the smallest x can make the products large
-        if vm_any(vf_gt(vf_abs(inverse) * span, vf_set1(<float>1e6))):
-            sums = sums_of_rounding(x, w, q, n, nmax, low, inverse, True)
-        else:
-            sums = sums_of_rounding(x, w, q, n, nmax, low, inverse, False)
-        det = sum_w * sums.l2 - sums.l * sums.l
-        s = (sum_w * sums.xl - sum_x * sums.l) / det
-        m = (sums.l2 * sum_x - sums.l * sums.xl) / det
-        positive = vf_gt(m, vf_set1(0))
-        s = vf_select(positive, sums.xl / sums.l2, s)
-        m = vf_select(positive, vf_set1(0), m)
-        error = error_of(x, w, q, n, s, m, absolute)
-        better = vm_and(vf_gt(det, vf_set1(0)), vf_lt(error, best))
-        best = vf_select(better, error, best)
-        scale = vf_select(better, s, scale)
-        best_low = vf_select(better, low, best_low)
-        best_inverse = vf_select(better, inverse, best_inverse)
-        low = vf_select(better, m, low)
-    for j in range(n):
-        q[j] = vf_select(flat, vf_set1(0), round_into(best_inverse * (x[j] - best_low), nmax, True))
-    minimum[0] = -vf_select(flat, lo, low)
-    return vf_select(flat, vf_set1(0), scale)
+    """search_mins for one problem; returns the scale."""
+    cdef vf scale
+    search_mins(x, w, q, n, 1, nmax, first, step, n_steps, absolute, &scale, minimum)
+    return scale
 
 
 cdef inline vf round_signed(vf v, int nmax, bint exact, bint from_above=True, bint from_below=True) noexcept nogil:

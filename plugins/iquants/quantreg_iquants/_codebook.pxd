@@ -59,9 +59,7 @@ cdef inline int nearest_points(const uint8_t *coordinates, int n, int dims, int 
     for d in range(n_distances):
         least = 255
         for k in range(n):
-            step = distance[k]
-            if step < floor:
-                step = 255
+            step = distance[k] | <uint8_t>-(distance[k] < floor)
             if step < least:
                 least = step
         if least == 255:

@@ -19,15 +19,15 @@ from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy
 
 from quantreg_kernels.lanes cimport (
-    LANES, vf, vf_abs, vf_bits, vf_eq, vf_from_vi, vf_gt, vf_load, vf_lookup4, vf_lt, vf_max, vf_select, vf_set1, vi,
+    LANES, vf, vf_abs, vf_bits, vf_eq, vf_from_vi, vf_gt, vf_load, vf_lookup4, vf_lt, vf_max, vf_min, vf_select, vf_set1, vi,
     vi_add_where, vi_bits, vi_clamp, vi_eq, vi_gather, vi_gt, vi_load, vi_lt, vi_max, vi_nearest, vi_select, vi_set1, vi_shr, vm,
     vm_and, vm_any, vm_bits, vm_not, vm_or,
 )
-from quantreg_iquants._ternary cimport Codebook, nearest_point, rows_of_lanes
+from quantreg_iquants._ternary cimport ANY_LEVEL, Codebook, nearest_point, rows_of_lanes
 
 cdef enum:
     POINTS = 2048
-    LISTED = 362352     # of nearest points, in whole vectors of up to 16
+    LISTED = 460784     # codes in the lists of nearest points, with vectors of 16
 
 
 # n weights in rising order, equal ones in their own order.
@@ -157,6 +157,23 @@ cdef inline vf shifted_levels(float delta) noexcept nogil:
     return vf_load(value)
 
 
+cdef inline vm is_rounded(const vf *x, vf scale, vf delta, vi index) noexcept nogil:
+    """Whether all coordinates are the nearest levels to their weights, and clearly so: the rule, because a split with
+    another one would not be the best."""
+    cdef vf inverse = vf_set1(1) / scale
+    cdef vf off = vf_set1(1)    # least distance of a weight from the middle between two levels
+    cdef vf p
+    cdef int power = 1
+    cdef int i
+    for i in range(8):
+        p = inverse * x[i] - delta
+        index = vi_add_where(vf_gt(p, vf_set1(<float>-0.5)), index, vi_set1(-power))
+        index = vi_add_where(vf_gt(p, vf_set1(<float>0.5)), index, vi_set1(-power))
+        off = vf_min(vf_abs(vf_abs(p) - vf_set1(<float>0.5)), off)
+        power *= 3
+    return vm_and(vi_eq(index, vi_set1(0)), vf_gt(off, vf_set1(<float>1e-4)))
+
+
 cdef inline void choose_points(const Codebook *b, const vf *x, const vf *w, int n, vm alive, const vf *delta, vf *scale,
                                const vi *index, vi *code) noexcept nogil:
     """Codes of the points for `index`; the scale is fitted again in lanes where the codebook lacks one.
@@ -180,6 +197,8 @@ cdef inline void choose_points(const Codebook *b, const vf *x, const vf *w, int 
     rows_of_lanes(w_rows, w, n)
     for k in range(n // 8):
         entry = vi_gather(b.table, index[k])
+        entry = vi_select(vm_or(vi_lt(entry, vi_set1(0)), is_rounded(x + 8 * k, scale[0], delta[k], index[k])), entry,
+                          entry | ANY_LEVEL)
         lacking = vm_and(alive, vm_not(vi_lt(entry, vi_set1(0))))
         again = vm_or(again, lacking)
         code[k] = ~entry & 0xffff

@@ -13,20 +13,21 @@ between, whatever the rounding errors.
 """
 
 from libc.math cimport INFINITY
-from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from quantreg_kernels.lanes cimport (
-    LANES, vf, vf_abs, vf_from_vi, vf_ge, vf_gt, vf_load, vf_lookup4, vf_lt, vf_max, vf_select, vf_set1, vf_sqrt, vf_store,
+    LANES, lowest_bit, vf, vf_abs, vf_from_vi, vf_ge, vf_gt, vf_load, vf_lookup4, vf_lt, vf_max, vf_min, vf_select, vf_set1, vf_sqrt, vf_store,
     vi, vi_add_where, vi_clamp, vi_eq, vi_gather, vi_load_i8x16, vi_lt, vi_nearest, vi_select, vi_set1, vi_shr, vm, vm_and,
     vm_any, vm_bits, vm_not, vm_or,
 )
-from quantreg_iquants._ternary cimport Codebook, nearest_point, rows_of_lanes
+from quantreg_kernels.search cimport sum_of
+from quantreg_iquants._ternary cimport ANY_LEVEL, Codebook, nearest_point, rows_of_lanes
 
 cdef enum:
     BLOCK = 256
     MOST_STEPS = 19
-    UNKNOWN = -1
+    STRIDE = 4 * LANES      # from one step to the next
 
 
 cdef inline vf levels() noexcept nogil:
@@ -70,25 +71,30 @@ cdef inline vi take_signs(const vf *x, const vf *w, bint even, vf *magnitude) no
     return signs
 
 
-cdef inline vi rounded_index(const vf *x, vf inverse, bint exact) noexcept nogil:
-    """Index of the point that eight weights round to: 0.5 * (inverse * x - 1) to nearest even, clamped to 0..2.
+cdef inline vi rounded_entry(const Codebook *b, const vf *x, vf inverse, bint exact) noexcept nogil:
+    """Entry of the point that eight weights round to: 0.5 * (inverse * x - 1) to nearest even, clamped to 0..2.
 
     exact follows the bit trick beyond +-2^22; otherwise comparing is enough.
     """
     cdef vi index = vi_set1(0)
-    cdef vf p
+    cdef vf off = vf_set1(1)    # least distance of a weight from the middle between two levels
+    cdef vf p, away
     cdef int power = 1
     cdef int i
     for i in range(8):
         p = inverse * x[i]
+        away = vf_abs(p - vf_set1(3))
         if exact:
-            p = vf_set1(<float>0.5) * (p - vf_set1(1))
-            index = index + vi_clamp(vi_nearest(p), 0, 2) * vi_set1(power)
+            off = vf_select(vf_lt(away, vf_set1(<float>4e6)), off, vf_set1(0))
+            index = index + vi_clamp(vi_nearest(vf_set1(<float>0.5) * (p - vf_set1(1))), 0, 2) * vi_set1(power)
         else:
             index = vi_add_where(vf_gt(p, vf_set1(2)), index, vi_set1(power))
             index = vi_add_where(vf_ge(p, vf_set1(4)), index, vi_set1(power))
+        off = vf_min(vf_abs(away - vf_set1(1)), off)
         power *= 3
-    return index
+    index = vi_gather(b.table, index)
+    return vi_select(vf_gt(off, vf_set1(<float>1e-4)), index, index | vi_select(vi_lt(index, vi_set1(0)), vi_set1(0),
+                                                                              vi_set1(ANY_LEVEL)))
 
 
 cdef inline void fit(const vf *wx, const vf *w, const vi *codes, int n, vf level, vf *sum_qx, vf *sum_q2) noexcept nogil:
@@ -103,55 +109,73 @@ cdef inline void fit(const vf *wx, const vf *w, const vi *codes, int n, vf level
         sum_q2[0] = sum_q2[0] + w[j] * q * q
 
 
-# The steps of one search, each with what its groups of eight round to and which points they get.
+# The steps of one search: their scales, and for each group of eight weights what it rounds to and which point it gets. Of
+# the lists, a bit a step: where one begins that is not the step's before, which steps need one, and which must choose
+# among all.
 cdef struct Steps:
     vf scale[MOST_STEPS]
     vi entry[MOST_STEPS][4]
     vi code[MOST_STEPS][4]
+    vi begins[4]
+    vi lacking[4]
+    vi any_level[4]
 
 
-cdef inline void find_points(const Codebook *b, Steps *s, int n_steps, int groups, int k, int lane, const float *x,
-                             const float *w, vf level) noexcept nogil:
-    """The points of group k of one lane at every step."""
-    cdef const int32_t *entry = <const int32_t *>s.entry + k * LANES + lane
-    cdef int32_t *code = <int32_t *>s.code + k * LANES + lane
-    cdef const float *scale = <const float *>s.scale + lane
-    cdef bint clear[MOST_STEPS]
-    cdef float slack = 0
-    cdef int first = 0, last, left, right, i
-    cdef int32_t list
-    for i in range(8):
-        slack += w[i]
-    slack *= <float>25e-7
-    while first < n_steps:
-        list = entry[first * 4 * LANES]
-        if list < 0:
-            code[first * 4 * LANES] = ~list & 0xffff
-            first += 1
-            continue
-        last = first
-        while last + 1 < n_steps and entry[(last + 1) * 4 * LANES] == list:
-            last += 1
-        for i in range(first, last):
-            code[i * 4 * LANES] = UNKNOWN
-        code[first * 4 * LANES] = nearest_point(b, list, x, w, scale[first * LANES], level, slack, &clear[first])
+# One group of one lane.
+cdef struct Search:
+    const int32_t *entry        # a step's is STRIDE after that of the step before
+    const float *scale          # LANES after
+    int32_t *code               # STRIDE after
+    const float *x
+    const float *w
+    float slack
+    bint clear[MOST_STEPS]
+
+
+cdef inline void find_point(const Codebook *b, Search *s, vf level, int step) noexcept nogil:
+    s.code[step * STRIDE] = nearest_point(b, s.entry[step * STRIDE], s.x, s.w, s.scale[step * LANES], level, s.slack,
+                                          &s.clear[step])
+
+
+cdef inline void find_points(const Codebook *b, Search *s, vf level, int n_steps, uint32_t begins, uint32_t lacking,
+                             uint32_t any_level) noexcept nogil:
+    """The points at every step that needs one."""
+    cdef uint32_t left = begins & lacking, known
+    cdef int first, last, i, a, z
+    begins |= <uint32_t>1 << n_steps
+    known = 0
+    while left:  # first all of what is certain to be needed, so that searches overlap
+        first = lowest_bit(left)
+        left &= left - 1
+        last = first + lowest_bit(begins >> (first + 1))
+        find_point(b, s, level, first)
+        known |= <uint32_t>1 << first
         if last > first:
-            code[last * 4 * LANES] = nearest_point(b, list, x, w, scale[last * LANES], level, slack, &clear[last])
-        left = first
-        while left < last:
-            right = left + 1
-            while code[right * 4 * LANES] == UNKNOWN:
-                right += 1
-            if right > left + 1:
-                if code[left * 4 * LANES] == code[right * 4 * LANES] and clear[left] and clear[right]:
-                    for i in range(left + 1, right):
-                        code[i * 4 * LANES] = code[left * 4 * LANES]
+            find_point(b, s, level, last)
+            known |= <uint32_t>1 << last
+    any_level &= lacking & ~known
+    known |= any_level
+    while any_level:
+        find_point(b, s, level, lowest_bit(any_level))
+        any_level &= any_level - 1
+    left = begins & lacking
+    while left:
+        first = lowest_bit(left)
+        left &= left - 1
+        last = first + lowest_bit(begins >> (first + 1))
+        a = first
+        while a < last:
+            z = a + 1 + lowest_bit(known >> (a + 1))
+            if z > a + 1:
+                if s.code[a * STRIDE] == s.code[z * STRIDE] and s.clear[a] and s.clear[z]:
+                    for i in range(a + 1, z):
+                        s.code[i * STRIDE] = s.code[a * STRIDE]
                 else:
-                    i = (left + right) // 2
-                    code[i * 4 * LANES] = nearest_point(b, list, x, w, scale[i * LANES], level, slack, &clear[i])
+                    i = (a + z) // 2
+                    find_point(b, s, level, i)
+                    known |= <uint32_t>1 << i
                     continue
-            left = right
-        first = last + 1
+            a = z
 
 
 # What a search returns, and what it starts from.
@@ -179,6 +203,7 @@ cdef inline void search_scale(const Codebook *b, const vf *x, const vf *w, int n
     arbitrary results.
     """
     cdef Steps s
+    cdef Search one
     cdef vf root[32]
     cdef vf wx[32]
     cdef float x_rows[32 * LANES]
@@ -188,13 +213,17 @@ cdef inline void search_scale(const Codebook *b, const vf *x, const vf *w, int n
     cdef vf largest = vf_set1(0)
     cdef vf inverse, sum_qx, sum_q2, fitted
     cdef vm better, again, positive
+    cdef vm on_grid
     cdef vm lacking[4]
+    cdef vi before[4]
+    cdef vf total[4]
     cdef vi entry
     cdef vi code[4]
     cdef unsigned int lanes = vm_bits(alive), todo
     cdef float slack = 0
     cdef bint clear, far
     cdef int groups = n // 8
+    cdef int n_steps = 2 * reach + 1
     cdef int step, j, k, lane
     for j in range(n):
         root[j] = vf_sqrt(w[j])
@@ -202,22 +231,46 @@ cdef inline void search_scale(const Codebook *b, const vf *x, const vf *w, int n
         largest = vf_max(vf_abs(x[j]), largest)
     # a weight of no importance may lie far above the others
     far = vm_any(vm_and(alive, vf_gt(largest * (vf_set1(6) / peak), vf_set1(<float>4e6))))
+    for k in range(groups):
+        total[k] = sum_of(root + 8 * k, 8)
     rows_of_lanes(x_rows, x, n)
     rows_of_lanes(w_rows, root, n)
-    for step in range(2 * reach + 1):
+    for k in range(groups):
+        s.begins[k] = vi_set1(0)
+        s.lacking[k] = vi_set1(0)
+        s.any_level[k] = vi_set1(0)
+    for step in range(n_steps):
         inverse = vf_set1(<float>5 + <float>(step - reach) * <float>0.1) / peak
         s.scale[step] = vf_set1(1) / inverse
         for k in range(groups):
             if far:
-                s.entry[step][k] = vi_gather(b.table, rounded_index(x + 8 * k, inverse, True))
+                entry = rounded_entry(b, x + 8 * k, inverse, True)
             else:
-                s.entry[step][k] = vi_gather(b.table, rounded_index(x + 8 * k, inverse, False))
-            s.code[step][k] = vi_set1(0)
+                entry = rounded_entry(b, x + 8 * k, inverse, False)
+            on_grid = vi_lt(entry, vi_set1(0))
+            s.entry[step][k] = entry
+            s.code[step][k] = ~entry & 0xffff
+            s.lacking[k] = s.lacking[k] | vi_select(on_grid, vi_set1(0), vi_set1(1 << step))
+            s.any_level[k] = s.any_level[k] | (entry & ANY_LEVEL) << step
+            entry = entry | ANY_LEVEL
+            if step == 0:
+                s.begins[k] = vi_set1(1)
+            else:
+                s.begins[k] = s.begins[k] | vi_select(vi_eq(entry, before[k]), vi_set1(0), vi_set1(1 << step))
+            before[k] = entry
     for lane in range(LANES):
         if (lanes >> lane) & 1:
             for k in range(groups):
-                find_points(b, &s, 2 * reach + 1, groups, k, lane, x_rows + lane * n + 8 * k, w_rows + lane * n + 8 * k, level)
-    for step in range(2 * reach + 1):
+                one.entry = <const int32_t *>s.entry + k * LANES + lane
+                one.code = <int32_t *>s.code + k * LANES + lane
+                one.scale = <const float *>s.scale + lane
+                one.x = x_rows + lane * n + 8 * k
+                one.w = w_rows + lane * n + 8 * k
+                one.slack = (<const float *>total)[k * LANES + lane] * <float>25e-7
+                find_points(b, &one, level, n_steps, (<const uint32_t *>s.begins)[k * LANES + lane],
+                            (<const uint32_t *>s.lacking)[k * LANES + lane],
+                            (<const uint32_t *>s.any_level)[k * LANES + lane])
+    for step in range(n_steps):
         fit(wx, w, s.code[step], n, level, &sum_qx, &sum_q2)
         better = vm_and(vf_gt(sum_q2, vf_set1(0)), vf_gt(sum_qx * sum_qx, best * sum_q2))
         if vm_any(better):
@@ -237,7 +290,7 @@ cdef inline void search_scale(const Codebook *b, const vf *x, const vf *w, int n
         code[k] = found.code[k]
         todo = vm_bits(lacking[k])
         if todo:
-            entry = vi_gather(b.table, rounded_index(x + 8 * k, inverse, True))
+            entry = rounded_entry(b, x + 8 * k, inverse, True)
             code[k] = vi_select(lacking[k], ~entry & 0xffff, code[k])
             todo = vm_bits(vm_and(lacking[k], vm_not(vi_lt(entry, vi_set1(0)))))
             for lane in range(LANES):

@@ -31,7 +31,7 @@ cdef enum:
     BLOCK = 256
     BYTES = 82
     POINTS = 1024
-    LISTED = 100576     # of nearest points, in whole vectors of up to 16
+    LISTED = 201152     # codes in the lists of nearest points, with vectors of 16
 
 
 cdef inline const char *codebook_text() noexcept nogil:

@@ -30,7 +30,7 @@ cdef enum:
     BLOCK = 256
     BYTES = 74
     POINTS = 512
-    LISTED = 230560     # of nearest points, in whole vectors of up to 16
+    LISTED = 375104     # codes in the lists of nearest points, with vectors of 16
 
 
 cdef inline const char *codebook_text() noexcept nogil:

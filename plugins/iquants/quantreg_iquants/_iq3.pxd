@@ -12,7 +12,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 from quantreg_iquants._codebook cimport nearest_points, split_coordinates, unpack_codebook
 from quantreg_kernels.lanes cimport (
-    LANES, lowest_bit, vf, vf_abs, vf_eq, vf_from_vi, vf_gt, vf_le, vf_bits, vf_lookup8, vf_lookup16, vf_max, vf_min, vf_reduce_min, vf_select, vf_set1, vf_sqrt,
+    LANES, lowest_bit, vf, vf_abs, vf_eq, vf_from_vi, vf_gt, vf_le, vf_bits, vf_lookup8, vf_lookup16, vf_lt, vf_max, vf_min, vf_reduce_min, vf_select, vf_set1, vf_sqrt,
     vi, vi_bits, vi_clamp, vi_eq, vi_load, vi_nearest, vi_next, vi_select, vi_set1, vi_store, vi_transpose, vm, vm_and,
     vm_any, vm_bits, vm_first, vm_from_bits,
 )
@@ -115,12 +115,13 @@ cdef struct Trials:
     vi reset[LANES + 1]     # reset[l], set in a least error so far: lanes below l are done and keep it, the others begin anew
     vf half_inverse[8]
     vf scaled[64]           # scaled[8 * v + c] = scale * (2 * c + 1) in lanes of vector v
+    vf table[256]           # row 8 * i + level: the error of coordinate i at that level. Rows that no list needs keep what
+                            # they held, any number from 0
 
 
-cdef inline void find_points(const Codebook *b, const Trials *t, const float *x, const float *root, int n,
+cdef inline void find_points(const Codebook *b, Trials *t, const float *x, const float *root, int n,
                              vi *points) noexcept nogil:
     """Lane c of points = the entry nearest to x[0], x[LANES], x[2 * LANES], x[3 * LANES] under scale c, each weighed by root."""
-    cdef vf table[256]      # row 8 * i + level: the error of coordinate i at that level under each scale
     cdef vi place_room[9]
     cdef uint32_t work_entry[MOST_WORK]
     cdef int32_t work_vector[MOST_WORK]
@@ -183,12 +184,12 @@ cdef inline void find_points(const Codebook *b, const Trials *t, const float *x,
         weight = vf_set1(root[(row >> 3) * LANES])
         for k in range(vectors):
             diff = t.scaled[8 * k + (row & 7)] - value
-            table[row * vectors + k] = weight * diff * diff
+            t.table[row * vectors + k] = weight * diff * diff
     best = vf_set1(0)
     best_entry = vi_set1(0)
     for j in range(n_work):
         entry = work_entry[j]
-        column = table + work_vector[j]
+        column = t.table + work_vector[j]
         best = vf_bits(vi_bits(best) | t.reset[work_reset[j]])
         error = (column[(entry & 255) * vectors] + column[((entry >> 8) & 255) * vectors]
                  + column[((entry >> 16) & 255) * vectors] + column[((entry >> 24) & 31) * vectors])
@@ -227,18 +228,26 @@ cdef inline vf search_points(const Codebook *b, const vf *x, const vf *w, vf pea
     cdef int n_vectors = (n + LANES - 1) // LANES
     cdef int stride = n_vectors * LANES
     cdef int lane, i, j, k, c, trial
-    cdef unsigned int again = 0
+    cdef unsigned int again = 0, refused
     cdef uint32_t entry
     cdef bint on_grid
     fill_values(values)
+    for k in range(32 * n_vectors):
+        t.table[k] = vf_set1(0)
     for k in range(LANES + 1):
         for lane in range(LANES):  # a NaN gives way to whatever comes, a negative number to nothing
             (<uint32_t *>t.reset)[k * LANES + lane] = 0 if k == LANES else 0x80000000 if lane < k else 0xffffffff
     for k in range(stride):
         (<float *>step)[k] = <float>15 + <float>(k - n // 2) * <float>0.2
+    # Weights that overflowed would put NaNs into the table; the reference aborts on them. Here their scale is infinite, so
+    # that the row is refused.
+    scale = vf_set1(8) * peak
     for j in range(32):
         root[j] = vf_sqrt(w[j])
         wx[j] = w[j] * x[j]
+        scale = scale + w[j]
+    refused = active & ~vm_bits(vf_lt(scale, vf_set1(INFINITY)))
+    active &= ~refused
     for lane in range(LANES):
         if not (active >> lane) & 1:
             continue
@@ -310,8 +319,8 @@ cdef inline vf search_points(const Codebook *b, const vf *x, const vf *w, vf pea
         for lane in range(LANES):
             k = place_of((<const uint32_t *>best_points)[i * LANES + lane])
             (<int32_t *>chosen)[i * LANES + lane] = b.index[k] if (active >> lane) & 1 else 0
-    scale = vf_select(vf_eq(scale, scale), scale, vf_set1(INFINITY))  # the reference aborts here; as infinity it is refused
-    return vf_select(vm_from_bits(active), scale, vf_set1(0))
+    scale = vf_select(vm_from_bits(active), scale, vf_set1(0))
+    return vf_select(vm_and(vf_eq(scale, scale), vm_from_bits(~refused)), scale, vf_set1(INFINITY))
 
 
 cdef inline vf look_up(const vf *table, vi entries, int i) noexcept nogil:

@@ -2,53 +2,86 @@
 """Codebooks of IQ1 and IQ2: eight weights are one point, each coordinate 0, 1 or 2.
 
 A point's code is its eight coordinates, two bits each; its index is the same in base 3, dense enough for a table. A table
-entry for a point of the codebook is below zero, ~(number << 16 | code); for any other point it says where the codes of
-the codebook's nearest points are listed.
+entry for a point of the codebook is below zero, ~(number << 16 | code). For any other point it says where the codes of the
+codebook's nearest points are listed, among which an encoder chooses: `at << 14 | all << 7 | few << 1`, where `few` vectors
+of LANES codes at `at` are followed by `all` vectors. All are the list as the reference has it, nearest first. Few are those
+of them that can win if every coordinate of the listed-for point is the nearest level to its weight: a point that moves
+further away from there than another one, in some coordinates and in no other direction, is never better.
 """
 
 from libc.float cimport FLT_MAX
-from libc.stdint cimport int32_t, uint8_t, uint16_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from quantreg_kernels.lanes cimport (
     LANES, lowest_bit, vf, vf_bits, vf_eq, vf_le, vf_lookup4, vf_min, vf_reduce_min, vf_set1, vf_store, vi, vi_gather,
-    vi_load_u16, vi_set1, vi_shr, vi_transpose, vm_bits,
+    vi_load_u16, vi_shr, vi_transpose, vm_bits,
 )
-from quantreg_iquants._codebook cimport nearest_points, split_coordinates, unpack_codebook
+from quantreg_iquants._codebook cimport nearest_points, split_coordinates
 
 cdef enum:
     INDICES = 6561          # 3^8
     MOST_VECTORS = 76       # of any list, four points each
+    NO_POINT = 0xffff       # fills a list's last vector: coordinates 3, infinitely far away
+    ANY_LEVEL = 1           # added to an entry: choose among all
 
 
 cdef struct Codebook:
     int32_t table[INDICES]
-    uint16_t *lists         # codes, each list in whole vectors of LANES; the rest of the last holds NO_POINT
+    uint16_t *lists
 
 
-cdef enum:
-    NO_POINT = 0xffff       # coordinates 3: infinitely far away
+cdef inline uint32_t moves(int code, int origin) noexcept nogil:
+    """Four bits a coordinate: 1 for a step up, 3 for two, 4 and 12 down. A subset is a shorter way in the same direction."""
+    cdef uint32_t bits = 0
+    cdef int i, step
+    for i in range(8):
+        step = (code >> (2 * i) & 3) - (origin >> (2 * i) & 3)
+        bits |= <uint32_t>(3 if step == 2 else 12 if step == -2 else 4 if step == -1 else step) << (4 * i)
+    return bits
+
+
+cdef inline int put_list(uint16_t *out, const uint16_t *codes, int n) noexcept nogil:
+    """Returns how many vectors were filled."""
+    cdef int vectors = (n + LANES - 1) // LANES
+    cdef int i
+    for i in range(vectors * LANES):
+        out[i] = codes[i] if i < n else NO_POINT
+    return vectors
 
 
 cdef inline void build_codebook(Codebook *b, const uint16_t *points, int n, int n_distances) noexcept nogil:
     """The table and the lists (b.lists has room): points at the n_distances smallest distances, nearest first."""
     cdef uint8_t coordinates[8 * 2048]
     cdef uint16_t nearest[2048]
-    cdef int index, code, i, k, found, used = 0
+    cdef uint16_t winners[2048]
+    cdef uint32_t ways[2048]
+    cdef uint32_t way
+    cdef int index, code, i, j, number, found, few, at, all_vectors, few_vectors
     split_coordinates(points, n, 8, 2, coordinates)
-    k = 0
+    number = 0
+    at = 0
     for index in range(INDICES):
         code = code_at(index)
-        if k < n and points[k] == code:  # both in increasing order
-            b.table[index] = ~(k << 16 | code)
-            k += 1
+        if number < n and points[number] == code:  # both in increasing order
+            b.table[index] = ~(number << 16 | code)
+            number += 1
             continue
         found = nearest_points(coordinates, n, 8, 2, code, n_distances, nearest)
-        b.table[index] = used << 8 | ((found + LANES - 1) // LANES)
+        few = 0
         for i in range(found):
-            b.lists[used * LANES + i] = points[nearest[i]]
-        used += (found + LANES - 1) // LANES
-        for i in range(found, (b.table[index] & 255) * LANES):
-            b.lists[(b.table[index] >> 8) * LANES + i] = NO_POINT
+            nearest[i] = points[nearest[i]]
+            way = moves(nearest[i], code)
+            j = 0
+            while j < few and ways[j] & ~way:
+                j += 1
+            if j == few:
+                ways[few] = way
+                winners[few] = nearest[i]
+                few += 1
+        few_vectors = put_list(b.lists + at * LANES, winners, few)
+        all_vectors = put_list(b.lists + (at + few_vectors) * LANES, nearest, found)
+        b.table[index] = at << 14 | all_vectors << 7 | few_vectors << 1
+        at += few_vectors + all_vectors
 
 
 cdef inline int code_at(int index) noexcept nogil:
@@ -76,20 +109,21 @@ cdef inline int nearest_point(const Codebook *b, int32_t entry, const float *x, 
                               float slack, bint *clear) noexcept nogil:
     """The code in the list of `entry` that has the least sum of w * (scale * level - x)^2; the first of equals.
 
-    levels holds the three levels of a coordinate and infinity, repeated. clear: all others are worse by more than one part
-    in 10^4 and slack * scale^2.
+    levels holds the three levels of a coordinate and infinity, repeated. clear: all others of the list are worse by more
+    than one part in 10^4 plus slack * scale^2.
     """
     cdef vf table[8]
     cdef vf distance[MOST_VECTORS]
-    cdef const uint16_t *codes = b.lists + (entry >> 8) * LANES
+    cdef const uint16_t *codes = b.lists + (entry >> 14) * LANES
     cdef vf diff, d, least, limit
     cdef vf reach = vf_set1(scale) * levels
     cdef vi code
-    cdef int n = entry & 255
-    cdef int best = -1
+    cdef uint64_t close = 0, equal = 0
+    cdef int n = entry >> 1 & 63
     cdef int i, j
-    cdef unsigned int close, equal
-    cdef bint several = False, seen = False
+    if entry & ANY_LEVEL:
+        codes += n * LANES
+        n = entry >> 7 & 127
     for i in range(8):
         diff = reach - vf_set1(x[i])
         table[i] = vf_set1(w[i]) * diff * diff
@@ -103,16 +137,18 @@ cdef inline int nearest_point(const Codebook *b, int32_t entry, const float *x, 
         least = vf_min(d, least)
     least = vf_set1(vf_reduce_min(least))
     limit = least * vf_set1(<float>1.0001) + vf_set1(slack * scale * scale + <float>1e-37)
+    if n <= 64 // LANES:
+        for j in range(n):
+            close |= <uint64_t>vm_bits(vf_le(distance[j], limit)) << (j * LANES)
+            equal |= <uint64_t>vm_bits(vf_eq(distance[j], least)) << (j * LANES)
+        clear[0] = close & (close - 1) == 0
+        return codes[lowest_bit(equal) if equal else 0]
+    clear[0] = False
     for j in range(n):
-        close = vm_bits(vf_le(distance[j], limit))
-        if close:
-            several = several or seen or close & (close - 1)
-            seen = True
-            equal = vm_bits(vf_eq(distance[j], least))
-            if best < 0 and equal:
-                best = j * LANES + lowest_bit(equal)
-    clear[0] = not several
-    return codes[best if best > 0 else 0]
+        equal = vm_bits(vf_eq(distance[j], least))
+        if equal:
+            return codes[j * LANES + lowest_bit(equal)]
+    return codes[0]
 
 
 cdef inline void rows_of_lanes(float *out, const vf *v, int n) noexcept nogil:

@@ -10,7 +10,7 @@ from quantreg_kernels.lanes cimport (
     vi_min, vi_nearest, vi_select, vi_set1, vi_trunc, vm, vm_all,
 )
 from quantreg_kernels.rows cimport Group, as_encode_args, fill_group
-from quantreg_kernels.search cimport search_min, search_positive, sum_of, sum_of_squares
+from quantreg_kernels.search cimport search_mins, search_positive, sum_of, sum_of_squares
 
 cdef enum:
     BLOCK = 256
@@ -81,31 +81,33 @@ cdef inline void share_of_top(const vf *values, int n, int top, vi *f16, vi *sha
 cdef inline void search_scales_mins(const EncodeArgs *a, const Group *g, const vf *x, vf *q, const MinSearch *p,
                                     vi *d, vi *dmin, vi *scales, vi *mins) noexcept nogil:
     """Both levels: per sub-block q, an integer scale and minimum in 0..top, and the float16 steps d and dmin."""
-    cdef vf w[32]
+    cdef vf w[64]
     cdef vf scale[16]
     cdef vf low[16]
     cdef vf total[16]
     cdef vf level[16]
     cdef vf sigma2, mean
     cdef int n = BLOCK // p.sub
-    cdef int i, j
+    cdef int i, j, k
     cdef const vf *xs
     if a.importance_kind == IMPORTANCE_NONE:
-        for i in range(n):
+        for i in range(0, n, 2):
             xs = x + i * p.sub
-            mean = vf_set1(0) if p.absolute else vf_sqrt(sum_of_squares(xs, p.sub) / vf_set1(<float>p.sub))
-            for j in range(p.sub):
-                w[j] = mean + vf_abs(xs[j])
-            scale[i] = search_min(xs, w, q + i * p.sub, p.sub, p.nmax, p.first, p.step, p.n_steps, p.absolute, &low[i])
+            for k in range(2):
+                mean = vf_set1(0) if p.absolute else vf_sqrt(sum_of_squares(xs + k * p.sub, p.sub) / vf_set1(<float>p.sub))
+                for j in range(k * p.sub, k * p.sub + p.sub):
+                    w[j] = mean + vf_abs(xs[j])
+            search_mins(xs, w, q + i * p.sub, p.sub, 2, p.nmax, p.first, p.step, p.n_steps, p.absolute, scale + i, low + i)
         share_of_top(scale, n, p.top, d, scales)
         share_of_top(low, n, p.top, dmin, mins)
         return
     sigma2 = block_sigma2(x, p.variance) if a.importance_kind == IMPORTANCE_COLUMNS else vf_set1(0)
-    for i in range(n):
+    for i in range(0, n, 2):
         xs = x + i * p.sub
-        error_weights(a, g, xs, sigma2, i * p.sub, p.sub, w)
+        error_weights(a, g, xs, sigma2, i * p.sub, 2 * p.sub, w)
         total[i] = sum_of(w, p.sub)
-        scale[i] = search_min(xs, w, q + i * p.sub, p.sub, p.nmax, <float>-0.9, <float>0.05, 36, False, &low[i])
+        total[i + 1] = sum_of(w + p.sub, p.sub)
+        search_mins(xs, w, q + i * p.sub, p.sub, 2, p.nmax, <float>-0.9, <float>0.05, 36, False, scale + i, low + i)
     d[0] = vi_f16(search_positive(scale, total, level, n, p.top))
     for i in range(n):
         scales[i] = vi_trunc(level[i])

@@ -85,9 +85,8 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
                 bits = 0
                 for b in range(3):
                     bits |= ((block[2 + (3 * i + b) // 8] >> ((3 * i + b) % 8)) & 1) << b
-                out[i] = scale * <float>(bits - 4)
+                out[k * BLOCK + i] = scale * <float>(bits - 4)
             block += BYTES
-            out += BLOCK
     return a.n_rows
 
 
