@@ -286,7 +286,7 @@ cdef inline vf search_positive(const vf *x, const vf *w, vf *q, int n, int nmax)
     cdef vf inverse, best_inverse, scale, best, error, diff, sum_lx, sum_l2, l, slx, sl2, wx, moved
     cdef vm dead, try_it, better
     cdef vi new_l
-    cdef int j, k
+    cdef int j, k, _k
     cdef bint changed
     for j in range(n):
         peak = vf_select(vf_gt(peak, x[j]), peak, x[j])
@@ -318,7 +318,7 @@ cdef inline vf search_positive(const vf *x, const vf *w, vf *q, int n, int nmax)
         q[j] = wrap_u8(new_l)
         sum_lx = sum_lx + w[j] * x[j] * l
         sum_l2 = sum_l2 + w[j] * l * l
-    for k in range(5):
+    for _k in range(5):
         changed = False
         for j in range(n):
             wx = w[j] * x[j]
@@ -372,7 +372,7 @@ cdef inline vf search_descent(const vf *x, vf *q, int n, int nmax) noexcept nogi
     cdef Standing at[32]
     cdef vf peak, amax, inverse, sum_lx, sum_l2, l, w, slx, sl2, xl2
     cdef vm dead, better, stay, moves
-    cdef int j, k
+    cdef int j, _k
     cdef bint changed
     largest(x, n, &peak, &amax)
     dead = vf_lt(amax, vf_set1(<float>1e-15))
@@ -385,7 +385,7 @@ cdef inline vf search_descent(const vf *x, vf *q, int n, int nmax) noexcept nogi
         at[j] = standing(x[j], q[j], nmax)
         sum_lx = sum_lx + at[j].wxq
         sum_l2 = sum_l2 + at[j].wqq
-    for k in range(5):
+    for _k in range(5):
         changed = False
         for j in range(n):
             slx = sum_lx - at[j].wxq

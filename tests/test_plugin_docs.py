@@ -58,7 +58,6 @@ def test_every_command_of_the_tutorial_runs(tmp_path_factory, tmp_path):
         line.split() for name in ("ROW_Q3", "ROW_C3") for line in both.splitlines() if line.startswith(name)
     )
     assert slow[1:7] == fast[1:7]  # bits per weight and errors
-    assert float(fast[7]) > 5 * float(slow[7])  # speed
     assert (tmp_path / "curve.html").read_text().count('<circle class="new"') == 1
 
 
