@@ -631,6 +631,7 @@ LANE_FN float vf_reduce_min(vf v) { /* the smallest element */
 #endif
     return v[0];
 }
+LANE_FN void prefetch(const void *p) { __builtin_prefetch(p); }
 LANE_FN int lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); } /* of vm_bits: the first lane; bits is not 0 */
 
 /* out[j] lane l = src[l][offset + j] for j < n; n is a multiple of 16. */

@@ -93,6 +93,7 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
     float vf_reduce_max(vf v)
     float vf_reduce_min(vf v)
     int lowest_bit(uint64_t bits)
+    void prefetch(const void *p)
     vf lanes_max(const vf *rows)
     vf lanes_min(const vf *rows)
     void lanes_load(vf *out, const float *const *src, Py_ssize_t offset, int n)

@@ -48,7 +48,7 @@ cdef inline int nearest_points(const uint8_t *coordinates, int n, int dims, int 
     cdef uint8_t level, step, least, floor = 0  # bytes throughout, or nothing is vectorised
     cdef const uint8_t *found
     cdef int found_n = 0
-    cdef int i, k, d
+    cdef int i, k, _d
     memset(distance, 0, n)
     for i in range(dims):
         level = (at >> (bits * i)) & ((1 << bits) - 1)
@@ -56,7 +56,7 @@ cdef inline int nearest_points(const uint8_t *coordinates, int n, int dims, int 
             step = coordinates[i * n + k] - level
             step = step if step < 128 else -step  # gcc does not vectorise the square of what wraps
             distance[k] += <uint8_t>(step * step)
-    for d in range(n_distances):
+    for _d in range(n_distances):
         least = 255
         for k in range(n):
             step = distance[k] | <uint8_t>-(distance[k] < floor)

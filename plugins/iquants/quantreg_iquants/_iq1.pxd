@@ -19,9 +19,9 @@ from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy
 
 from quantreg_kernels.lanes cimport (
-    LANES, vf, vf_abs, vf_bits, vf_eq, vf_from_vi, vf_gt, vf_load, vf_lookup4, vf_lt, vf_max, vf_min, vf_select, vf_set1, vi,
-    vi_add_where, vi_bits, vi_clamp, vi_eq, vi_gather, vi_gt, vi_load, vi_lt, vi_max, vi_nearest, vi_select, vi_set1, vi_shr, vm,
-    vm_and, vm_any, vm_bits, vm_not, vm_or,
+    LANES, vf, vf_abs, vf_bits, vf_eq, vf_from_vi, vf_gt, vf_load, vf_lookup4, vf_lt, vf_max, vf_min, vf_select, vf_set1,
+    vi, vi_add_where, vi_bits, vi_clamp, vi_eq, vi_gather, vi_gt, vi_load, vi_lt, vi_max, vi_nearest, vi_select, vi_set1,
+    vi_shr, vm, vm_and, vm_any, vm_bits, vm_not, vm_or,
 )
 from quantreg_iquants._ternary cimport ANY_LEVEL, Codebook, nearest_point, rows_of_lanes
 

@@ -64,7 +64,7 @@ cdef inline void search_split(const Sorted *s, vm alive, Split *best) noexcept n
     cdef vf minus2[2]
     cdef vf first[4]
     cdef vf at[4]
-    cdef vf wx, w, floor, sum_qx2, sum_q2, u, v
+    cdef vf wx, floor, sum_qx2, sum_q2, u, v
     cdef vm hit, extreme, low
     cdef int i1, i2, j, h, step
     both[0] = vf_set1(0)
@@ -229,11 +229,11 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef float d
     cdef int i, upper
     cdef uint16_t s0, s1, s2, s3
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             s0 = load_u16(block + 48)
             s1 = load_u16(block + 50)
             s2 = load_u16(block + 52)

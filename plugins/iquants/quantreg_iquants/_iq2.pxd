@@ -17,9 +17,9 @@ from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from quantreg_kernels.lanes cimport (
-    LANES, lowest_bit, vf, vf_abs, vf_from_vi, vf_ge, vf_gt, vf_load, vf_lookup4, vf_lt, vf_max, vf_min, vf_select, vf_set1, vf_sqrt, vf_store,
-    vi, vi_add_where, vi_clamp, vi_eq, vi_gather, vi_load_i8x16, vi_lt, vi_nearest, vi_select, vi_set1, vi_shr, vm, vm_and,
-    vm_any, vm_bits, vm_not, vm_or,
+    LANES, lowest_bit, prefetch, vf, vf_abs, vf_from_vi, vf_ge, vf_gt, vf_load, vf_lookup4, vf_lt, vf_max, vf_min,
+    vf_select, vf_set1, vf_sqrt, vf_store, vi, vi_add_where, vi_clamp, vi_eq, vi_gather, vi_load_i8x16, vi_lt, vi_nearest,
+    vi_select, vi_set1, vi_shr, vm, vm_and, vm_any, vm_bits, vm_not, vm_or,
 )
 from quantreg_kernels.search cimport sum_of
 from quantreg_iquants._ternary cimport ANY_LEVEL, Codebook, nearest_point, rows_of_lanes
@@ -76,7 +76,7 @@ cdef inline vi rounded_entry(const Codebook *b, const vf *x, vf inverse, bint ex
 
     exact follows the bit trick beyond +-2^22; otherwise comparing is enough.
     """
-    cdef vi index = vi_set1(0)
+    cdef vi index = vi_set1(0), free
     cdef vf off = vf_set1(1)    # least distance of a weight from the middle between two levels
     cdef vf p, away
     cdef int power = 1
@@ -93,8 +93,8 @@ cdef inline vi rounded_entry(const Codebook *b, const vf *x, vf inverse, bint ex
         off = vf_min(vf_abs(away - vf_set1(1)), off)
         power *= 3
     index = vi_gather(b.table, index)
-    return vi_select(vf_gt(off, vf_set1(<float>1e-4)), index, index | vi_select(vi_lt(index, vi_set1(0)), vi_set1(0),
-                                                                              vi_set1(ANY_LEVEL)))
+    free = index | vi_select(vi_lt(index, vi_set1(0)), vi_set1(0), vi_set1(ANY_LEVEL))
+    return vi_select(vf_gt(off, vf_set1(<float>1e-4)), index, free)
 
 
 cdef inline void fit(const vf *wx, const vf *w, const vi *codes, int n, vf level, vf *sum_qx, vf *sum_q2) noexcept nogil:
@@ -258,6 +258,13 @@ cdef inline void search_scale(const Codebook *b, const vf *x, const vf *w, int n
             else:
                 s.begins[k] = s.begins[k] | vi_select(vi_eq(entry, before[k]), vi_set1(0), vi_set1(1 << step))
             before[k] = entry
+    for lane in range(LANES):
+        if (lanes >> lane) & 1:
+            for k in range(groups):
+                todo = ((<const uint32_t *>s.begins)[k * LANES + lane] & (<const uint32_t *>s.lacking)[k * LANES + lane])
+                while todo:
+                    prefetch(b.lists + ((<const int32_t *>s.entry)[lowest_bit(todo) * STRIDE + k * LANES + lane] >> 14) * LANES)
+                    todo &= todo - 1
     for lane in range(LANES):
         if (lanes >> lane) & 1:
             for k in range(groups):

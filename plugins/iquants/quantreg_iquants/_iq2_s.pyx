@@ -131,12 +131,12 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef const uint8_t *block
     cdef float *out
     cdef float d
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     cdef int i
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             d = load_f16(block)
             for i in range(32):
                 put_signed(q + 8 * i, grid[block[2 + i] | (block[66 + i // 4] >> (2 * (i % 4)) & 3) << 8],

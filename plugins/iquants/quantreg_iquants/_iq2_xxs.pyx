@@ -73,7 +73,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef vi d
     cdef vm alive, negative, used
     cdef Py_ssize_t start = 0, bad
-    cdef int i, j, k
+    cdef int i, k
     while fill_group(&g, a, start, BLOCK, BYTES):
         lanes_load(x, g.src, 0, BLOCK)
         sigma2 = sum_of_squares(x, BLOCK) / vf_set1(BLOCK)
@@ -122,12 +122,12 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef float *out
     cdef float d
     cdef uint32_t numbers, rest
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     cdef int i, l
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             d = load_f16(block)
             for i in range(8):
                 memcpy(&numbers, block + 2 + 8 * i, 4)

@@ -4,7 +4,7 @@
 The search rounds a sub-block of 32 magnitudes under n scales, moves each group of four to a point of the codebook where
 it is none, and keeps the scale whose points fit best; then it does so again at the fitted scale. Here the lanes are the n
 scales of one sub-block: as the scale falls a group's coordinates only grow, so the scales fall into a few runs of one
-point each, and a run's list of nearest points is walked once for all its scales.
+place each, and a place's list of nearest points is walked once for the whole run.
 """
 
 from libc.math cimport INFINITY
@@ -12,19 +12,20 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 from quantreg_iquants._codebook cimport nearest_points, split_coordinates, unpack_codebook
 from quantreg_kernels.lanes cimport (
-    LANES, lowest_bit, vf, vf_abs, vf_eq, vf_from_vi, vf_gt, vf_le, vf_bits, vf_lookup8, vf_lookup16, vf_lt, vf_max, vf_min, vf_reduce_min, vf_select, vf_set1, vf_sqrt,
-    vi, vi_bits, vi_clamp, vi_eq, vi_load, vi_nearest, vi_next, vi_select, vi_set1, vi_store, vi_transpose, vm, vm_and,
-    vm_any, vm_bits, vm_first, vm_from_bits,
+    LANES, lowest_bit, vf, vf_abs, vf_bits, vf_eq, vf_from_vi, vf_gt, vf_le, vf_lookup8, vf_lookup16, vf_lt, vf_max, vf_min,
+    vf_reduce_min, vf_select, vf_set1, vf_sqrt, vi, vi_bits, vi_clamp, vi_eq, vi_load, vi_nearest, vi_next, vi_select,
+    vi_set1, vi_store, vi_transpose, vm, vm_and, vm_any, vm_bits, vm_first, vm_from_bits,
 )
+from quantreg_kernels.search cimport drop_infinite
 
 cdef enum:
     POINTS = 512
     PLACES = 4096           # of four coordinates 0..7, 3 bits each
     MOST_ENTRIES = 25300    # with room for a whole vector at the last
-    ON_GRID = 1 << 31
+    ON_GRID = 1 << 30
     MOST_WORK = 1200        # 31 runs of the longest list, 38
 
-# An entry is a point ready for look-ups: byte i holds 8 * i + coordinate i, a row of a table of four times eight; bit 31
+# An entry is a point ready for look-ups: byte i holds 8 * i + coordinate i, a row of a table of four times eight; bit 30
 # is set where the place itself is the point.
 cdef struct Lists:
     uint16_t first[PLACES + 1]      # of a place's entries: the place itself, or the nearest points
@@ -70,7 +71,7 @@ cdef inline void build_lists(Codebook *b, Lists *lists, bint every, int n_distan
         lists.rows[place] = 0
         if next_point < b.n and b.points[next_point] == place:
             b.index[place] = <uint16_t>next_point
-            lists.entries[used] = entry_at(place) | <uint32_t>ON_GRID
+            lists.entries[used] = entry_at(place) | ON_GRID
             next_point += 1
             used += 1
             continue
@@ -96,11 +97,15 @@ cdef inline void build_codebook(Codebook *b, const char *text, int n_distances) 
     build_lists(b, &b.better, False, n_distances)
 
 
-cdef inline void fill_values(vf *values) noexcept nogil:
-    """What `value_of` looks up."""
-    cdef int i
-    for i in range(16):
-        (<float *>values)[i] = <float>(2 * (i & 7) + 1)
+# The scales tried for one sub-block, one a lane, in up to 8 vectors.
+cdef struct Trials:
+    vf step[8]              # peak / scale
+    vf values[4]            # 1, 3 .. 15, twice
+    vi reset[LANES + 1]     # reset[l], set in a least error so far: lanes below l are done and keep it, the others begin anew
+    vf half_inverse[8]
+    vf scaled[64]           # scaled[8 * k + c] = scale * (2 * c + 1) in vector k
+    # row 8 * i + level: the error of coordinate i at that level. Rows that no list needs keep what they held.
+    vf table[256]
 
 
 cdef inline vf value_of(const vf *values, vi entries, int i) noexcept nogil:
@@ -110,18 +115,9 @@ cdef inline vf value_of(const vf *values, vi entries, int i) noexcept nogil:
     return vf_lookup8(values, entries >> (8 * i))
 
 
-# The scales tried for one sub-block, one a lane.
-cdef struct Trials:
-    vi reset[LANES + 1]     # reset[l], set in a least error so far: lanes below l are done and keep it, the others begin anew
-    vf half_inverse[8]
-    vf scaled[64]           # scaled[8 * v + c] = scale * (2 * c + 1) in lanes of vector v
-    vf table[256]           # row 8 * i + level: the error of coordinate i at that level. Rows that no list needs keep what
-                            # they held, any number from 0
-
-
 cdef inline void find_points(const Codebook *b, Trials *t, const float *x, const float *root, int n,
                              vi *points) noexcept nogil:
-    """Lane c of points = the entry nearest to x[0], x[LANES], x[2 * LANES], x[3 * LANES] under scale c, each weighed by root."""
+    """Lane c of points = the entry nearest to x[0], x[LANES], x[2 * LANES], x[3 * LANES] under scale c, weighed by root."""
     cdef vi place_room[9]
     cdef uint32_t work_entry[MOST_WORK]
     cdef int32_t work_vector[MOST_WORK]
@@ -199,130 +195,6 @@ cdef inline void find_points(const Codebook *b, Trials *t, const float *x, const
         points[work_vector[j]] = best_entry
 
 
-cdef inline vf search_points(const Codebook *b, const vf *x, const vf *w, vf peak, unsigned int active, int n, bint keep,
-                             vi *chosen) noexcept nogil:
-    """x is about scale * point for groups of four of the 32 magnitudes x: the best of n scales, fitted. Fills chosen with the
-    indices of the eight points; both are 0 in lanes that are not active.
-
-    peak is the largest x. keep: groups that were on the codebook stay as they are in the second round.
-    """
-    cdef Trials t
-    cdef vi points[8 * LANES * 8]
-    cdef vf root[32]
-    cdef vf wx[32]
-    cdef vf sums_lx[8 * LANES]
-    cdef vf sums_l2[8 * LANES]
-    cdef vf lx[8]
-    cdef vf l2[8]
-    cdef vf by_trial[32]
-    cdef vf by_trial2[32]
-    cdef vi best_points[8]
-    cdef vi best_trial
-    cdef vi entries
-    cdef vf step[8]
-    cdef vf values[4]
-    cdef vf scale, best, inverse, q, wq
-    cdef vm better
-    cdef const float *xs
-    cdef const float *ws
-    cdef int n_vectors = (n + LANES - 1) // LANES
-    cdef int stride = n_vectors * LANES
-    cdef int lane, i, j, k, c, trial
-    cdef unsigned int again = 0, refused
-    cdef uint32_t entry
-    cdef bint on_grid
-    fill_values(values)
-    for k in range(32 * n_vectors):
-        t.table[k] = vf_set1(0)
-    for k in range(LANES + 1):
-        for lane in range(LANES):  # a NaN gives way to whatever comes, a negative number to nothing
-            (<uint32_t *>t.reset)[k * LANES + lane] = 0 if k == LANES else 0x80000000 if lane < k else 0xffffffff
-    for k in range(stride):
-        (<float *>step)[k] = <float>15 + <float>(k - n // 2) * <float>0.2
-    # Weights that overflowed would put NaNs into the table; the reference aborts on them. Here their scale is infinite, so
-    # that the row is refused.
-    scale = vf_set1(8) * peak
-    for j in range(32):
-        root[j] = vf_sqrt(w[j])
-        wx[j] = w[j] * x[j]
-        scale = scale + w[j]
-    refused = active & ~vm_bits(vf_lt(scale, vf_set1(INFINITY)))
-    active &= ~refused
-    for lane in range(LANES):
-        if not (active >> lane) & 1:
-            continue
-        for k in range(n_vectors):
-            inverse = step[k] / vf_set1((<const float *>&peak)[lane])
-            scale = vf_set1(1) / inverse
-            for c in range(8):
-                t.scaled[8 * k + c] = scale * vf_set1(<float>(2 * c + 1))
-            # a peak so small that the inverse is infinite: the reference's rounding gives 0
-            inverse = vf_select(vf_eq(vf_abs(inverse), vf_set1(INFINITY)), vf_set1(0), inverse)
-            t.half_inverse[k] = vf_set1(<float>0.5) * inverse
-            lx[k] = vf_set1(0)
-            l2[k] = vf_set1(0)
-        for i in range(8):
-            find_points(b, &t, <const float *>(x + 4 * i) + lane, <const float *>(root + 4 * i) + lane, n,
-                        points + (8 * lane + i) * n_vectors)
-        for i in range(8):
-            xs = <const float *>(wx + 4 * i) + lane
-            ws = <const float *>(w + 4 * i) + lane
-            for k in range(n_vectors):
-                entries = points[(8 * lane + i) * n_vectors + k]
-                for j in range(4):
-                    q = value_of(values, entries, j)
-                    lx[k] = lx[k] + vf_set1(xs[j * LANES]) * q
-                    l2[k] = l2[k] + vf_set1(ws[j * LANES]) * q * q
-        for k in range(n_vectors):
-            sums_lx[k * LANES + lane] = lx[k]
-            sums_l2[k * LANES + lane] = l2[k]
-    for k in range(n_vectors):
-        vi_transpose(<vi *>by_trial + k * LANES, <const vi *>sums_lx + k * LANES)
-        vi_transpose(<vi *>by_trial2 + k * LANES, <const vi *>sums_l2 + k * LANES)
-    scale = peak / vf_set1(15)
-    best = vf_set1(0)
-    best_trial = vi_set1(-1)
-    for k in range(n):
-        better = vm_and(vf_gt(by_trial2[k], vf_set1(0)), vf_gt(by_trial[k] * by_trial[k], best * by_trial2[k]))
-        scale = vf_select(better, by_trial[k] / by_trial2[k], scale)
-        best = vf_select(better, scale * by_trial[k], best)
-        best_trial = vi_select(better, vi_set1(k), best_trial)
-    for i in range(8):
-        best_points[i] = vi_set1(<int32_t>(entry_at(0) | (<uint32_t>ON_GRID if keep else 0)))
-    for lane in range(LANES):
-        if not (active >> lane) & 1:
-            continue
-        trial = (<const int32_t *>&best_trial)[lane]
-        on_grid = keep
-        if trial >= 0:
-            on_grid = True
-            for i in range(8):
-                entry = (<const uint32_t *>points)[(8 * lane + i) * stride + trial]
-                (<uint32_t *>best_points)[i * LANES + lane] = entry
-                on_grid = on_grid and (entry & <uint32_t>ON_GRID) != 0
-        if not on_grid:
-            again |= <unsigned int>1 << lane
-    again &= vm_bits(vf_gt(scale, vf_set1(0)))
-    if again:
-        move_again(b, x, root, scale, again, keep, best_points)
-        q = vf_set1(0)
-        wq = vf_set1(0)
-        lx[0] = vf_set1(0)
-        l2[0] = vf_set1(0)
-        for i in range(8):
-            for j in range(4):
-                q = value_of(values, best_points[i], j)
-                lx[0] = lx[0] + wx[4 * i + j] * q
-                l2[0] = l2[0] + w[4 * i + j] * q * q
-        scale = vf_select(vm_and(vm_from_bits(again), vf_gt(l2[0], vf_set1(0))), lx[0] / l2[0], scale)
-    for i in range(8):
-        for lane in range(LANES):
-            k = place_of((<const uint32_t *>best_points)[i * LANES + lane])
-            (<int32_t *>chosen)[i * LANES + lane] = b.index[k] if (active >> lane) & 1 else 0
-    scale = vf_select(vm_from_bits(active), scale, vf_set1(0))
-    return vf_select(vm_and(vf_eq(scale, scale), vm_from_bits(~refused)), scale, vf_set1(INFINITY))
-
-
 cdef inline vf look_up(const vf *table, vi entries, int i) noexcept nogil:
     """From rows 8 * i .. 8 * i + 7 of a table of 32 floats."""
     if LANES == 8:
@@ -354,7 +226,7 @@ cdef inline void move_again(const Codebook *b, const vf *x, const vf *root, vf s
             vi_transpose(<vi *>tables + i * LANES, <const vi *>table + i * LANES)
         for lane in range(LANES):
             point = <uint32_t *>points + k * LANES + lane
-            if not (lanes >> lane) & 1 or (keep and point[0] & <uint32_t>ON_GRID):
+            if not (lanes >> lane) & 1 or (keep and point[0] & ON_GRID):
                 continue
             at = (<const int32_t *>&place)[lane]
             entries = b.every.entries + b.every.first[at]
@@ -368,10 +240,129 @@ cdef inline void move_again(const Codebook *b, const vf *x, const vf *root, vf s
             j = 0
             while j < many:
                 entry = vi_load(<const int32_t *>entries + j)
-                error = look_up(column, entry, 0) + look_up(column, entry, 1) + look_up(column, entry, 2) + look_up(column, entry, 3)
+                error = look_up(column, entry, 0) + look_up(column, entry, 1)
+                error = error + look_up(column, entry, 2) + look_up(column, entry, 3)
                 error = vf_select(vm_first(many - j), error, vf_set1(INFINITY))
                 least = vf_reduce_min(error)
                 if least < best:
                     best = least
                     point[0] = entries[j + lowest_bit(vm_bits(vf_eq(error, vf_set1(least))))]
                 j += LANES
+
+
+cdef inline void start_trials(Trials *t, int n) noexcept nogil:
+    cdef int k, lane
+    for k in range(32):
+        (<float *>t.step)[k] = <float>15 + <float>(k - n // 2) * <float>0.2
+    for k in range(16):
+        (<float *>t.values)[k] = <float>(2 * (k & 7) + 1)
+    for k in range(256):
+        t.table[k] = vf_set1(0)
+    for k in range(LANES + 1):
+        for lane in range(LANES):  # a NaN gives way to whatever comes, a negative number to nothing
+            (<uint32_t *>t.reset)[k * LANES + lane] = 0 if k == LANES else 0x80000000 if lane < k else 0xffffffff
+
+
+cdef inline void try_scales(const Codebook *b, Trials *t, const float *x, const float *w, const float *wx, const float *root,
+                            float peak, int n, vi *points, float *sums_lx, float *sums_l2) noexcept nogil:
+    """One sub-block, LANES floats between its weights, under n scales: the eight points under each, and how they fit."""
+    cdef vf lx[8]
+    cdef vf l2[8]
+    cdef vf scale, inverse, q
+    cdef int vectors = (n + LANES - 1) // LANES
+    cdef int i, k, c
+    for k in range(vectors):
+        inverse = t.step[k] / vf_set1(peak)
+        scale = vf_set1(1) / inverse
+        for c in range(8):
+            t.scaled[8 * k + c] = scale * vf_set1(<float>(2 * c + 1))
+        # under an infinite inverse, of a tiny peak, the reference rounds everything to 0
+        t.half_inverse[k] = vf_set1(<float>0.5) * drop_infinite(inverse)
+        lx[k] = vf_set1(0)
+        l2[k] = vf_set1(0)
+    for i in range(8):
+        find_points(b, t, x + 4 * i * LANES, root + 4 * i * LANES, n, points + i * vectors)
+    for i in range(32):
+        for k in range(vectors):
+            q = value_of(t.values, points[i // 4 * vectors + k], i % 4)
+            lx[k] = lx[k] + vf_set1(wx[i * LANES]) * q
+            l2[k] = l2[k] + vf_set1(w[i * LANES]) * q * q
+    for k in range(vectors):
+        (<vf *>sums_lx)[k * LANES] = lx[k]
+        (<vf *>sums_l2)[k * LANES] = l2[k]
+
+
+cdef inline vf search_points(const Codebook *b, Trials *t, const vf *x, const vf *w, vf peak, unsigned int active, int n,
+                             bint keep, vi *chosen) noexcept nogil:
+    """x is about scale * point for groups of four of the 32 magnitudes x: the best of n scales, fitted. Fills chosen with the
+    indices of the eight points; both are 0 in lanes that are not active.
+
+    t is from start_trials, peak the largest x. keep: groups that were on the codebook stay as they are in the second round.
+    A scale is infinite where the weights overflow; the reference aborts on these.
+    """
+    cdef vi points[8 * LANES * 8]   # [lane][group][scale]
+    cdef vf root[32]
+    cdef vf wx[32]
+    cdef vf lx[8 * LANES]           # [scale][lane]
+    cdef vf l2[8 * LANES]
+    cdef vi best_points[8]
+    cdef vi best_trial = vi_set1(-1)
+    cdef vf scale, best, q, sum_lx, sum_l2
+    cdef vf total = vf_set1(8) * peak
+    cdef vm better
+    cdef int vectors = (n + LANES - 1) // LANES
+    cdef int lane, i, k, trial
+    cdef unsigned int again = 0, sane
+    cdef uint32_t entry
+    cdef bint on_grid
+    for k in range(32):
+        root[k] = vf_sqrt(w[k])
+        wx[k] = w[k] * x[k]
+        total = total + w[k]
+    sane = vm_bits(vf_lt(total, vf_set1(INFINITY)))  # no NaN gets into the table of errors
+    for lane in range(LANES):
+        if (active & sane) >> lane & 1:
+            try_scales(b, t, <const float *>x + lane, <const float *>w + lane, <const float *>wx + lane,
+                       <const float *>root + lane, (<const float *>&peak)[lane], n, points + 8 * lane * vectors,
+                       <float *>(lx + lane), <float *>(l2 + lane))
+    for k in range(vectors):
+        vi_transpose(<vi *>lx + k * LANES, <const vi *>lx + k * LANES)
+        vi_transpose(<vi *>l2 + k * LANES, <const vi *>l2 + k * LANES)
+    scale = peak / vf_set1(15)
+    best = vf_set1(0)
+    for k in range(n):
+        better = vm_and(vf_gt(l2[k], vf_set1(0)), vf_gt(lx[k] * lx[k], best * l2[k]))
+        scale = vf_select(better, lx[k] / l2[k], scale)
+        best = vf_select(better, scale * lx[k], best)
+        best_trial = vi_select(better, vi_set1(k), best_trial)
+    for i in range(8):
+        best_points[i] = vi_set1(<int32_t>entry_at(0))
+    for lane in range(LANES):
+        if not (active & sane) >> lane & 1:
+            continue
+        trial = (<const int32_t *>&best_trial)[lane]
+        on_grid = keep
+        if trial >= 0:
+            on_grid = True
+            for i in range(8):
+                entry = (<const uint32_t *>points)[(8 * lane + i) * vectors * LANES + trial]
+                (<uint32_t *>best_points)[i * LANES + lane] = entry
+                on_grid = on_grid and entry & ON_GRID
+        if not on_grid:
+            again |= <unsigned int>1 << lane
+    again &= vm_bits(vf_gt(scale, vf_set1(0)))
+    if again:
+        move_again(b, x, root, scale, again, keep, best_points)
+        sum_lx = vf_set1(0)
+        sum_l2 = vf_set1(0)
+        for i in range(32):
+            q = value_of(t.values, best_points[i // 4], i % 4)
+            sum_lx = sum_lx + wx[i] * q
+            sum_l2 = sum_l2 + w[i] * q * q
+        scale = vf_select(vm_and(vm_from_bits(again), vf_gt(sum_l2, vf_set1(0))), sum_lx / sum_l2, scale)
+    for i in range(8):
+        for lane in range(LANES):
+            k = place_of((<const uint32_t *>best_points)[i * LANES + lane])
+            (<int32_t *>chosen)[i * LANES + lane] = b.index[k]
+    scale = vf_select(vm_and(vf_eq(scale, scale), vm_from_bits(sane)), scale, vf_set1(INFINITY))
+    return vf_select(vm_from_bits(active), scale, vf_set1(0))

@@ -12,7 +12,7 @@ weight has a sign. 3.4375 bits a weight.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from quantreg_iquants._iq3 cimport Codebook, build_codebook, search_points
+from quantreg_iquants._iq3 cimport Codebook, Trials, build_codebook, search_points, start_trials
 from quantreg_iquants._codebook cimport unpack_codebook
 from quantreg_iquants._score cimport block_sigma2, error_weights, score_blocks
 from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
@@ -21,7 +21,7 @@ from quantreg_kernels.lanes cimport (
     LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vf, vf_abs, vf_flip, vf_gt, vf_load_fours, vf_lt, vf_max,
     vf_select, vf_set1, vf_store, vi, vi_clamp, vi_f16, vi_nearest, vi_select, vi_set1, vm_bits,
 )
-from quantreg_kernels.rows cimport Group, fill_group, overflowed_row
+from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 
 cdef enum:
     TYPE_ID = 21
@@ -29,27 +29,30 @@ cdef enum:
     BYTES = 110
     TRIALS = 19
 
-# kgrid_512 of llama.cpp's ggml-quants.c (MIT)
-cdef const char *CODEBOOK = (
-    b"$$$&%$$$%%%$')(%&%%%(%*&&$$$%'$'&&'%'*0'()$'%$&&&'&')&%%%0&+)'&%*%&)'%0%'&.'%&))&)2-%/%'()'%2(.&%142*%%/%'(0'7$$"
-    b"%'$%%%$%*&%1%&,)$%&%'(*&)*%1)%-&%$'))&-&-*&&$&))$'(4).%(%0%*'%'8*&)*%2@.'&0%>%(%*/'4)+$%%%$%%%&%'$%*%%&%0$&%&%)&"
-    b"'&&'&)*;&&-%(*%-'-&'%&',%(%*)1.),&*&'<&*(,0$.0+%(-@#'7'0%.(=*%%%&*%%(%&%-)+%%*(%03-'%-)-%/<*'(%'$,%')1+)('*4)'0*"
-    b"%.(--066@'%0%.@*'))'&&**3-(%%*)())'7%(('-(2&)/(%(%*'@*%5.$</%-@(<47;(..)<)')1'&&/)(%%(*,@'),-()0:($20(/))&/-/@+/"
-    b"6%@>@'%1@>%%/%833*@$95).()+/(2@<121&<78>@0%@<'&,%/%/)3*.2%@#&')&*4<;&19')(;@13@':@."
-)
+
+cdef inline const char *codebook_text() noexcept nogil:
+    """kgrid_512 of llama.cpp's ggml-quants.c (MIT)."""
+    return (
+        b"$$$&%$$$%%%$')(%&%%%(%*&&$$$%'$'&&'%'*0'()$'%$&&&'&')&%%%0&+)'&%*%&)'%0%'&.'%&))&)2-%/%'()'%2(.&%142*%%/%'(0'7$$"
+        b"%'$%%%$%*&%1%&,)$%&%'(*&)*%1)%-&%$'))&-&-*&&$&))$'(4).%(%0%*'%'8*&)*%2@.'&0%>%(%*/'4)+$%%%$%%%&%'$%*%%&%0$&%&%)&"
+        b"'&&'&)*;&&-%(*%-'-&'%&',%(%*)1.),&*&'<&*(,0$.0+%(-@#'7'0%.(=*%%%&*%%(%&%-)+%%*(%03-'%-)-%/<*'(%'$,%')1+)('*4)'0*"
+        b"%.(--066@'%0%.@*'))'&&**3-(%%*)())'7%(('-(2&)/(%(%*'@*%5.$</%-@(<47;(..)<)')1'&&/)(%%(*,@'),-()0:($20(/))&/-/@+/"
+        b"6%@>@'%1@>%%/%833*@$95).()+/(2@<121&<78>@0%@<'&,%/%/)3*.2%@#&')&*4<;&19')(;@13@':@."
+    )
+
 
 cdef Codebook codebook
 cdef float values[4 * 512]
 
 
 cdef void prepare() noexcept nogil:
-    build_codebook(&codebook, CODEBOOK, 3)
+    build_codebook(&codebook, codebook_text(), 3)
 
 
 cdef void fill_tables() noexcept nogil:
     cdef uint16_t points[512]
     cdef int i, k
-    unpack_codebook(CODEBOOK, points)
+    unpack_codebook(codebook_text(), points)
     for k in range(512):
         for i in range(4):
             values[4 * k + i] = <float>(2 * ((points[k] >> (3 * i)) & 7) + 1)
@@ -57,6 +60,7 @@ cdef void fill_tables() noexcept nogil:
 
 cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
     cdef Group g
+    cdef Trials trials
     cdef int slot[LANES]    # the reference stores sub-blocks of zeros nowhere, and later ones in their place
     cdef vf x[BLOCK]
     cdef vf w[32]
@@ -71,6 +75,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef uint8_t *block
     cdef unsigned int active
     cdef int i, j, lane, index
+    start_trials(&trials, TRIALS)
     while fill_group(&g, a, start, BLOCK, BYTES):
         lanes_load(x, g.src, 0, BLOCK)
         sigma2 = block_sigma2(x, BLOCK)
@@ -88,7 +93,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
                 magnitude[i] = vf_abs(x[32 * j + i])
                 peak = vf_max(peak, magnitude[i])
             active = vm_bits(vf_gt(peak, vf_set1(0))) & ((<unsigned int>1 << g.live) - 1)
-            scales[j] = search_points(&codebook, magnitude, w, peak, active, TRIALS, False, points)
+            scales[j] = search_points(&codebook, &trials, magnitude, w, peak, active, TRIALS, False, points)
             largest = vf_select(vf_gt(largest, scales[j]), largest, scales[j])
             for lane in range(g.live):
                 if not (active >> lane) & 1:
@@ -103,9 +108,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
                 slot[lane] += 1
         d = largest / vf_set1(31)
         half = vi_f16(d * vf_set1(<float>1.033))
-        bad = overflowed_row(&g, half, half)
-        if bad >= 0:
-            return bad
+        bad = keep_finite_rows(&g, half, half)
         inverse = vf_set1(1) / d
         for j in range(8):
             level[j] = vi_clamp(vi_nearest(vf_set1(<float>0.5) * (inverse * scales[j] - vf_set1(1))), 0, 15)
@@ -113,6 +116,8 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
             level[j] = vi_select(vf_gt(largest, vf_set1(0)), level[2 * j] | (level[2 * j + 1] << 4), vi_set1(0))
         lanes_store_u16(g.dst, 0, half, g.live)
         lanes_store_bytes(g.dst, 106, level, 4, g.live)
+        if bad >= 0:
+            return bad
         start += g.live
     return a.n_rows
 
@@ -124,12 +129,12 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef vf scale
     cdef float d
     cdef uint32_t high, signs
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     cdef int i, j, l, p
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             d = load_f16(block)
             for j in range(8):
                 scale = vf_set1(d * <float>(1 + 2 * ((block[106 + j // 2] >> (4 * (j % 2))) & 15)))

@@ -11,17 +11,17 @@ share 7 bits of signs. 3.0625 bits a weight.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
-from quantreg_iquants._iq3 cimport Codebook, build_codebook, search_points
+from quantreg_iquants._iq3 cimport Codebook, Trials, build_codebook, search_points, start_trials
 from quantreg_iquants._codebook cimport unpack_codebook
 from quantreg_iquants._score cimport block_sigma2, error_weights, score_blocks
 from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
 from quantreg_kernels.half cimport load_f16
 from quantreg_kernels.lanes cimport (
     LANES, lanes_load, lanes_store_bytes, lanes_store_u16, lanes_store_words, vf, vf_abs, vf_flip, vf_gt, vf_load_fours,
-    vf_lt, vf_max, vf_select, vf_set1, vf_store, vi, vi_bits, vi_clamp, vi_eq, vi_f16, vi_nearest, vi_select, vi_set1, vi_shr,
+    vf_lt, vf_max, vf_select, vf_set1, vf_store, vi, vi_clamp, vi_eq, vi_f16, vi_nearest, vi_select, vi_set1,
     vm, vm_and, vm_bits, vm_not,
 )
-from quantreg_kernels.rows cimport Group, fill_group, overflowed_row
+from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 
 cdef enum:
     TYPE_ID = 18
@@ -29,12 +29,15 @@ cdef enum:
     BYTES = 98
     TRIALS = 31
 
-# kgrid_256 of llama.cpp's ggml-quants.c (MIT); its point values are those of iq3xxs_grid in ggml-common.h
-cdef const char *CODEBOOK = (
-    b"$%%(%'$%*,<%'%(%*'&%*./+%%(*%*%'-)1')$%.@*67(./%')63@::7'%813%(%*%(%%.$;%**%@6%(%**@))%1,03.'@*@/'56/A81@'%*%(%'"
-    b"&,@&%%&%**>'$+%*)$%0$07*'@3'@(1;7->A0%.:@#*%*%80()%1,.%>%(08325A(26))/>@&58@/87.1%/'A872$3)4@%@&@,.@(18A8&%1@9::"
-    b"+)3:@&1@'+@0@$.'@*+:A:@31@93%1@$@'@%@,@+)A1@(@,@8@/1@9%%$53@3-@1>(9018@(3@&%5A/"
-)
+
+cdef inline const char *codebook_text() noexcept nogil:
+    """kgrid_256 of llama.cpp's ggml-quants.c (MIT)."""
+    return (
+        b"$%%(%'$%*,<%'%(%*'&%*./+%%(*%*%'-)1')$%.@*67(./%')63@::7'%813%(%*%(%%.$;%**%@6%(%**@))%1,03.'@*@/'56/A81@'%*%(%'"
+        b"&,@&%%&%**>'$+%*)$%0$07*'@3'@(1;7->A0%.:@#*%*%80()%1,.%>%(08325A(26))/>@&58@/87.1%/'A872$3)4@%@&@,.@(18A8&%1@9::"
+        b"+)3:@&1@'+@0@$.'@*+:A:@31@93%1@$@'@%@,@+)A1@(@,@8@/1@9%%$53@3-@1>(9018@(3@&%5A/"
+    )
+
 
 cdef Codebook codebook
 cdef float values[4 * 256]
@@ -42,13 +45,13 @@ cdef uint8_t all_signs[128]
 
 
 cdef void prepare() noexcept nogil:
-    build_codebook(&codebook, CODEBOOK, 2)
+    build_codebook(&codebook, codebook_text(), 2)
 
 
 cdef void fill_tables() noexcept nogil:
     cdef uint16_t points[256]
     cdef int i, k, level
-    unpack_codebook(CODEBOOK, points)
+    unpack_codebook(codebook_text(), points)
     for k in range(256):
         for i in range(4):
             level = (points[k] >> (3 * i)) & 7
@@ -86,6 +89,7 @@ cdef inline vi split_signs(const vf *x, const vf *w, vf *magnitude) noexcept nog
 
 cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
     cdef Group g
+    cdef Trials trials
     cdef vf x[BLOCK]
     cdef vf w[32]
     cdef vf magnitude[32]
@@ -97,6 +101,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef vm active, positive
     cdef Py_ssize_t start = 0, bad
     cdef int i, j
+    start_trials(&trials, TRIALS)
     while fill_group(&g, a, start, BLOCK, BYTES):
         lanes_load(x, g.src, 0, BLOCK)
         sigma2 = block_sigma2(x, BLOCK)
@@ -110,8 +115,8 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
             for i in range(1, 32):
                 peak = vf_max(peak, magnitude[i])
             active = vm_not(vf_lt(peak, vf_set1(<float>1e-8)))
-            scales[j] = search_points(&codebook, magnitude, w, peak, vm_bits(active) & ((<unsigned int>1 << g.live) - 1),
-                                      TRIALS, True, points + 8 * j)
+            scales[j] = search_points(&codebook, &trials, magnitude, w, peak,
+                                      vm_bits(active) & ((<unsigned int>1 << g.live) - 1), TRIALS, True, points + 8 * j)
             # the flipped weights can outweigh the others
             signs = vi_select(vf_lt(scales[j], vf_set1(0)), signs ^ 0x0fffffff, signs)
             scales[j] = vf_abs(scales[j])
@@ -119,9 +124,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
             largest = vf_select(vf_gt(largest, scales[j]), largest, scales[j])
         d = largest / vf_set1(31)
         half = vi_f16(d * vf_set1(<float>1.0125))
-        bad = overflowed_row(&g, half, half)
-        if bad >= 0:
-            return bad
+        bad = keep_finite_rows(&g, half, half)
         inverse = vf_set1(1) / d
         positive = vf_gt(largest, vf_set1(0))
         for j in range(8):
@@ -132,6 +135,8 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
         lanes_store_u16(g.dst, 0, half, g.live)
         lanes_store_bytes(g.dst, 2, points, 64, g.live)
         lanes_store_words(g.dst, 66, words, 8, g.live)
+        if bad >= 0:
+            return bad
         start += g.live
     return a.n_rows
 
@@ -143,12 +148,12 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef vf scale
     cdef float d
     cdef uint32_t word, signs
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     cdef int i, j, l
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             d = load_f16(block)
             for j in range(8):
                 memcpy(&word, block + 66 + 4 * j, 4)

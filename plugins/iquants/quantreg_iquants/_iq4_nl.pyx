@@ -14,7 +14,7 @@ from quantreg_kernels.half cimport load_f16
 from quantreg_kernels.lanes cimport (
     lanes_load, lanes_store_bytes, lanes_store_u16, vf, vf_ne, vf_select, vf_set1, vi, vi_f16,
 )
-from quantreg_kernels.rows cimport Group, fill_group, overflowed_row
+from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 
 cdef enum:
     TYPE_ID = 20
@@ -38,12 +38,12 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
         error_weights(a, &g, x, block_sigma2(x, BLOCK), 0, BLOCK, w)
         scale = search_levels(&levels, x, w, choice)
         d = vi_f16(scale)
-        bad = overflowed_row(&g, d, d)
-        if bad >= 0:
-            return bad
+        bad = keep_finite_rows(&g, d, d)
         lanes_store_u16(g.dst, 0, d, g.live)
         store_levels(&levels, x, vf_select(vf_ne(scale, vf_set1(0)), vf_set1(1) / scale, vf_set1(0)), packed)
         lanes_store_bytes(g.dst, 2, packed, 16, g.live)
+        if bad >= 0:
+            return bad
         start += g.live
     return a.n_rows
 
@@ -52,12 +52,12 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef Levels levels
     cdef const uint8_t *block
     cdef float *out
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     fill_levels(&levels)
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             decode_levels(&levels, block + 2, load_f16(block), out)
             block += BYTES
             out += BLOCK

@@ -18,7 +18,7 @@ from quantreg_kernels.lanes cimport (
     lanes_load, lanes_store_bytes, lanes_store_u16, vf, vf_abs, vf_from_vi, vf_gt, vf_ne, vf_select, vf_set1, vi, vi_clamp,
     vi_f16, vi_nearest, vi_set1, vm,
 )
-from quantreg_kernels.rows cimport Group, fill_group, overflowed_row
+from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 
 cdef enum:
     TYPE_ID = 23
@@ -59,9 +59,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
             amax = vf_select(greater, vf_abs(scales[j]), amax)
         d = -peak / vf_set1(32)
         half = vi_f16(d)
-        bad = overflowed_row(&g, half, half)
-        if bad >= 0:
-            return bad
+        bad = keep_finite_rows(&g, half, half)
         lanes_store_u16(g.dst, 0, half, g.live)
         inverse = inverse_or_zero(d)
         high = vi_set1(0)
@@ -75,6 +73,8 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
             low[j] = (level[2 * j] & 15) | ((level[2 * j + 1] & 15) << 4)
         lanes_store_u16(g.dst, 2, high, g.live)
         lanes_store_bytes(g.dst, 4, low, 4, g.live)
+        if bad >= 0:
+            return bad
         start += g.live
     return a.n_rows
 
@@ -84,13 +84,13 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef const uint8_t *block
     cdef float *out
     cdef float d
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     cdef int high, scale, j
     fill_levels(&levels)
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             d = load_f16(block)
             high = load_u16(block + 2)
             for j in range(8):

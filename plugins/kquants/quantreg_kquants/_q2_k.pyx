@@ -69,11 +69,11 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef int c, i, j, l
     cdef const uint8_t *block
     cdef float *out
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             d = vf_set1_f16(block + 80)
             dmin = vf_set1_f16(block + 82)
             for i in range(16 // LANES):

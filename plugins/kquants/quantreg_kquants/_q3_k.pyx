@@ -122,11 +122,11 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef int c, i, j, l
     cdef const uint8_t *block
     cdef float *out
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             unpack_scales(block + 96, vf_set1_f16(block + 108), scales)
             for l in range(2):
                 high = vb_load(block + 16 * l)

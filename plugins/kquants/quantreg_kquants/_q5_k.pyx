@@ -92,11 +92,11 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef vb high[2]
     cdef const uint8_t *block
     cdef float *out
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             k4_steps(block, steps)
             high[0] = vb_load(block + 16)
             high[1] = vb_load(block + 32)

@@ -12,8 +12,8 @@ from libc.string cimport memcpy
 
 from quantreg_kernels.abi cimport IMPORTANCE_NONE, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vb, vb_load, vf, vf_from_f16, vf_from_vi, vf_lt, vf_set1, vf_set1_f16,
-    vf_store, vi, vi_f16, vi_load_i8, vi_min, vi_nearest, vi_select, vi_set1, vm, vm_any,
+    LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vb, vb_load, vf, vf_from_f16, vf_from_vi, vf_lt, vf_set1,
+    vf_set1_f16, vf_store, vi, vi_f16, vi_load_i8, vi_min, vi_nearest, vi_select, vi_set1, vm, vm_any,
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kernels.search cimport largest, search_symmetric
@@ -94,11 +94,11 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef int c, i, l
     cdef const uint8_t *block
     cdef float *out
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             d = vf_set1_f16(block + 208)
             for i in range(16 // LANES):
                 vf_store(scales + i * LANES, d * vf_from_vi(vi_load_i8(<const int8_t *>block + 192 + i * LANES)))

@@ -103,12 +103,12 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef float d
     cdef vf scale
     cdef vi q[4]
-    cdef Py_ssize_t row, k
+    cdef Py_ssize_t row, _k
     cdef int i, j
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
-        for k in range(a.n_cols // BLOCK):
+        for _k in range(a.n_cols // BLOCK):
             memcpy(&d, block, 4)
             scale = vf_set1(d)
             for j in range(0, BLOCK, 16):
