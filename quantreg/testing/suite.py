@@ -28,11 +28,13 @@ class CodecConformance:
     golden: Path | None = None
     expected_failures: ClassVar[dict[str, str]] = {}
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def subject(self, request):
         cls = request.cls
-        update = request.config.getoption("--update-golden", default=False)
-        return Subject(cls.qtype, cls.level == "full", cls.golden, update)
+        if "_subject" not in vars(cls):  # one for all checks of the class
+            update = request.config.getoption("--update-golden", default=False)
+            cls._subject = Subject(cls.qtype, cls.level == "full", cls.golden, update)
+        return cls._subject
 
     @pytest.mark.parametrize("check", list(CHECKS))
     def test_codec(self, check, subject):

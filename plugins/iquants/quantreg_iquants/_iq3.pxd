@@ -300,11 +300,11 @@ cdef inline vf search_points(const Codebook *b, Trials *t, const vf *x, const vf
     t is from start_trials, peak the largest x. keep: groups that were on the codebook stay as they are in the second round.
     A scale is infinite where the weights overflow; the reference aborts on these.
     """
-    cdef vi points[8 * LANES * 8]   # [lane][group][scale]
+    cdef vi points[256]     # [lane][group][scale]
     cdef vf root[32]
     cdef vf wx[32]
-    cdef vf lx[8 * LANES]           # [scale][lane]
-    cdef vf l2[8 * LANES]
+    cdef vf lx[32]          # [scale][lane]
+    cdef vf l2[32]
     cdef vi best_points[8]
     cdef vi best_trial = vi_set1(-1)
     cdef vf scale, best, q, sum_lx, sum_l2
