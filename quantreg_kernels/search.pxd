@@ -353,12 +353,13 @@ cdef struct Standing:
 
 
 cdef inline Standing standing(vf x, vf q, int nmax) noexcept nogil:
+    """An end of the range is clamped to from as far as the bit trick rounds, about 2^22."""
     cdef Standing s
     cdef vf w = x * x
     s.wxq = w * x * q
     s.wqq = w * q * q
-    s.lo = vf_select(vf_gt(q, vf_set1(<float>-nmax)), q - vf_set1(<float>0.49999), vf_set1(<float>-1e30))
-    s.hi = vf_select(vf_lt(q, vf_set1(<float>(nmax - 1))), q + vf_set1(<float>0.49999), vf_set1(<float>1e30))
+    s.lo = vf_select(vf_gt(q, vf_set1(<float>-nmax)), q - vf_set1(<float>0.49999), vf_set1(<float>-4e6))
+    s.hi = vf_select(vf_lt(q, vf_set1(<float>(nmax - 1))), q + vf_set1(<float>0.49999), vf_set1(<float>4e6))
     return s
 
 
@@ -366,12 +367,12 @@ cdef inline vf search_descent(const vf *x, vf *q, int n, int nmax) noexcept nogi
     """As search_symmetric with error weights x * x, but one rounding, then up to 5 rounds of improving one q at a time.
 
     Few steps change a q. That none does is seen without the division: x * sl2 / slx rounds to q where x * sl2 lies between
-    lo * slx and hi * slx. Their rounding errors are a millionth of slx, and 0.49999 leaves ten times that; products below
-    the normal range would not, hence 1e-36.
+    lo * slx and hi * slx. Their rounding errors are a millionth of slx, and 0.49999 leaves ten times that; below the normal
+    range the errors are absolute, and 1e-36 is far above them.
     """
     cdef Standing at[32]
-    cdef vf peak, amax, inverse, sum_lx, sum_l2, l, w, slx, sl2, xl2
-    cdef vm dead, better, stay, moves
+    cdef vf peak, amax, inverse, sum_lx, sum_l2, l, w, slx, sl2, xl2, inside
+    cdef vm dead, better, moves
     cdef int j, _k
     cdef bint changed
     largest(x, n, &peak, &amax)
@@ -391,8 +392,8 @@ cdef inline vf search_descent(const vf *x, vf *q, int n, int nmax) noexcept nogi
             slx = sum_lx - at[j].wxq
             sl2 = sum_l2 - at[j].wqq
             xl2 = x[j] * sl2
-            stay = vm_and(vm_and(vf_gt(xl2, at[j].lo * slx), vf_lt(xl2, at[j].hi * slx)), vf_gt(slx, vf_set1(<float>1e-36)))
-            moves = vm_and(vf_gt(slx, vf_set1(0)), vm_not(stay))
+            inside = vf_min(xl2 - at[j].lo * slx, at[j].hi * slx - xl2)
+            moves = vm_and(vf_gt(slx, vf_set1(0)), vm_not(vf_gt(inside, vf_set1(<float>1e-36))))
             if not vm_any(moves):
                 continue
             l = vf_from_vi(vi_clamp(vi_nearest(xl2 / slx), -nmax, nmax - 1))

@@ -139,7 +139,7 @@ cdef inline void find_points(const Codebook *b, Trials *t, const float *x, const
             v = t.half_inverse[k] * vf_set1(x[i * LANES]) - vf_set1(<float>0.5)
             v = vf_min(vf_max(v, vf_set1(0)), vf_set1(7))
             rounded = v + vf_set1(12582912)  # in the low bits
-            code = code + (vi_bits(rounded) << (3 * i))
+            code = code | (vi_bits(rounded) << (3 * i))
             remainder = vf_max(remainder, vf_abs(v - (rounded - vf_set1(12582912))))
         place_room[k] = code & 0xfff
     place_room[vectors] = place_room[0]

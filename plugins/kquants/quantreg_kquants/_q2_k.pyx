@@ -15,7 +15,7 @@ from quantreg_kernels.lanes cimport (
     vi, vi_load_u8,
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
-from quantreg_kquants._search cimport MinSearch, requantize, score_super_blocks, search_scales_mins, store_2bit
+from quantreg_kquants._search cimport MinSearch, requantize_above_min, score_super_blocks, search_scales_mins, store_2bit
 from quantreg_kquants._unpack cimport field, put_above_min
 
 cdef enum:
@@ -48,8 +48,8 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
         mf = vf_from_f16(dmin)
         for j in range(16):
             scales[j] = (scales[j] | (mins[j] << 4)) & 255
-            requantize(x + 16 * j, q + 16 * j, 16, df * vf_from_vi(scales[j] & 15), mf * vf_from_vi(scales[j] >> 4), 0, 3,
-                       out + 16 * j)
+            requantize_above_min(x + 16 * j, q + 16 * j, 16, df * vf_from_vi(scales[j] & 15),
+                                 mf * vf_from_vi(scales[j] >> 4), 3, out + 16 * j)
         lanes_store_bytes(g.dst, 0, scales, 16, g.live)
         store_2bit(&g, 16, out)
         lanes_store_u16(g.dst, 80, d, g.live)

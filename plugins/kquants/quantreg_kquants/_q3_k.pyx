@@ -79,7 +79,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
         bad = keep_finite_rows(&g, d, d)
         df = vf_from_f16(d)
         for j in range(16):
-            requantize(x + 16 * j, q + 16 * j, 16, df * vf_from_vi(scales[j] - 32), vf_set1(0), -4, 3, out + 16 * j)
+            requantize(x + 16 * j, q + 16 * j, 16, df * vf_from_vi(scales[j] - 32), -4, 3, out + 16 * j)
         for j in range(8):
             packed[j] = (scales[j] & 15) | ((scales[j + 8] & 15) << 4)
         for j in range(4):

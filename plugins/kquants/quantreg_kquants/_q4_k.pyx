@@ -15,7 +15,7 @@ from quantreg_kernels.lanes cimport (
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kquants._search cimport (
-    MinSearch, pack_k4, requantize, score_super_blocks, search_scales_mins, unpack_k4,
+    MinSearch, pack_k4, requantize_above_min, score_super_blocks, search_scales_mins, unpack_k4,
 )
 from quantreg_kquants._unpack cimport field, k4_steps, put_above_min
 
@@ -55,8 +55,8 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
         mf = vf_from_f16(dmin)
         for c in range(4):
             for i in range(2):
-                requantize(x + 64 * c + 32 * i, q + 64 * c + 32 * i, 32, df * vf_from_vi(scales[2 * c + i]),
-                           mf * vf_from_vi(mins[2 * c + i]), 0, 15, out + 32 * i)
+                requantize_above_min(x + 64 * c + 32 * i, q + 64 * c + 32 * i, 32, df * vf_from_vi(scales[2 * c + i]),
+                                     mf * vf_from_vi(mins[2 * c + i]), 15, out + 32 * i)
             for l in range(32):
                 out[l] = out[l] | (out[l + 32] << 4)
             lanes_store_bytes(g.dst, 16 + 32 * c, out, 32, g.live)

@@ -16,7 +16,7 @@ from quantreg_kernels.lanes cimport (
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kquants._search cimport (
-    MinSearch, pack_k4, requantize, score_super_blocks, search_scales_mins, unpack_k4,
+    MinSearch, pack_k4, requantize_above_min, score_super_blocks, search_scales_mins, unpack_k4,
 )
 from quantreg_kquants._unpack cimport field, k4_steps, put_above_min
 
@@ -62,8 +62,8 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
             high[l] = vi_set1(0)
         for c in range(4):
             for i in range(2):
-                requantize(x + 64 * c + 32 * i, q + 64 * c + 32 * i, 32, df * vf_from_vi(scales[2 * c + i]),
-                           mf * vf_from_vi(mins[2 * c + i]), 0, 31, out + 32 * i)
+                requantize_above_min(x + 64 * c + 32 * i, q + 64 * c + 32 * i, 32, df * vf_from_vi(scales[2 * c + i]),
+                                     mf * vf_from_vi(mins[2 * c + i]), 31, out + 32 * i)
             for l in range(32):
                 high[l] = high[l] | ((out[l] >> 4) << (2 * c)) | ((out[l + 32] >> 4) << (2 * c + 1))
                 out[l] = (out[l] & 15) | ((out[l + 32] & 15) << 4)

@@ -64,7 +64,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
         for j in range(16):
             scales[j] = (vi_min(vi_nearest(inverse * scale[j]), vi_set1(127)) << 24) >> 24
             scales[j] = vi_select(zero, vi_set1(0), scales[j])
-            requantize(x + 16 * j, q + 16 * j, 16, df * vf_from_vi(scales[j]), vf_set1(0), -32, 31, out + 16 * j)
+            requantize(x + 16 * j, q + 16 * j, 16, df * vf_from_vi(scales[j]), -32, 31, out + 16 * j)
         if vm_any(zero):
             for j in range(BLOCK):
                 out[j] = vi_select(zero, vi_set1(0), out[j])

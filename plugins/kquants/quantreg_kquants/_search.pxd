@@ -7,7 +7,7 @@ Lanes are super-blocks of 256 weights throughout.
 from quantreg_kernels.abi cimport IMPORTANCE_COLUMNS, IMPORTANCE_NONE, EncodeArgs, ScoreArgs
 from quantreg_kernels.lanes cimport (
     lanes_load, lanes_store, lanes_store_bytes, vf, vf_abs, vf_eq, vf_gt, vf_select, vf_set1, vf_sqrt, vi, vi_clamp, vi_f16,
-    vi_min, vi_nearest, vi_select, vi_set1, vi_trunc, vm, vm_all,
+    vi_min, vi_nearest, vi_select, vi_set1, vi_trunc, vm, vm_any,
 )
 from quantreg_kernels.rows cimport Group, as_encode_args, fill_group
 from quantreg_kernels.search cimport search_mins, search_positive, sum_of, sum_of_squares
@@ -116,17 +116,26 @@ cdef inline void search_scales_mins(const EncodeArgs *a, const Group *g, const v
         mins[i] = vi_trunc(level[i])
 
 
-cdef inline void requantize(const vf *x, const vf *q, int n, vf d, vf m, int lo, int hi, vi *out) noexcept nogil:
-    """q for the scale as stored: (x + m) / d rounded; where d is 0 the search's q stays."""
+cdef inline void requantize(const vf *x, const vf *q, int n, vf d, int lo, int hi, vi *out) noexcept nogil:
+    """q for the scale as stored: x / d rounded, from lo on; where d is 0 the search's q stays."""
     cdef vm keep = vf_eq(d, vf_set1(0))
     cdef int j
-    if not vm_all(keep):
+    if not vm_any(keep):
+        for j in range(n):
+            out[j] = vi_clamp(vi_nearest(x[j] / d), lo, hi) - lo
+    else:
         d = vf_select(keep, vf_set1(1), d)
         for j in range(n):
-            out[j] = vi_select(keep, vi_trunc(q[j]), vi_clamp(vi_nearest((x[j] + m) / d), lo, hi) - lo)
-    else:
-        for j in range(n):
-            out[j] = vi_trunc(q[j])
+            out[j] = vi_select(keep, vi_trunc(q[j]), vi_clamp(vi_nearest(x[j] / d), lo, hi) - lo)
+
+
+cdef inline void requantize_above_min(const vf *x, const vf *q, int n, vf d, vf m, int hi, vi *out) noexcept nogil:
+    """The same for (x + m) / d, from 0 on."""
+    cdef vf above[32]
+    cdef int j
+    for j in range(n):
+        above[j] = x[j] + m
+    requantize(above, q, n, d, 0, hi, out)
 
 
 cdef inline void store_2bit(Group *g, Py_ssize_t offset, vi *q) noexcept nogil:
