@@ -12,6 +12,7 @@ __all__ = ["cpu_count", "dequantize", "quantize"]
 
 SLAB_WEIGHTS = 1 << 18  # weights an encoder's work item: 1 MiB of float32 stays in cache from conversion to encoding
 DECODE_SLAB_WEIGHTS = 1 << 20  # a decoder's: its output is written once, so that fewer calls win
+STREAM_BYTES = 1 << 25  # results of 32 MiB and more are written past the caches, which would not hold them
 
 
 def cpu_count() -> int:
@@ -105,7 +106,7 @@ def dequantize(data, qtype, dtype=np.float32, out=None, threads=None) -> np.ndar
     def decode(matrix, first, last):
         rows = np.ascontiguousarray(source[matrix, first:last])
         if in_place:
-            decode_slab(qtype, rows, target[matrix, first:last])
+            decode_slab(qtype, rows, target[matrix, first:last], stream=out.nbytes >= STREAM_BYTES)
             return
         slab = np.empty((last - first, cols), np.float32)
         decode_slab(qtype, rows, slab)
@@ -132,9 +133,9 @@ def encode_slab(qtype, rows, out, importance=None, *, ask=False, first_row=0, te
         raise _explain(error, qtype, tensor) from None
 
 
-def decode_slab(qtype, data, out) -> None:
-    """Decode uint8 (rows, row_bytes) into float32 (rows, cols)."""
-    qtype.codec.decode_rows(data, out)
+def decode_slab(qtype, data, out, stream=False) -> None:
+    """Decode uint8 (rows, row_bytes) into float32 (rows, cols); stream: past the caches."""
+    qtype.codec.decode_rows(data, out, stream)
 
 
 # ---- rows ----

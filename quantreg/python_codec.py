@@ -77,7 +77,7 @@ class PythonCodec:
             raise RowError(first_row + bad // x.shape[1], None)
         out[...] = data
 
-    def decode_rows(self, data, out) -> None:
+    def decode_rows(self, data, out, stream=False) -> None:
         """Decode data, uint8 (rows, row_bytes), into out, float32 (rows, cols). ValueError for wrong sizes."""
         _check(data, np.uint8, "data")
         _check(out, np.float32, "out")
