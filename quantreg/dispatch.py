@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from quantreg.errors import CodecError, NonFiniteError, ShapeError
+from quantreg.errors import CodecError, NonFiniteError, PluginError, ShapeError
 from quantreg.registry import registry, types
+from quantreg_kernels._run import first_nonfinite
 
 __all__ = ["cpu_count", "dequantize", "quantize"]
 
@@ -211,13 +212,18 @@ def _split_importance(x, importance):
 
 
 def _ask_scorer(qtype, tensor, rows, columns):
-    weights = registry.hook.score_importance(qtype=qtype, tensor=tensor, weights=rows, columns=columns)
-    if weights is None:
-        return columns
-    weights = np.ascontiguousarray(weights, np.float32)
+    try:
+        weights = registry.hook.score_importance(qtype=qtype, tensor=tensor, weights=rows, columns=columns)
+        if weights is None:
+            return columns
+        weights = np.ascontiguousarray(weights, np.float32)
+    except Exception as error:  # the function is a plugin's: anything may come out of it
+        raise PluginError(f"{tensor or 'a tensor'}, {registry.failed('score_importance', error)}") from error
     if weights.shape not in ((rows.shape[1],), rows.shape):
         expected = f"({rows.shape[1]},) or {rows.shape}"
         raise ShapeError(f"score_importance returned shape {weights.shape}, expected {expected}")
+    if first_nonfinite(np.atleast_2d(weights)) >= 0 or weights.min(initial=0) < 0:
+        raise NonFiniteError(f"{tensor or 'a tensor'}: score_importance returned NaN, infinity or negative values")
     return weights
 
 

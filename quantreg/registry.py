@@ -1,11 +1,13 @@
 """Which types exist, and which plugin provides each: entry points in, two dicts out."""
 
 import os
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import entry_points
+from traceback import walk_tb
 
 import pluggy
 
@@ -17,6 +19,7 @@ __all__ = ["Plugin", "Registry", "registry", "types"]
 
 GROUP = "quantreg"
 BUILT_IN = "quantreg"  # the distribution that comes first
+LIMIT = "QUANTREG_PLUGINS"
 
 
 @dataclass
@@ -30,6 +33,11 @@ class Plugin:
     types: list = field(default_factory=list)
     replaced: list = field(default_factory=list)  # (type name, distribution that had it)
     error: str | None = None
+
+    @property
+    def problem(self) -> str:
+        """Who it is and why it could not be loaded, on one line."""
+        return " ".join(f"plugin {self.name} of {self.distribution}: {self.error}".split())
 
 
 class Registry:
@@ -49,6 +57,7 @@ class Registry:
         self._by_id = {}
         self._owners = {}  # type name -> Plugin
         self._plugins = []
+        self._unknown = []
 
     # ---- loading ----
 
@@ -60,20 +69,22 @@ class Registry:
                 return
             self._loading = True
             try:
-                for entry in _ordered(self._find()):
-                    self._load_plugin(entry)
+                found, self._unknown = _limited(_ordered(self._find()))
+                for entry, plugin in found:
+                    self._load_plugin(entry, plugin)
                 self._loaded = True
             finally:
                 self._loading = False
 
-    def _load_plugin(self, entry):
-        dist = entry.dist
-        plugin = Plugin(entry.name, dist.name if dist else "unknown", dist.version if dist else "", entry.value)
+    def _load_plugin(self, entry, plugin):
         self._plugins.append(plugin)
         try:
             module = entry.load()
-        except Exception as error:  # a plugin may fail in any way; it must disable only itself
-            plugin.error = f"cannot be imported: {type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:  # a plugin may fail in any way; it must disable only itself
+            plugin.error = (
+                f"cannot be imported: {type(error).__name__}: {error} (mend or reinstall it, or: pip uninstall "
+                f"{plugin.distribution})"
+            )
             return
         self.register_plugin(module, plugin)
 
@@ -156,10 +167,32 @@ class Registry:
         self._load()
         return tuple(self._plugins)
 
+    @property
+    def unknown_limits(self) -> list[str]:
+        """Names in QUANTREG_PLUGINS that no plugin or distribution has."""
+        self._load()
+        return self._unknown
+
     def owner(self, qtype) -> Plugin:
         """The plugin that provides this type."""
         self._load()
         return self._owners[qtype.name]
+
+    def blame(self, impl, error) -> None:
+        """Note what an implementation of a hook has raised where `quantreg plugins` shows it."""
+        for plugin in self._plugins:
+            if impl.plugin_name == f"{plugin.distribution}:{plugin.name}":
+                words = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+                plugin.error = f"{impl.function.__name__}: {words}"
+
+    def failed(self, name: str, error) -> str:
+        """Words for an exception that came out of a hook: which plugin's implementation raised what."""
+        raised = {frame.f_code for frame, _ in walk_tb(error.__traceback__)}
+        for impl in getattr(self.hook, name).get_hookimpls():
+            if getattr(impl.function, "__code__", None) in raised:
+                distribution, _, plugin = impl.plugin_name.partition(":")
+                return f"plugin {plugin} of {distribution}: {name} failed: {type(error).__name__}: {error}"
+        return f"{name} failed: {type(error).__name__}: {error}"
 
     def hooks_of(self, plugin) -> list[str]:
         """The names of the hooks that a plugin implements, in alphabetical order."""
@@ -189,12 +222,18 @@ class Registry:
         if found is not None:
             return found
         if not isinstance(key, str):
-            raise UnknownTypeError(f"no plugin provides GGUF type id {key!r}: see `quantreg types` for those installed")
+            hint = f"see `quantreg types` for those installed{self.why_missing('')}"
+            raise UnknownTypeError(f"no plugin provides GGUF type id {key!r}: {hint}")
         near = get_close_matches(key.upper(), self._by_name, n=1)
         hint = f"did you mean {near[0]}?" if near else "see `quantreg types` for those installed"
-        broken = sorted((p for p in self._plugins if p.error), key=lambda p: p.name.lower() != key.lower())
-        also = f" (plugin {broken[0].name} of {broken[0].distribution} {broken[0].error})" if broken else ""
-        raise UnknownTypeError(f"unknown quant type {key!r}: {hint}{also}")
+        raise UnknownTypeError(f"unknown quant type {key!r}: {hint}{self.why_missing(key)}")
+
+    def why_missing(self, name: str) -> str:
+        """What may be the reason that nobody provides what has this name, in brackets; empty if nothing may."""
+        broken = sorted((p for p in self._plugins if p.error), key=lambda p: p.name.lower() != name.lower())
+        limited = f"QUANTREG_PLUGINS={os.environ[LIMIT]} limits the plugins" if LIMIT in os.environ else ""
+        found = "; ".join(filter(None, [broken[0].problem if broken else "", limited]))
+        return f" ({found})" if found else ""
 
     def all_types(self) -> tuple[QuantType, ...]:
         """All types, ordered by id."""
@@ -217,17 +256,32 @@ class Registry:
 
 
 def _ordered(entries):
-    """Built-ins first, then by distribution name; only those that QUANTREG_PLUGINS names, if it is set."""
-    wanted = os.environ.get("QUANTREG_PLUGINS")
-    only = None if wanted is None else {part.strip() for part in wanted.split(",") if part.strip()}
+    """(entry point, Plugin) of each: built-ins first, then by distribution name."""
+    known = {}  # a distribution's metadata is a file, and takes a millisecond to read
+    found = []
+    for entry in entries:
+        dist = entry.dist
+        if id(dist) not in known:
+            known[id(dist)] = (dist.name, dist.version) if dist else ("unknown", "")
+        found.append((entry, Plugin(entry.name, *known[id(dist)], entry.value)))
+    return sorted(found, key=lambda pair: (pair[1].distribution != BUILT_IN, pair[1].distribution, pair[1].name))
 
-    def key(entry):
-        dist = entry.dist.name if entry.dist else "~"
-        return (dist != BUILT_IN, dist, entry.name)
 
-    for entry in sorted(entries, key=key):
-        if only is None or entry.name in only or (entry.dist and entry.dist.name in only):
-            yield entry
+def _limited(found):
+    """Those that QUANTREG_PLUGINS names, if it is set, and the names in it that fit none."""
+    if LIMIT not in os.environ:
+        return found, []
+    names = {part.strip() for part in os.environ[LIMIT].split(",") if part.strip()}
+    fitting = [
+        {name for name in names if name == plugin.name or _same(name, plugin.distribution)} for _, plugin in found
+    ]
+    chosen = [pair for pair, fits in zip(found, fitting, strict=True) if fits]
+    return chosen, sorted(names.difference(*fitting))
+
+
+def _same(name, other):
+    """Whether two names are of the same distribution: My_Q3 and my-q3 are."""
+    return re.sub(r"[-_.]+", "-", name).lower() == re.sub(r"[-_.]+", "-", other).lower()
 
 
 class Types(Mapping):

@@ -79,17 +79,18 @@ cdef struct RowCodec:
 
 cdef inline object codec_capsule(RowCodec *codec, int32_t type_id, Py_ssize_t block_size, Py_ssize_t type_size,
                                  encode_rows_t encode_rows, decode_rows_t decode_rows, score_rows_t score_rows,
-                                 prepare_t prepare=NULL):
+                                 prepare_t prepare=NULL, Py_ssize_t row_header_size=0):
     """Fill `codec`, which must live as long as the module, and wrap it.
 
-    Every codec file ends with ``codec = codec_capsule(...)``.
+    Every codec file ends with ``codec = codec_capsule(...)``. A type that only decodes passes NULL for encode_rows, one
+    that reads no importance passes NULL for score_rows.
     """
     codec.struct_size = sizeof(RowCodec)
     codec.abi_major = ABI_MAJOR
     codec.type_id = type_id
     codec.block_size = block_size
     codec.type_size = type_size
-    codec.row_header_size = 0
+    codec.row_header_size = row_header_size
     codec.prepare = prepare
     codec.encode_rows = encode_rows
     codec.decode_rows = decode_rows

@@ -31,6 +31,7 @@ def command(params, as_json):
             [
                 {
                     "name": t.name, "id": t.type_id, "block_size": t.block_size, "type_size": t.type_size,
+                    "row_header_size": t.row_header_size,
                     "bits_per_weight": t.bits_per_weight, "compression_ratio": t.compression_ratio,
                     "fallback": t.fallback, "requires_importance": t.requires_importance,
                     "plugin": registry.owner(t).distribution, "bytes": round(count * t.bits_per_weight / 8),
@@ -49,6 +50,6 @@ def command(params, as_json):
             for t in types
         ],
     )  # fmt: skip
-    broken = [plugin for plugin in registry.plugins if plugin.error]
-    for plugin in broken:
-        click.echo(f"plugin {plugin.name} of {plugin.distribution} {plugin.error}", err=True)
+    for plugin in registry.plugins:
+        if plugin.error:
+            click.echo(plugin.problem, err=True)
