@@ -49,7 +49,8 @@ def quantize(x, qtype, importance=None, threads=None, *, tensor=None) -> np.ndar
             f"{qtype.name} cannot be encoded without importance: pass importance=, column statistics of shape "
             f"({x.shape[-1]},) as llama-imatrix collects them"
         )
-    if out.size == 0:
+    if x.size == 0:
+        out[...] = 0  # row headers may be left
         return out
     matrices, kind = _split_importance(x, importance)
     ask = registry.scorers(qtype)
@@ -125,6 +126,9 @@ def encode_slab(qtype, rows, out, importance=None, *, ask=False, first_row=0, te
     importance: None, column statistics (cols,) or error weights (rows, cols). ask: whether the score_importance hook
     is to be asked (see `Registry.scorers`). NonFiniteError names ``tensor`` and the row, counted from first_row.
     """
+    if rows.size == 0:
+        out[...] = 0
+        return
     if ask:
         importance = _ask_scorer(qtype, tensor, rows, importance)
     try:

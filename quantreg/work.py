@@ -148,7 +148,7 @@ class Worker:
         qtype = types[slab.from_type]
         unit = qtype.row_bytes(slab.n_cols) if qtype.row_header_size else qtype.type_size
         weights = slab.n_cols if qtype.row_header_size else qtype.block_size
-        step = max(1, CHUNK_WEIGHTS // weights)
+        step = max(1, CHUNK_WEIGHTS // max(1, weights))
         for first in range(0, len(raw) // unit, step):
             data = raw[first * unit : (first + step) * unit]
             rows = len(data) // unit if qtype.row_header_size else 1
