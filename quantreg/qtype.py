@@ -6,9 +6,10 @@ from fractions import Fraction
 
 from quantreg.errors import CodecError, PluginError, QuantregError, ShapeError
 
-__all__ = ["LARGEST_ID", "QuantType"]
+__all__ = ["QuantType"]
 
 LARGEST_ID = 2**31 - 1  # ggml's enum is a signed 32-bit integer
+LARGEST_BLOCK = 2**16  # weights and bytes: a block lies within a row, and no model has rows of more than a few of these
 
 
 class QuantType:
@@ -35,8 +36,9 @@ class QuantType:
     ):
         if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name)):
             raise PluginError(f"type name {name!r}: use letters, digits and underscores, a letter first, as in MY_Q3")
-        if not (isinstance(block_size, int) and block_size > 0 and isinstance(type_size, int) and type_size > 0):
-            raise PluginError(f"type {name}: block_size and type_size must be positive integers")
+        for what, size in (("block_size", block_size), ("type_size", type_size)):
+            if not (isinstance(size, int) and 0 < size <= LARGEST_BLOCK):
+                raise PluginError(f"type {name}: {what} is {size!r}, it must be an integer in 1 .. {LARGEST_BLOCK}")
         if not (isinstance(row_header_size, int) and row_header_size >= 0):
             raise PluginError(f"type {name}: row_header_size must be a number of bytes, 0 for none")
         if not (isinstance(type_id, int) and 0 <= type_id <= LARGEST_ID):

@@ -178,12 +178,12 @@ class Registry:
         self._load()
         return self._owners[qtype.name]
 
-    def blame(self, impl, error) -> None:
-        """Note what an implementation of a hook has raised where `quantreg plugins` shows it."""
+    def blame(self, name: str, impl, error) -> None:
+        """Note what an implementation of the hook `name` has raised where `quantreg plugins` shows it."""
         for plugin in self._plugins:
             if impl.plugin_name == f"{plugin.distribution}:{plugin.name}":
                 words = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-                plugin.error = f"{impl.function.__name__}: {words}"
+                plugin.error = f"{name}: {words}"
 
     def failed(self, name: str, error) -> str:
         """Words for an exception that came out of a hook: which plugin's implementation raised what."""

@@ -64,7 +64,8 @@ def _check_name(name):
     """PluginError for a name that cannot be that of a distribution, a package and a type, or that somebody has."""
     if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name) or len(name) > LONGEST_NAME:
         raise PluginError(
-            f"plugin name {name!r}: use up to {LONGEST_NAME} lower-case letters, digits and dashes, such as my-q3"
+            f"plugin name {name!r}: use lower-case letters, digits and dashes, a letter first, {LONGEST_NAME} at most, "
+            "such as my-q3"
         )
     module = name.replace("-", "_")
     why = None

@@ -88,7 +88,7 @@ def test_an_id_that_is_taken_is_told(run, tmp_path):
     finally:
         registry.unregister_plugin(plugin)
     assert code == 1
-    assert "TOY3 with id 4203 is installed already" in err
+    assert "id 4203 is taken by TOY3: choose another, or leave it out and get a free one" in err
     assert run("plugins", "new", "my-q3", "--id", "12", "--in", tmp_path)[0] == 2
 
 

@@ -4,14 +4,14 @@ import pickle
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
+from entries import Entry, fail, registry_of
 
 import quantreg
 from quantreg import CodecError, PluginError, QuantType, UnknownTypeError, hookimpl, types
 from quantreg.gguf.layout import TYPES
-from quantreg.registry import Registry
 
 
 def make_type(name="X3", type_id=1003, **options):
@@ -27,25 +27,6 @@ def plugin(*qtypes, replace=False, distribution="test-dist"):
     module = ModuleType("test_plugin")
     module.__distribution__, module.register_types = distribution, register_types
     return module
-
-
-class Entry:
-    """As importlib.metadata's, with a module given instead of a path."""
-
-    def __init__(self, name, distribution, load):
-        self.name, self.value, self.load = name, f"{distribution}.{name}", load
-        self.dist = SimpleNamespace(name=distribution, version="1.0")
-
-
-def fail(error):
-    def load():
-        raise error
-
-    return load
-
-
-def registry_of(*entries):
-    return Registry(find=lambda: list(entries))
 
 
 def run(code, **env):
@@ -147,7 +128,7 @@ def test_a_plugin_that_fails_to_import_disables_only_itself_and_is_reported():
     bad = next(p for p in registry.plugins if p.error)
     assert bad.distribution == "broken-dist"
     assert "no module named frobnicate" in bad.error
-    with pytest.raises(UnknownTypeError, match="plugin bad of broken-dist cannot be imported"):
+    with pytest.raises(UnknownTypeError, match="plugin bad of broken-dist: cannot be imported"):
         registry.get("Q4_K")
 
 

@@ -66,7 +66,7 @@ class Commands(click.Group):
                     if name in COMMANDS or name in self.commands:
                         raise PluginError(f"there is a command {name!r} already: choose another name")
             except Exception as error:  # a plugin may fail in any way; it must disable only itself
-                registry.blame(hook, error)
+                registry.blame("register_commands", hook, error)
                 continue
             self.commands |= theirs.commands
 

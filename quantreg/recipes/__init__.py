@@ -38,7 +38,7 @@ def _hooks():
 def _report(hook, error):
     from quantreg.registry import registry
 
-    registry.blame(hook, error)
+    registry.blame("register_recipes", hook, error)
 
 
 def _why_missing(name):

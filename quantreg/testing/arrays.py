@@ -273,12 +273,19 @@ def _check_gil(name, call, row, out):
 
 
 def _half_written(call, out) -> bool:
-    """Whether one end of `out` is seen to be written and the other not, while another thread is inside of call()."""
+    """Whether one end of `out` is seen to be written and the other not, while another thread is inside of call().
+
+    What is written stays so: the written end is looked at first, or the call could end between the two looks.
+    """
+
+    def written(row):
+        return (out[row] != FILL).any()
+
     thread = threading.Thread(target=call)
     thread.start()
     seen = False
     while thread.is_alive() and not seen:
-        seen = (out[0] != FILL).any() != (out[-1] != FILL).any()
+        seen = (written(0) and not written(-1)) or (written(-1) and not written(0))
     thread.join()
     return bool(seen)
 
