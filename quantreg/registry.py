@@ -138,12 +138,17 @@ class Registry:
         ):
             raise PluginError(f"{plugin.distribution} registers {qtype.name} (id {qtype.type_id}) twice")
         for other in {self._by_name.get(qtype.name), self._by_id.get(qtype.type_id)} - {None}:
+            owner = self._owners[other.name].distribution
             if not replace:
-                owner = self._owners[other.name].distribution
                 raise PluginError(
                     f"{plugin.distribution} registers {qtype.name} with id {qtype.type_id}, but {owner} already "
                     f"provides {other.name} with id {other.type_id}: choose an id of 1000 and up, or "
                     "register(..., replace=True) to take it over on purpose"
+                )
+            if owner == BUILT_IN and _layout(qtype) != _layout(other):
+                raise PluginError(
+                    f"{plugin.distribution} replaces {other.name}, whose name, id and block layout are in files: it "
+                    f"must keep {_layout(other)}, not {_layout(qtype)}; choose an id of 1000 and up for another format"
                 )
 
     def _add(self, qtype, plugin):
@@ -253,6 +258,11 @@ class Registry:
             impl.plugin_name != key and not impl.plugin_name.startswith(built_in)
             for impl in self.hook.score_importance.get_hookimpls()
         )
+
+
+def _layout(qtype) -> str:
+    header = f" after {qtype.row_header_size} bytes a row" if qtype.row_header_size else ""
+    return f"{qtype.name} with id {qtype.type_id}, {qtype.block_size} weights in {qtype.type_size} bytes{header}"
 
 
 def _ordered(entries):

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import numpy_q4_1
 import pytest
 import scratch as scratch_environment
 import small_model
@@ -151,11 +152,16 @@ def test_an_id_clash_names_both_and_the_built_in_stays(scratch):
     assert found["Q4_K"]["types"] == {"Q4_K": 12}
 
 
-def test_a_built_in_is_replaced_on_purpose_and_the_list_says_so(scratch):
+def test_a_built_in_is_replaced_on_purpose_and_the_list_says_so(scratch, model, tmp_path):
     done = scratch.quantreg("plugins", plugins="my-q41", check=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith("MY_Q41"))
     assert "Q4_1 (3); replaces Q4_1 of quantreg" in line
     assert listed(scratch, "my-q41")["MY_Q41"]["replaced"] == {"Q4_1": "quantreg"}
+    with convert(scratch, model, tmp_path / "mine.gguf", "Q4_1", "my-q41") as mine:
+        x = small_model.tensors()["blk.0.attn_q.weight"].astype(np.float32)
+        np.testing.assert_array_equal(mine["blk.0.attn_q.weight"].data, numpy_q4_1.encode(x))
+        lost = mine["blk.0.attn_q.weight"].dequantize() - x  # by the built-in type
+        assert np.sqrt(np.mean(lost**2)) < 0.1 * x.std()
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,27 @@ def test_a_type_is_replaced_only_on_purpose_and_the_registry_says_so():
     assert registry.owner(second).replaced == [("X3", "first-dist")]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        QuantType("Q4_1", type_id=3, block_size=32, type_size=14, codec=lambda: None),
+        QuantType("Q4_1", type_id=1003, block_size=32, type_size=20, codec=lambda: None),
+        QuantType("MY_Q4_1", type_id=3, block_size=32, type_size=20, codec=lambda: None),
+        QuantType("Q4_1", type_id=3, block_size=32, type_size=20, row_header_size=4, codec=lambda: None),
+    ],
+    ids=["layout", "id", "name", "header"],
+)
+def test_what_replaces_a_built_in_keeps_what_is_in_files(other):
+    q4_1 = types["Q4_1"]
+    registry = registry_of(
+        Entry("Q4_1", "quantreg", lambda: plugin(q4_1)), Entry("b", "b-dist", lambda: plugin(other, replace=True))
+    )
+    assert registry.all_types() == (q4_1,)
+    error = registry.plugins[1].error
+    assert "it must keep Q4_1 with id 3, 32 weights in 20 bytes, not " in error
+    assert error.endswith("choose an id of 1000 and up for another format")
+
+
 def test_quantreg_plugins_limits_what_is_loaded(monkeypatch):
     entries = [
         Entry("a", "first-dist", lambda: plugin(make_type())),

@@ -84,12 +84,13 @@ def new(name, kind, type_id, folder):
     target = new_plugin(name, folder, kind=kind, type_id=type_id)
     module = name.replace("-", "_")
     edit = target / module / (f"{module}.py" if kind == "python" else f"_{module}.pyx")
+    path = target if target.is_absolute() else f"./{target}"  # to pip, a word without a slash is a name on PyPI
     how = "-e" if kind == "python" else "--no-build-isolation"
     need = "" if kind == "python" else "  pip install meson-python ninja 'Cython>=3.3'   # and GCC or Clang\n"
     click.echo(
         f"{target}: a plugin with the type {module.upper()}. Its codec is {edit}. Next:\n\n{need}"
-        f"  pip install {how} {target}\n"
-        f"  pytest {target}\n"
+        f"  pip install {how} '{path}[test]'\n"
+        f"  pytest {path}\n"
         f"  quantreg plugins check {module.upper()}\n"
         f"  quantreg quantize model-f16.gguf model-{name}.gguf {module.upper()}"
     )

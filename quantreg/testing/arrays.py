@@ -79,6 +79,8 @@ def threads(s):
 
 def cpu_levels(s):
     """The same bytes and floats at every CPU level that was built and that this machine runs."""
+    if s.codec.level == "python":
+        raise NotApplicable("a codec in Python is not built for CPU levels")
     levels = s.levels()
     if len(levels) < 2:
         raise NotApplicable(f"built for one CPU level that this machine has: {', '.join(levels) or 'none'}")

@@ -252,6 +252,7 @@ ALSO = {
     "error": {"constant_rows", "denormal_rows", "importance_ones"},
     "determinism": {"huge_rows", "slabs", "threads", "input_arrays", "importance_weights", "gguf_file", "golden"},
     "determinism, bytes not written": {"threads", "input_arrays", "gguf_file"},
+    "cpu_levels": {"gil"},  # it is in Python, and says that it is compiled
     "slabs": {"size_algebra", "huge_rows", "threads"},  # it divides by the largest of all rows, which may be 0
     "guard_pages, before": {"arbitrary_bytes"},  # which decodes between guard pages
     "guard_pages, same page": {"arbitrary_bytes"},

@@ -87,9 +87,7 @@ def _clashing(folder):
 
 
 def _replacing(folder):
-    module = folder / "my_q41" / "my_q41.py"
-    _edit(module, r'"MY_Q41",\n    type_id=\d+', '"Q4_1",\n    type_id=3')
-    _edit(module, r"register\(MY_Q41\)", "register(MY_Q41, replace=True)")
+    shutil.copy(Path(__file__).parent / "numpy_q4_1.py", folder / "my_q41" / "my_q41.py")
     return folder
 
 
