@@ -53,7 +53,7 @@ def quantize(x, qtype, importance=None, threads=None, *, tensor=None) -> np.ndar
         out[...] = 0  # row headers may be left
         return out
     matrices, kind = _split_importance(x, importance)
-    ask = registry.scorers(qtype)
+    scorer = registry.scorer(qtype) if kind != "weights" else None
     x = x.reshape(-1, x.shape[-2] if kind == "columns" and x.ndim > 1 else _rows(x), x.shape[-1])
     flat = out.reshape(x.shape[0], x.shape[1], row_bytes)
 
@@ -70,7 +70,7 @@ def quantize(x, qtype, importance=None, threads=None, *, tensor=None) -> np.ndar
             rows,
             flat[matrix, first:last],
             weights,
-            ask=ask and kind != "weights",
+            scorer=scorer,
             first_row=first_row,
             tensor=tensor,
         )
@@ -120,17 +120,17 @@ def dequantize(data, qtype, dtype=np.float32, out=None, threads=None) -> np.ndar
 # ---- slabs: what the pipeline shares ----
 
 
-def encode_slab(qtype, rows, out, importance=None, *, ask=False, first_row=0, tensor=None) -> None:
+def encode_slab(qtype, rows, out, importance=None, *, scorer=None, first_row=0, tensor=None) -> None:
     """Encode float32 (rows, cols) into uint8 (rows, row_bytes).
 
-    importance: None, column statistics (cols,) or error weights (rows, cols). ask: whether the score_importance hook
-    is to be asked (see `Registry.scorers`). NonFiniteError names ``tensor`` and the row, counted from first_row.
+    importance: None, column statistics (cols,) or error weights (rows, cols). scorer: the score_importance hook that
+    may give others (see `Registry.scorer`). NonFiniteError names ``tensor`` and the row, counted from first_row.
     """
     if rows.size == 0:
         out[...] = 0
         return
-    if ask:
-        importance = _ask_scorer(qtype, tensor, rows, importance)
+    if scorer is not None:
+        importance = _ask_scorer(scorer, qtype, tensor, rows, importance)
     try:
         qtype.codec.encode_rows(rows, out, importance, first_row)
     except ValueError as error:
@@ -215,9 +215,9 @@ def _split_importance(x, importance):
     return values, kind
 
 
-def _ask_scorer(qtype, tensor, rows, columns):
+def _ask_scorer(scorer, qtype, tensor, rows, columns):
     try:
-        weights = registry.hook.score_importance(qtype=qtype, tensor=tensor, weights=rows, columns=columns)
+        weights = scorer(qtype=qtype, tensor=tensor, weights=rows, columns=columns)
         if weights is None:
             return columns
         weights = np.ascontiguousarray(weights, np.float32)

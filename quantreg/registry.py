@@ -245,19 +245,24 @@ class Registry:
         self._load()
         return tuple(self._by_id[i] for i in sorted(self._by_id))
 
-    def scorers(self, qtype) -> bool:
-        """Whether a plugin other than the type's own implements score_importance, so that the hook must be asked.
+    def scorer(self, qtype):
+        """The hook score_importance, of those plugins that may know better than the type's encoder; None without any.
 
-        The type's own scorer is what its encoder computes by itself from column statistics.
+        Built-ins are left out, and the type's own plugin if its codec reads importance: they say what the encoder
+        computes by itself from column statistics, only slower.
         """
         own = self._owners.get(qtype.name)
         fused = own is not None and qtype.codec.has_scorer
         key = f"{own.distribution}:{own.name}" if fused else None
-        built_in = f"{BUILT_IN}:"
-        return any(
-            impl.plugin_name != key and not impl.plugin_name.startswith(built_in)
-            for impl in self.hook.score_importance.get_hookimpls()
+        asked = self._manager.subset_hook_caller(
+            "score_importance",
+            [
+                impl.plugin
+                for impl in self.hook.score_importance.get_hookimpls()
+                if impl.plugin_name == key or impl.plugin_name.startswith(f"{BUILT_IN}:")
+            ],
         )
+        return asked if asked.get_hookimpls() else None
 
 
 def _layout(qtype) -> str:
