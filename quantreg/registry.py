@@ -101,15 +101,19 @@ class Registry:
             self._plugins.append(plugin)
         with self._lock:
             staged = []
+            name = f"{plugin.distribution}:{plugin.name}"
+            first = self._manager.get_name(module) or (name if self._manager.get_plugin(name) else None)
             try:
-                self._manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
+                if first is not None:
+                    raise PluginError(f"{plugin.module} is registered already, as {first}: one entry point a module")
+                self._manager.register(module, name=name)
                 if hasattr(module, "register_types"):
-                    module.register_types(lambda qtype, replace=False: staged.append((qtype, replace)))
+                    module.register_types(lambda qtype, replace=False: staged.append((_checked(qtype), replace)))
                 for qtype, replace in staged:
                     self._check(qtype, replace, plugin, staged)
             except Exception as error:
                 plugin.error = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-                if self._manager.is_registered(module):
+                if first is None and self._manager.is_registered(module):
                     self._manager.unregister(module)
                 if named:
                     self._plugins.remove(plugin)
@@ -131,13 +135,11 @@ class Registry:
                         del self._by_name[qtype.name], self._by_id[qtype.type_id], self._owners[qtype.name]
 
     def _check(self, qtype, replace, plugin, staged):
-        if not isinstance(qtype, QuantType):
-            raise PluginError(f"register() takes a quantreg.QuantType, not {type(qtype).__name__}")
         if any(
-            other is not qtype and (other.name == qtype.name or other.type_id == qtype.type_id) for other, _ in staged
+            other is not qtype and (_same_name(other, qtype) or other.type_id == qtype.type_id) for other, _ in staged
         ):
             raise PluginError(f"{plugin.distribution} registers {qtype.name} (id {qtype.type_id}) twice")
-        for other in {self._by_name.get(qtype.name), self._by_id.get(qtype.type_id)} - {None}:
+        for other in self._in_the_way_of(qtype):
             owner = self._owners[other.name].distribution
             if not replace:
                 raise PluginError(
@@ -151,8 +153,12 @@ class Registry:
                     f"must keep {_layout(other)}, not {_layout(qtype)}; choose an id of 1000 and up for another format"
                 )
 
+    def _in_the_way_of(self, qtype):
+        """The registered types of the same name, whatever its case, or id."""
+        return {self._by_lower().get(qtype.name.lower()), self._by_id.get(qtype.type_id)} - {None}
+
     def _add(self, qtype, plugin):
-        for other in {self._by_name.get(qtype.name), self._by_id.get(qtype.type_id)} - {None}:
+        for other in self._in_the_way_of(qtype):
             plugin.replaced.append((other.name, self._owners[other.name].distribution))
             del self._by_name[other.name], self._by_id[other.type_id], self._owners[other.name]
         self._by_name[qtype.name] = self._by_id[qtype.type_id] = qtype
@@ -263,6 +269,16 @@ class Registry:
             ],
         )
         return asked if asked.get_hookimpls() else None
+
+
+def _checked(qtype):
+    if not isinstance(qtype, QuantType):
+        raise PluginError(f"register() takes a quantreg.QuantType, not {type(qtype).__name__}")
+    return qtype
+
+
+def _same_name(a, b):
+    return a.name.lower() == b.name.lower()
 
 
 def _layout(qtype) -> str:

@@ -142,7 +142,9 @@ def test_a_plugin_whose_hook_raises_disables_only_itself():
     assert "ZeroDivisionError" in next(p.error for p in registry.plugins if p.error)
 
 
-@pytest.mark.parametrize("clash", [make_type("X3", 1004), make_type("X4", 1003)], ids=["name", "id"])
+@pytest.mark.parametrize(
+    "clash", [make_type("X3", 1004), make_type("X4", 1003), make_type("x3", 1004)], ids=["name", "id", "case"]
+)
 def test_a_clash_names_both_distributions_and_the_first_keeps_the_type(clash):
     first = make_type()
     registry = registry_of(
@@ -153,6 +155,36 @@ def test_a_clash_names_both_distributions_and_the_first_keeps_the_type(clash):
     assert "second-dist" in error
     assert "first-dist" in error
     assert "1000 and up" in error
+
+
+def test_two_entry_points_of_one_module_are_told():
+    module = plugin(make_type())
+    registry = registry_of(Entry("a", "a-dist", lambda: module), Entry("b", "a-dist", lambda: module))
+    assert [t.name for t in registry.all_types()] == ["X3"]
+    assert [p.error for p in registry.plugins] == [
+        None, "a-dist.b is registered already, as a-dist:a: one entry point a module",
+    ]  # fmt: skip
+
+
+def test_registering_a_plugin_twice_leaves_the_first():
+    module = plugin(make_type())
+    registry = registry_of(Entry("a", "a-dist", lambda: module))
+    with pytest.raises(PluginError, match="registered already, as a-dist:a"):
+        registry.register_plugin(module)
+    assert registry.hooks_of(registry.plugins[0]) == ["register_types"]
+    assert len(registry.plugins) == 1
+
+
+def test_something_else_than_a_type_is_told():
+    registry = registry_of(Entry("a", "a-dist", lambda: plugin(make_type(), "X4")))
+    assert registry.all_types() == ()
+    assert registry.plugins[0].error == "register() takes a quantreg.QuantType, not str"
+
+
+def test_one_plugin_with_two_types_whose_names_differ_in_case_only_is_told():
+    registry = registry_of(Entry("a", "a-dist", lambda: plugin(make_type("X3", 1003), make_type("x3", 1004))))
+    assert registry.all_types() == ()
+    assert registry.plugins[0].error == "a-dist registers X3 (id 1003) twice"
 
 
 def test_a_clash_registers_none_of_the_plugins_types():
