@@ -293,7 +293,10 @@ def _ordered(entries):
     for entry in entries:
         dist = entry.dist
         if id(dist) not in known:
-            known[id(dist)] = (dist.name, dist.version) if dist else ("unknown", "")
+            try:
+                known[id(dist)] = (dist.name, dist.version)
+            except Exception:  # none, or one that is damaged or half installed
+                known[id(dist)] = ("unknown", "")
         found.append((entry, Plugin(entry.name, *known[id(dist)], entry.value)))
     return sorted(found, key=lambda pair: (pair[1].distribution != BUILT_IN, pair[1].distribution, pair[1].name))
 

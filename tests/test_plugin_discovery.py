@@ -55,6 +55,13 @@ def test_a_new_plugin_is_listed_passes_its_tests_and_quantizes_at_once(name, scr
     kinds = {t["name"]: t["type"] for t in inspected["tensors"]}
     assert kinds["blk.0.attn_q.weight"] == kinds["blk.0.ffn_down.weight"] == qtype
     assert kinds["output_norm.weight"] == "F32"
+    compared = json.loads(scratch.quantreg("compare", "--json", model, out, plugins=name).stdout)["tensors"]
+    rmse = {t["name"]: t["rmse"] for t in compared}["blk.0.attn_q.weight"]
+    assert 0.05 < rmse < 0.3
+    x = "np.random.default_rng(1).standard_normal((4, 256), dtype=np.float32)"
+    code = f"import numpy as np, quantreg as q; x = {x}; y = q.dequantize(q.quantize(x, '{qtype}'), '{qtype}')"
+    code = f"{code}; print(float(np.sqrt(np.mean((x - y) ** 2))))"
+    assert 0.05 < float(scratch.run("-c", code, plugins=name, check=True).stdout) < 0.3
     plan = scratch.quantreg(
         "quantize", "--dry-run", "--json", "--tensor-type", f"attn_v={qtype}", model, "Q4_K_M", plugins=name, check=True
     )

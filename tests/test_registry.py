@@ -132,6 +132,18 @@ def test_a_plugin_that_fails_to_import_disables_only_itself_and_is_reported():
         registry.get("Q4_K")
 
 
+def test_a_damaged_distribution_does_not_stop_the_others():
+    class Damaged:
+        @property
+        def name(self):
+            raise TypeError("no METADATA")
+
+    damaged, good = (Entry(name, f"{name}-dist", lambda: plugin(make_type())) for name in ("zz", "good"))
+    damaged.dist = Damaged()
+    registry = registry_of(damaged, good)
+    assert [(p.distribution, bool(p.error)) for p in registry.plugins] == [("good-dist", False), ("unknown", True)]
+
+
 def test_a_plugin_whose_hook_raises_disables_only_itself():
     module = ModuleType("bad")
     module.register_types = hookimpl(lambda register: 1 / 0)

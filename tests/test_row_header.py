@@ -1,6 +1,7 @@
 """Types whose rows begin with bytes of their own, which none of ggml's has, work in every part of quantreg."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -147,6 +148,8 @@ def test_inspect_and_types_show_it(quantized, capsys):
     assert cli.main(["types", "--json"]) == 0
     (ours,) = (t for t in json.loads(capsys.readouterr().out) if t["name"] == "TOY3R")
     assert (ours["row_header_size"], ours["bits_per_weight"]) == (4, 3.5)
+    assert cli.main(["types"]) == 0
+    assert re.search(r"^TOY3R +4204 +32 +4/row \+ 14 +3.5 ", capsys.readouterr().out, re.M)
 
 
 def test_rows_without_weights_are_headers_only(tmp_path):

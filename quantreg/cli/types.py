@@ -13,8 +13,9 @@ from quantreg.cli.show import bits, print_json, size, table
 def command(params, as_json):
     """List every registered quant type.
 
-    BPW is bits per weight, scales included; RATIO the compression against F32; SIZE what a model with that many
-    parameters takes, all of it in this type.
+    BYTES are those of a block, after those of the row if it has some of its own. BPW is bits per weight, scales
+    included; RATIO the compression against F32; SIZE what a model with that many parameters takes, all of it in this
+    type.
     """
     from quantreg.registry import registry
     from quantreg.sizes import parse_params
@@ -44,7 +45,7 @@ def command(params, as_json):
         ["TYPE", ">ID", ">BLOCK", ">BYTES", ">BPW", ">RATIO", f">SIZE OF {params}"],
         [
             [
-                t.name, t.type_id, t.block_size, t.type_size, bits(t.bits_per_weight), f"{t.compression_ratio:.2f}x",
+                t.name, t.type_id, t.block_size, _bytes(t), bits(t.bits_per_weight), f"{t.compression_ratio:.2f}x",
                 size(count * t.bits_per_weight / 8),
             ]
             for t in types
@@ -53,3 +54,7 @@ def command(params, as_json):
     for plugin in registry.plugins:
         if plugin.error:
             click.echo(plugin.problem, err=True)
+
+
+def _bytes(qtype):
+    return f"{qtype.row_header_size}/row + {qtype.type_size}" if qtype.row_header_size else qtype.type_size
