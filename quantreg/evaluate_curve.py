@@ -8,7 +8,7 @@ __all__ = ["curve_svg", "frontier_error"]
 
 WIDTH, HEIGHT = 900, 560
 LEFT, RIGHT, TOP, BOTTOM = 78, 24, 16, 54
-CHARACTER, LINE = 7.4, 13  # size of a letter of a label, generously
+CHARACTER, BOLD, LINE = 7.4, 9, 13  # width of a letter of a label, and its height, generously
 DISTANCES = (10, 17, 26, 37, 50, 66, 84)  # of a label from its point
 DIRECTIONS = ((1, -0.4), (-1, 0.4), (1, 0.4), (-1, -0.4), (0, -1), (0, 1), (0.6, -1), (-0.6, 1), (0.6, 1), (-0.6, -1))
 LEADER = 17  # from this distance on a line joins a label to its point
@@ -27,7 +27,7 @@ def curve_svg(totals, new=()) -> str:
     places = {t.type: (x(t.bits_per_weight), y(_error(t))) for t in totals}
     whole = max(t.weights for t in totals)
     line = "L".join(f"{x(t.bits_per_weight):.1f} {y(_error(t)):.1f}" for t in _frontier(totals, new))
-    labels = _labels(places, [t.type for t in reversed(totals)])
+    labels = _labels(places, [t.type for t in reversed(totals)], new)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="error against bits per weight">', *axes]
     parts.append(f'<path class="frontier" d="M{line}"/>' if line else "")
     parts += [_leader(places[name], label) for name, label in labels.items() if label["distance"] >= LEADER]
@@ -110,12 +110,13 @@ def _ticks(low, high):
 # ---- labels ----
 
 
-def _labels(places, order):
+def _labels(places, order, new):
     """Type -> where its name goes: as near to its point as the names before it and the other points let it."""
     taken = [(px - 6, py - 6, px + 6, py + 6) for px, py in places.values()]
     found = {}
     for name in order:
-        options = [_label(name, *places[name], distance, *way) for distance in DISTANCES for way in DIRECTIONS]
+        width = len(name) * (BOLD if name in new else CHARACTER)
+        options = [_label(width, *places[name], distance, *way) for distance in DISTANCES for way in DIRECTIONS]
         inside = [o for o in options if _inside(o["box"])] or options
         best = min(inside, key=lambda o: (sum(_overlap(o["box"], box) for box in taken), o["distance"]))
         taken.append(best["box"])
@@ -123,12 +124,11 @@ def _labels(places, order):
     return found
 
 
-def _label(name, px, py, distance, dx, dy):
-    width = CHARACTER * len(name)
+def _label(width, px, py, distance, dx, dy):
     x, y = px + dx * distance, py + dy * distance
     anchor, left = {0: ("middle", x - width / 2)}.get(dx, ("start", x) if dx > 0 else ("end", x - width))
-    return {"x": x, "y": y, "anchor": anchor, "distance": distance, "dx": dx, "dy": dy,
-            "box": (left, y - LINE / 2, left + width, y + LINE / 2)}  # fmt: skip
+    box = (left, y - LINE / 2, left + width, y + LINE / 2)
+    return {"x": x, "y": y, "anchor": anchor, "distance": distance, "box": box}
 
 
 def _inside(box):

@@ -55,7 +55,7 @@ def _standing(totals, new):
     """For each new type, a sentence about its place beside the line of the best others."""
     for total in _by_size(t for t in totals if t.type in new):
         others = frontier_error(totals, total.bits_per_weight, new)
-        size = f"<b>{escape(total.type)}</b> has an error of {total.weighted_error:.2%} at {total.bits_per_weight:.6g}"
+        size = f"<b>{escape(total.type)}</b> has an error of {total.weighted_error:.2%} at {total.bits_per_weight:.4g}"
         if others is None:
             yield f"{size} bits per weight; no other type is of that size."
         else:

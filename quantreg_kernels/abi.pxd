@@ -83,7 +83,8 @@ cdef inline object codec_capsule(RowCodec *codec, int32_t type_id, Py_ssize_t bl
     """Fill `codec`, which must live as long as the module, and wrap it.
 
     Every codec file ends with ``codec = codec_capsule(...)``. A type that only decodes passes NULL for encode_rows, one
-    that reads no importance passes NULL for score_rows.
+    that reads no importance passes NULL for score_rows; one with a scale or a codebook a row passes its bytes as
+    row_header_size, after NULL or a function for prepare.
     """
     codec.struct_size = sizeof(RowCodec)
     codec.abi_major = ABI_MAJOR
