@@ -81,10 +81,12 @@ cdef struct RowCodec:
 
 cdef inline object codec_capsule(RowCodec *codec, int32_t type_id, Py_ssize_t block_size, Py_ssize_t type_size,
                                  encode_rows_t encode_rows, decode_rows_t decode_rows, score_rows_t score_rows,
-                                 prepare_t prepare=NULL):
+                                 prepare_t prepare=NULL, Py_ssize_t row_header_size=0):
     """Fill `codec`, which must live as long as the module, and wrap it.
 
-    Every codec file ends with ``codec = codec_capsule(...)``, and below that the members that are not 0: whole_rows,
+    Every codec file ends with ``codec = codec_capsule(...)``. A type that only decodes passes NULL for encode_rows, one
+    that reads no importance passes NULL for score_rows; one with a scale or a codebook a row passes its bytes as
+    row_header_size, after NULL or a function for prepare. Below it stand the members that are not 0: whole_rows,
     takes_nonfinite (for an encoder that reads memory faster than it computes, and that no float leads astray).
     """
     codec.struct_size = sizeof(RowCodec)
@@ -92,7 +94,7 @@ cdef inline object codec_capsule(RowCodec *codec, int32_t type_id, Py_ssize_t bl
     codec.type_id = type_id
     codec.block_size = block_size
     codec.type_size = type_size
-    codec.row_header_size = 0
+    codec.row_header_size = row_header_size
     codec.prepare = prepare
     codec.encode_rows = encode_rows
     codec.decode_rows = decode_rows

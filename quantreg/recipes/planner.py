@@ -7,7 +7,7 @@ by pattern; the recipe's rules; the fallback for rows that do not divide into bl
 import re
 from collections import Counter
 
-from quantreg.errors import PlanError
+from quantreg.errors import PlanError, QuantregError
 from quantreg.recipes import checks
 from quantreg.recipes.calibration import EMBEDDINGS, Calibration, decided
 from quantreg.recipes.edits import metadata_edits
@@ -145,9 +145,22 @@ class _Planner:
         )
         choice = None
         for rule in self.file_type.rules:
-            choice = rule(candidate, choice) or choice
+            choice = self._asked(rule, candidate, choice) or choice
         self.counts[group] += 1
         return choice or Choice(self.default.name, f"{self.file_type.name} by default: {self.default.name}")
+
+    def _asked(self, rule, candidate, choice) -> Choice | None:
+        """What a rule says; PlanError if it fails or answers with something else: it may be a plugin's."""
+        who = f"{candidate.name}: rule {getattr(rule, '__name__', repr(rule))} of file type {self.file_type.name}"
+        try:
+            found = rule(candidate, choice)
+        except QuantregError:
+            raise
+        except Exception as error:
+            raise PlanError(f"{who} failed: {type(error).__name__}: {error}") from error
+        if found is not None and not isinstance(found, Choice):
+            raise PlanError(f"{who} returned {found!r}, expected a quantreg.recipes.Choice or None")
+        return found
 
     def _divided(self, name, dims, choice) -> tuple[Choice, object]:
         """The choice, or its fallback where the row length is no multiple of the block."""
