@@ -2,11 +2,11 @@
 
 import click
 
-from quantreg.cli.plan_options import find_file_type, plan_options, to_keywords
+from quantreg.cli.plan_options import PlanCommand, find_file_type, plan_options, to_keywords
 from quantreg.cli.show import plan_summary
 
 
-@click.command("plan")
+@click.command("plan", cls=PlanCommand)
 @click.argument("source", metavar="IN")
 @click.argument("file_type", metavar="TYPE")
 @click.option("-o", "--output", metavar="FILE", required=True, help="The plan to write: JSON.")

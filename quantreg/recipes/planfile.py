@@ -20,7 +20,8 @@ KEPT_OPTIONS = ("allow_requantize", "include_weights", "exclude_weights", "on_mi
 def write_plan(plan: Plan, path, *, force: bool = False) -> None:
     """Write a plan as JSON. ``to`` of each tensor is there to be edited, and a tensor without a line is left out.
 
-    ``metadata`` lists the changes in order: [key, type, value] to set, [key] to remove. Raises OutputError.
+    ``metadata`` lists the changes in order: [key, type, value] to set, [key] to remove. ``warnings`` say, among others,
+    what was assumed. Raises OutputError.
     """
     from quantreg.gguf import AtomicFile
 
@@ -30,6 +31,7 @@ def write_plan(plan: Plan, path, *, force: bool = False) -> None:
         "file_type": plan.file_type.name,
         "imatrix": plan.imatrix,
         "options": {name: getattr(plan.options, name) for name in KEPT_OPTIONS},
+        "warnings": plan.warnings,
         "bytes": data["bytes"],
         "bits_per_weight": data["bits_per_weight"],
     }
