@@ -159,9 +159,10 @@ def write_files(
     tensors that are only copied, too.
     """
     begin = begin or (lambda file, **keywords: gguf.AtomicFile(file.path, **keywords))
+    read = [*source.paths, *([imatrix.path] if imatrix is not None and imatrix.path is not None else [])]
 
     def make(file):
-        return begin(file, force=force, size=file.size, source=source.paths)
+        return begin(file, force=force, size=file.size, source=read)
 
     threads = threads or cpu_count()
     with source, output.opened(files, make) as targets:

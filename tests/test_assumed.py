@@ -38,9 +38,7 @@ def test_without_head_counts_value_heads_count_as_not_shared():
     keys = ("llama.attention.head_count", "llama.attention.head_count_kv")
     made = make(without(llama(), *keys), "Q2_K")
     assert types_of(made)["blk.0.attn_v.weight"] == "Q3_K"  # Q4_K with the 8 heads on 2 that there were
-    assert made.warnings == (
-        "assumed that fewer than 4 query heads share a value head: no llama.attention.head_count",
-    )
+    assert made.warnings == ("assumed that fewer than 4 query heads share a value head: no llama.attention.head_count",)
 
 
 def test_stacks_of_experts_without_a_count_are_told():
@@ -119,7 +117,8 @@ def test_weights_are_not_rounded_to_whole_numbers():
 def test_types_for_activations_are_written_with_a_warning():
     made = plan(llama(), "Q4_0", tensor_types=[("attn_v", "Q8_1")])
     assert made.warnings == (
-        "ggml keeps only activations in it, llama.cpp runs no such weights: blk.0.attn_v.weight (F16 to Q8_1) and 3 more",
+        "ggml keeps only activations in it, llama.cpp runs no such weights: "
+        "blk.0.attn_v.weight (F16 to Q8_1) and 3 more",
     )
 
 
@@ -127,3 +126,8 @@ def test_types_for_activations_are_written_with_a_warning():
 def test_the_keys_of_a_split_cannot_be_overridden(key):
     with pytest.raises(PlanError, match=f"override {key}: follows from the files"):
         make(llama(), "Q4_0", override_kv=[(key, 2)])
+
+
+def test_a_pattern_that_fits_no_tensor_is_told():
+    made = make(llama(), "Q4_K_M", tensor_types=[("attn_v", "Q8_0"), ("atn_k", "Q5_K")])
+    assert made.warnings == ("tensor type atn_k=Q5_K has no effect: no tensor's name holds it",)

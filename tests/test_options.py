@@ -71,7 +71,9 @@ def test_a_kept_split_has_the_default_name_with_numbers(models, monkeypatch, tmp
         (tmp_path / shard.name).symlink_to(shard)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["quantize", "--keep-split", "in-00001-of-00003.gguf", "15", "1"]) == 0
-    assert {path.name for path in tmp_path.glob("ggml*")} == {f"ggml-model-Q4_K-0000{n}-of-00003.gguf" for n in (1, 2, 3)}
+    assert {path.name for path in tmp_path.glob("ggml*")} == {
+        f"ggml-model-Q4_K-0000{n}-of-00003.gguf" for n in (1, 2, 3)
+    }
 
 
 def test_zero_threads_are_all_processors(quantize, tmp_path):

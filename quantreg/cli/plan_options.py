@@ -42,11 +42,21 @@ class PlanCommand(click.Command):
         for word in rest:
             option, equals, path = word.partition("=")
             if option == "--tensor-type-file" and (path := path if equals else next(rest, "")):
-                with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                    words += [f"--tensor-type={text}" for text in file.read().split()]
+                words += [f"--tensor-type={text}" for text in _tensor_types_in(path)]
             else:
                 words.append(word)
         return super().parse_args(ctx, words)
+
+
+def _tensor_types_in(path):
+    """The words of a file, as far as they are tensor types: PlanError for the first that is none."""
+    from quantreg.recipes import parse_tensor_type
+
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            for text in line.split():
+                parse_tensor_type(text)
+                yield text
 
 
 def plan_options(command):

@@ -93,6 +93,8 @@ def _arguments(arguments, planned):
         if len(words) == 3 or (len(words) == 2 and not is_type(words[0])):
             out = words.pop(0)
         name, *rest = words
+        if name.endswith(".gguf"):
+            raise click.UsageError(f"{name} is no type: expected IN [OUT] TYPE [N], with a type such as Q4_K_M.")
     count = None
     if rest:
         if not (rest[0].isascii() and rest[0].isdigit()):

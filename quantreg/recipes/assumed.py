@@ -5,7 +5,12 @@ from quantreg.recipes.rules import FFN, role_of
 
 __all__ = ["Watched"]
 
-MADE_FROM = {"gqa": "head_count", "head_count_kv": "head_count", "trunk_layers": "block_count", "is_70b": "architecture"}
+MADE_FROM = {
+    "gqa": "head_count",
+    "head_count_kv": "head_count",
+    "trunk_layers": "block_count",
+    "is_70b": "architecture",
+}
 
 
 class Watched:

@@ -82,7 +82,7 @@ class _Planner:
         arch, count = self.model.architecture, len(self.calibration.names)
         edits = metadata_edits(self.file_type, header, self.options, arch, self.imatrix, count, self.block_count)
         checked = checks.Checks(self.file_type, self.options, self.decodable, bool(self.calibration.names))
-        warnings = (*self.watched.assumptions(planned), *checked.warnings(planned))
+        warnings = (*self.watched.assumptions(planned), *checked.warnings(planned), *self._idle_patterns())
         return Plan(
             self.file_type, tuple(planned), edits, warnings, checked.problems(planned),
             imatrix=self.imatrix.path if self.imatrix else None, options=self.options,
@@ -98,6 +98,11 @@ class _Planner:
                 choice = Choice(other, f"no importance for it: {other} instead ({choice.reason})")
                 wanted, qtype = wanted or qtype, find_type(self.types, other)
         return decided(name, source, dims, qtype, choice.reason, self.calibration, wanted)
+
+    def _idle_patterns(self):
+        for pattern, qtype in self.patterns:
+            if not any(pattern.search(name) for name, _ in self.tensors):
+                yield f"tensor type {pattern.pattern}={qtype.name} has no effect: no tensor's name holds it"
 
     # --- the type ---
 
