@@ -38,7 +38,7 @@ def test_the_page_about_bad_input_lists_every_code():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_no_refusal_takes_more_than_5_MB_beyond_start_up():  # noqa: N802
+def test_no_refusal_takes_more_than_5_mb_beyond_start_up():
     script = Path(refusals.__file__)
     done = subprocess.run([sys.executable, script, "--json"], capture_output=True, text=True)
     rows = [json.loads(line) for line in done.stdout.splitlines()]

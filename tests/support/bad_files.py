@@ -50,7 +50,8 @@ def bad_key(number, code, name, *keys, **options):
 
 
 def bad_tensors(number, code, name, *tensors, data=bytes(1024), **options):
-    bad(number, code, name, gf.gguf((), [t if isinstance(t, bytes) else gf.tensor(*t) for t in tensors], data), **options)
+    infos = [t if isinstance(t, bytes) else gf.tensor(*t) for t in tensors]
+    bad(number, code, name, gf.gguf((), infos, data), **options)
 
 
 def bad_shards(number, code, name, shards, given=0):
@@ -188,4 +189,5 @@ for array in ("tokens", "scores", "merges"):
 
 # Read, but not when values are asked for: `validate` says so, and quantizing refuses.
 for value in (float("nan"), float("inf"), float("-inf")):
-    bad_tensors(23, "non-finite", f"a scale of {value}", ("a", (32,), 8), data=struct.pack("<e", value).ljust(64, b"\1"))
+    block = struct.pack("<e", value).ljust(64, b"\1")
+    bad_tensors(23, "non-finite", f"a scale of {value}", ("a", (32,), 8), data=block)
