@@ -25,7 +25,7 @@ def run(name, *, seconds=None, cases=None, seed=0):
     """(inputs, those refused, what got through or None) of one target; it ends after ``seconds`` or ``cases``."""
     shared = mmap.mmap(-1, 16)  # inputs, refused: readable when the process is dead
     reader, writer = os.pipe()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         child = os.fork()
         if child == 0:
             os.close(reader)
