@@ -14,6 +14,7 @@ __all__ = ["cpu_count", "dequantize", "quantize"]
 SLAB_WEIGHTS = 1 << 18  # weights an encoder's work item: 1 MiB of float32 stays in cache from conversion to encoding
 DECODE_SLAB_WEIGHTS = 1 << 20  # a decoder's: its output is written once, so that fewer calls win
 STREAM_BYTES = 1 << 25  # results of 32 MiB and more are written past the caches, which would not hold them
+PLAIN = ("C_CONTIGUOUS", "ALIGNED")  # what compiled codecs take
 
 
 def cpu_count() -> int:
@@ -63,7 +64,7 @@ def quantize(x, qtype, importance=None, threads=None, *, tensor=None) -> np.ndar
         if kind == "columns":
             weights = matrices[matrix]
         elif kind == "weights":
-            weights = np.ascontiguousarray(matrices.reshape(x.shape)[matrix, first:last], np.float32)
+            weights = np.require(matrices.reshape(x.shape)[matrix, first:last], np.float32, PLAIN)
         rows = _float32(x[matrix, first:last])
         first_row = matrix * x.shape[1] + first
         encode_slab(
@@ -102,7 +103,7 @@ def dequantize(data, qtype, dtype=np.float32, out=None, threads=None) -> np.ndar
         return out
     source = data.view(np.uint8) if data.dtype != np.uint8 else data
     source = source.reshape(1, -1, data.shape[-1])
-    in_place = out.dtype == np.float32 and out.flags.c_contiguous and out.flags.writeable
+    in_place = out.dtype == np.float32 and out.flags.carray
     target = out.reshape(1, -1, cols) if in_place else None
 
     def decode(matrix, first, last):
@@ -176,7 +177,7 @@ def _float32(rows):
     if rows.dtype == np.float64:
         with np.errstate(over="ignore"):  # what overflows is reported as infinity, with its row
             rows = rows.astype(np.float32)
-    return np.ascontiguousarray(rows, np.float32)
+    return np.require(rows, np.float32, PLAIN)
 
 
 def _assign(out, first, slab):
@@ -199,11 +200,11 @@ def _split_importance(x, importance):
     cols = x.shape[-1]
     if importance.shape == (cols,) and x.ndim != 1:
         count = int(np.prod(x.shape[:-2], dtype=np.int64))
-        values, kind = np.broadcast_to(np.ascontiguousarray(importance, np.float32), (count, cols)), "columns"
+        values, kind = np.broadcast_to(np.require(importance, np.float32, PLAIN), (count, cols)), "columns"
     elif x.ndim == 1 and importance.shape == x.shape:
-        values, kind = np.ascontiguousarray(importance, np.float32).reshape(1, cols), "columns"
+        values, kind = np.require(importance, np.float32, PLAIN).reshape(1, cols), "columns"
     elif importance.shape == (*x.shape[:-2], cols):
-        values, kind = np.ascontiguousarray(importance, np.float32).reshape(-1, cols), "columns"
+        values, kind = np.require(importance, np.float32, PLAIN).reshape(-1, cols), "columns"
     elif importance.shape == x.shape:
         values, kind = importance, "weights"
     else:
@@ -221,7 +222,7 @@ def _ask_scorer(scorer, qtype, tensor, rows, columns):
         weights = scorer(qtype=qtype, tensor=tensor, weights=rows, columns=columns)
         if weights is None:
             return columns
-        weights = np.ascontiguousarray(weights, np.float32)
+        weights = np.require(weights, np.float32, PLAIN)
     except Exception as error:  # the function is a plugin's: anything may come out of it
         raise PluginError(f"{tensor or 'a tensor'}, {registry.failed('score_importance', error)}") from error
     if weights.shape not in ((rows.shape[1],), rows.shape):

@@ -44,7 +44,7 @@ class File(Mapping):
             for header in self.headers:
                 data = self._map(header)
                 for info in header.tensors:
-                    self._tensors[info.name] = (info, data[info.offset : info.offset + info.nbytes])
+                    self._tensors[info.name] = (info, data, header, self._maps[-1])
         except BaseException:
             self.close()
             raise
@@ -60,7 +60,12 @@ class File(Mapping):
         return np.frombuffer(mapped, np.uint8)[header.data_offset :]
 
     def __getitem__(self, name) -> QuantizedTensor:
-        return QuantizedTensor.from_info(*self._tensors[name])
+        info, data, header, mapped = self._tensors[name]
+        end, now = header.data_offset + info.offset + info.nbytes, mapped.size()
+        if end > now and info.nbytes:  # touching a page that is no more would kill the process
+            message = f"data of tensor {name!r} ends at byte {end}, but the file has shrunk to {now}"
+            raise GGUFFormatError("tensor-past-end", message, field=name, found=end, limit=now, path=header.path)
+        return QuantizedTensor.from_info(info, data[info.offset : info.offset + info.nbytes])
 
     def __iter__(self):
         return iter(self._tensors)
@@ -97,7 +102,7 @@ def open(path) -> File:
 
     A context manager and a mapping: ``with quantreg.open("m.gguf") as model:
     model["token_embd.weight"].dequantize()``. The tensors' bytes are mapped, not read or copied: do not shorten the
-    file meanwhile. Raises GGUFFormatError for a damaged file, OSError for one that cannot be read.
+    file while you use them. Raises GGUFFormatError for a damaged file, OSError for one that cannot be read.
     """
     return File(path)
 

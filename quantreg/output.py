@@ -3,7 +3,9 @@
 import hashlib
 import os
 import re
-from contextlib import ExitStack, contextmanager
+import signal
+import threading
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from quantreg import gguf
@@ -119,21 +121,69 @@ def _file(path, edit, tensors):
 
 @contextmanager
 def opened(files, make):
-    """All files open at once: ``make(OutputFile)`` gives the context manager of each. The first is renamed last."""
-    need = sum(file.size for file in files)
-    with ExitStack() as stack:
-        folder = os.path.dirname(os.path.realpath(files[0].path))
-        if len(files) > 1 and os.path.isdir(folder):
-            import shutil  # slow to load, and few processes write
+    """All files open at once: ``make(OutputFile)`` gives the context manager of each.
 
-            have = sum(_allocated(gguf.partial_path(file.path)) for file in files)
-            free = shutil.disk_usage(folder).free
-            if free + have < need:
-                raise OutputError(f"{files[0].path}: the shards take {need} bytes, only {free} are free in {folder}")
-        targets = [stack.enter_context(make(file)) for file in files]
-        yield targets
-    for target in targets:
-        target.finish()
+    The first is renamed last, and an old file under its name is removed before: shards of two models, or a set that is
+    not complete, cannot be opened. Two runs in one folder do this one after the other, and signals wait for its end.
+    """
+    need = sum(file.size for file in files)
+    with ExitStack() as whole:
+        with ExitStack() as stack:
+            folder = os.path.dirname(os.path.realpath(files[0].path))
+            if len(files) > 1 and os.path.isdir(folder):
+                import shutil  # slow to load, and few processes write
+
+                have = sum(_allocated(gguf.partial_path(file.path)) for file in files)
+                free = shutil.disk_usage(folder).free
+                if free + have < need:
+                    message = f"the shards take {need} bytes, only {free} are free in {folder}"
+                    raise OutputError(f"{files[0].path}: {message}")
+            targets = [stack.enter_context(make(file)) for file in files]
+            yield targets
+            if len(targets) > 1:
+                whole.enter_context(_alone(folder))
+                whole.enter_context(_undisturbed())
+                for target in targets:
+                    target.settle()
+                targets[0].retire()
+        for target in targets:
+            target.finish()
+
+
+@contextmanager
+def _alone(folder):
+    """No other process is in here for this folder; where folders cannot be locked, nobody waits."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _undisturbed():
+    """Ctrl-C and SIGTERM come after the block instead of within it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # they never come here
+        return
+    waiting, handlers = [], {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not None:  # None: not Python's to restore
+            handlers[number] = signal.signal(number, lambda number, frame: waiting.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in waiting:
+            signal.raise_signal(number)
 
 
 def _allocated(path):

@@ -264,9 +264,9 @@ def _elsewhere(pieces, executor, threads):
 
 
 def _pad(file, target):
-    """Zeros after the last tensor (those between tensors are holes, which read as zeros)."""
-    if file.tensors:
-        tensor, offset = file.tensors[-1]
+    """Zeros after each tensor: an unfinished file of an earlier run may hold anything there."""
+    starts = [offset for _, offset in file.tensors[1:]] + [file.size]
+    for (tensor, offset), start in zip(file.tensors, starts, strict=False):
         end = offset + tensor.bytes
-        if end < file.size:
-            target.pwrite(bytes(file.size - end), end)
+        if end < start:
+            target.pwrite(bytes(start - end), end)

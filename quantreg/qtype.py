@@ -123,9 +123,9 @@ class QuantType:
 
         if not self.codec.has_scorer:
             return None
-        weights = np.ascontiguousarray(weights, np.float32)
+        weights = np.require(weights, np.float32, "CA")
         out = np.empty_like(weights)
-        self.codec.score_rows(weights, np.ascontiguousarray(columns, np.float32), out)
+        self.codec.score_rows(weights, np.require(columns, np.float32, "CA"), out)
         return out
 
     def __repr__(self):

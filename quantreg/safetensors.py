@@ -57,6 +57,11 @@ def _wanted(path, entries, names, data_size):
     for stored, entry in entries.items():
         name = names.get(stored, stored)
         if name is not None:
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                message = f"{path}: tensor {name!r:.80}: the name is no text: give it another one"
+                raise SafetensorsError(message) from None
             found.append(_tensor(path, stored, name, entry, data_size))
     return sorted(found, key=lambda info: info.offset)
 
@@ -92,10 +97,10 @@ def _indexed(path):
     weight_map = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise SafetensorsError(f'{path}: is no index: expected an object with "weight_map"')
-    files = list(dict.fromkeys(sorted(weight_map.values(), key=str)))
-    for name in files:
+    for name in weight_map.values():
         if not isinstance(name, str) or name != os.path.basename(name) or not name.endswith(".safetensors"):
             raise SafetensorsError(f"{path}: {name!r:.80} is no name of a safetensors file beside it")
+    files = sorted(set(weight_map.values()))
     paths = [os.path.join(os.path.dirname(path), name) for name in files]
     there = {}
     for name, shard in zip(files, paths, strict=True):

@@ -77,6 +77,8 @@ def slabs_of(tensor, source, stamps, rows_of, check=True):
             )  # fmt: skip
             yield slab, first, nbytes
         return
+    if not info.n_elements:
+        return
     importance = rows_of(tensor) or [None]
     out_bytes = types[tensor.to_id].row_bytes(info.n_cols)
     step = max(1, SLAB_WEIGHTS // max(1, info.n_cols))

@@ -8,12 +8,12 @@ MAX_NAME_BYTES: int
 
 class ScanError(Exception): ...
 
-# name offset, name length, value type, element type, array length, start of value, end of value
-_Key = tuple[int, int, int, int, int, int, int]
-# name offset, name length, dims in ne order, type id, offset in the data section
-_Tensor = tuple[int, int, tuple[int, ...], int, int]
+# name, offset of the name, value type, element type, array length, start of value, end of value
+_TakeKey = Callable[[bytes, int, int, int, int, int, int], object]
+# name, offset of the name, dims in ne order, type id, offset in the data section
+_TakeTensor = Callable[[bytes, int, tuple[int, ...], int, int], object]
 
 def scan(
-    buffer: Buffer, size: int, more: Callable[[int], Buffer] | None = None
-) -> tuple[int, list[_Key], list[_Tensor], int]: ...
+    buffer: Buffer, size: int, more: Callable[[int], Buffer], take_key: _TakeKey, take_tensor: _TakeTensor
+) -> tuple[int, int]: ...
 def read_strings(buffer: Buffer, start: int, count: int) -> list[str]: ...

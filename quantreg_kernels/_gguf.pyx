@@ -140,8 +140,8 @@ cdef class _Cursor:
         self.at += 8
         return load64(self.p + self.at - 8)
 
-    cdef tuple read_name(self):
-        """(offset, length) of the name of a key or tensor."""
+    cdef Py_ssize_t read_name(self) except -1:
+        """Offset of the name of a key or tensor, which is in `name`."""
         cdef uint64_t length = self.u64("name")
         if length > NAME_LIMIT:
             raise self.error("name-too-long", "name", f"is {length} bytes long, the limit is {NAME_LIMIT}",
@@ -150,7 +150,7 @@ cdef class _Cursor:
         cdef Py_ssize_t start = self.at
         self.at += <Py_ssize_t>length
         self.name = (<const char*>self.p)[start:self.at]
-        return start, <Py_ssize_t>length
+        return start
 
     cdef int skip_string(self, str part) except -1:
         cdef uint64_t length = self.u64(part)
@@ -199,11 +199,11 @@ cdef class _Cursor:
         return ScanError(code, f"{field} {message}", self.at, field, found, limit)
 
 
-cdef tuple scan_key(_Cursor c):
+cdef int scan_key(_Cursor c, object take) except -1:
     cdef uint32_t kind, element
     cdef uint64_t count = 0
     cdef Py_ssize_t start
-    name_at, name_length = c.read_name()
+    cdef Py_ssize_t name_at = c.read_name()
     kind = element = c.u32("value type")
     start = c.at
     if kind == ARRAY:
@@ -221,12 +221,13 @@ cdef tuple scan_key(_Cursor c):
         c.skip_strings(count)
     else:
         c.skip_scalars(element, count if kind == ARRAY else 1)
-    return name_at, name_length, kind, element, count, start, c.at
+    take(c.name, name_at, kind, element, count, start, c.at)
+    return 0
 
 
-cdef tuple scan_tensor(_Cursor c):
+cdef int scan_tensor(_Cursor c, object take) except -1:
     cdef uint32_t n_dims
-    name_at, name_length = c.read_name()
+    cdef Py_ssize_t name_at = c.read_name()
     n_dims = c.u32("number of dimensions")
     if n_dims > MAX_DIMS:
         raise c.error("too-many-dims", "number of dimensions", f"is {n_dims}, the limit is {MAX_DIMS}",
@@ -235,10 +236,11 @@ cdef tuple scan_tensor(_Cursor c):
     for _ in range(n_dims):
         dims.append(c.u64("dimensions"))
     type_id = c.u32("type")
-    return name_at, name_length, tuple(dims), type_id, c.u64("offset")
+    take(c.name, name_at, tuple(dims), type_id, c.u64("offset"))
+    return 0
 
 
-cdef tuple scan_header(_Cursor c):
+cdef tuple scan_header(_Cursor c, object take_key, object take_tensor):
     cdef uint32_t version
     cdef Py_ssize_t i
     if c.size >= 4:
@@ -264,33 +266,32 @@ cdef tuple scan_header(_Cursor c):
             raise c.error("bad-count", what, f"is {count}, a file of {c.size} bytes can hold at most {limit}",
                           count, limit)
         counts.append(count)
-    keys = []
     c.what = "key"
     for i in range(counts[1]):
         c.index, c.name = i, None
-        keys.append(scan_key(c))
-    tensors = []
+        scan_key(c, take_key)
     c.what = "tensor"
     for i in range(counts[0]):
         c.index, c.name = i, None
-        tensors.append(scan_tensor(c))
-    return version, keys, tensors, c.at
+        scan_tensor(c, take_tensor)
+    return version, c.at
 
 
-def scan(buffer, Py_ssize_t size, more=None):
-    """Finds every key and tensor of a GGUF header.
+def scan(buffer, Py_ssize_t size, more, take_key, take_tensor):
+    """Finds every key and tensor of a GGUF header; returns (version, end of the header).
 
     `buffer` holds the first bytes of a file of `size` bytes, and `more(n)` returns a buffer with at least the first n;
-    the scan holds no buffer while it calls. Returns (version, keys, tensors, end of the header): keys as (name offset,
-    name length, value type, element type, array length, start of value, end of value), tensors as (name offset, name
-    length, dims in ne order, type id, offset in the data section). Names are not checked yet. Raises ScanError.
+    the scan holds no buffer while it calls. Each find is handed over at once, so that one that is refused ends the scan:
+    take_key(name, offset of the name, value type, element type, array length, start of value, end of value), then
+    take_tensor(name, offset of the name, dims in ne order, type id, offset in the data section). Names are bytes and
+    not checked. Raises ScanError.
     """
     cdef _Cursor c = _Cursor()
     c.size = size
     c.more = more
     c.hold(buffer)
     try:
-        return scan_header(c)
+        return scan_header(c, take_key, take_tensor)
     finally:
         c.release()
 

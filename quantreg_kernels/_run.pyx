@@ -45,11 +45,19 @@ cdef Py_ssize_t find_nonfinite(const float *x, Py_ssize_t n) noexcept nogil:
     return -1
 
 
+cdef int check_aligned(const void *floats) except -1:
+    """Codecs may use instructions that fault on float32 at an odd address."""
+    if <size_t>floats % sizeof(float):
+        raise ValueError("float32 that is not aligned in memory: np.require(x, np.float32, ['C', 'A']) copies it")
+    return 0
+
+
 def first_nonfinite(const float[:, ::1] x):
     """Index, counted over all of x, float32 (rows, cols), of the first NaN or infinity, or -1."""
     cdef Py_ssize_t found
     if x.shape[0] == 0 or x.shape[1] == 0:
         return -1
+    check_aligned(&x[0, 0])
     with nogil:
         found = find_nonfinite(&x[0, 0], x.shape[0] * x.shape[1])
     return found
@@ -135,7 +143,7 @@ cdef class Codec:
 
         importance: None, float32 (cols,) column statistics, or float32 (rows, cols) error weights.
         Raises RowError (with first_row added) for a NaN, an infinity or an overflowing scale; ValueError for wrong
-        sizes.
+        sizes and for float32 that is not aligned.
         """
         cdef EncodeArgs a
         cdef Py_ssize_t done, column = -1
@@ -164,6 +172,8 @@ cdef class Codec:
                 a.importance = &weights[0, 0]
                 a.importance_kind = IMPORTANCE_WEIGHTS
                 a.importance_stride = x.shape[1]
+            check_aligned(a.importance)
+        check_aligned(&x[0, 0])
         a.src = &x[0, 0]
         a.dst = &out[0, 0]
         a.n_rows = x.shape[0]
@@ -214,9 +224,10 @@ cdef class Codec:
         return done
 
     def decode_rows(self, const uint8_t[:, ::1] data, float[:, ::1] out, bint stream=False):
-        """Decode data, uint8 (rows, row_bytes), into out, float32 (rows, cols). ValueError for wrong sizes.
+        """Decode data, uint8 (rows, row_bytes), into out, float32 (rows, cols).
 
         stream: write around the caches, which is faster where out is larger than they are.
+        ValueError for wrong sizes and for float32 that is not aligned.
         """
         cdef DecodeArgs a
         memset(&a, 0, sizeof(DecodeArgs))
@@ -228,6 +239,7 @@ cdef class Codec:
                              f"{out.shape[1]} weights")
         if out.shape[0] == 0 or out.shape[1] == 0:
             return
+        check_aligned(&out[0, 0])
         a.src = &data[0, 0]
         a.dst = &out[0, 0]
         a.n_rows = out.shape[0]
@@ -271,7 +283,7 @@ cdef class Codec:
     def score_rows(self, const float[:, ::1] x, const float[::1] columns, float[:, ::1] out):
         """The encoder's error weights, to out: x and out float32 (rows, cols), columns float32 (cols,).
 
-        ValueError for wrong sizes.
+        ValueError for wrong sizes and for float32 that is not aligned.
         """
         cdef ScoreArgs a
         memset(&a, 0, sizeof(ScoreArgs))
@@ -283,12 +295,15 @@ cdef class Codec:
             raise ValueError("rows, columns and out must agree in shape")
         if x.shape[0] == 0 or x.shape[1] == 0:
             return
+        check_aligned(&x[0, 0])
         a.src = &x[0, 0]
         a.dst = &out[0, 0]
         a.n_rows = x.shape[0]
         a.n_cols = x.shape[1]
         a.src_stride = x.shape[1]
         a.dst_stride = out.shape[1]
+        check_aligned(&columns[0])
+        check_aligned(&out[0, 0])
         a.columns = &columns[0]
         with nogil:
             self.c.score_rows(self.given, &a)

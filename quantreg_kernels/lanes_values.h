@@ -144,7 +144,7 @@ LANE_FN vf vf_set1_f16(const uint8_t *p) {
 #elif LANES == 8
     return (vf)_mm256_cvtph_ps(_mm_set1_epi16((int16_t)h));
 #else
-    int32_t a = h & 0x7fff, sign = (h & 0x8000) << 16;
+    int32_t a = h & 0x7fff, sign = (int32_t)((uint32_t)(h & 0x8000) << 16);
     if (a < 0x0400 || a >= 0x7c00) return vf_from_f16(vi_set1(h));
     return (vf)vi_set1(((a << 13) + (112 << 23)) | sign);
 #endif

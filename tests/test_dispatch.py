@@ -231,3 +231,16 @@ def test_an_error_names_the_row_of_a_later_slab(monkeypatch):
     x[1, 7, 300] = np.inf
     with pytest.raises(NonFiniteError, match="row 17 holds NaN or infinity at column 300"):
         quantize(x, "Q4_K", threads=2)
+
+
+def test_arrays_at_odd_addresses_are_taken():
+    def odd(array):
+        raw = np.frombuffer(b"\0" + array.tobytes(), np.uint8)[1:]
+        return raw.view(array.dtype).reshape(array.shape)
+
+    for given in (None, COLUMNS, X**2):
+        want = quantize(X, "Q4_K", given)
+        np.testing.assert_array_equal(quantize(odd(X), "Q4_K", None if given is None else odd(given)), want)
+    target = np.zeros(4 * X.size + 1, np.uint8)[1:].view(np.float32).reshape(X.shape)
+    quantreg.dequantize(odd(want), "Q4_K", out=target)
+    np.testing.assert_array_equal(target, quantreg.dequantize(want, "Q4_K"))

@@ -4,21 +4,10 @@ import struct
 
 import gguf_files as gf
 import pytest
+from gguf_files import shard
 
 from quantreg.errors import GGUFFormatError
 from quantreg.gguf import read_shards, shard_path, split_values
-
-
-def split_keys(number, count, total):
-    return [
-        gf.key("split.no", gf.U16, struct.pack("<H", number)),
-        gf.key("split.count", gf.U16, struct.pack("<H", count)),
-        gf.key("split.tensors.count", gf.I32, struct.pack("<i", total)),
-    ]
-
-
-def shard(number, count=3, total=3, name=None, keys=()):
-    return gf.gguf([*keys, *split_keys(number, count, total)], [gf.tensor(name or f"t{number}", (1,))], bytes(32))
 
 
 @pytest.fixture

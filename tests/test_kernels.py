@@ -128,6 +128,29 @@ def test_only_contiguous_arrays_of_the_right_type_are_taken():
             codec.encode_rows(wrong, untouched(2, 144))
 
 
+def misaligned(*shape):
+    """float32 zeros that begin at an odd address."""
+    return np.zeros(4 * np.prod(shape) + 1, np.uint8)[1:].view(np.float32).reshape(shape)
+
+
+def test_floats_that_are_not_aligned_are_refused():
+    codec = codec_at("Q4_K", LEVELS[-1])
+    x, odd, data = np.zeros((2, 256), np.float32), misaligned(2, 256), untouched(2, 144)
+    for call in (
+        lambda: codec.encode_rows(odd, data),
+        lambda: codec.encode_rows(x, data, odd[0]),
+        lambda: codec.encode_rows(x, data, odd),
+        lambda: codec.decode_rows(data, odd),
+        lambda: codec.score_rows(odd, x[0], x.copy()),
+        lambda: codec.score_rows(x, odd[0], x.copy()),
+        lambda: codec.score_rows(x, x[0], odd),
+        lambda: first_nonfinite(odd),
+    ):
+        with pytest.raises(ValueError, match="aligned"):
+            call()
+    assert (data == 0xAA).all()
+
+
 def test_no_rows_and_empty_rows_are_nothing_to_do():
     codec = codec_at("Q4_K", LEVELS[-1])
     for rows, blocks in ((0, 1), (3, 0)):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -233,40 +232,6 @@ def test_a_kill_between_the_renames_of_shards_is_resumed_without_encoding(at, mo
     assert done == []
     quantreg.merge("out-00001-of-00005.gguf", "merged.gguf")
     assert Path("merged.gguf").read_bytes() == Path("whole.gguf").read_bytes()
-    assert leftovers() == []
-
-
-KILLED = """
-import os, signal, sys
-import quantreg
-from quantreg import work
-from quantreg.gguf import atomic
-work.SLAB_WEIGHTS = 20_000
-count = [0]
-inner = {0}
-def kill(*args, **keywords):
-    count[0] += 1
-    if count[0] == {1}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return inner(*args, **keywords)
-{0} = kill
-quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True, threads=2)
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
-@pytest.mark.parametrize(
-    ("function", "call"),
-    [
-        ("atomic._pwrite", 1), ("atomic._pwrite", 30), ("os.write", 1), ("os.write", 40), ("os.fsync", 1),
-        ("os.replace", 1), ("os.unlink", 1),
-    ],
-)  # fmt: skip
-def test_kill_9_at_any_stage_is_resumed_to_the_same_bytes(at, function, call):
-    killed = subprocess.run([sys.executable, "-P", "-c", KILLED.format(function, call)], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True, force=Path("out.gguf").exists())
-    assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
     assert leftovers() == []
 
 

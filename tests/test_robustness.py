@@ -1,21 +1,16 @@
 """Kills, full disks, shrinking sources, two runs at once, files broken on purpose: the old file or the new one."""
 
 import os
-import signal
-import struct
 import subprocess
 import sys
 from pathlib import Path
 
-import gguf_files as gf
 import numpy as np
 import pytest
 import small_model
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import quantreg
-from quantreg import GGUFFormatError, OutputError, QuantregError, cli
+from quantreg import GGUFFormatError, OutputError
 from quantreg.events import Started, TensorDone
 
 OLD = b"the old file"
@@ -32,47 +27,6 @@ def at(tmp_path, monkeypatch):
 def script(body):
     """Run Python in a process of its own, in the current folder."""
     return subprocess.run([sys.executable, "-P", "-c", body], capture_output=True, text=True)
-
-
-KILLED = """
-import os, signal
-import quantreg
-from quantreg.gguf import atomic
-count = [0]
-inner = {0}
-def kill(*args, **keywords):
-    count[0] += 1
-    if count[0] == {1}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return inner(*args, **keywords)
-{0} = kill
-quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", force=True, threads=2)
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
-@pytest.mark.parametrize("old", [True, False])
-@pytest.mark.parametrize(
-    ("function", "call"),
-    [
-        ("os.open", 1),
-        ("os.open", 2),
-        ("atomic._pwrite", 1),
-        ("atomic._pwrite", 20),
-        ("os.fsync", 1),
-        ("os.replace", 1),
-        ("os.fsync", 2),
-    ],
-)
-def test_kill_9_leaves_the_old_file_or_the_complete_new_one(at, function, call, old):
-    if old:
-        Path("out.gguf").write_bytes(OLD)
-    assert script(KILLED.format(function, call)).returncode == -signal.SIGKILL
-    after = Path("out.gguf").read_bytes() if Path("out.gguf").exists() else None
-    renamed = (function, call) in (("os.open", 2), ("os.fsync", 2))  # the folder, for the name to be durable
-    assert after == (Path("whole.gguf").read_bytes() if renamed else OLD if old else None)
-    quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", force=True)
-    assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
 
 
 FULL = """
@@ -164,78 +118,6 @@ def test_long_names_and_unknown_architectures_work_with_a_warning(tmp_path):
     assert any("64 and more" in text for text in result.warnings)
     with quantreg.open(tmp_path / "out.gguf") as model:
         np.testing.assert_array_equal(model[name].data, quantreg.quantize(x, "Q4_K"))
-
-
-# ---- files broken on purpose ----
-
-
-@st.composite
-def broken_files(draw):
-    """A structured model with up to three fields changed; sometimes bytes are cut off or appended."""
-    keys = [gf.text("general.architecture", "llama"), gf.u32("llama.block_count", 2)]
-    if draw(st.booleans()):
-        keys.append(gf.u32("general.alignment", draw(st.sampled_from([32, 64, 1 << 20, 0, 7, 1 << 31]))))
-    keys.append(gf.array("tokenizer.ggml.tokens", gf.STRING, 2, gf.string("a") + gf.string("b")))
-    tensors, data, offset = [], b"", 0
-    for i in range(draw(st.integers(0, 3))):
-        kind, cols = draw(st.sampled_from([(0, 3), (1, 256), (8, 64), (12, 256), (99, 5)]))
-        size = {0: 4 * cols, 1: 2 * cols, 8: cols // 32 * 34, 12: 144, 99: 7}[kind]
-        tensors.append(gf.tensor(f"blk.{i}.attn_q.weight", (cols, 1), kind, offset))
-        piece = draw(st.binary(min_size=size, max_size=size)).ljust(-(-size // 32) * 32, b"\0")
-        data, offset = data + piece, offset + len(piece)
-    raw = bytearray(gf.gguf(keys, tensors, data))
-    head = len(raw) - len(data)
-    for _ in range(draw(st.integers(0, 3))):
-        width = draw(st.sampled_from([1, 2, 4, 8]))
-        place = draw(st.integers(0, max(0, head - width)))
-        value = draw(st.sampled_from([0, 1, 2, 3, 8, 9, 12, 31, 255, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]))
-        raw[place : place + width] = struct.pack("<Q", value)[:width]
-    cut = draw(st.sampled_from([0, 0, 0, 1, 40, len(raw) // 2]))
-    return bytes(raw[: len(raw) - cut]) + draw(st.sampled_from([b"", b"", b"tail"]))
-
-
-@settings(max_examples=40)
-@given(broken_files())
-def test_of_broken_files_only_our_errors_escape(tmp_path_factory, raw):
-    folder = tmp_path_factory.mktemp("broken")
-    path, out = folder / "in.gguf", folder / "out.gguf"
-    path.write_bytes(raw)
-    try:
-        quantreg.plan(path, "Q4_K_M", allow_requantize=True)
-    except GGUFFormatError:
-        header_is_sound = False
-    except QuantregError:
-        header_is_sound = True
-    else:
-        header_is_sound = True
-    for action in (
-        lambda: quantreg.quantize_file(path, out, "Q4_K_M", allow_requantize=True, threads=1),
-        lambda: quantreg.validate(path, threads=1),
-        lambda: quantreg.hash_tensors(path, threads=1),
-        lambda: quantreg.merge(path, folder / "merged.gguf"),
-    ):
-        try:
-            action()
-        except GGUFFormatError:
-            assert not header_is_sound or b"split" in raw
-        except QuantregError:
-            assert header_is_sound
-    if header_is_sound and (folder / "merged.gguf").exists():
-        with quantreg.open(path) as model:
-            if any(not info.known for header in model.headers for info in header.tensors):
-                return  # the bytes of a type nobody knows end at the next tensor, padding included
-        assert quantreg.hash_tensors(folder / "merged.gguf", threads=1) == quantreg.hash_tensors(path, threads=1)
-
-
-@settings(max_examples=15)
-@given(broken_files())
-def test_of_broken_files_the_command_says_one_line(tmp_path_factory, raw):
-    folder = tmp_path_factory.mktemp("broken")
-    path = folder / "in.gguf"
-    path.write_bytes(raw)
-    for words in (["inspect"], ["validate"], ["hash"], ["metadata", "get"]):
-        assert cli.main([*words, str(path)]) in (0, 1)
-    assert cli.main(["quantize", "--threads", "1", str(path), str(folder / "out.gguf"), "Q8_0"]) in (0, 1)
 
 
 def test_a_source_that_vanishes_between_header_and_data_is_an_error(at):

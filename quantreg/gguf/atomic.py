@@ -93,12 +93,22 @@ class AtomicFile:
         finally:
             self._discard()
 
+    def settle(self) -> None:
+        """All that can fail before the file gets its name: its size, the disk, what stands under its name."""
+        with self._errors():
+            written = os.fstat(self._fd).st_size
+            if self.size is not None and written != self.size:
+                raise OutputError(f"{self.path}: {written} bytes were written, {self.size} were planned")
+            os.fsync(self._fd)
+            self._check_target()
+
+    def retire(self) -> None:
+        """Remove the file that will be replaced. Of several shards the first: old and new ones make no model."""
+        with self._errors(), suppress(FileNotFoundError):
+            os.unlink(self.path)
+
     def _commit(self):
-        written = os.fstat(self._fd).st_size
-        if self.size is not None and written != self.size:
-            raise OutputError(f"{self.path}: {written} bytes were written, {self.size} were planned")
-        os.fsync(self._fd)
-        self._check_target()
+        self.settle()
         if os.name == "nt":  # cannot rename an open file; elsewhere a lock on it must last until then
             os.close(self._fd)
             self._fd = -1

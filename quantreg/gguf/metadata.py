@@ -123,13 +123,17 @@ class Metadata(Mapping):
 
     def value_type(self, key: str) -> str:
         """Type of a key's value: "u32", "string", "array[string]" ..."""
-        kind, element = self._spans[key][:2]
-        return f"array[{VALUE_TYPES[element]}]" if kind == ARRAY else VALUE_TYPES[kind]
+        return type_name(*self._spans[key][:2])
 
     def array_length(self, key: str) -> int | None:
         """Number of elements of an array, None for any other value; nothing is decoded."""
         kind, _, length = self._spans[key][:3]
         return length if kind == ARRAY else None
+
+
+def type_name(kind: int, element: int) -> str:
+    """Name of a value type from the two numbers in the file; the second counts for arrays only."""
+    return f"array[{VALUE_TYPES[element]}]" if kind == ARRAY else VALUE_TYPES[kind]
 
 
 def _decode(type, raw):

@@ -90,6 +90,14 @@ class PartialFile(AtomicFile):
                 os.write(self._journal, line.encode())  # one call to a file opened to append: never mixed with others
             self._recorded += 1
 
+    def settle(self) -> None:
+        if not self._complete:
+            super().settle()
+
+    def retire(self) -> None:
+        if not self._complete:
+            super().retire()
+
     def finish(self) -> None:
         """Forget the journal."""
         with suppress(FileNotFoundError):

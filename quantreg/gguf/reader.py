@@ -11,7 +11,7 @@ import numpy as np
 from quantreg.errors import GGUFFormatError
 from quantreg.gguf import rules
 from quantreg.gguf.layout import layout as ggml_layout
-from quantreg.gguf.metadata import Metadata
+from quantreg.gguf.metadata import Metadata, type_name
 from quantreg_kernels._gguf import ScanError, scan
 
 __all__ = ["Header", "TensorInfo", "read_header"]
@@ -121,77 +121,92 @@ def _read_file(file, layout, path) -> Header:
 
 
 def _read(head, size, more, layout, path) -> Header:
+    found = _Found(more, layout, path)
     try:
-        version, keys, tensors, end = scan(head, size, more)
+        version, end = scan(head, size, more, found.key, found.tensor)
         view = memoryview(more(end))[:end].toreadonly()
-        metadata = _metadata(view, keys, path)
-        alignment = rules.DEFAULT_ALIGNMENT
-        if "general.alignment" in metadata:
-            value = metadata.value("general.alignment")
-            alignment = rules.check_alignment(value.type, value.data, path=path)
-        data_offset = rules.padded(end, alignment)
-        infos, data_end, warnings = _tensors(view, tensors, layout, alignment, data_offset, size, path)
+        data_offset = rules.padded(end, found.alignment)
+        infos, data_end = _placed(found, data_offset, size)
     except ScanError as error:
-        code, message, offset, field, found, limit = error.args
-        raise GGUFFormatError(code, message, offset=offset, field=field, found=found, limit=limit, path=path) from None
+        code, message, offset, field, value, limit = error.args
+        raise GGUFFormatError(code, message, offset=offset, field=field, found=value, limit=limit, path=path) from None
     except MemoryError:
         raise GGUFFormatError("too-long", "the header does not fit into memory", path=path) from None
+    warnings = found.warnings
     if size > data_end:
         warnings.append(f"{size - data_end} bytes after the last tensor belong to nothing")
-    return Header(version, alignment, metadata, infos, data_offset, size, warnings, path)
+    metadata = Metadata(view, found.spans)
+    return Header(version, found.alignment, metadata, infos, data_offset, size, warnings, path)
 
 
-def _metadata(view, keys, path) -> Metadata:
-    spans = {}
-    metadata = Metadata(view, spans)
-    for start, length, *span in keys:
-        where = {"offset": start, "path": path}
-        key = rules.decode_name(bytes(view[start : start + length]), "key", **where)
-        if key in spans:
+class _Found:
+    """The keys and tensors of a header as the scan finds them; each is checked before the next is looked at.
+
+    ``tensors`` are TensorInfos whose places are not checked yet, beside where their names stand in the file.
+    """
+
+    def __init__(self, more, layout, path):
+        self.more, self.layout, self.path = more, layout, path
+        self.alignment = rules.DEFAULT_ALIGNMENT
+        self.spans, self.tensors, self.names, self.warnings = {}, [], set(), []
+
+    def key(self, raw, at, kind, element, length, start, end):
+        where = {"offset": at, "path": self.path}
+        key = rules.decode_name(raw, "key", **where)
+        if key in self.spans:
             raise GGUFFormatError("duplicate-key", f"key {rules.shown(key)} occurs twice", field=key, **where)
-        spans[key] = tuple(span)
-        rules.check_value_type(key, metadata.value_type(key), **where)
-    return metadata
+        self.spans[key] = kind, element, length, start, end
+        rules.check_value_type(key, type_name(kind, element), **where)
+        if key == "general.alignment":
+            value = Metadata(self.more(end), self.spans).value(key)
+            self.alignment = rules.check_alignment(value.type, value.data, path=self.path)
+
+    def tensor(self, raw, at, dims, type_id, offset):
+        where = {"offset": at, "path": self.path}
+        name = rules.decode_name(raw, "tensor name", **where)
+        if name in self.names:
+            raise GGUFFormatError("duplicate-tensor", f"tensor {rules.shown(name)} occurs twice", field=name, **where)
+        self.names.add(name)
+        if len(raw) >= rules.LONG_TENSOR_NAME:
+            text = f"tensor name {rules.shown(name)} has {len(raw)} bytes: llama.cpp refuses 64 and more"
+            self.warnings.append(text)
+        sizes = rules.tensor_size(name, dims, type_id, self.layout, self.alignment, **where)
+        row_bytes, nbytes = sizes or (0, 0)
+        named = f"type {type_id}" if sizes is None else self.layout(type_id)[0]
+        info = TensorInfo(name, dims, type_id, named, offset, nbytes, row_bytes, sizes is not None)
+        self.tensors.append((info, at))
 
 
-def _tensors(view, found, layout, alignment, data_offset, size, path):
-    """(TensorInfos, end of the data, warnings); each tensor must begin where the one before it ends, padded."""
-    infos, names, warnings = [], set(), []
+def _placed(found, data_offset, size):
+    """(TensorInfos, end of the data); each tensor must begin where the one before it ends, padded."""
+    infos, alignment = [], found.alignment
     expected = 0  # where the next tensor must begin, or the least it can if `floating`
     floating = False  # the tensor before is opaque: nobody knows how long it is
-    for i, (start, length, dims, type_id, offset) in enumerate(found):
-        where = {"offset": start, "path": path}
-        name = rules.decode_name(bytes(view[start : start + length]), "tensor name", **where)
-        if name in names:
-            raise GGUFFormatError("duplicate-tensor", f"tensor {rules.shown(name)} occurs twice", field=name, **where)
-        names.add(name)
-        if length >= rules.LONG_TENSOR_NAME:
-            warnings.append(f"tensor name {rules.shown(name)} has {length} bytes: llama.cpp refuses 64 and more")
-        sizes = rules.tensor_size(name, dims, type_id, layout, alignment, **where)
-        row_bytes, nbytes = sizes or (0, 0)
+    for i, (info, at) in enumerate(found.tensors):
+        name, offset, nbytes = info.name, info.offset, info.nbytes
 
-        def refuse(code, message, found, limit, name=name, where=where):
+        def refuse(code, message, value, limit, name=name, at=at):
             message = f"data of tensor {rules.shown(name)} {message}"
-            raise GGUFFormatError(code, message, field=f"offset of {name}", found=found, limit=limit, **where)
+            field = f"offset of {name}"
+            raise GGUFFormatError(code, message, offset=at, field=field, found=value, limit=limit, path=found.path)
 
         if offset % alignment:
             refuse("tensor-misaligned", f"begins at {offset}, not a multiple of {alignment}", offset, alignment)
         end = data_offset + offset + nbytes
-        if end > size and (nbytes or floating or sizes is None):
+        if end > size and (nbytes or floating or not info.known):
             refuse("tensor-past-end", f"ends at byte {end}, but the file has {size}", end, size)
         if offset < expected:
             refuse("tensor-overlap", f"begins at {offset}, but the one before ends at {expected}", offset, expected)
         if offset > expected and not floating:
-            disorder = any(later[4] == expected for later in found[i + 1 :])
+            disorder = any(later.offset == expected for later, _ in found.tensors[i + 1 :])
             code, cause = ("tensor-order", "tensors are out of order") if disorder else ("tensor-gap", "a gap")
             refuse(code, f"begins at {offset} instead of {expected}: {cause}", offset, expected)
         if floating:
             infos[-1] = replace(infos[-1], nbytes=offset - infos[-1].offset)
-        floating = sizes is None
-        type_name = f"type {type_id}" if floating else layout(type_id)[0]
-        infos.append(TensorInfo(name, dims, type_id, type_name, offset, nbytes, row_bytes, not floating))
+        floating = not info.known
+        infos.append(info)
         expected = offset + rules.padded(nbytes, alignment)
     if floating:
         infos[-1] = replace(infos[-1], nbytes=size - data_offset - infos[-1].offset)
         expected = size - data_offset
-    return tuple(infos), data_offset + expected, warnings
+    return tuple(infos), data_offset + expected

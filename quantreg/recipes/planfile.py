@@ -3,7 +3,7 @@
 import json
 import os
 
-from quantreg.errors import PlanError
+from quantreg.errors import ImportanceError, PlanError
 from quantreg.recipes.calibration import Calibration, decided
 from quantreg.recipes.checks import Checks
 from quantreg.recipes.filetype import find_type
@@ -71,7 +71,12 @@ def read_plan(path, header, *, imatrix=None, types=None) -> Plan:
     options = _options(name, data)
     stated = _field(name, data, "imatrix", (str, type(None)))
     if imatrix is None and stated is not None:
-        imatrix = ImportanceMatrix.read(stated)
+        try:
+            imatrix = ImportanceMatrix.read(stated)
+        except ValueError as error:
+            if isinstance(error, ImportanceError):
+                raise
+            raise PlanError(f"{name}: imatrix: {stated!r:.80} is no path: {error}") from None
     file_type = file_types.find(_field(name, data, "file_type", str), types)
     calibration = Calibration(file_type, imatrix, options)
     sources = {info.name: info for info in header.tensors}

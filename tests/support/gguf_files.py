@@ -56,3 +56,13 @@ def small_model() -> bytes:
         [tensor("a.weight", (3, 2)), tensor("b.weight", (32,), 8, 32)],
         floats + q8_0,
     )
+
+
+def shard(number, count=3, total=3, name=None, keys=()) -> bytes:
+    """Shard `number` (from 0) of `count` with one F32 tensor; `total` is the number of tensors in all shards."""
+    split = [
+        key("split.no", U16, struct.pack("<H", number)),
+        key("split.count", U16, struct.pack("<H", count)),
+        key("split.tensors.count", I32, struct.pack("<i", total)),
+    ]
+    return gguf([*keys, *split], [tensor(name or f"t{number}", (1,))], bytes(32))

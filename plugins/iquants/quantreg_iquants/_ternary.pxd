@@ -13,8 +13,8 @@ from libc.float cimport FLT_MAX
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from quantreg_kernels.lanes cimport (
-    LANES, lowest_bit, vf, vf_bits, vf_eq, vf_le, vf_lookup4, vf_min, vf_reduce_min, vf_set1, vf_store, vi, vi_gather,
-    vi_load_u16, vi_shr, vi_transpose, vm_bits,
+    LANES, lowest_bit, vf, vf_bits, vf_eq, vf_le, vf_lookup4, vf_min, vf_reduce_min, vf_set1, vf_store, vi, vi_clamp,
+    vi_gather, vi_load_u16, vi_shr, vi_transpose, vm_bits,
 )
 from quantreg_iquants._codebook cimport nearest_points, split_coordinates
 
@@ -101,8 +101,8 @@ cdef inline vi index_of(vi code) noexcept nogil:
 
 
 cdef inline vi number_of(const Codebook *b, vi code) noexcept nogil:
-    """The number of a point of the codebook."""
-    return vi_shr(~vi_gather(b.table, index_of(code)), 16)
+    """The number of a point of the codebook. Lanes that are not used may hold any code, and must not read elsewhere."""
+    return vi_shr(~vi_gather(b.table, vi_clamp(index_of(code), 0, INDICES - 1)), 16)
 
 
 cdef inline int nearest_point(const Codebook *b, int32_t entry, const float *x, const float *w, float scale, vf levels,

@@ -1,0 +1,115 @@
+"""Damaged inputs without end: python tests/support/fuzz.py [--seconds 60] [--only header,blocks] [--seed 1]
+
+Each target runs in a process of its own, so that a crash and a hang are findings, too. Case N of a seed is always the
+same input; a finding says how to repeat it. Exit code 1 if anything got through.
+"""
+
+import argparse
+import mmap
+import os
+import random
+import select
+import signal
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+HANG = 60  # seconds without an input done
+
+
+def run(name, *, seconds=None, cases=None, seed=0):
+    """(inputs, those refused, what got through or None) of one target; it ends after ``seconds`` or ``cases``."""
+    shared = mmap.mmap(-1, 16)  # inputs, refused: readable when the process is dead
+    reader, writer = os.pipe()
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+        child = os.fork()
+        if child == 0:
+            os.close(reader)
+            _child(name, Path(folder), shared, writer, seconds, cases, seed)
+        os.close(writer)
+        finding = _wait(child, reader, shared)
+    done, refused = struct.unpack("<QQ", shared)
+    return done, refused, finding
+
+
+def _child(name, folder, shared, writer, seconds, cases, seed):
+    status = 1
+    try:
+        warnings.simplefilter("error")
+        from fuzz_targets import TARGETS
+
+        target = TARGETS[name](folder)
+        done = refused = 0
+        until = time.monotonic() + seconds if seconds else float("inf")
+        while (cases is None or done < cases) and (done % 64 or time.monotonic() < until):
+            refused += not target(case(seed, done))
+            done += 1
+            struct.pack_into("<QQ", shared, 0, done, refused)
+        status = 0
+    except BaseException:
+        os.write(writer, traceback.format_exc().encode()[-4000:])
+    finally:
+        os._exit(status)
+
+
+def case(seed, number):
+    return random.Random(seed << 48 | number)
+
+
+def _wait(child, reader, shared):
+    """What the process ended with: None if well."""
+    before, since = None, time.monotonic()
+    while not select.select([reader], [], [], 1)[0]:
+        if shared[:] != before:
+            before, since = shared[:], time.monotonic()
+        elif time.monotonic() - since > HANG:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return f"an input took more than {HANG} s"
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return text or (f"exit code {os.WEXITSTATUS(status)}" if status else None)
+
+
+def main():
+    names = ["header", "file", "blocks", "weights", "imatrix", "plan", "safetensors", "journal"]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=60, help="for all targets together (default: 60)")
+    parser.add_argument("--cases", type=int, help="inputs for each target, instead of a time")
+    parser.add_argument("--only", default=",".join(names), metavar="TARGET,...", help=f"of {', '.join(names)}")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other inputs")
+    parser.add_argument("--case", type=int, help="this one input of the target, in this process")
+    given = parser.parse_args()
+    chosen = given.only.split(",")
+    if wrong := sorted(set(chosen) - set(names)):
+        parser.error(f"--only {wrong[0]}: the targets are {', '.join(names)}")
+    if given.case is not None:
+        from fuzz_targets import TARGETS
+
+        warnings.simplefilter("error")
+        with tempfile.TemporaryDirectory() as folder:
+            for name in chosen:
+                print(name, "taken" if TARGETS[name](Path(folder))(case(given.seed, given.case)) else "refused")
+        return 0
+    through = 0
+    for name in chosen:
+        seconds = None if given.cases else given.seconds / len(chosen)
+        done, refused, finding = run(name, seconds=seconds, cases=given.cases, seed=given.seed)
+        print(f"{name}: {done} inputs, {refused} refused, {int(finding is not None)} got through", flush=True)
+        if finding:
+            through += 1
+            print(
+                f"{finding}\nrepeat: python {sys.argv[0]} --only {name} --seed {given.seed} --case {done}", flush=True
+            )
+    return 1 if through else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
