@@ -126,6 +126,11 @@ cdef class Codec:
         return self.c.encode_rows != NULL
 
     @property
+    def whole_rows(self):
+        """Whether a row's blocks can only be decoded together."""
+        return self.c.whole_rows != 0 or self.c.row_header_size != 0
+
+    @property
     def has_scorer(self):
         """Whether the type reads importance."""
         return self.c.score_rows != NULL
@@ -258,7 +263,7 @@ cdef class Codec:
         cdef float room[STREAMED_MOST + 16]
         cdef float *piece = room + (-<size_t>room % 64) // sizeof(float)  # stores across two cache lines are slow
         cdef DecodeArgs a = whole[0]
-        cdef bint cut = self.c.row_header_size == 0 and not self.c.whole_rows
+        cdef bint cut = self.c.whole_rows == 0 and self.c.row_header_size == 0
         cdef Py_ssize_t unit = self.c.block_size if cut else whole.n_cols
         cdef Py_ssize_t nbytes = self.c.type_size if cut else whole.src_stride
         cdef Py_ssize_t left = whole.n_rows * (whole.n_cols // unit), step = 1

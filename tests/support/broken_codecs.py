@@ -37,12 +37,12 @@ def read_past_the_end(encode, x, out, importance=None, first_row=0):
     ctypes.string_at(x.ctypes.data + x.nbytes, 4)
 
 
-def write_before_the_start(decode, data, out):
+def write_before_the_start(decode, data, out, stream=False):
     decode(data, out)
     ctypes.memset(out.ctypes.data - 1, 0, 1)
 
 
-def write_near_the_end(decode, data, out):
+def write_near_the_end(decode, data, out, stream=False):
     decode(data, out)
     ctypes.memset(out.ctypes.data + out.nbytes, 0, 1)
 
@@ -185,6 +185,11 @@ def by_the_slab(rows, importance, data):
     return toy.encode(np.round(rows / np.abs(rows).max(), 1) * np.abs(rows).max(), importance)
 
 
+def depends_on_the_row(decode, data, out, stream=False):
+    decode(data, out)
+    out[:, 32:] = np.nextafter(out[:, 32:], np.float32(1))
+
+
 def nothing_from_importance(rows, importance, data):
     return data if importance is None else toy.encode(rows * np.float32(0), None)
 
@@ -222,6 +227,7 @@ BROKEN = {
     "determinism": counts_calls,
     "determinism, bytes not written": lambda: codec(encode_rows=forgets_a_byte),
     "slabs": lambda: encoder(by_the_slab),
+    "slabs, blocks alone": lambda: codec(decode_rows=depends_on_the_row, whole_rows=False),
     "threads": shared_scratch,
     "cpu_levels": differs_by_level,
     "guard_pages": lambda: codec(encode_rows=read_past_the_end),
