@@ -32,5 +32,5 @@ def test_of_damaged_input_nothing_gets_through(target):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_is_stopped_leaves_the_old_file_or_the_new_one(kind):
-    told = run("interruptions.py", "--only", kind, "--seconds", "5")
+    told = run("interruptions.py", "--only", kind, "--seconds", "3")
     assert int(told.split()[-5]) > 20

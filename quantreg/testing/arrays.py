@@ -176,10 +176,14 @@ def arbitrary_bytes(s):
         first, again = s.decode(data, fill=1), s.decode(data, fill=2)
         expect((bits_of(first) == bits_of(again)).all(), "not every float is written, or not the same ones")
 
+    levels = s.levels() if s.full and s.codec.level != "python" else {}
     cases = []
     for i, data in enumerate(samples):
         cases.append((f"decoding sample {i} of arbitrary bytes", lambda data=data: decode(data)))
-        cases.append((f"decoding sample {i} of arbitrary bytes, guarded", _guarded_decode(s, s.codec, "back", data)))
+        for codec in levels.values() or [s.codec]:
+            for side in ("front", "back"):
+                words = f"decoding sample {i} of arbitrary bytes at CPU level {codec.level}, forbidden at the {side}"
+                cases.append((words, _guarded_decode(s, codec, side, data)))
     run_guarded(cases)
 
 
