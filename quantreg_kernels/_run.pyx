@@ -23,7 +23,7 @@ cdef enum:
     PY_SSIZE_MAX_BITS = 62
     CHECKED_WEIGHTS = 1 << 16  # 256 KiB of float32: looked through for NaN, then encoded while in cache
     STREAMED_WEIGHTS = 1 << 9  # decoded to first-level cache, then written around the caches
-    STREAMED_MOST = 1 << 15     # longer pieces are decoded in place
+    STREAMED_MOST = 1 << 13  # 32 KiB on the stack; longer pieces are decoded in place
 
 cdef Py_ssize_t find_nonfinite(const float *x, Py_ssize_t n) noexcept nogil:
     """Index of the first NaN or infinity in x, or -1."""
@@ -214,7 +214,7 @@ cdef class Codec:
         """The first bad row counts: what is not finite at all, or too large for the codec."""
         cdef Py_ssize_t done, bad
         if self.c.takes_nonfinite:
-            done = self.c.encode_rows(self.given, a)
+            done = self._call_encoder(a)
             bad = find_nonfinite(a.src, min(done + 1, a.n_rows) * a.n_cols)
             if bad >= 0:
                 column[0] = bad % a.n_cols
@@ -223,10 +223,14 @@ cdef class Codec:
         bad = find_nonfinite(a.src, a.n_rows * a.n_cols)
         if bad >= 0:
             a.n_rows = bad // a.n_cols
-        done = self.c.encode_rows(self.given, a) if a.n_rows else 0
+        done = self._call_encoder(a) if a.n_rows else 0
         if bad >= 0 and done == a.n_rows:
             column[0] = bad % a.n_cols
         return done
+
+    cdef Py_ssize_t _call_encoder(self, const EncodeArgs *a) noexcept nogil:
+        """Rows done: within what there are, whatever the codec says, so that no row is passed over."""
+        return max(0, min(self.c.encode_rows(self.given, a), a.n_rows))
 
     def decode_rows(self, const uint8_t[:, ::1] data, float[:, ::1] out, bint stream=False):
         """Decode data, uint8 (rows, row_bytes), into out, float32 (rows, cols).

@@ -1,0 +1,198 @@
+"""The codec ABI: structs filled by hand, as a plugin's module would export them."""
+
+import ctypes
+
+import numpy as np
+import pytest
+
+from quantreg_kernels._run import Codec, RowError
+
+ROWS = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_void_p)
+PREPARE = ctypes.CFUNCTYPE(None)
+
+
+class RowCodecStruct(ctypes.Structure):
+    """abi.pxd's RowCodec."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_ssize_t),
+        ("abi_major", ctypes.c_int32),
+        ("type_id", ctypes.c_int32),
+        ("block_size", ctypes.c_ssize_t),
+        ("type_size", ctypes.c_ssize_t),
+        ("row_header_size", ctypes.c_ssize_t),
+        ("prepare", PREPARE),
+        ("encode_rows", ROWS),
+        ("decode_rows", ROWS),
+        ("score_rows", ROWS),
+        ("whole_rows", ctypes.c_int32),
+        ("takes_nonfinite", ctypes.c_int32),
+    )
+
+
+new_capsule = ctypes.pythonapi.PyCapsule_New
+new_capsule.restype = ctypes.py_object
+new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+NAME = b"quantreg.RowCodec"
+
+
+@pytest.fixture
+def make_codec():
+    """Codecs from structs filled by hand, as a plugin's module would export them."""
+    alive = []
+
+    def make(**fields):
+        struct = RowCodecStruct(
+            **{
+                "struct_size": ctypes.sizeof(RowCodecStruct),
+                "abi_major": 1,
+                "type_id": 1000,
+                "block_size": 4,
+                "type_size": 2,
+                "encode_rows": ROWS(lambda codec, args: 2),
+                "decode_rows": ROWS(lambda codec, args: 2),
+                **fields,
+            }
+        )
+        alive.append(struct)
+        return Codec(new_capsule(ctypes.addressof(struct), NAME, None))
+
+    return make
+
+
+def test_a_struct_of_this_abi_is_taken(make_codec):
+    codec = make_codec(row_header_size=3)
+    assert (codec.type_id, codec.block_size, codec.type_size, codec.row_header_size) == (1000, 4, 2, 3)
+    assert codec.can_encode
+    assert not codec.has_scorer
+    codec.encode_rows(np.ones((2, 8), np.float32), np.empty((2, 3 + 2 * 2), np.uint8))
+
+
+@pytest.mark.parametrize(("abi", "advice"), [(0, "rebuild the plugin"), (2, "upgrade quantreg")])
+def test_another_abi_is_refused(make_codec, abi, advice):
+    with pytest.raises(ImportError, match=f"built for quantreg ABI {abi}, this quantreg has ABI 1: {advice}"):
+        make_codec(abi_major=abi)
+
+
+def test_members_that_an_older_struct_lacks_are_null(make_codec):
+    called = ROWS(lambda codec, args: 2)
+    codec = make_codec(struct_size=RowCodecStruct.score_rows.offset, score_rows=called)
+    assert codec.can_encode
+    assert not codec.has_scorer
+
+
+def test_a_struct_without_its_sizes_is_refused(make_codec):
+    with pytest.raises(ImportError, match="too short"):
+        make_codec(struct_size=RowCodecStruct.type_size.offset)
+
+
+@pytest.mark.parametrize("fields", [{"block_size": 0}, {"type_size": 0}, {"block_size": -1}, {"row_header_size": -1}])
+def test_an_empty_block_is_refused(make_codec, fields):
+    with pytest.raises(ValueError, match="empty block"):
+        make_codec(**fields)
+
+
+def test_other_capsules_and_objects_are_refused():
+    for other in (new_capsule(1, b"something.else", None), None, "codec"):
+        with pytest.raises(TypeError, match=r"not a quantreg\.RowCodec capsule"):
+            Codec(other)
+
+
+def test_functions_that_a_codec_lacks_are_refused(make_codec):
+    codec = make_codec(encode_rows=ROWS(), decode_rows=ROWS())
+    x, data = np.ones((2, 8), np.float32), np.empty((2, 4), np.uint8)
+    assert not codec.can_encode
+    with pytest.raises(TypeError, match="only decodes"):
+        codec.encode_rows(x, data)
+    with pytest.raises(TypeError, match="does not decode"):
+        codec.decode_rows(data, x)
+    with pytest.raises(TypeError, match="reads no importance"):
+        codec.score_rows(x, x[0], x)
+
+
+def test_prepare_runs_once_before_the_first_encode(make_codec):
+    calls = []
+    codec = make_codec(
+        prepare=PREPARE(lambda: calls.append("prepare")),
+        encode_rows=ROWS(lambda codec, args: calls.append("encode") or 2),
+    )
+    assert not calls
+    for _ in range(2):
+        codec.encode_rows(np.ones((2, 8), np.float32), np.empty((2, 4), np.uint8))
+    assert calls == ["prepare", "encode", "encode"]
+
+
+def test_the_row_that_a_codec_stops_at_is_reported(make_codec):
+    codec = make_codec(encode_rows=ROWS(lambda codec, args: 1))
+    with pytest.raises(RowError) as refused:
+        codec.encode_rows(np.ones((2, 8), np.float32), np.empty((2, 4), np.uint8), first_row=10)
+    assert (refused.value.row, refused.value.column) == (11, None)
+
+
+class Args(ctypes.Structure):
+    """What EncodeArgs and DecodeArgs begin with."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_ssize_t),
+        ("src", ctypes.c_void_p),
+        ("dst", ctypes.c_void_p),
+        ("n_rows", ctypes.c_ssize_t),
+        ("n_cols", ctypes.c_ssize_t),
+        ("src_stride", ctypes.c_ssize_t),
+        ("dst_stride", ctypes.c_ssize_t),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "piece"),
+    [
+        ({}, (1, 512)),
+        ({"whole_rows": 1}, (5, 100)),
+        ({"row_header_size": 3}, (5, 100)),
+        ({"block_size": 100}, (1, 500)),
+    ],
+)
+def test_past_the_caches_blocks_are_decoded_in_pieces_but_rows_with_a_header_whole(make_codec, fields, piece):
+    pieces = []
+
+    def decode_rows(codec, args):
+        got = Args.from_address(args)
+        assert (got.src_stride, got.dst_stride) == (header + got.n_cols // block * 2, got.n_cols) or got.n_rows == 1
+        pieces.append((got.n_rows, got.n_cols))
+        return got.n_rows
+
+    codec = make_codec(decode_rows=ROWS(decode_rows), **fields)
+    header, block = codec.row_header_size, codec.block_size
+    codec.decode_rows(np.zeros((33, header + 100 // block * 2), np.uint8), np.empty((33, 100), np.float32), stream=True)
+    assert pieces[0] == piece
+    assert all(got <= piece for got in pieces)
+    assert sum(rows * cols for rows, cols in pieces) == 33 * 100
+
+
+@pytest.mark.parametrize("takes_nonfinite", [0, 1])
+@pytest.mark.parametrize("says", [10**9, 300])
+def test_a_codec_that_counts_more_rows_than_it_got_still_gets_all(make_codec, says, takes_nonfinite):
+    """It may count blocks by mistake; large matrices are handed over in parts."""
+    seen = []
+
+    def encode_rows(codec, args):
+        got = Args.from_address(args)
+        seen.append((got.src, got.n_rows * got.src_stride * 4))
+        return says
+
+    codec = make_codec(encode_rows=ROWS(encode_rows), takes_nonfinite=takes_nonfinite)
+    x = np.ones((600, 512), np.float32)
+    codec.encode_rows(x, np.empty((600, 256), np.uint8))
+    assert len(seen) > 2
+    at = x.ctypes.data
+    for start, nbytes in seen:
+        assert start == at
+        at += nbytes
+    assert at == x.ctypes.data + x.nbytes
+
+
+def test_a_codec_that_counts_less_than_no_rows_stops_at_the_first(make_codec):
+    codec = make_codec(encode_rows=ROWS(lambda codec, args: -1))
+    with pytest.raises(RowError) as refused:
+        codec.encode_rows(np.ones((2, 8), np.float32), np.empty((2, 4), np.uint8))
+    assert refused.value.row == 0
