@@ -141,10 +141,12 @@ def opened(files, make):
             targets = [stack.enter_context(make(file)) for file in files]
             yield targets
             if len(targets) > 1:
+                for target in targets:
+                    target.settle()  # takes as long as the disk, and may be interrupted
                 whole.enter_context(_alone(folder))
                 whole.enter_context(_undisturbed())
                 for target in targets:
-                    target.settle()
+                    target.settle()  # again: another run may have written meanwhile
                 targets[0].retire()
         for target in targets:
             target.finish()

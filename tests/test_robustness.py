@@ -1,6 +1,7 @@
 """Kills, full disks, shrinking sources, two runs at once, files broken on purpose: the old file or the new one."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,37 @@ def test_of_two_runs_onto_one_output_one_wins_whole(at):
     quantreg.quantize_file("small.gguf", "q8.gguf", "Q8_0")
     assert Path("out.gguf").read_bytes() == Path("q8.gguf").read_bytes()
     assert sorted(os.listdir()) == ["out.gguf", "q8.gguf", "small.gguf", "whole.gguf"]
+
+
+def test_shards_are_interrupted_while_they_go_to_the_disk_but_not_while_they_are_renamed(at, monkeypatch):
+    def ctrl_c(name):
+        real = getattr(os, name)
+
+        def call(*args):
+            monkeypatch.setattr(os, name, real)
+            signal.raise_signal(signal.SIGINT)
+            return real(*args)
+
+        monkeypatch.setattr(os, name, call)
+
+    def contents():
+        return {path.name: path.read_bytes() for path in Path().glob("out-*")}
+
+    def quantize(file_type):
+        quantreg.quantize_file("small.gguf", "out.gguf", file_type, split_max_tensors=20, force=True)
+
+    quantize("Q8_0")
+    old = contents()
+    ctrl_c("fsync")
+    with pytest.raises(KeyboardInterrupt):
+        quantize("Q4_K_M")
+    assert contents() == old
+    ctrl_c("replace")
+    with pytest.raises(KeyboardInterrupt):
+        quantize("Q4_K_M")
+    assert contents().keys() == old.keys()
+    quantreg.merge("out-00001-of-00002.gguf", "merged.gguf")
+    assert Path("merged.gguf").read_bytes() == Path("whole.gguf").read_bytes()
 
 
 def test_long_names_and_unknown_architectures_work_with_a_warning(tmp_path):
