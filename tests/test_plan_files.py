@@ -122,7 +122,7 @@ def set_to(name, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_to("output.weight", "Q9_K"), "unknown type 'Q9_K'"),
+        (set_to("output.weight", "Q9_K"), "unknown quant type 'Q9_K'"),
         (set_to("output.weight", 12), '"to" is 12'),
         (set_to("blk.0.ffn_down.weight", "Q4_K"), "does not fit rows of 288 values"),
         (set_to("blk.0.attn_q.weight", "IQ2_XXS"), "requires an importance matrix"),

@@ -13,7 +13,8 @@ from entries import Entry, fail, registry_of
 import quantreg
 from quantreg import CodecError, FileType, NonFiniteError, PlanError, PluginError, UnknownFileTypeError, cli, hookimpl
 from quantreg.recipes import file_types
-from quantreg.registry import registry
+from quantreg.recipes.filetype import find_type
+from quantreg.registry import Types, registry
 from quantreg.testing import check_codec
 
 X = small_model.noise(1, (8, 256))
@@ -181,6 +182,8 @@ def test_names_in_quantreg_plugins_that_fit_nothing_are_told(run, monkeypatch):
     limited = registry_of(*entries)
     with pytest.raises(quantreg.UnknownTypeError, match=r"TOY3.*\(QUANTREG_PLUGINS=mydist limits the plugins\)"):
         limited.get("TOY3")
+    with pytest.raises(quantreg.UnknownTypeError, match=r"Q4_K.*\(QUANTREG_PLUGINS=mydist limits the plugins\)"):
+        find_type(Types(limited), "Q4_K")
 
 
 # ---- hooks ----

@@ -154,7 +154,10 @@ def find_type(types: Mapping, name: str):
     for spelling in types:
         if spelling.upper() == str(name).upper():
             return types[spelling]
-    raise UnknownTypeError(f"unknown type {name!r}: {close_matches(str(name), list(types))}")
+    try:
+        return types[name]  # the registry says what may be the reason that it is not there
+    except KeyError:
+        raise UnknownTypeError(f"unknown quant type {name!r}: {close_matches(str(name), list(types))}") from None
 
 
 def close_matches(name: str, known: list[str]) -> str:

@@ -8,6 +8,8 @@ from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 
+from quantreg.recipes import plan
+
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "plans" / "plans.json.xz"
 
 # name, id, block size, block bytes, fallback
@@ -143,3 +145,8 @@ def llama(n_layers=4, width=256, *, experts=0, arch="llama", heads=8, heads_kv=2
         **metadata,
     }
     return header(tensors, facts)
+
+
+def make(source, file_type, **keywords):
+    """The plan, with these types."""
+    return plan(source, file_type, types=TYPES, **keywords)
