@@ -307,14 +307,15 @@ def _limited(found):
         return found, []
     names = {part.strip() for part in os.environ[LIMIT].split(",") if part.strip()}
     fitting = [
-        {name for name in names if name == plugin.name or _same(name, plugin.distribution)} for _, plugin in found
+        {name for name in names if name == plugin.name or _same_distribution(name, plugin.distribution)}
+        for _, plugin in found
     ]
     chosen = [pair for pair, fits in zip(found, fitting, strict=True) if fits]
     return chosen, sorted(names.difference(*fitting))
 
 
-def _same(name, other):
-    """Whether two names are of the same distribution: My_Q3 and my-q3 are."""
+def _same_distribution(name, other):
+    """Whether two names are of the same one: My_Q3 and my-q3 are."""
     return re.sub(r"[-_.]+", "-", name).lower() == re.sub(r"[-_.]+", "-", other).lower()
 
 
