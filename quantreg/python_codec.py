@@ -74,7 +74,7 @@ class PythonCodec:
             importance = self._call("score", self._weights, (x, importance), first_row, x.shape, np.float32)
         data = self._call("encode", self._encode_once, (x, importance), first_row, out.shape, np.uint8)
         back = self._call("decode", self._decode_once, (data,), first_row, x.shape, np.float32)
-        bad = first_nonfinite(np.ascontiguousarray(back))
+        bad = first_nonfinite(np.require(back, requirements="CA"))
         if bad >= 0:
             raise RowError(first_row + bad // x.shape[1], None)
         out[...] = data

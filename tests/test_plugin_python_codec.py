@@ -57,6 +57,19 @@ def test_an_encode_of_one_argument_reads_no_importance():
     np.testing.assert_array_equal(quantreg.quantize(X, qtype, COLUMNS), quantreg.quantize(X, qtype))
 
 
+def test_decoded_rows_may_lie_at_any_address():
+    """As one row of float32 behind a byte of its own does."""
+
+    def encode(rows):
+        return np.concatenate([np.zeros((len(rows), 1), np.uint8), rows.view(np.uint8)], axis=1)
+
+    qtype = quantreg.QuantType(
+        "ROWS", type_id=4204, block_size=256, type_size=1025,
+        codec=lambda: PythonCodec(qtype, encode, lambda data: data[:, 1:].view(np.float32)),
+    )  # fmt: skip
+    np.testing.assert_array_equal(quantreg.dequantize(quantreg.quantize(X[0], qtype), qtype), X[0])
+
+
 def test_a_model_is_quantized_and_read_back(q3, tmp_path):
     x = {"blk.0.attn_q.weight": X.astype(np.float16), "output_norm.weight": np.ones(256, np.float32)}
     quantreg.write(tmp_path / "in.gguf", {"general.architecture": "llama"}, x)
