@@ -41,7 +41,7 @@ class GGUFFormatError(QuantregError):
 
     def __str__(self):
         where = f"{self.path}: " if self.path else ""
-        at = "" if self.offset is None else f" at byte {self.offset}"
+        at = "" if self.offset is None else f" (at byte {self.offset})"
         return f"{where}{self.message}{at} [{self.code}]"
 
     def __reduce__(self):

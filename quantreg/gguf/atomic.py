@@ -132,7 +132,7 @@ class AtomicFile:
         if not stat.S_ISREG(old.st_mode):
             raise OutputError(f"{self.path}: exists and is not a regular file")
         if not self.force:
-            raise OutputError(f"{self.path}: exists, use force to replace it")
+            raise OutputError(f"{self.path}: exists: choose another name, or replace it with force (--force)")
         return old
 
     def _discard(self):

@@ -194,7 +194,7 @@ def _placed(found, data_offset, size):
             refuse("tensor-misaligned", f"begins at {offset}, not a multiple of {alignment}", offset, alignment)
         end = data_offset + offset + nbytes
         if end > size and (nbytes or floating or not info.known):
-            refuse("tensor-past-end", f"ends at byte {end}, but the file has {size}", end, size)
+            refuse("tensor-past-end", f"ends at byte {end}, but the file has {size} bytes", end, size)
         if offset < expected:
             refuse("tensor-overlap", f"begins at {offset}, but the one before ends at {expected}", offset, expected)
         if offset > expected and not floating:
