@@ -4,15 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from plan_models import TYPES, header, llama, tensor
+from plan_models import header, llama, make, tensor
 
 import quantreg
 from quantreg import PlanError, cli
 from quantreg.recipes import file_types, plan
-
-
-def make(model, file_type, **options):
-    return plan(model, file_type, types=TYPES, **options)
 
 
 def without(model, *keys):
