@@ -56,7 +56,7 @@ def test_the_help_lines_are_those_of_the_commands():
         assert CliRunner().invoke(cli.cli, [name, "--help"]).exit_code == 0
 
 
-def test_version(run):
+def test_version_is_that_of_the_distribution(run):
     assert run("--version") == (0, f"quantreg {quantreg.__version__}\n", "")
 
 
@@ -143,7 +143,7 @@ def test_inspect_shows_metadata_tensors_and_sizes(run, model):
     ]
 
 
-def test_estimate(run):
+def test_estimate_gives_the_size_of_a_model_in_a_type(run):
     assert run("estimate", "7B", "--type", "Q4_K") == (0, "3.9375 GB\n", "")
     assert run("estimate", "350M", "--type", "q8_0") == (0, "0.371875 GB\n", "")
 

@@ -60,7 +60,7 @@ def bits(array):
 # --- what is read ---
 
 
-def test_legacy(tmp_path):
+def test_a_legacy_file_gives_sums_divided_by_calls(tmp_path):
     sums = np.array([1, 2, 3.3, 1e-30], f32)
     matrix = read(tmp_path, legacy([("a.weight", 7, sums), ("b.weight", 0, sums)], tail(37, "wiki.txt")))
     assert (matrix.dataset, matrix.chunk_count, matrix.path) == ("wiki.txt", 37, str(tmp_path / "i.dat"))
@@ -80,7 +80,7 @@ def test_legacy_tail_is_optional(tmp_path, end, dataset, chunks):
     assert (matrix.dataset, matrix.chunk_count) == (dataset, chunks)
 
 
-def test_gguf(tmp_path):
+def test_a_gguf_file_gives_sums_divided_by_rounded_counts(tmp_path):
     sums = np.array([[1, 2, 3.3], [4, 5, 6]], f32)
     tensors = {"a.weight.in_sum2": sums, "a.weight.counts": [[2.5], [6.0]]}
     matrix = ImportanceMatrix.read(write_gguf(tmp_path / "i.gguf", tensors))
@@ -158,12 +158,12 @@ COMPLETE = {len(GOOD) - 17, len(GOOD) - 13, len(GOOD)}
 
 
 @pytest.mark.parametrize("length", [n for n in range(len(GOOD)) if n not in COMPLETE])
-def test_cut_off(tmp_path, length):
+def test_a_legacy_file_that_is_cut_off_is_refused(tmp_path, length):
     with pytest.raises(ImportanceError, match=r"i\.dat: "):
         read(tmp_path, GOOD[:length])
 
 
-def test_complete(tmp_path):
+def test_a_legacy_file_may_end_before_or_within_its_tail(tmp_path):
     for length in COMPLETE:
         assert len(read(tmp_path, GOOD[:length]).entries) == 2
 
@@ -190,7 +190,7 @@ def test_complete(tmp_path):
         (b"", "the number of entries"),
     ],
 )
-def test_damaged_legacy(tmp_path, raw, message):
+def test_a_damaged_legacy_file_is_refused_with_what_is_wrong(tmp_path, raw, message):
     with pytest.raises(ImportanceError) as caught:
         read(tmp_path, raw)
     assert message in str(caught.value)
@@ -217,7 +217,7 @@ def test_bytes_after_the_end_are_told(tmp_path):
         ({"other": [1.0]}, "holds no entries"),
     ],
 )
-def test_damaged_gguf(tmp_path, tensors, message):
+def test_a_damaged_gguf_file_is_refused_with_what_is_wrong(tmp_path, tensors, message):
     path = write_gguf(tmp_path / "i.gguf", tensors)
     with pytest.raises(ImportanceError) as caught:
         ImportanceMatrix.read(path)

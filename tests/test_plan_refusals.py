@@ -31,7 +31,7 @@ def test_embeddings_need_no_importance_unless_the_encoder_does():
         make(llama(), "Q4_0", imatrix=full, token_embedding_type="IQ2_XS")
 
 
-def test_imatrix_of_another_model():
+def test_an_imatrix_of_another_model_is_refused():
     with pytest.raises(ImportanceError, match=r"blk.0.attn_v.weight has 128 values, .* needs 256"):
         make(llama(), "Q4_0", imatrix=StubImatrix({"blk.0.attn_v.weight": 128}))
     with pytest.raises(ImportanceError, match="needs 1024"):
@@ -40,7 +40,7 @@ def test_imatrix_of_another_model():
     assert {t.importance for t in planned.tensors} == {None, "blk.0.attn_v.weight"}
 
 
-def test_quantized_source():
+def test_quantized_tensors_are_not_quantized_again_unless_allowed():
     with pytest.raises(PlanError, match=r"already quantized: .* \(Q8_0 to Q6_K\) .*allow_requantize"):
         make(llama(source="Q8_0"), "Q4_0")
     make(llama(source="Q8_0"), "Q4_0", allow_requantize=True)
@@ -71,7 +71,7 @@ def test_ffn_of_a_mixture_of_experts_must_belong_to_a_layer():
         make(source, "MXFP4_MOE")
 
 
-def test_names_that_are_not_known():
+def test_unknown_names_of_types_suggest_the_nearest():
     with pytest.raises(UnknownFileTypeError, match=r"did you mean Q4_K_S or Q4_K_M or Q4_K\?"):
         make(llama(), "Q4_K_N")
     with pytest.raises(UnknownTypeError, match="did you mean Q8_0"):
@@ -81,19 +81,19 @@ def test_names_that_are_not_known():
 
 
 @pytest.mark.parametrize("pattern", ["attn_(", "[[:digits:]]", "*"])
-def test_bad_patterns(pattern):
+def test_patterns_that_are_no_regular_expressions_are_refused(pattern):
     with pytest.raises(PlanError, match="tensor type pattern"):
         make(llama(), "Q4_0", tensor_types=[(pattern, "Q8_0")])
 
 
-def test_bad_overrides():
+def test_overrides_that_no_metadata_value_can_hold_are_refused():
     with pytest.raises(PlanError, match="does not fit into 32 bits"):
         make(llama(), "Q4_0", override_kv=[("a", 2**32)])
     with pytest.raises(PlanError, match="expected a bool"):
         make(llama(), "Q4_0", override_kv=[("a", [1])])
 
 
-def test_options_come_once():
+def test_options_that_exclude_each_other_or_come_twice_are_refused():
     with pytest.raises(PlanError, match="cannot be used together"):
         PlanOptions(include_weights="a", exclude_weights="b")
     with pytest.raises(TypeError):
@@ -102,7 +102,7 @@ def test_options_come_once():
 
 
 @pytest.mark.parametrize("text", ["attn", "=Q4_0", "attn=", ""])
-def test_bad_tensor_type_arguments(text):
+def test_tensor_type_arguments_of_another_form_are_refused(text):
     with pytest.raises(PlanError, match="expected PATTERN=TYPE"):
         parse_tensor_type(text)
 
@@ -112,12 +112,12 @@ def test_tensor_type_argument_is_lowercased():
 
 
 @pytest.mark.parametrize("text", ["a", "a=int", "a=int:x", "a=bool:yes", "a=u8:1", "=int:1", "a=str:" + "x" * 128])
-def test_bad_override_arguments(text):
+def test_override_arguments_of_another_form_are_refused(text):
     with pytest.raises(PlanError, match="override"):
         parse_override(text)
 
 
-def test_override_arguments():
+def test_override_arguments_give_a_key_and_a_typed_value():
     assert [parse_override(f"k={text}") for text in ("int:-3", "float:.5", "bool:true", "str:a=b:c")] == [
         ("k", -3),
         ("k", 0.5),
@@ -127,6 +127,6 @@ def test_override_arguments():
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,,2", "-1"])
-def test_bad_layers(text):
+def test_layers_that_are_no_numbers_are_refused(text):
     with pytest.raises(PlanError, match="expected numbers"):
         parse_layers(text)

@@ -23,7 +23,7 @@ IQ3_M 27, IQ2_S 28, IQ2_M 29, IQ4_XS 30, IQ1_M 31, BF16 32, TQ1_0 36, TQ2_0 37, 
 """
 
 
-def test_numbers_and_names():
+def test_a_file_type_is_found_by_number_and_by_name_in_any_case():
     for name, number in re.findall(r"(\w+) (\d+)", NUMBERS):
         for key in (name, name.lower(), int(number), number, f" {name} "):
             assert file_types[key].name == name
@@ -38,14 +38,14 @@ def test_aliases_mean_the_medium_mix():
 
 
 @pytest.mark.parametrize("key", [4, 5, "6", 33, "34", 35, "Q4_0_4_4", "q4_2"])
-def test_removed_numbers(key):
+def test_a_removed_file_type_names_the_one_to_use(key):
     with pytest.raises(UnknownFileTypeError, match=r"was removed from ggml; use Q4_"):
         file_types[key]
     assert key not in file_types
 
 
 @pytest.mark.parametrize("key", ["Q4_K_N", "", "99", -1, "nonsense", "١٥"])
-def test_unknown(key):
+def test_an_unknown_file_type_is_refused(key):
     with pytest.raises(UnknownFileTypeError, match="unknown file type"):
         file_types.find(key, TYPES)
 
@@ -82,7 +82,7 @@ def test_every_type_a_row_names_exists():
         ("blk.0.attn_q_a.weight", "other"),
     ],
 )
-def test_roles(name, role):
+def test_a_role_follows_from_the_name(name, role):
     assert role_of(name) == role
 
 
@@ -102,17 +102,17 @@ def test_roles(name, role):
         "blk.0.ssm_conv1d.weight",
     ],
 )
-def test_kept(name):
+def test_tensors_that_are_not_quantized_have_a_reason(name):
     assert kept_because(name, (256, 256), "llama")
 
 
 @pytest.mark.parametrize("name", ["blk.0.attn_q.weight", "weight", "cls.weight"])
-def test_not_kept(name):
+def test_other_matrices_are_quantized_but_no_vectors(name):
     assert kept_because(name, (256, 256), "llama") is None
     assert kept_because(name, (256,), "llama") == "fewer than two dimensions"
 
 
-def test_order():
+def test_tensors_are_written_by_layer_then_by_the_bytes_of_their_names():
     names = ["blk.10.a", "blk.2.b", "blk.2.B", "z", "blk.2x", "v.blk.1.a", "é", "blk.-3.a", "blk.x"]
     ordered, layers = arrange([SimpleNamespace(name=name) for name in names], ())
     assert [name for name, _ in ordered] == [
@@ -182,7 +182,7 @@ def test_clashes_are_refused_and_replacements_are_not():
     assert registry["q4_k_m"].number == 15
 
 
-def test_register_by_hand():
+def test_a_file_type_may_be_registered_by_hand():
     registry = FileTypes(BUILT_IN)
     registry.register(MINE)
     with pytest.raises(PluginError, match="'MINE_M' is taken"):
