@@ -32,6 +32,7 @@ def arguments():
     add("--levels", type=words, metavar="LEVEL,...", help=f"of {', '.join(LEVELS)}; default: all of this machine")
     add("--works", type=words, metavar="WORK,...", help="of plain, weighted, decode; default: all")
     add("--rounds", type=int, help="samples a cell (default: 5 for codecs, 3 for files)")
+    add("--threads", type=words, default=["1", "2"], metavar="N,...", help="for files (default: 1,2)")
     add("--params", type=float, default=1.1e9, help="parameters of the synthetic model (default: 1.1e9, 2.2 GB)")
     add("--memory-bytes", type=float, default=8e9, help="size of the one tensor (default: 8e9)")
     add("--workdir", metavar="FOLDER", help="for temporary files (default: the system's)")
@@ -74,7 +75,8 @@ def part_codecs(given):
 
 
 def part_files(given):
-    result = files.whole_files(int(given.params), given.workdir, given.rounds or 3, given.types, tell)
+    threads = [int(count) for count in given.threads]
+    result = files.whole_files(int(given.params), given.workdir, given.rounds or 3, given.types, threads, tell)
     size = f"{result['params'] / 1e6:,.0f} M parameters, {result['source_bytes'] / 1e9:.2f} GB"
     text = f"## Whole files: an F16 Llama of {size}\n\n{report.rows_table(result['rows'])}"
     if result["scaling"]:

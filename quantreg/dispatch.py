@@ -5,13 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from quantreg.errors import CodecError, NonFiniteError, ShapeError
+from quantreg.errors import CodecError, NonFiniteError, PluginError, ShapeError
 from quantreg.registry import registry, types
+from quantreg_kernels._run import first_nonfinite
 
 __all__ = ["cpu_count", "dequantize", "quantize"]
 
 SLAB_WEIGHTS = 1 << 18  # weights an encoder's work item: 1 MiB of float32 stays in cache from conversion to encoding
 DECODE_SLAB_WEIGHTS = 1 << 20  # a decoder's: its output is written once, so that fewer calls win
+STREAM_BYTES = 1 << 25  # results of 32 MiB and more are written past the caches, which would not hold them
 PLAIN = ("C_CONTIGUOUS", "ALIGNED")  # what compiled codecs take
 
 
@@ -49,10 +51,11 @@ def quantize(x, qtype, importance=None, threads=None, *, tensor=None) -> np.ndar
             f"{qtype.name} cannot be encoded without importance: pass importance=, column statistics of shape "
             f"({x.shape[-1]},) as llama-imatrix collects them"
         )
-    if out.size == 0:
+    if x.size == 0:
+        out[...] = 0  # row headers may be left
         return out
     matrices, kind = _split_importance(x, importance)
-    ask = registry.scorers(qtype)
+    scorer = registry.scorer(qtype) if kind != "weights" else None
     x = x.reshape(-1, x.shape[-2] if kind == "columns" and x.ndim > 1 else _rows(x), x.shape[-1])
     flat = out.reshape(x.shape[0], x.shape[1], row_bytes)
 
@@ -69,7 +72,7 @@ def quantize(x, qtype, importance=None, threads=None, *, tensor=None) -> np.ndar
             rows,
             flat[matrix, first:last],
             weights,
-            ask=ask and kind != "weights",
+            scorer=scorer,
             first_row=first_row,
             tensor=tensor,
         )
@@ -106,7 +109,7 @@ def dequantize(data, qtype, dtype=np.float32, out=None, threads=None) -> np.ndar
     def decode(matrix, first, last):
         rows = np.ascontiguousarray(source[matrix, first:last])
         if in_place:
-            decode_slab(qtype, rows, target[matrix, first:last])
+            decode_slab(qtype, rows, target[matrix, first:last], stream=out.nbytes >= STREAM_BYTES)
             return
         slab = np.empty((last - first, cols), np.float32)
         decode_slab(qtype, rows, slab)
@@ -119,23 +122,26 @@ def dequantize(data, qtype, dtype=np.float32, out=None, threads=None) -> np.ndar
 # ---- slabs: what the pipeline shares ----
 
 
-def encode_slab(qtype, rows, out, importance=None, *, ask=False, first_row=0, tensor=None) -> None:
+def encode_slab(qtype, rows, out, importance=None, *, scorer=None, first_row=0, tensor=None) -> None:
     """Encode float32 (rows, cols) into uint8 (rows, row_bytes).
 
-    importance: None, column statistics (cols,) or error weights (rows, cols). ask: whether the score_importance hook
-    is to be asked (see `Registry.scorers`). NonFiniteError names ``tensor`` and the row, counted from first_row.
+    importance: None, column statistics (cols,) or error weights (rows, cols). scorer: the score_importance hook that
+    may give others (see `Registry.scorer`). NonFiniteError names ``tensor`` and the row, counted from first_row.
     """
-    if ask:
-        importance = _ask_scorer(qtype, tensor, rows, importance)
+    if rows.size == 0:
+        out[...] = 0
+        return
+    if scorer is not None:
+        importance = _ask_scorer(scorer, qtype, tensor, rows, importance)
     try:
         qtype.codec.encode_rows(rows, out, importance, first_row)
     except ValueError as error:
         raise _explain(error, qtype, tensor) from None
 
 
-def decode_slab(qtype, data, out) -> None:
-    """Decode uint8 (rows, row_bytes) into float32 (rows, cols)."""
-    qtype.codec.decode_rows(data, out)
+def decode_slab(qtype, data, out, stream=False) -> None:
+    """Decode uint8 (rows, row_bytes) into float32 (rows, cols); stream: past the caches."""
+    qtype.codec.decode_rows(data, out, stream)
 
 
 # ---- rows ----
@@ -211,14 +217,19 @@ def _split_importance(x, importance):
     return values, kind
 
 
-def _ask_scorer(qtype, tensor, rows, columns):
-    weights = registry.hook.score_importance(qtype=qtype, tensor=tensor, weights=rows, columns=columns)
-    if weights is None:
-        return columns
-    weights = np.require(weights, np.float32, PLAIN)
+def _ask_scorer(scorer, qtype, tensor, rows, columns):
+    try:
+        weights = scorer(qtype=qtype, tensor=tensor, weights=rows, columns=columns)
+        if weights is None:
+            return columns
+        weights = np.require(weights, np.float32, PLAIN)
+    except Exception as error:  # the function is a plugin's: anything may come out of it
+        raise PluginError(f"{tensor or 'a tensor'}, {registry.failed('score_importance', error)}") from error
     if weights.shape not in ((rows.shape[1],), rows.shape):
         expected = f"({rows.shape[1]},) or {rows.shape}"
         raise ShapeError(f"score_importance returned shape {weights.shape}, expected {expected}")
+    if first_nonfinite(np.atleast_2d(weights)) >= 0 or weights.min(initial=0) < 0:
+        raise NonFiniteError(f"{tensor or 'a tensor'}: score_importance returned NaN, infinity or negative values")
     return weights
 
 

@@ -10,9 +10,9 @@ from quantreg import files
 from quantreg.dispatch import dequantize, quantize
 from quantreg.errors import CodecError, PlanError
 from quantreg.importance import ImportanceMatrix
-from quantreg.registry import registry, types
+from quantreg.registry import BUILT_IN, registry, types
 
-__all__ = ["Evaluation", "Measure", "built_in_types", "evaluate"]
+__all__ = ["Evaluation", "Measure", "built_in_types", "evaluate", "is_built_in"]
 
 SAMPLE_WEIGHTS = 1 << 21
 
@@ -73,12 +73,18 @@ def built_in_types() -> list[str]:
     return [
         t.name
         for t in registry.all_types()
-        if registry.owner(t).distribution == "quantreg"
+        if is_built_in(t)
         and 1 < t.bits_per_weight < 9
         and not t.requires_importance
         and t.codec.can_encode
         and not t.name.startswith("I8")
     ]
+
+
+def is_built_in(qtype) -> bool:
+    """Whether a type (name, id or QuantType) comes with quantreg itself; false for one that nobody registered."""
+    found = types.get(qtype)
+    return found is not None and found in registry.all_types() and registry.owner(found).distribution == BUILT_IN
 
 
 def evaluate(path, type_names, imatrix=None, *, sample=SAMPLE_WEIGHTS, seed=0, progress=None) -> Evaluation:

@@ -42,7 +42,8 @@ def group_tensors(planned, source, *, keep_split=False, split_max_size=None, spl
         groups = [[] for _ in source.paths]
         for tensor in planned.tensors:
             groups[source.place(tensor.source)[0]].append(tensor)
-        return [group for group in groups if group] or [[]], ()  # pruning may leave nothing of a shard
+        # the first has the metadata, perhaps nothing else; of another, pruning may leave nothing
+        return [groups[0], *(group for group in groups[1:] if group)], ()
     if split_max_tensors is not None:
         if isinstance(split_max_tensors, bool) or not isinstance(split_max_tensors, int) or split_max_tensors < 1:
             raise PlanError(f"split_max_tensors is {split_max_tensors!r}: expected a whole number above 0")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantreg import gguf, output, recipes
 from quantreg.dispatch import cpu_count
@@ -54,7 +54,9 @@ def plan(src, file_type, *, imatrix=None, names=None, **options) -> recipes.Plan
     those of `recipes.PlanOptions`.
     Raises GGUFFormatError, ImportanceError, UnknownFileTypeError, UnknownTypeError, PlanError, OSError.
     """
-    return recipes.plan(open_source(src, names), file_type, imatrix=_imatrix(imatrix), **options)
+    source = open_source(src, names)
+    made = recipes.plan(source, file_type, imatrix=_imatrix(imatrix), **options)
+    return replace(made, warnings=(*source.warnings, *made.warnings))
 
 
 def read_plan(path, src, *, imatrix=None, names=None) -> recipes.Plan:
@@ -122,6 +124,7 @@ def quantize_events(
         source, planned, files, imatrix, threads=threads, executor=executor, force=force, begin=begin
     )  # fmt: skip
     warnings = (*source.warnings, *planned.warnings, *warnings, *(imatrix.warnings if imatrix else ()))
+    warnings = tuple(dict.fromkeys(warnings))  # a plan made by `plan` has those of the source, too
     size, seconds = sum(file.size for file in files), time.perf_counter() - begun
     paths = tuple(file.path for file in files)
     yield Finished(QuantizeResult(paths[0], planned, size, source.size, seconds, warnings, paths))
@@ -156,9 +159,10 @@ def write_files(
     tensors that are only copied, too.
     """
     begin = begin or (lambda file, **keywords: gguf.AtomicFile(file.path, **keywords))
+    read = [*source.paths, *([imatrix.path] if imatrix is not None and imatrix.path is not None else [])]
 
     def make(file):
-        return begin(file, force=force, size=file.size, source=source.paths)
+        return begin(file, force=force, size=file.size, source=read)
 
     threads = threads or cpu_count()
     with source, output.opened(files, make) as targets:

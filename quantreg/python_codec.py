@@ -70,6 +70,8 @@ class PythonCodec:
         bad = first_nonfinite(x)
         if bad >= 0:
             raise RowError(first_row + bad // x.shape[1], bad % x.shape[1])
+        if self._weighted and importance is not None and importance.ndim == 1:
+            importance = self._call("score", self._weights, (x, importance), first_row, x.shape, np.float32)
         data = self._call("encode", self._encode_once, (x, importance), first_row, out.shape, np.uint8)
         back = self._call("decode", self._decode_once, (data,), first_row, x.shape, np.float32)
         bad = first_nonfinite(np.ascontiguousarray(back))
@@ -77,7 +79,7 @@ class PythonCodec:
             raise RowError(first_row + bad // x.shape[1], None)
         out[...] = data
 
-    def decode_rows(self, data, out) -> None:
+    def decode_rows(self, data, out, stream=False) -> None:
         """Decode data, uint8 (rows, row_bytes), into out, float32 (rows, cols). ValueError for wrong sizes."""
         _check(data, np.uint8, "data")
         _check(out, np.float32, "out")
@@ -98,9 +100,7 @@ class PythonCodec:
     def _encode_once(self, rows, importance):
         if not self._weighted:
             return self._encode(_read_only(rows))
-        if importance is not None:
-            importance = _read_only(importance if importance.ndim == 2 else self._weights(rows, importance))
-        return self._encode(_read_only(rows), importance)
+        return self._encode(_read_only(rows), None if importance is None else _read_only(importance))
 
     def _decode_once(self, data):
         return self._decode(_read_only(data))
@@ -114,14 +114,16 @@ class PythonCodec:
         """function(*arrays), checked; an exception names the first row that raises it alone."""
         with np.errstate(all="ignore"):
             try:
-                result = np.asarray(function(*arrays))
+                result = function(*arrays)
+                result = result if result is None else np.asarray(result)
             except Exception as error:  # the function is the user's: anything may come out of it
                 row = self._failing_row(function, arrays)
                 where = "" if row is None else f" at row {first_row + row}"
                 problem = f"{type(error).__name__}: {error}"
                 raise CodecError(f"{name} of {self.qtype.name} failed{where}: {problem}") from error
-        if result.shape != shape or result.dtype != dtype:
-            found, expected = f"{result.dtype} {result.shape}", f"{np.dtype(dtype)} {shape}"
+        if result is None or result.shape != shape or result.dtype != dtype:
+            found = "None" if result is None else f"{result.dtype} {result.shape}"
+            expected = f"{np.dtype(dtype)} {shape}"
             raise CodecError(f"{name} of {self.qtype.name} returned {found}, expected {expected}")
         return result
 

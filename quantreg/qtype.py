@@ -1,11 +1,15 @@
 """QuantType: what the rest of quantreg knows about a quant format."""
 
+import re
 import threading
 from fractions import Fraction
 
-from quantreg.errors import CodecError, PluginError, ShapeError
+from quantreg.errors import CodecError, PluginError, QuantregError, ShapeError
 
 __all__ = ["QuantType"]
+
+LARGEST_ID = 2**31 - 1  # ggml's enum is a signed 32-bit integer
+LARGEST_BLOCK = 2**16  # weights and bytes: a block lies within a row, and no model has rows of more than a few of these
 
 
 class QuantType:
@@ -15,7 +19,7 @@ class QuantType:
     ``block_size`` * ``type_size`` bytes. ``fallback`` names the type for tensors whose rows do not divide by the
     block, or is None. ``requires_importance``: ggml refuses to encode it without an importance matrix. ``codec`` is a
     function without arguments that loads the codec (`quantreg_kernels.load_codec`), called once, at the first encode
-    or decode. Pickles by name.
+    or decode. Pickles by name. PluginError for a name, an id or a layout that cannot be.
     """
 
     def __init__(
@@ -30,10 +34,17 @@ class QuantType:
         requires_importance=False,
         row_header_size=0,
     ):
-        if not (isinstance(block_size, int) and block_size > 0 and isinstance(type_size, int) and type_size > 0):
-            raise PluginError(f"type {name}: block_size and type_size must be positive integers")
-        if not (isinstance(type_id, int) and 0 <= type_id < 2**32):
-            raise PluginError(f"type {name}: type_id must be an integer in 0 .. 2^32 - 1")
+        if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name)):
+            raise PluginError(f"type name {name!r}: use letters, digits and underscores, a letter first, as in MY_Q3")
+        for what, size in (("block_size", block_size), ("type_size", type_size)):
+            if not (isinstance(size, int) and 0 < size <= LARGEST_BLOCK):
+                raise PluginError(f"type {name}: {what} is {size!r}, it must be an integer in 1 .. {LARGEST_BLOCK}")
+        if not (isinstance(row_header_size, int) and row_header_size >= 0):
+            raise PluginError(f"type {name}: row_header_size must be a number of bytes, 0 for none")
+        if not (isinstance(type_id, int) and 0 <= type_id <= LARGEST_ID):
+            raise PluginError(f"type {name}: type_id is {type_id!r}, it must be an integer in 0 .. {LARGEST_ID}")
+        if not callable(codec):
+            raise PluginError(f"type {name}: codec must be a function that loads the codec: codec=lambda: ...")
         self.name = name
         self.type_id = type_id
         self.block_size = block_size
@@ -89,8 +100,14 @@ class QuantType:
     def _load_codec(self):
         try:
             codec = self._load()
-        except (ImportError, TypeError, ValueError) as error:
+        except (QuantregError, ImportError) as error:
             raise CodecError(f"the codec of {self.name} cannot be loaded: {error}") from error
+        except Exception as error:  # the function is the plugin's: anything may come out of it
+            raise CodecError(f"the codec of {self.name} cannot be loaded: {type(error).__name__}: {error}") from error
+        if not hasattr(codec, "encode_rows"):
+            raise CodecError(
+                f"the codec of {self.name} is {codec!r}: return what load_codec() or quantreg.PythonCodec() gives"
+            )
         for field in ("type_id", "block_size", "type_size", "row_header_size"):
             if getattr(codec, field, getattr(self, field)) != getattr(self, field):
                 says, expected = getattr(codec, field), getattr(self, field)

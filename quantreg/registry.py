@@ -1,11 +1,13 @@
 """Which types exist, and which plugin provides each: entry points in, two dicts out."""
 
 import os
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import entry_points
+from traceback import walk_tb
 
 import pluggy
 
@@ -17,6 +19,7 @@ __all__ = ["Plugin", "Registry", "registry", "types"]
 
 GROUP = "quantreg"
 BUILT_IN = "quantreg"  # the distribution that comes first
+LIMIT = "QUANTREG_PLUGINS"
 
 
 @dataclass
@@ -30,6 +33,11 @@ class Plugin:
     types: list = field(default_factory=list)
     replaced: list = field(default_factory=list)  # (type name, distribution that had it)
     error: str | None = None
+
+    @property
+    def problem(self) -> str:
+        """Who it is and why it could not be loaded, on one line."""
+        return " ".join(f"plugin {self.name} of {self.distribution}: {self.error}".split())
 
 
 class Registry:
@@ -49,6 +57,7 @@ class Registry:
         self._by_id = {}
         self._owners = {}  # type name -> Plugin
         self._plugins = []
+        self._unknown = []
 
     # ---- loading ----
 
@@ -60,20 +69,22 @@ class Registry:
                 return
             self._loading = True
             try:
-                for entry in _ordered(self._find()):
-                    self._load_plugin(entry)
+                found, self._unknown = _limited(_ordered(self._find()))
+                for entry, plugin in found:
+                    self._load_plugin(entry, plugin)
                 self._loaded = True
             finally:
                 self._loading = False
 
-    def _load_plugin(self, entry):
-        dist = entry.dist
-        plugin = Plugin(entry.name, dist.name if dist else "unknown", dist.version if dist else "", entry.value)
+    def _load_plugin(self, entry, plugin):
         self._plugins.append(plugin)
         try:
             module = entry.load()
-        except Exception as error:  # a plugin may fail in any way; it must disable only itself
-            plugin.error = f"cannot be imported: {type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:  # a plugin may fail in any way; it must disable only itself
+            plugin.error = (
+                f"cannot be imported: {type(error).__name__}: {error} (mend or reinstall it, or: pip uninstall "
+                f"{plugin.distribution})"
+            )
             return
         self.register_plugin(module, plugin)
 
@@ -90,15 +101,19 @@ class Registry:
             self._plugins.append(plugin)
         with self._lock:
             staged = []
+            name = f"{plugin.distribution}:{plugin.name}"
+            first = self._manager.get_name(module) or (name if self._manager.get_plugin(name) else None)
             try:
-                self._manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
+                if first is not None:
+                    raise PluginError(f"{plugin.module} is registered already, as {first}: one entry point a module")
+                self._manager.register(module, name=name)
                 if hasattr(module, "register_types"):
-                    module.register_types(lambda qtype, replace=False: staged.append((qtype, replace)))
+                    module.register_types(lambda qtype, replace=False: staged.append((_checked(qtype), replace)))
                 for qtype, replace in staged:
                     self._check(qtype, replace, plugin, staged)
             except Exception as error:
                 plugin.error = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-                if self._manager.is_registered(module):
+                if first is None and self._manager.is_registered(module):
                     self._manager.unregister(module)
                 if named:
                     self._plugins.remove(plugin)
@@ -120,23 +135,30 @@ class Registry:
                         del self._by_name[qtype.name], self._by_id[qtype.type_id], self._owners[qtype.name]
 
     def _check(self, qtype, replace, plugin, staged):
-        if not isinstance(qtype, QuantType):
-            raise PluginError(f"register() takes a quantreg.QuantType, not {type(qtype).__name__}")
         if any(
-            other is not qtype and (other.name == qtype.name or other.type_id == qtype.type_id) for other, _ in staged
+            other is not qtype and (_same_name(other, qtype) or other.type_id == qtype.type_id) for other, _ in staged
         ):
             raise PluginError(f"{plugin.distribution} registers {qtype.name} (id {qtype.type_id}) twice")
-        for other in {self._by_name.get(qtype.name), self._by_id.get(qtype.type_id)} - {None}:
+        for other in self._in_the_way_of(qtype):
+            owner = self._owners[other.name].distribution
             if not replace:
-                owner = self._owners[other.name].distribution
                 raise PluginError(
                     f"{plugin.distribution} registers {qtype.name} with id {qtype.type_id}, but {owner} already "
                     f"provides {other.name} with id {other.type_id}: choose an id of 1000 and up, or "
                     "register(..., replace=True) to take it over on purpose"
                 )
+            if owner == BUILT_IN and _layout(qtype) != _layout(other):
+                raise PluginError(
+                    f"{plugin.distribution} replaces {other.name}, whose name, id and block layout are in files: it "
+                    f"must keep {_layout(other)}, not {_layout(qtype)}; choose an id of 1000 and up for another format"
+                )
+
+    def _in_the_way_of(self, qtype):
+        """The registered types of the same name, whatever its case, or id."""
+        return {self._by_lower().get(qtype.name.lower()), self._by_id.get(qtype.type_id)} - {None}
 
     def _add(self, qtype, plugin):
-        for other in {self._by_name.get(qtype.name), self._by_id.get(qtype.type_id)} - {None}:
+        for other in self._in_the_way_of(qtype):
             plugin.replaced.append((other.name, self._owners[other.name].distribution))
             del self._by_name[other.name], self._by_id[other.type_id], self._owners[other.name]
         self._by_name[qtype.name] = self._by_id[qtype.type_id] = qtype
@@ -156,10 +178,32 @@ class Registry:
         self._load()
         return tuple(self._plugins)
 
+    @property
+    def unknown_limits(self) -> list[str]:
+        """Names in QUANTREG_PLUGINS that no plugin or distribution has."""
+        self._load()
+        return self._unknown
+
     def owner(self, qtype) -> Plugin:
         """The plugin that provides this type."""
         self._load()
         return self._owners[qtype.name]
+
+    def blame(self, name: str, impl, error) -> None:
+        """Note what an implementation of the hook `name` has raised where `quantreg plugins` shows it."""
+        for plugin in self._plugins:
+            if impl.plugin_name == f"{plugin.distribution}:{plugin.name}":
+                words = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+                plugin.error = f"{name}: {words}"
+
+    def failed(self, name: str, error) -> str:
+        """Words for an exception that came out of a hook: which plugin's implementation raised what."""
+        raised = {frame.f_code for frame, _ in walk_tb(error.__traceback__)}
+        for impl in getattr(self.hook, name).get_hookimpls():
+            if getattr(impl.function, "__code__", None) in raised:
+                distribution, _, plugin = impl.plugin_name.partition(":")
+                return f"plugin {plugin} of {distribution}: {name} failed: {type(error).__name__}: {error}"
+        return f"{name} failed: {type(error).__name__}: {error}"
 
     def hooks_of(self, plugin) -> list[str]:
         """The names of the hooks that a plugin implements, in alphabetical order."""
@@ -189,45 +233,89 @@ class Registry:
         if found is not None:
             return found
         if not isinstance(key, str):
-            raise UnknownTypeError(f"no plugin provides GGUF type id {key!r}: see `quantreg types` for those installed")
+            hint = f"see `quantreg types` for those installed{self.why_missing('')}"
+            raise UnknownTypeError(f"no plugin provides GGUF type id {key!r}: {hint}")
         near = get_close_matches(key.upper(), self._by_name, n=1)
         hint = f"did you mean {near[0]}?" if near else "see `quantreg types` for those installed"
-        broken = sorted((p for p in self._plugins if p.error), key=lambda p: p.name.lower() != key.lower())
-        also = f" (plugin {broken[0].name} of {broken[0].distribution} {broken[0].error})" if broken else ""
-        raise UnknownTypeError(f"unknown quant type {key!r}: {hint}{also}")
+        raise UnknownTypeError(f"unknown quant type {key!r}: {hint}{self.why_missing(key)}")
+
+    def why_missing(self, name: str) -> str:
+        """What may be the reason that nobody provides what has this name, in brackets; empty if nothing may."""
+        broken = sorted((p for p in self._plugins if p.error), key=lambda p: p.name.lower() != name.lower())
+        limited = f"QUANTREG_PLUGINS={os.environ[LIMIT]} limits the plugins" if LIMIT in os.environ else ""
+        found = "; ".join(filter(None, [broken[0].problem if broken else "", limited]))
+        return f" ({found})" if found else ""
 
     def all_types(self) -> tuple[QuantType, ...]:
         """All types, ordered by id."""
         self._load()
         return tuple(self._by_id[i] for i in sorted(self._by_id))
 
-    def scorers(self, qtype) -> bool:
-        """Whether a plugin other than the type's own implements score_importance, so that the hook must be asked.
+    def scorer(self, qtype):
+        """The hook score_importance, of those plugins that may know better than the type's encoder; None without any.
 
-        The type's own scorer is what its encoder computes by itself from column statistics.
+        Built-ins are left out, and the type's own plugin if its codec reads importance: they say what the encoder
+        computes by itself from column statistics, only slower.
         """
         own = self._owners.get(qtype.name)
         fused = own is not None and qtype.codec.has_scorer
         key = f"{own.distribution}:{own.name}" if fused else None
-        built_in = f"{BUILT_IN}:"
-        return any(
-            impl.plugin_name != key and not impl.plugin_name.startswith(built_in)
-            for impl in self.hook.score_importance.get_hookimpls()
+        asked = self._manager.subset_hook_caller(
+            "score_importance",
+            [
+                impl.plugin
+                for impl in self.hook.score_importance.get_hookimpls()
+                if impl.plugin_name == key or impl.plugin_name.startswith(f"{BUILT_IN}:")
+            ],
         )
+        return asked if asked.get_hookimpls() else None
+
+
+def _checked(qtype):
+    if not isinstance(qtype, QuantType):
+        raise PluginError(f"register() takes a quantreg.QuantType, not {type(qtype).__name__}")
+    return qtype
+
+
+def _same_name(a, b):
+    return a.name.lower() == b.name.lower()
+
+
+def _layout(qtype) -> str:
+    header = f" after {qtype.row_header_size} bytes a row" if qtype.row_header_size else ""
+    return f"{qtype.name} with id {qtype.type_id}, {qtype.block_size} weights in {qtype.type_size} bytes{header}"
 
 
 def _ordered(entries):
-    """Built-ins first, then by distribution name; only those that QUANTREG_PLUGINS names, if it is set."""
-    wanted = os.environ.get("QUANTREG_PLUGINS")
-    only = None if wanted is None else {part.strip() for part in wanted.split(",") if part.strip()}
+    """(entry point, Plugin) of each: built-ins first, then by distribution name."""
+    known = {}  # a distribution's metadata is a file, and takes a millisecond to read
+    found = []
+    for entry in entries:
+        dist = entry.dist
+        if id(dist) not in known:
+            try:
+                known[id(dist)] = (dist.name, dist.version)
+            except Exception:  # none, or one that is damaged or half installed
+                known[id(dist)] = ("unknown", "")
+        found.append((entry, Plugin(entry.name, *known[id(dist)], entry.value)))
+    return sorted(found, key=lambda pair: (pair[1].distribution != BUILT_IN, pair[1].distribution, pair[1].name))
 
-    def key(entry):
-        dist = entry.dist.name if entry.dist else "~"
-        return (dist != BUILT_IN, dist, entry.name)
 
-    for entry in sorted(entries, key=key):
-        if only is None or entry.name in only or (entry.dist and entry.dist.name in only):
-            yield entry
+def _limited(found):
+    """Those that QUANTREG_PLUGINS names, if it is set, and the names in it that fit none."""
+    if LIMIT not in os.environ:
+        return found, []
+    names = {part.strip() for part in os.environ[LIMIT].split(",") if part.strip()}
+    fitting = [
+        {name for name in names if name == plugin.name or _same(name, plugin.distribution)} for _, plugin in found
+    ]
+    chosen = [pair for pair, fits in zip(found, fitting, strict=True) if fits]
+    return chosen, sorted(names.difference(*fitting))
+
+
+def _same(name, other):
+    """Whether two names are of the same distribution: My_Q3 and my-q3 are."""
+    return re.sub(r"[-_.]+", "-", name).lower() == re.sub(r"[-_.]+", "-", other).lower()
 
 
 class Types(Mapping):

@@ -2,15 +2,19 @@
 
 import re
 from importlib.resources import files
+from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
 from zlib import crc32
 
 from quantreg.errors import OutputError, PluginError
+from quantreg.recipes import file_types
 from quantreg.registry import types
 
 __all__ = ["free_type_id", "new_plugin"]
 
 SKIP = {"__pycache__"}
+LONGEST_NAME = 40
 
 
 def free_type_id(name: str) -> int:
@@ -28,15 +32,13 @@ def new_plugin(name: str, folder=".", *, kind="python", type_id: int | None = No
     codec in NumPy) or "cython". ``type_id``: default, one that follows from the name. Raises PluginError for a name or
     an id that cannot be used, OutputError if the folder exists.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name):
-        raise PluginError(f"plugin name {name!r}: use lower-case letters, digits and dashes, such as my-q3")
+    _check_name(name)
     module = name.replace("-", "_")
-    taken = types.get(module)
-    if taken is not None or (type_id is not None and type_id in types):
-        taken = taken or types[type_id]
-        raise PluginError(f"{taken.name} with id {taken.type_id} is installed already: choose another name or id")
+    if type_id is not None and type_id in types:
+        taken = types[type_id]
+        raise PluginError(f"id {type_id} is taken by {taken.name}: choose another, or leave it out and get a free one")
     target = Path(folder) / name
-    if target.exists():
+    if target.exists() or target.is_symlink():
         raise OutputError(f"{target} exists already: choose another name, or remove it")
     words = {
         "my-q3": name,
@@ -56,6 +58,27 @@ def new_plugin(name: str, folder=".", *, kind="python", type_id: int | None = No
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(fill(source.read_text(encoding="utf-8")), encoding="utf-8")
     return target
+
+
+def _check_name(name):
+    """PluginError for a name that cannot be that of a distribution, a package and a type, or that somebody has."""
+    if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name) or len(name) > LONGEST_NAME:
+        raise PluginError(
+            f"plugin name {name!r}: use lower-case letters, digits and dashes, a letter first, {LONGEST_NAME} at most, "
+            "such as my-q3"
+        )
+    module = name.replace("-", "_")
+    why = None
+    if module in types:
+        why = f"the type {types[module].name} with id {types[module].type_id} is installed already"
+    elif module in file_types:
+        why = f"{file_types[module].name} is a file type of `quantreg quantize`"
+    elif iskeyword(module):
+        why = f"{module} is a keyword of Python"
+    elif find_spec(module) is not None:
+        why = f"there is a Python module {module} already"
+    if why:
+        raise PluginError(f"plugin name {name!r}: {why}: choose another, such as my-{name}")
 
 
 def _walk(folder, path):

@@ -127,12 +127,12 @@ class Worker:
         out_bytes = qtype.row_bytes(cols)
         out = self._buffer("out", len(raw) * out_bytes).reshape(len(raw), out_bytes)
         columns = self._columns(slab)
-        ask = registry.scorers(qtype)
+        scorer = registry.scorer(qtype)
         step = max(1, CHUNK_WEIGHTS // max(1, cols))
         for row in range(0, len(raw), step):
             rows = self._floats(source_type, raw[row : row + step], cols)
             first = slab.start + row
-            encode_slab(qtype, rows, out[row : row + step], columns, ask=ask, first_row=first, tensor=slab.tensor)
+            encode_slab(qtype, rows, out[row : row + step], columns, scorer=scorer, first_row=first, tensor=slab.tensor)
         return out.reshape(-1)
 
     def _columns(self, slab):
@@ -150,7 +150,7 @@ class Worker:
         qtype = types[slab.from_type]
         unit = qtype.row_bytes(slab.n_cols) if qtype.row_header_size else qtype.type_size
         weights = slab.n_cols if qtype.row_header_size else qtype.block_size
-        step = max(1, CHUNK_WEIGHTS // weights)
+        step = max(1, CHUNK_WEIGHTS // max(1, weights))
         for first in range(0, len(raw) // unit, step):
             data = raw[first * unit : (first + step) * unit]
             rows = len(data) // unit if qtype.row_header_size else 1

@@ -13,21 +13,30 @@ from libc.string cimport memcpy, memset
 from quantreg_kernels.abi cimport (
     ABI_MAJOR, IMPORTANCE_COLUMNS, IMPORTANCE_WEIGHTS, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs,
 )
+from quantreg_kernels.half cimport bits_from_float
+
+cdef extern from "quantreg_kernels/stream.h" nogil:
+    void stream_floats(float *dst, const float *src, Py_ssize_t n)
+    void stream_end()
 
 cdef enum:
     PY_SSIZE_MAX_BITS = 62
     CHECKED_WEIGHTS = 1 << 16  # 256 KiB of float32: looked through for NaN, then encoded while in cache
+    STREAMED_WEIGHTS = 1 << 9  # decoded to first-level cache, then written around the caches
+    STREAMED_MOST = 1 << 15     # longer pieces are decoded in place
 
 cdef Py_ssize_t find_nonfinite(const float *x, Py_ssize_t n) noexcept nogil:
     """Index of the first NaN or infinity in x, or -1."""
     cdef const uint32_t *bits = <const uint32_t *>x
     cdef Py_ssize_t i = 0, j, end
     cdef uint32_t bad
+    cdef float zero
     while i < n:
         end = i + 1024 if n - i > 1024 else n
         bad = 0
         for j in range(i, end):
-            bad |= <uint32_t>((bits[j] & <uint32_t>0x7f800000) == <uint32_t>0x7f800000)
+            zero = x[j] - x[j]  # or NaN
+            bad |= bits_from_float(zero)
         if bad:
             for j in range(i, end):
                 if (bits[j] & <uint32_t>0x7f800000) == <uint32_t>0x7f800000:
@@ -117,6 +126,11 @@ cdef class Codec:
         return self.c.encode_rows != NULL
 
     @property
+    def whole_rows(self):
+        """Whether a row's blocks can only be decoded together."""
+        return self.c.whole_rows != 0 or self.c.row_header_size != 0
+
+    @property
     def has_scorer(self):
         """Whether the type reads importance."""
         return self.c.score_rows != NULL
@@ -180,32 +194,44 @@ cdef class Codec:
     cdef Py_ssize_t _encode(self, EncodeArgs *a, Py_ssize_t *column) noexcept nogil:
         """Rows done; if fewer than all, column is set where a NaN or infinity stopped it.
 
-        A few rows at a time, so that they are in cache when the codec reads them after the check.
+        A few rows at a time, so that they are in cache for the second of check and codec.
         """
-        cdef Py_ssize_t n_rows = a.n_rows, step = CHECKED_WEIGHTS // a.n_cols, first = 0, bad, done
+        cdef Py_ssize_t n_rows = a.n_rows, step = CHECKED_WEIGHTS // a.n_cols, first = 0, done
         step = step if step > 0 else 1
         while first < n_rows:
-            a.n_rows = n_rows - first if n_rows - first < step else step
-            bad = find_nonfinite(a.src, a.n_rows * a.n_cols)
-            if bad >= 0:
-                a.n_rows = bad // a.n_cols  # rows before it may be worse: the first bad row is reported
-                column[0] = bad % a.n_cols
-            done = self.c.encode_rows(self.given, a) if a.n_rows else 0
-            if done < a.n_rows:
-                column[0] = -1
+            a.n_rows = min(step, n_rows - first)
+            done = self._encode_few(a, column)
+            if done < min(step, n_rows - first):
                 return first + done
-            if bad >= 0:
-                return first + a.n_rows
-            a.src += a.n_rows * a.src_stride
-            a.dst += a.n_rows * a.dst_stride
+            a.src += done * a.src_stride
+            a.dst += done * a.dst_stride
             if a.importance_stride:
-                a.importance += a.n_rows * a.importance_stride
-            first += a.n_rows
+                a.importance += done * a.importance_stride
+            first += done
         return n_rows
 
-    def decode_rows(self, const uint8_t[:, ::1] data, float[:, ::1] out):
+    cdef Py_ssize_t _encode_few(self, EncodeArgs *a, Py_ssize_t *column) noexcept nogil:
+        """The first bad row counts: what is not finite at all, or too large for the codec."""
+        cdef Py_ssize_t done, bad
+        if self.c.takes_nonfinite:
+            done = self.c.encode_rows(self.given, a)
+            bad = find_nonfinite(a.src, min(done + 1, a.n_rows) * a.n_cols)
+            if bad >= 0:
+                column[0] = bad % a.n_cols
+                return bad // a.n_cols
+            return done
+        bad = find_nonfinite(a.src, a.n_rows * a.n_cols)
+        if bad >= 0:
+            a.n_rows = bad // a.n_cols
+        done = self.c.encode_rows(self.given, a) if a.n_rows else 0
+        if bad >= 0 and done == a.n_rows:
+            column[0] = bad % a.n_cols
+        return done
+
+    def decode_rows(self, const uint8_t[:, ::1] data, float[:, ::1] out, bint stream=False):
         """Decode data, uint8 (rows, row_bytes), into out, float32 (rows, cols).
 
+        stream: write around the caches, which is faster where out is larger than they are.
         ValueError for wrong sizes and for float32 that is not aligned.
         """
         cdef DecodeArgs a
@@ -226,7 +252,38 @@ cdef class Codec:
         a.src_stride = data.shape[1]
         a.dst_stride = out.shape[1]
         with nogil:
+            if not stream or not self._decode_streaming(&a):
+                self.c.decode_rows(self.given, &a)
+
+    cdef bint _decode_streaming(self, const DecodeArgs *whole) noexcept nogil:
+        """A piece at a time to the stack, and from there past the caches: memory is written without being read first.
+
+        A piece is some rows, or some blocks where the format allows it. Returns whether one fits.
+        """
+        cdef float room[STREAMED_MOST + 16]
+        cdef float *piece = room + (-<size_t>room % 64) // sizeof(float)  # stores across two cache lines are slow
+        cdef DecodeArgs a = whole[0]
+        cdef bint cut = self.c.whole_rows == 0 and self.c.row_header_size == 0
+        cdef Py_ssize_t unit = self.c.block_size if cut else whole.n_cols
+        cdef Py_ssize_t nbytes = self.c.type_size if cut else whole.src_stride
+        cdef Py_ssize_t left = whole.n_rows * (whole.n_cols // unit), step = 1
+        cdef float *dst = whole.dst
+        if unit > STREAMED_MOST:
+            return False
+        if unit < STREAMED_WEIGHTS:
+            step = STREAMED_WEIGHTS // unit
+        a.dst = piece
+        while left > 0:
+            step = step if step < left else left
+            a.n_rows = 1 if cut else step
+            a.n_cols = a.dst_stride = step * unit if cut else unit
             self.c.decode_rows(self.given, &a)
+            stream_floats(dst, piece, step * unit)
+            dst += step * unit
+            a.src += step * nbytes
+            left -= step
+        stream_end()
+        return True
 
     def score_rows(self, const float[:, ::1] x, const float[::1] columns, float[:, ::1] out):
         """The encoder's error weights, to out: x and out float32 (rows, cols), columns float32 (cols,).

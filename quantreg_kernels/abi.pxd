@@ -21,8 +21,8 @@ cdef enum:
 cdef struct RowCodec
 
 # Rows of n_cols float32 at src, src_stride floats apart, to rows of bytes at dst, dst_stride bytes apart. Every value
-# of src is finite. importance_stride is the distance in floats between the importance of two rows (0: all rows share
-# it).
+# of src is finite, but for codecs that take others. importance_stride is the distance in floats between the importance
+# of two rows (0: all rows share it).
 cdef struct EncodeArgs:
     Py_ssize_t struct_size
     const float *src
@@ -75,23 +75,30 @@ cdef struct RowCodec:
     encode_rows_t encode_rows   # NULL where the type can only be decoded
     decode_rows_t decode_rows
     score_rows_t score_rows     # NULL where the type reads no importance
+    int32_t whole_rows          # not 0 where a block cannot be decoded without the rest of its row
+    int32_t takes_nonfinite     # not 0 where encode_rows may be given NaN and infinity; such rows are refused afterwards
 
 
 cdef inline object codec_capsule(RowCodec *codec, int32_t type_id, Py_ssize_t block_size, Py_ssize_t type_size,
                                  encode_rows_t encode_rows, decode_rows_t decode_rows, score_rows_t score_rows,
-                                 prepare_t prepare=NULL):
+                                 prepare_t prepare=NULL, Py_ssize_t row_header_size=0):
     """Fill `codec`, which must live as long as the module, and wrap it.
 
-    Every codec file ends with ``codec = codec_capsule(...)``.
+    Every codec file ends with ``codec = codec_capsule(...)``. A type that only decodes passes NULL for encode_rows, one
+    that reads no importance passes NULL for score_rows; one with a scale or a codebook a row passes its bytes as
+    row_header_size, after NULL or a function for prepare. Below it stand the members that are not 0: whole_rows,
+    takes_nonfinite (for an encoder that reads memory faster than it computes, and that no float leads astray).
     """
     codec.struct_size = sizeof(RowCodec)
     codec.abi_major = ABI_MAJOR
     codec.type_id = type_id
     codec.block_size = block_size
     codec.type_size = type_size
-    codec.row_header_size = 0
+    codec.row_header_size = row_header_size
     codec.prepare = prepare
     codec.encode_rows = encode_rows
     codec.decode_rows = decode_rows
     codec.score_rows = score_rows
+    codec.whole_rows = 0
+    codec.takes_nonfinite = 0
     return PyCapsule_New(codec, "quantreg.RowCodec", NULL)

@@ -80,8 +80,11 @@ cdef inline float half_e8m0_to_f32(uint8_t e) noexcept nogil:
 
 
 cdef inline float ue4m3_to_f32(uint8_t e) noexcept nogil:
-    """Four bits of exponent, three of mantissa, placed where float32 has them and rescaled by 2^120, which is exact for
-    subnormal values too. The sign bit is ignored. As ggml reads them 127, the format's NaN, is 0, and 255 is 480."""
+    """Four bits of exponent, three of mantissa, placed where float32 has them. A subnormal gets a leading one, which is
+    subtracted again: arithmetic on float32's own subnormals is slow. The sign bit is ignored. As ggml reads them 127, the
+    format's NaN, is 0, and 255 is 480."""
+    cdef uint32_t bits = e & 127
+    cdef bint subnormal = bits < 8
     if e == 127:
         return 0
-    return float_from_bits(<uint32_t>(e & 127) << 20) * float_from_bits((127 + 120) << 23)
+    return float_from_bits((bits << 20) + ((<uint32_t>120 + subnormal) << 23)) - (<float>0.015625 if subnormal else <float>0)

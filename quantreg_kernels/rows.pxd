@@ -50,25 +50,23 @@ cdef inline Py_ssize_t fill_group(Group *g, const EncodeArgs *a, Py_ssize_t star
     return g.live
 
 
-cdef inline Py_ssize_t overflowed_row(const Group *g, vi d, vi dmin) noexcept nogil:
-    """Row of the first live lane with an infinite or NaN half-precision scale (d, dmin; pass one twice), or -1."""
+cdef inline Py_ssize_t keep_finite_rows(Group *g, vi d, vi dmin) noexcept nogil:
+    """Row of the first live lane with an infinite or NaN half-precision scale (d, dmin; pass one twice), or -1.
+
+    The lanes from that row on are no longer live, so that the rows before it are still stored.
+    """
     cdef vm infinite = vm_or(vi_eq(d & 0x7c00, vi_set1(0x7c00)), vi_eq(dmin & 0x7c00, vi_set1(0x7c00)))
     cdef unsigned int bad = vm_bits(vm_and(infinite, vm_first(g.live)))
-    cdef int lane
-    if bad:
-        for lane in range(LANES):
-            if (bad >> lane) & 1:
-                return g.row[lane]
-    return -1
-
-
-cdef inline Py_ssize_t keep_finite_rows(Group *g, vi d, vi dmin) noexcept nogil:
-    """overflowed_row; the lanes from that row on are no longer live, so that the rows before it are still stored."""
-    cdef Py_ssize_t bad = overflowed_row(g, d, dmin)
-    if bad >= 0:
-        while g.live and g.row[g.live - 1] >= bad:
-            g.live -= 1
-    return bad
+    cdef Py_ssize_t row
+    cdef int lane = 0
+    if not bad:
+        return -1
+    while not (bad >> lane) & 1:
+        lane += 1
+    row = g.row[lane]
+    while g.live and g.row[g.live - 1] >= row:
+        g.live -= 1
+    return row
 
 
 cdef inline EncodeArgs as_encode_args(const ScoreArgs *s) noexcept nogil:

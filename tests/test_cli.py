@@ -76,7 +76,7 @@ def test_the_type_may_be_a_number_and_the_output_left_out(run, tmp_path):
     model = tmp_path / "small.gguf"
     small_model.write_model(model)
     assert run("quantize", model, "15")[0] == 0
-    assert (tmp_path / "ggml-model-Q4_K_M.gguf").exists()
+    assert (tmp_path / "ggml-model-Q4_K.gguf").exists()  # as llama-quantize calls 15
     assert run("quantize", model, "Q8_0", "1")[0] == 0
     assert (tmp_path / "ggml-model-Q8_0.gguf").exists()
 
@@ -228,11 +228,15 @@ def test_a_bad_file_is_one_clear_line_and_exit_code_1(run, tmp_path, make, comma
         (("--output-tensor-type", "q9", "MODEL", "OUT", "Q4_K_M"), 1, "q9"),
         (("--imatrix", "none.dat", "MODEL", "OUT", "Q4_K_M"), 1, "none.dat"),
         (("MODEL", "MODEL", "Q4_K_M", "--force"), 1, "is the input"),
+        (("--imatrix", "IMATRIX", "MODEL", "IMATRIX", "Q4_K_M", "--force"), 1, "is the input"),
+        (("Q4_K_M", "MODEL"), 2, "expected IN [OUT] TYPE [N], with a type such as Q4_K_M"),
+        (("--tensor-type-file", "MODEL", "MODEL", "OUT", "Q4_K_M"), 1, "PATTERN=TYPE"),
         (("MODEL", "no/such/folder/out.gguf", "Q4_K_M"), 1, "no/such/folder"),
     ],
 )
 def test_wrong_usage_is_told_clearly(run, model, tmp_path, args, code, message):
-    words = [model if a == "MODEL" else tmp_path / "out.gguf" if a == "OUT" else a for a in args]
+    paths = {"MODEL": model, "OUT": tmp_path / "out.gguf", "IMATRIX": model.parent / "imatrix.gguf"}
+    words = [paths.get(word, word) for word in args]
     found, _, stderr = run("quantize", *words)
     assert found == code
     assert message in stderr

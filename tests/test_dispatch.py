@@ -164,6 +164,15 @@ def test_a_plugins_scorer_replaces_the_encoders(scorer):
     np.testing.assert_array_equal(quantize(X, "Q4_K"), expected)
 
 
+def test_a_scorer_that_abstains_leaves_the_encoder_to_its_own(scorer, monkeypatch):
+    expected = quantize(X, "Q4_K", COLUMNS)
+    seen = []
+    scorer.answer = lambda qtype, tensor, weights, columns: seen.append(qtype.name)
+    monkeypatch.setattr(QuantType, "score", lambda *args: pytest.fail("the encoder computes the scores faster"))
+    np.testing.assert_array_equal(quantize(X, "Q4_K", COLUMNS, threads=1), expected)
+    assert seen == ["Q4_K"]
+
+
 def test_a_scorer_may_return_statistics_or_abstain(scorer):
     plain, weighted = quantize(X, "Q4_K"), quantize(X, "Q4_K", COLUMNS)
     scorer.answer = lambda qtype, tensor, weights, columns: COLUMNS

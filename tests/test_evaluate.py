@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,8 +13,9 @@ import toy
 
 import quantreg
 from quantreg import CodecError, ImportanceMatrix, PlanError, UnknownTypeError, cli
-from quantreg.evaluate import built_in_types, evaluate
-from quantreg.evaluate_page import curve_svg, page
+from quantreg.evaluate import Evaluation, Measure, built_in_types, evaluate
+from quantreg.evaluate_curve import curve_svg, frontier_error
+from quantreg.evaluate_page import page
 from quantreg.registry import registry
 
 NAME = "blk.0.attn_q.weight"
@@ -61,8 +63,9 @@ def test_the_figures_are_those_of_the_decoded_weights(one):
         weighted = (columns * lost).sum() / (columns * np.square(x, dtype=np.float64)).sum()
         assert measure.weighted_error == pytest.approx(np.sqrt(weighted))
         assert measure.max_error == pytest.approx(np.sqrt(lost.max()))
-        length = np.linalg.norm(x.astype(np.float64)) * np.linalg.norm(back)
-        assert measure.cosine == pytest.approx((x * back).sum() / length)
+        assert measure.cosine == pytest.approx(
+            (x * back).sum() / np.sqrt((x.astype(float) ** 2).sum() * (back**2).sum())
+        )
         assert measure.encode_speed > 0
         assert measure.decode_speed > 0
 
@@ -183,6 +186,67 @@ def test_the_curve_joins_the_types_that_no_smaller_one_beats(one):
     assert line.count("L") == 1
     assert "WORSE" in page(found, ["WORSE"])
     assert curve_svg(()) == ""
+
+
+@pytest.fixture
+def crowd():
+    """A Measure a type, many of them close together; NEW is one and HALF saw only half of the weights."""
+
+    def measure(name, bits, error, weights=1000):
+        return Measure(name, None, weights, bits, error, error, error, error, 1.0, 1.0, 1.0)
+
+    crowd = [measure(f"Q4_{i}", 4.5, 0.08 - 0.003 * i) for i in range(5)]
+    crowd += [measure("Q3_S", 3.4375, 0.145), measure("Q3_K", 3.4375, 0.146), measure("Q8_0", 8.5, 0.005)]
+    return [measure("NEW", 3.5, 0.15), *crowd, measure("HALF", 2.625, 0.28, weights=500)]
+
+
+def test_the_labels_of_the_curve_lie_on_no_other_and_on_no_point(crowd):
+    svg = curve_svg(crowd, ["NEW"])
+    circles = [(float(x), float(y)) for x, y in re.findall(r'<circle [^>]*cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    names = re.findall(r'<text class="\w+-name" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">(\w+)<', svg)
+    assert len(names) == len(circles) == len(crowd)
+    boxes = []
+    for x, y, anchor, name in names:
+        width = 7 * len(name)
+        left = float(x) - {"start": 0, "middle": width / 2, "end": width}[anchor]
+        boxes.append((left, float(y) - 9, left + width, float(y) + 2))
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        assert not any(left - 3 < x < right + 3 and top - 3 < y < bottom + 3 for x, y in circles), names[i]
+        for other in boxes[i + 1 :]:
+            assert left >= other[2] or right <= other[0] or top >= other[3] or bottom <= other[1], names[i]
+
+
+def test_the_curve_names_its_axes_and_marks_what_is_new_or_incomplete(crowd):
+    svg = curve_svg(crowd, ["NEW"])
+    assert "bits per weight</text>" in svg
+    assert "weighted error, share of the weights’ RMS</text>" in svg
+    assert re.findall(r'<circle class="([^"]+)"[^>]*><title>(\w+)', svg)[-1] == ("new", "NEW")
+    assert '<circle class="known partly"' in svg
+    assert svg.count("partly") == 1
+
+
+def test_the_page_says_how_far_a_new_type_is_from_the_line(crowd):
+    line = frontier_error(crowd, 3.5, ["NEW"])
+    assert 0.068 < line < 0.145
+    text = page(Evaluation("m.gguf", None, tuple(crowd), (), ()), ["NEW"])
+    words = f"<b>NEW</b> has an error of 15.00% at 3.5 bits per weight: {0.15 / line - 1:.1%} above the line"
+    assert words in text
+    assert frontier_error(crowd, 1.0) is None
+    rows = re.findall(r"<tr[^>]*><td>(\w+)</td>", text)
+    assert rows == [m.type for m in sorted(crowd, key=lambda m: (m.bits_per_weight, m.error))]
+
+
+def test_on_the_page_the_types_of_plugins_stand_out(run, model, tmp_path):
+    plugin = toy.Plugin(toy.make())
+    registry.register_plugin(plugin)
+    try:
+        args = ("--on", model, "--sample", "20k", "--html", tmp_path / "curve.html")
+        for names, new in ((("TOY3", "Q4_K"), ["TOY3"]), (("Q4_K", "Q2_K"), ["Q2_K", "Q4_K"])):
+            assert run("evaluate", *names, *args)[0] == 0
+            text = (tmp_path / "curve.html").read_text()
+            assert sorted(re.findall(r'<circle class="new[^>]*><title>(\w+)', text)) == sorted(new)
+    finally:
+        registry.unregister_plugin(plugin)
 
 
 def test_names_from_a_file_are_escaped_in_the_page(tmp_path):

@@ -189,6 +189,8 @@ class RowCodecStruct(ctypes.Structure):
         ("encode_rows", ROWS),
         ("decode_rows", ROWS),
         ("score_rows", ROWS),
+        ("whole_rows", ctypes.c_int32),
+        ("takes_nonfinite", ctypes.c_int32),
     )
 
 
@@ -292,6 +294,85 @@ def test_the_row_that_a_codec_stops_at_is_reported(make_codec):
 
 
 # ---- CPU levels ----
+
+
+class Args(ctypes.Structure):
+    """What EncodeArgs and DecodeArgs begin with."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_ssize_t),
+        ("src", ctypes.c_void_p),
+        ("dst", ctypes.c_void_p),
+        ("n_rows", ctypes.c_ssize_t),
+        ("n_cols", ctypes.c_ssize_t),
+        ("src_stride", ctypes.c_ssize_t),
+        ("dst_stride", ctypes.c_ssize_t),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "piece"),
+    [
+        ({}, (1, 512)),
+        ({"whole_rows": 1}, (5, 100)),
+        ({"row_header_size": 3}, (5, 100)),
+        ({"block_size": 100}, (1, 500)),
+    ],
+)
+def test_past_the_caches_blocks_are_decoded_in_pieces_but_rows_with_a_header_whole(make_codec, fields, piece):
+    pieces = []
+
+    def decode_rows(codec, args):
+        got = Args.from_address(args)
+        assert (got.src_stride, got.dst_stride) == (header + got.n_cols // block * 2, got.n_cols) or got.n_rows == 1
+        pieces.append((got.n_rows, got.n_cols))
+        return got.n_rows
+
+    codec = make_codec(decode_rows=ROWS(decode_rows), **fields)
+    header, block = codec.row_header_size, codec.block_size
+    codec.decode_rows(np.zeros((33, header + 100 // block * 2), np.uint8), np.empty((33, 100), np.float32), stream=True)
+    assert pieces[0] == piece
+    assert all(got <= piece for got in pieces)
+    assert sum(rows * cols for rows, cols in pieces) == 33 * 100
+
+
+@at_every_level
+@pytest.mark.parametrize("name", list(types))
+@pytest.mark.parametrize("at", [0, 4, 60])
+def test_decoding_past_the_caches_gives_the_same_floats(name, at, level):
+    cols = max(types[name].block_size, 32) * 5
+    data = np.random.default_rng(at).integers(0, 256, (37, types[name].row_bytes(cols)), np.uint8)
+    room = np.full(37 * cols * 4 + 256, 0xAA, np.uint8)
+    start = -room.ctypes.data % 64 + at
+    out = room[start : start + 37 * cols * 4].view(np.float32).reshape(37, cols)
+    codec_at(name, level).decode_rows(data, out, stream=True)
+    np.testing.assert_array_equal(bits(out), bits(decode(name, data, level)))
+    assert (room[:start] == 0xAA).all()
+    assert (room[start + out.nbytes :] == 0xAA).all()
+
+
+@at_every_level
+@pytest.mark.parametrize(
+    "name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16", "Q1_0", "Q2_0", "TQ1_0", "TQ2_0", "Q4_K"]
+)
+@pytest.mark.parametrize(("huge", "bad"), [(3, 7), (7, 3), (5, 5), (None, 3), (3, None), (None, 0), (299, 298)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_first_bad_row_is_reported_and_rows_before_it_are_complete(name, huge, bad, weighted, level):
+    """Whether a codec is handed rows before or after they were checked."""
+    x = np.random.default_rng(1).standard_normal((300, 512)).astype(np.float32)
+    columns = np.linspace(0.1, 1, 512, dtype=np.float32) if weighted else None
+    expected = encode(name, x, columns, level)
+    first = min(row for row in (huge, bad) if row is not None)
+    if huge is not None:
+        x[huge] = 3e38
+    if bad is not None:
+        x[bad, 77] = np.inf
+    out = np.full_like(expected, 0xAA)
+    with pytest.raises(RowError) as refused:
+        codec_at(name, level).encode_rows(x, out, columns)
+    assert refused.value.row == first
+    assert refused.value.column == (77 if first == bad else None)
+    np.testing.assert_array_equal(out[:first], expected[:first])
 
 
 def test_levels_are_slowest_first_and_begin_with_base(monkeypatch):

@@ -425,7 +425,7 @@ def test_names_that_are_not_known():
         make(llama(), "Q4_0", tensor_types=[("a", "zz")])
 
 
-@pytest.mark.parametrize("pattern", ["attn_(", "[[:digit:]]", "*"])
+@pytest.mark.parametrize("pattern", ["attn_(", "[[:digits:]]", "*"])
 def test_bad_patterns(pattern):
     with pytest.raises(PlanError, match="tensor type pattern"):
         make(llama(), "Q4_0", tensor_types=[(pattern, "Q8_0")])

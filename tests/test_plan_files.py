@@ -166,6 +166,15 @@ def test_options_that_a_plan_has_settled_are_wrong_usage(at, capsys):
     assert run("quantize", "--plan", "plan.json", "small.gguf", "out.gguf", "Q4_K_M", "2") == 2
 
 
+def test_a_plan_does_not_replace_the_model_or_the_imatrix(at, capsys):
+    imatrix = ["--imatrix", "imatrix.gguf"]
+    for path in ("small.gguf", "imatrix.gguf"):
+        before = Path(path).read_bytes()
+        assert cli.main(["plan", *imatrix, "small.gguf", "Q4_K_M", "-o", path, "--force"]) == 1
+        assert "is the input" in capsys.readouterr().err
+        assert Path(path).read_bytes() == before
+
+
 def test_an_existing_plan_needs_force(at):
     assert run("plan", "small.gguf", "Q4_K_M", "-o", "plan.json") == 0
     assert run("plan", "small.gguf", "Q4_K_M", "-o", "plan.json") == 1

@@ -3,9 +3,11 @@
 import json
 
 import numpy as np
+import numpy_q4_1
 import pytest
 import scratch as scratch_environment
 import small_model
+from toy_plugins import BASE_ONLY, FAMILIES, copied_family, cut_quantreg
 
 import quantreg
 
@@ -53,6 +55,13 @@ def test_a_new_plugin_is_listed_passes_its_tests_and_quantizes_at_once(name, scr
     kinds = {t["name"]: t["type"] for t in inspected["tensors"]}
     assert kinds["blk.0.attn_q.weight"] == kinds["blk.0.ffn_down.weight"] == qtype
     assert kinds["output_norm.weight"] == "F32"
+    compared = json.loads(scratch.quantreg("compare", "--json", model, out, plugins=name).stdout)["tensors"]
+    rmse = {t["name"]: t["rmse"] for t in compared}["blk.0.attn_q.weight"]
+    assert 0.05 < rmse < 0.3
+    x = "np.random.default_rng(1).standard_normal((4, 256), dtype=np.float32)"
+    code = f"import numpy as np, quantreg as q; x = {x}; y = q.dequantize(q.quantize(x, '{qtype}'), '{qtype}')"
+    code = f"{code}; print(float(np.sqrt(np.mean((x - y) ** 2))))"
+    assert 0.05 < float(scratch.run("-c", code, plugins=name, check=True).stdout) < 0.3
     plan = scratch.quantreg(
         "quantize", "--dry-run", "--json", "--tensor-type", f"attn_v={qtype}", model, "Q4_K_M", plugins=name, check=True
     )
@@ -85,24 +94,61 @@ def test_the_numpy_and_the_cython_template_write_the_same_bytes(scratch, tmp_pat
 
 
 def test_a_family_copied_out_of_plugins_is_a_plugin(scratch, model, tmp_path):
-    found = listed(scratch, "acme-legacy")["ACME4"]
+    found = listed(scratch, "acme-legacy")["ACME_Q4_0"]
     assert found["error"] is None
-    assert found["types"] == {"ACME4": 4702}
+    assert found["types"] == {"ACME_Q4_0": 5002}
     assert found["distribution"] == "acme-legacy"
-    with convert(scratch, model, tmp_path / "acme.gguf", "ACME4", "acme-legacy") as ours:
+    with convert(scratch, model, tmp_path / "acme.gguf", "ACME_Q4_0", "acme-legacy") as ours:
         x = small_model.tensors()["blk.0.attn_q.weight"]
         np.testing.assert_array_equal(ours["blk.0.attn_q.weight"].data, quantreg.quantize(x, "Q4_0").reshape(-1))
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"legacy"}))
+def test_any_other_family_copied_out_is_a_plugin_too(family, scratch, tmp_path):
+    scratch.pip_install("--no-build-isolation", *BASE_ONLY, copied_family(tmp_path, family))
+    name = FAMILIES[family].upper()
+    code = (
+        "import numpy as np, quantreg\n"
+        "x = np.random.default_rng(1).standard_normal((8, 512), dtype=np.float32)\n"
+        f"a, b = (quantreg.quantize(x, name) for name in ('{name}', 'ACME_{name}'))\n"
+        f"print((a == b).all(), (quantreg.dequantize(a, '{name}') == quantreg.dequantize(b, 'ACME_{name}')).all())\n"
+    )
+    plugin = f"acme-{family}"
+    assert scratch.run("-c", code, plugins=plugin, check=True).stdout.split() == ["True", "True"]
+    assert listed(scratch, plugin)[f"ACME_{name}"]["error"] is None
+
+
+def test_a_plugin_builds_and_runs_against_an_editable_install(model, tmp_path):
+    scratch = scratch_environment.Scratch(tmp_path / "editable")
+    scratch.make_environment()
+    source = cut_quantreg(scratch.sources)
+    build = f"-Cbuild-dir={tmp_path / 'build'}"
+    scratch.pip_install("--no-build-isolation", "--ignore-installed", *BASE_ONLY, build, "-e", source)
+    shown = scratch.run("-c", "import quantreg_kernels as k, quantreg as q; print(k.get_include()); print(q.__file__)")
+    assert shown.stdout.split() == [str(source), str(source / "quantreg" / "__init__.py")]
+    assert set(listed(scratch, "")) == {"F32", "F16"}
+
+    folder = copied_family(scratch.sources)
+    expected = quantreg.quantize(small_model.tensors()["blk.0.attn_q.weight"], "Q4_0").reshape(-1)
+    for out, options in (("copied.gguf", []), ("editable.gguf", [f"-Cbuild-dir={tmp_path / 'acme'}", "-e"])):
+        scratch.pip_install("--no-build-isolation", *BASE_ONLY, *options, folder)
+        found = listed(scratch, "acme-legacy")
+        assert (set(found), found["ACME_Q4_0"]["error"]) == ({"F32", "F16", "ACME_Q4_0"}, None)
+        with convert(scratch, model, tmp_path / out, "ACME_Q4_0", "acme-legacy") as ours:
+            np.testing.assert_array_equal(ours["blk.0.attn_q.weight"].data.reshape(-1), expected)
+    checked = scratch.quantreg("plugins", "check", "ACME_Q4_0", "--quick", plugins="acme-legacy")
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_a_plugin_that_cannot_be_imported_disables_only_itself(scratch):
     done = scratch.quantreg("plugins", plugins="my-broken,my-q3")
     assert done.returncode == 0
     assert "MY_Q3" in done.stdout
-    assert "plugin MY_BROKEN of my-broken cannot be imported: ModuleNotFoundError" in done.stderr
-    assert "frobnicate" in done.stderr
+    assert "plugin MY_BROKEN of my-broken: cannot be imported: ModuleNotFoundError" in done.stderr
+    assert "frobnicate' (mend or reinstall it, or: pip uninstall my-broken)" in done.stderr
     asked = scratch.quantreg("estimate", "7B", "--type", "MY_BROKEN", plugins="my-broken")
     assert asked.returncode == 1
-    assert "my-broken cannot be imported" in asked.stderr
+    assert "plugin MY_BROKEN of my-broken: cannot be imported" in asked.stderr
 
 
 def test_an_id_clash_names_both_and_the_built_in_stays(scratch):
@@ -113,11 +159,16 @@ def test_an_id_clash_names_both_and_the_built_in_stays(scratch):
     assert found["Q4_K"]["types"] == {"Q4_K": 12}
 
 
-def test_a_built_in_is_replaced_on_purpose_and_the_list_says_so(scratch):
+def test_a_built_in_is_replaced_on_purpose_and_the_list_says_so(scratch, model, tmp_path):
     done = scratch.quantreg("plugins", plugins="my-q41", check=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith("MY_Q41"))
     assert "Q4_1 (3); replaces Q4_1 of quantreg" in line
     assert listed(scratch, "my-q41")["MY_Q41"]["replaced"] == {"Q4_1": "quantreg"}
+    with convert(scratch, model, tmp_path / "mine.gguf", "Q4_1", "my-q41") as mine:
+        x = small_model.tensors()["blk.0.attn_q.weight"].astype(np.float32)
+        np.testing.assert_array_equal(mine["blk.0.attn_q.weight"].data, numpy_q4_1.encode(x))
+        lost = mine["blk.0.attn_q.weight"].dequantize() - x  # by the built-in type
+        assert np.sqrt(np.mean(lost**2)) < 0.1 * x.std()
 
 
 @pytest.mark.parametrize(
@@ -140,7 +191,7 @@ def test_quantreg_plugins_limits_what_is_loaded(scratch):
     assert "MY_Q3" in listed(scratch, "my-q3")
     assert "MY_Q3" in listed(scratch, "MY_Q3")
     everything = {p["name"] for p in json.loads(scratch.quantreg("plugins", "--json").stdout)}
-    assert {"MY_Q3", "MY_C3", "MY_BROKEN", "MY_CLASH", "MY_Q41", "MY_HOOKS", "ACME4", "OLDER", "Q4_K"} <= everything
+    assert {"MY_Q3", "MY_C3", "MY_BROKEN", "MY_CLASH", "MY_Q41", "MY_HOOKS", "ACME_Q4_0", "OLDER", "Q4_K"} <= everything
 
 
 def test_a_plugins_file_type_is_taken_by_quantize(scratch, model, tmp_path):

@@ -52,13 +52,34 @@ def test_every_command_of_the_tutorial_runs(tmp_path_factory, tmp_path):
             for line in block.text.splitlines():
                 command = line.partition("  #")[0].strip()
                 if command:
-                    shown[command] = run(scratch, command, tmp_path)
+                    output = shown[command] = run(scratch, command, tmp_path)
+        elif block.language == "text":
+            assert figures(block.text) == figures(output), command
     both = next(text for command, text in shown.items() if command.startswith("quantreg evaluate ROW_Q3 ROW_C3"))
     (slow, fast) = (
         line.split() for name in ("ROW_Q3", "ROW_C3") for line in both.splitlines() if line.startswith(name)
     )
     assert slow[1:7] == fast[1:7]  # bits per weight and errors
     assert (tmp_path / "curve.html").read_text().count('<circle class="new"') == 1
+
+
+def figures(table):
+    """The columns of a table of `quantreg evaluate` that do not depend on the machine."""
+    return [line.split()[:7] for line in table.splitlines()]
+
+
+def test_the_tutorial_installs_what_it_calls():
+    ready = {"quantreg", "pip", "python"}
+    for block in blocks("tutorial.md"):
+        for line in block.text.splitlines() if block.language == "sh" else ():
+            program, *args = shlex.split(line, comments=True) or ["pip"]
+            assert program in ready, f"{line}: install {program} first"
+            if program == "pip" and any("[test]" in arg for arg in args):
+                ready.add("pytest")  # the extra of a new plugin
+    for kind in ("python", "cython"):
+        template = DOCS.parent / "quantreg" / "templates" / kind
+        assert re.search(r'^test = \["pytest"\]$', (template / "pyproject.toml").read_text(), re.M)
+        assert ".[test]" in (template / "README.md").read_text()
 
 
 def run(scratch, command, folder):

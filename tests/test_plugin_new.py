@@ -55,14 +55,15 @@ def test_a_free_id_is_1000_and_up_and_nobodys(monkeypatch):
         registry.unregister_plugin(plugin)
 
 
-def test_the_command_says_how_to_go_on(run, tmp_path):
+def test_the_command_says_how_to_go_on(run, tmp_path, monkeypatch):
     code, out, _ = run("plugins", "new", "my-q3", "--in", tmp_path)
     assert code == 0
-    assert f"pip install -e {tmp_path / 'my-q3'}" in out
+    assert f"pip install -e '{tmp_path / 'my-q3'}[test]'" in out
     assert "quantreg plugins check MY_Q3" in out
     assert (tmp_path / "my-q3" / "my_q3" / "my_q3.py").exists()
-    code, out, _ = run("plugins", "new", "my-c3", "--cython", "--id", "5000", "--in", tmp_path)
-    assert "pip install --no-build-isolation" in out
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("plugins", "new", "my-c3", "--cython", "--id", "5000")
+    assert "pip install --no-build-isolation './my-c3[test]'" in out
     assert "type_id=5000" in (tmp_path / "my-c3" / "my_c3" / "my_c3.py").read_text()
 
 
@@ -70,12 +71,23 @@ def test_the_command_says_how_to_go_on(run, tmp_path):
     ("name", "error", "message"),
     [
         ("My Q3", PluginError, "use lower-case letters, digits and dashes"),
-        ("q4-k", PluginError, "Q4_K with id 12 is installed already"),
-        ("here", OutputError, "exists already"),
+        ("3bits", PluginError, "a letter first"),
+        ("a" * 41, PluginError, "40 at most"),
+        ("../up", PluginError, "use lower-case letters"),
+        ("", PluginError, "use lower-case letters"),
+        ("q4-k", PluginError, "the type Q4_K with id 12 is installed already: choose another, such as my-q4-k"),
+        ("q4-k-m", PluginError, "Q4_K_M is a file type of `quantreg quantize`"),
+        ("class", PluginError, "class is a keyword of Python"),
+        ("json", PluginError, "there is a Python module json already"),
+        ("quantreg", PluginError, "there is a Python module quantreg already"),
+        ("quantreg-legacy", PluginError, "there is a Python module quantreg_legacy already"),
+        ("here", OutputError, "here exists already: choose another name, or remove it"),
+        ("link", OutputError, "exists already"),
     ],
 )
 def test_a_name_that_cannot_be_used_is_told(name, error, message, tmp_path):
     (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(error, match=message):
         new_plugin(name, tmp_path)
 
@@ -88,7 +100,7 @@ def test_an_id_that_is_taken_is_told(run, tmp_path):
     finally:
         registry.unregister_plugin(plugin)
     assert code == 1
-    assert "TOY3 with id 4203 is installed already" in err
+    assert "id 4203 is taken by TOY3: choose another, or leave it out and get a free one" in err
     assert run("plugins", "new", "my-q3", "--id", "12", "--in", tmp_path)[0] == 2
 
 

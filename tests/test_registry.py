@@ -4,14 +4,14 @@ import pickle
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
+from entries import Entry, fail, registry_of
 
 import quantreg
 from quantreg import CodecError, PluginError, QuantType, UnknownTypeError, hookimpl, types
 from quantreg.gguf.layout import TYPES
-from quantreg.registry import Registry
 
 
 def make_type(name="X3", type_id=1003, **options):
@@ -27,25 +27,6 @@ def plugin(*qtypes, replace=False, distribution="test-dist"):
     module = ModuleType("test_plugin")
     module.__distribution__, module.register_types = distribution, register_types
     return module
-
-
-class Entry:
-    """As importlib.metadata's, with a module given instead of a path."""
-
-    def __init__(self, name, distribution, load):
-        self.name, self.value, self.load = name, f"{distribution}.{name}", load
-        self.dist = SimpleNamespace(name=distribution, version="1.0")
-
-
-def fail(error):
-    def load():
-        raise error
-
-    return load
-
-
-def registry_of(*entries):
-    return Registry(find=lambda: list(entries))
 
 
 def run(code, **env):
@@ -147,8 +128,20 @@ def test_a_plugin_that_fails_to_import_disables_only_itself_and_is_reported():
     bad = next(p for p in registry.plugins if p.error)
     assert bad.distribution == "broken-dist"
     assert "no module named frobnicate" in bad.error
-    with pytest.raises(UnknownTypeError, match="plugin bad of broken-dist cannot be imported"):
+    with pytest.raises(UnknownTypeError, match="plugin bad of broken-dist: cannot be imported"):
         registry.get("Q4_K")
+
+
+def test_a_damaged_distribution_does_not_stop_the_others():
+    class Damaged:
+        @property
+        def name(self):
+            raise TypeError("no METADATA")
+
+    damaged, good = (Entry(name, f"{name}-dist", lambda: plugin(make_type())) for name in ("zz", "good"))
+    damaged.dist = Damaged()
+    registry = registry_of(damaged, good)
+    assert [(p.distribution, bool(p.error)) for p in registry.plugins] == [("good-dist", False), ("unknown", True)]
 
 
 def test_a_plugin_whose_hook_raises_disables_only_itself():
@@ -161,7 +154,9 @@ def test_a_plugin_whose_hook_raises_disables_only_itself():
     assert "ZeroDivisionError" in next(p.error for p in registry.plugins if p.error)
 
 
-@pytest.mark.parametrize("clash", [make_type("X3", 1004), make_type("X4", 1003)], ids=["name", "id"])
+@pytest.mark.parametrize(
+    "clash", [make_type("X3", 1004), make_type("X4", 1003), make_type("x3", 1004)], ids=["name", "id", "case"]
+)
 def test_a_clash_names_both_distributions_and_the_first_keeps_the_type(clash):
     first = make_type()
     registry = registry_of(
@@ -172,6 +167,36 @@ def test_a_clash_names_both_distributions_and_the_first_keeps_the_type(clash):
     assert "second-dist" in error
     assert "first-dist" in error
     assert "1000 and up" in error
+
+
+def test_two_entry_points_of_one_module_are_told():
+    module = plugin(make_type())
+    registry = registry_of(Entry("a", "a-dist", lambda: module), Entry("b", "a-dist", lambda: module))
+    assert [t.name for t in registry.all_types()] == ["X3"]
+    assert [p.error for p in registry.plugins] == [
+        None, "a-dist.b is registered already, as a-dist:a: one entry point a module",
+    ]  # fmt: skip
+
+
+def test_registering_a_plugin_twice_leaves_the_first():
+    module = plugin(make_type())
+    registry = registry_of(Entry("a", "a-dist", lambda: module))
+    with pytest.raises(PluginError, match="registered already, as a-dist:a"):
+        registry.register_plugin(module)
+    assert registry.hooks_of(registry.plugins[0]) == ["register_types"]
+    assert len(registry.plugins) == 1
+
+
+def test_something_else_than_a_type_is_told():
+    registry = registry_of(Entry("a", "a-dist", lambda: plugin(make_type(), "X4")))
+    assert registry.all_types() == ()
+    assert registry.plugins[0].error == "register() takes a quantreg.QuantType, not str"
+
+
+def test_one_plugin_with_two_types_whose_names_differ_in_case_only_is_told():
+    registry = registry_of(Entry("a", "a-dist", lambda: plugin(make_type("X3", 1003), make_type("x3", 1004))))
+    assert registry.all_types() == ()
+    assert registry.plugins[0].error == "a-dist registers X3 (id 1003) twice"
 
 
 def test_a_clash_registers_none_of_the_plugins_types():
@@ -189,6 +214,27 @@ def test_a_type_is_replaced_only_on_purpose_and_the_registry_says_so():
     )
     assert registry.get("X3") is second
     assert registry.owner(second).replaced == [("X3", "first-dist")]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        QuantType("Q4_1", type_id=3, block_size=32, type_size=14, codec=lambda: None),
+        QuantType("Q4_1", type_id=1003, block_size=32, type_size=20, codec=lambda: None),
+        QuantType("MY_Q4_1", type_id=3, block_size=32, type_size=20, codec=lambda: None),
+        QuantType("Q4_1", type_id=3, block_size=32, type_size=20, row_header_size=4, codec=lambda: None),
+    ],
+    ids=["layout", "id", "name", "header"],
+)
+def test_what_replaces_a_built_in_keeps_what_is_in_files(other):
+    q4_1 = types["Q4_1"]
+    registry = registry_of(
+        Entry("Q4_1", "quantreg", lambda: plugin(q4_1)), Entry("b", "b-dist", lambda: plugin(other, replace=True))
+    )
+    assert registry.all_types() == (q4_1,)
+    error = registry.plugins[1].error
+    assert "it must keep Q4_1 with id 3, 32 weights in 20 bytes, not " in error
+    assert error.endswith("choose an id of 1000 and up for another format")
 
 
 def test_quantreg_plugins_limits_what_is_loaded(monkeypatch):

@@ -127,7 +127,7 @@ class _Bench:
             self.ggml.encoder(qtype.name, qtype.type_id, x, data[0], self._needed(qtype))()
             results = [out[:rows] for out in self.floats]
             theirs = self.ggml.decoder(qtype.type_id, data[0], results[0])
-            ours = {level: partial(codec.decode_rows, data[0], results[1]) for level, codec in codecs.items()}
+            ours = {level: partial(codec.decode_rows, data[0], results[1], True) for level, codec in codecs.items()}
         else:
             results = data
             theirs = self.ggml.encoder(qtype.name, qtype.type_id, x, results[0], importance)

@@ -58,7 +58,7 @@ def folder(workdir):
         yield Path(path)
 
 
-def whole_files(params, workdir=None, rounds=3, names=None, tell=print):
+def whole_files(params, workdir=None, rounds=3, names=None, counts=(1, 2), tell=print):
     """{"params", "source_bytes", "rows", "scaling", "notes", "failures"}: wall time and peak memory, bytes compared."""
     theirs = os.environ.get("QUANTREG_LLAMA_QUANTIZE")
     notes, failures, rows = [] if theirs else [MISSING], [], []
@@ -77,13 +77,13 @@ def whole_files(params, workdir=None, rounds=3, names=None, tell=print):
             except quantreg.QuantregError as error:
                 notes.append(f"{name}: {error}")
                 continue
-            for threads in (1, 2):
-                if threads > cpu_count():
-                    notes.append(f"{name}: this machine has no {threads} processors")
+            for n in counts:
+                if n > cpu_count():
+                    notes.append(f"{name}: this machine has no {n} processors")
                     continue
-                tell(f"{name}, {threads} thread(s)")
+                tell(f"{name}, {n} thread(s)")
                 try:
-                    rows.append(_compare(work, source, given, file_type, name, threads, theirs, rounds))
+                    rows.append(_compare(work, source, given, file_type, name, n, theirs, rounds))
                 except CommandError as error:
                     failures.append(str(error))
         size = os.path.getsize(source)

@@ -31,6 +31,8 @@ COMMANDS = {
 class Commands(click.Group):
     """Loads subcommands when they are called; those of plugins (hook register_commands) come last."""
 
+    _asked = None  # the hooks of which self.commands holds the subcommands
+
     def list_commands(self, ctx):
         self._ask_plugins()
         return [*COMMANDS, *sorted(set(self.commands) - set(COMMANDS))]
@@ -48,15 +50,34 @@ class Commands(click.Group):
             formatter.write_dl(rows)
 
     def _ask_plugins(self):
+        """Take the subcommands of plugins in; a plugin that fails adds none, and `quantreg plugins` says why."""
+        from quantreg.errors import PluginError
         from quantreg.registry import registry
 
-        registry.hook.register_commands(cli=self)
+        hooks = registry.hook.register_commands.get_hookimpls()
+        if hooks == self._asked:
+            return
+        self._asked, self.commands = hooks, {}
+        for hook in hooks:
+            theirs = click.Group()
+            try:
+                hook.function(theirs)
+                for name in theirs.commands:
+                    if name in COMMANDS or name in self.commands:
+                        raise PluginError(f"there is a command {name!r} already: choose another name")
+            except Exception as error:  # a plugin may fail in any way; it must disable only itself
+                registry.blame("register_commands", hook, error)
+                continue
+            self.commands |= theirs.commands
 
     def resolve_command(self, ctx, args):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            raise click.UsageError(f"{error.message} See `quantreg --help`.", ctx) from None
+            from quantreg.registry import registry
+
+            hint = f"See `quantreg --help`{registry.why_missing(args[0])}."
+            raise click.UsageError(f"{error.message} {hint}", ctx) from None
 
 
 def _version(ctx, param, value):

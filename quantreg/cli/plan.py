@@ -2,11 +2,11 @@
 
 import click
 
-from quantreg.cli.plan_options import find_file_type, plan_options, to_keywords
+from quantreg.cli.plan_options import PlanCommand, find_file_type, plan_options, to_keywords
 from quantreg.cli.show import plan_summary
 
 
-@click.command("plan")
+@click.command("plan", cls=PlanCommand)
 @click.argument("source", metavar="IN")
 @click.argument("file_type", metavar="TYPE")
 @click.option("-o", "--output", metavar="FILE", required=True, help="The plan to write: JSON.")
@@ -21,7 +21,7 @@ def command(source, file_type, output, force, **given):
     from quantreg import recipes
 
     plan = quantreg.plan(source, find_file_type(file_type), check=False, **to_keywords(given))
-    recipes.write_plan(plan, output, force=force)
+    recipes.write_plan(plan, output, force=force, source=[source, *([given["imatrix"]] if given["imatrix"] else [])])
     click.echo(f"{output}: {len(plan.tensors)} tensors, {plan_summary(plan)}")
     for warning in (*plan.problems, *plan.warnings):
         click.echo(f"warning: {warning}", err=True)

@@ -19,8 +19,11 @@ def command(ctx, as_json):
 
 
 def _list(as_json):
+    from quantreg.recipes import file_types
     from quantreg.registry import registry
 
+    click.get_current_context().find_root().command.list_commands(None)
+    len(file_types)  # both ask hooks, which may show that a plugin fails
     found = [_describe(plugin, registry) for plugin in registry.plugins]
     if as_json:
         print_json(found)
@@ -33,9 +36,11 @@ def _list(as_json):
         row = [p["name"], version, f"{provides}{replaced}", " ".join(_short(p["hooks"])), " ".join(p["cpu_levels"])]
         rows.append([*row, "" if p["abi"] is None else p["abi"]])
     table(["PLUGIN", "DISTRIBUTION", "TYPES", "OTHER HOOKS", "CPU", ">ABI"], rows)
-    for p in found:
-        if p["error"]:
-            click.echo(f"plugin {p['name']} of {p['distribution']} {p['error']}", err=True)
+    for plugin in registry.plugins:
+        if plugin.error:
+            click.echo(plugin.problem, err=True)
+    for name in registry.unknown_limits:
+        click.echo(f"QUANTREG_PLUGINS names {name!r}: no plugin or distribution of this name is installed", err=True)
 
 
 def _short(hooks):
@@ -47,19 +52,19 @@ def _describe(plugin, registry):
     """One plugin as JSON-ready data; its codecs are loaded, which may show that they cannot be."""
     from quantreg.errors import QuantregError
 
-    error, levels, abi = plugin.error, [], None
+    levels, abi = [], None
     for qtype in plugin.types:
         try:
             codec = qtype.codec
         except QuantregError as problem:
-            error = error or str(problem)
+            plugin.error = plugin.error or str(problem)
             continue
         levels += [level for level in codec.built if level not in levels]
         abi = codec.abi if abi is None else abi
     return {
         "name": plugin.name, "distribution": plugin.distribution, "version": plugin.version, "module": plugin.module,
         "types": {t.name: t.type_id for t in plugin.types}, "replaced": dict(plugin.replaced),
-        "hooks": registry.hooks_of(plugin), "cpu_levels": levels, "abi": abi, "error": error,
+        "hooks": registry.hooks_of(plugin), "cpu_levels": levels, "abi": abi, "error": plugin.error,
     }  # fmt: skip
 
 
@@ -67,7 +72,7 @@ def _describe(plugin, registry):
 @click.argument("name")
 @click.option("--python", "kind", flag_value="python", default=True, help="A codec in NumPy (default).")
 @click.option("--cython", "kind", flag_value="cython", help="A codec in Cython; needs a C compiler.")
-@click.option("--id", "type_id", type=click.IntRange(1000, 2**32 - 1), metavar="N", help="Type id; default: from NAME.")
+@click.option("--id", "type_id", type=click.IntRange(1000, 2**31 - 1), metavar="N", help="Type id; default: from NAME.")
 @click.option("--in", "folder", default=".", metavar="FOLDER", help="Where to put it; default: here.")
 def new(name, kind, type_id, folder):
     """Write a folder NAME that holds a working plugin: a 3-bit format to change into yours.
@@ -79,12 +84,13 @@ def new(name, kind, type_id, folder):
     target = new_plugin(name, folder, kind=kind, type_id=type_id)
     module = name.replace("-", "_")
     edit = target / module / (f"{module}.py" if kind == "python" else f"_{module}.pyx")
+    path = target if target.is_absolute() else f"./{target}"  # to pip, a word without a slash is a name on PyPI
     how = "-e" if kind == "python" else "--no-build-isolation"
     need = "" if kind == "python" else "  pip install meson-python ninja 'Cython>=3.3'   # and GCC or Clang\n"
     click.echo(
         f"{target}: a plugin with the type {module.upper()}. Its codec is {edit}. Next:\n\n{need}"
-        f"  pip install {how} {target}\n"
-        f"  pytest {target}\n"
+        f"  pip install {how} '{path}[test]'\n"
+        f"  pytest {path}\n"
         f"  quantreg plugins check {module.upper()}\n"
         f"  quantreg quantize model-f16.gguf model-{name}.gguf {module.upper()}"
     )

@@ -4,18 +4,18 @@ import signal
 
 import click
 
-from quantreg.cli.plan_options import default_output, find_file_type, plan_options, to_keywords
+from quantreg.cli.plan_options import PlanCommand, default_output, find_file_type, plan_options, to_keywords
 from quantreg.cli.show import plan_summary, print_json, size
 
 
-@click.command("quantize", options_metavar="[OPTIONS]")
+@click.command("quantize", cls=PlanCommand, options_metavar="[OPTIONS]")
 @click.argument("arguments", nargs=-1, required=True, metavar="IN [OUT] TYPE [N]")
 @plan_options
 @click.option("--plan", "plan_file", metavar="FILE", help="Types from a plan (see `quantreg plan`) instead of TYPE.")
 @click.option("--split-max-size", metavar="SIZE", help="Write shards with up to this much tensor data: 4G, 500M.")
 @click.option("--split-max-tensors", type=click.IntRange(1), metavar="N", help="Write shards with up to N tensors.")
 @click.option(
-    "--max-buffer-size", type=click.IntRange(0), metavar="MIB", expose_value=False,
+    "--max-buffer-size", type=click.IntRange(1), metavar="MIB", expose_value=False,
     help="Accepted and not needed: memory is some 20 MB a thread, whatever the tensors' size.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
@@ -93,15 +93,17 @@ def _arguments(arguments, planned):
         if len(words) == 3 or (len(words) == 2 and not is_type(words[0])):
             out = words.pop(0)
         name, *rest = words
+        if name.endswith(".gguf"):
+            raise click.UsageError(f"{name} is no type: expected IN [OUT] TYPE [N], with a type such as Q4_K_M.")
     count = None
     if rest:
-        if not (rest[0].isascii() and rest[0].isdigit() and int(rest[0]) > 0):
+        if not (rest[0].isascii() and rest[0].isdigit()):
             raise click.UsageError(f"{rest[0]!r} is no number of threads.")
-        count = int(rest[0])
+        count = int(rest[0]) or None  # llama-quantize's 0: all processors
     if planned:
         return source, out, None, count
     file_type = find_file_type(name)
-    return source, out or default_output(source, file_type), file_type, count
+    return source, out or default_output(source, file_type, name), file_type, count
 
 
 def _show_plan(source, file_type, imatrix, options, as_json):

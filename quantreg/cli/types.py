@@ -13,8 +13,9 @@ from quantreg.cli.show import bits, print_json, size, table
 def command(params, as_json):
     """List every registered quant type.
 
-    BPW is bits per weight, scales included; RATIO the compression against F32; SIZE what a model with that many
-    parameters takes, all of it in this type.
+    BYTES are those of a block, after those of the row if it has some of its own. BPW is bits per weight, scales
+    included; RATIO the compression against F32; SIZE what a model with that many parameters takes, all of it in this
+    type.
     """
     from quantreg.registry import registry
     from quantreg.sizes import parse_params
@@ -31,6 +32,7 @@ def command(params, as_json):
             [
                 {
                     "name": t.name, "id": t.type_id, "block_size": t.block_size, "type_size": t.type_size,
+                    "row_header_size": t.row_header_size,
                     "bits_per_weight": t.bits_per_weight, "compression_ratio": t.compression_ratio,
                     "fallback": t.fallback, "requires_importance": t.requires_importance,
                     "plugin": registry.owner(t).distribution, "bytes": round(count * t.bits_per_weight / 8),
@@ -43,12 +45,16 @@ def command(params, as_json):
         ["TYPE", ">ID", ">BLOCK", ">BYTES", ">BPW", ">RATIO", f">SIZE OF {params}"],
         [
             [
-                t.name, t.type_id, t.block_size, t.type_size, bits(t.bits_per_weight), f"{t.compression_ratio:.2f}x",
+                t.name, t.type_id, t.block_size, _bytes(t), bits(t.bits_per_weight), f"{t.compression_ratio:.2f}x",
                 size(count * t.bits_per_weight / 8),
             ]
             for t in types
         ],
     )  # fmt: skip
-    broken = [plugin for plugin in registry.plugins if plugin.error]
-    for plugin in broken:
-        click.echo(f"plugin {plugin.name} of {plugin.distribution} {plugin.error}", err=True)
+    for plugin in registry.plugins:
+        if plugin.error:
+            click.echo(plugin.problem, err=True)
+
+
+def _bytes(qtype):
+    return f"{qtype.row_header_size}/row + {qtype.type_size}" if qtype.row_header_size else qtype.type_size

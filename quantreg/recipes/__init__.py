@@ -36,12 +36,15 @@ def _hooks():
 
 
 def _report(hook, error):
-    """Note a failed hook where `quantreg plugins` shows it."""
     from quantreg.registry import registry
 
-    for plugin in registry.plugins:
-        if hook.plugin_name == f"{plugin.distribution}:{plugin.name}":
-            plugin.error = f"register_recipes: {error}"
+    registry.blame("register_recipes", hook, error)
 
 
-file_types = FileTypes(BUILT_IN, _hooks, _report)
+def _why_missing(name):
+    from quantreg.registry import registry
+
+    return registry.why_missing(name)
+
+
+file_types = FileTypes(BUILT_IN, _hooks, _report, _why_missing)

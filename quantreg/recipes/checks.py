@@ -5,7 +5,9 @@ from quantreg.recipes.plans import TensorPlan
 __all__ = ["PLAIN", "Checks"]
 
 # Types that are numbers, not codes: as a file type's own they know no mixture, as a source no "again".
-PLAIN = frozenset({"F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64"})
+WHOLE = frozenset({"I8", "I16", "I32", "I64"})
+PLAIN = frozenset({"F32", "F16", "BF16", "F64"}) | WHOLE
+ACTIVATIONS = frozenset({"Q8_1", "Q8_K"})
 
 
 class Checks:
@@ -37,6 +39,12 @@ class Checks:
                 f"already quantized: {_those(again)}. Quantizing again loses quality: start from the F32, F16 or BF16 "
                 f"model, or set allow_requantize (--allow-requantize)"
             )
+        rounded = [tensor for tensor in changed if tensor.to_type in WHOLE and tensor.from_type not in WHOLE]
+        if rounded:
+            found.append(
+                f"whole numbers would keep next to nothing of {_those(rounded)}. Give another type with tensor_types "
+                f"(--tensor-type), for instance Q8_0"
+            )
         if opaque:
             found.append(
                 f"no installed plugin reads {_those(opaque)}. Install the plugin that provides its type, or use COPY "
@@ -46,6 +54,11 @@ class Checks:
 
     def warnings(self, tensors: list[TensorPlan]) -> tuple[str, ...]:
         """What the user should know; empty if nothing."""
+        odd = [tensor for tensor in tensors if tensor.converted and tensor.to_type in ACTIVATIONS]
+        found = [f"ggml keeps only activations in it, llama.cpp runs no such weights: {_those(odd)}"] if odd else []
+        return (*found, *self._without_importance(tensors))
+
+    def _without_importance(self, tensors):
         if not self.has_imatrix or self.options.include_weights or self.options.exclude_weights:
             return ()
         bare = [

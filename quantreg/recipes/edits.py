@@ -42,13 +42,15 @@ def metadata_edits(
         edits.append(MetadataEdit("quantize.imatrix.entries_count", "u32", n_entries))
         if imatrix.chunk_count > 0:
             edits.append(MetadataEdit("quantize.imatrix.chunks_count", "u32", imatrix.chunk_count))
-    if block_count is not None:
+    if block_count is not None and architecture:
         edits.append(MetadataEdit(f"{architecture}.block_count", "u32", block_count))
     return tuple(edits)
 
 
 def _override(key: str, value) -> MetadataEdit:
     """A user's override: integers become u32 of their absolute value, floats f32. A gguf.Value keeps its type."""
+    if key.startswith("split."):
+        raise PlanError(f"override {key}: follows from the files that are written: give --keep-split or another split")
     if hasattr(value, "type") and hasattr(value, "data"):
         return MetadataEdit(key, value.type, value.data)
     if isinstance(value, bool):

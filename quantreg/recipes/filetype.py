@@ -42,11 +42,13 @@ class FileTypes(Mapping):
     """All file types by name: the built-in ones, those of plugins, those registered by hand.
 
     ``file_types[key]`` takes a name or alias in any case, or a number. ``hooks`` gives the plugins' implementations of
-    ``register_recipes`` and ``report(hook, error)`` is told of one that fails, which then adds nothing.
+    ``register_recipes`` and ``report(hook, error)`` is told of one that fails, which then adds nothing;
+    ``why_missing(name)`` gives words to put after the error for an unknown name.
     """
 
-    def __init__(self, built_in=(), hooks: Callable = tuple, report: Callable | None = None):
+    def __init__(self, built_in=(), hooks: Callable = tuple, report=None, why_missing=None):
         self._built_in, self._hooks, self._report = tuple(built_in), hooks, report
+        self._why_missing = why_missing or (lambda name: "")
         self._by_hand: list[FileType] = []
         self._seen = None
         self._by_name: dict[str, FileType] = {}
@@ -85,7 +87,8 @@ class FileTypes(Mapping):
             else:
                 return FileType(qtype.name, None, qtype.name, f"{qtype.name} for every tensor that is quantized")
         known = list(dict.fromkeys([*self._by_name, *(types or ())]))
-        raise UnknownFileTypeError(f"unknown file type {key!r}: {close_matches(str(key), known)}")
+        hint = f"{close_matches(str(key), known)}{self._why_missing(str(key))}"
+        raise UnknownFileTypeError(f"unknown file type {key!r}: {hint}")
 
     def __getitem__(self, key) -> FileType:
         return self.find(key)

@@ -3,11 +3,16 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from quantreg.recipes.order import layer_of
+
 __all__ = ["ModelFacts", "model_facts"]
 
 
 class ModelFacts(NamedTuple):
-    """Facts about the whole model. Head counts are those of layer 0."""
+    """Facts about the whole model. Head counts are those of layer 0.
+
+    ``missing`` names those of architecture, block_count, head_count and expert_count that the metadata does not tell.
+    """
 
     architecture: str
     block_count: int
@@ -15,6 +20,7 @@ class ModelFacts(NamedTuple):
     head_count_kv: int
     expert_count: int
     trunk_layers: int  # without the layers that predict further tokens (nextn)
+    missing: frozenset[str] = frozenset()
 
     @property
     def gqa(self) -> int:
@@ -34,10 +40,12 @@ class ModelFacts(NamedTuple):
         return False
 
 
-def model_facts(metadata: Mapping, overrides: Iterable[tuple[str, object]] = ()) -> ModelFacts:
+def model_facts(
+    metadata: Mapping, overrides: Iterable[tuple[str, object]] = (), names: Iterable[str] = ()
+) -> ModelFacts:
     """Read the facts. As in the reference, the first override of a key counts, if its kind fits.
 
-    A model without the keys has 0 layers, heads and experts.
+    A model without the keys has 0 heads and experts, and as many layers as the ``names`` of its tensors count.
     """
     given: dict[str, object] = {}
     for key, value in overrides:
@@ -57,8 +65,9 @@ def model_facts(metadata: Mapping, overrides: Iterable[tuple[str, object]] = ())
     architecture = given.get("general.architecture", metadata.get("general.architecture", ""))
     arch = architecture if isinstance(architecture, str) else str(metadata.get("general.architecture", ""))
     if arch == "clip":  # an image encoder: the reference reads none of these keys
-        return ModelFacts(arch, 0, 0, 0, 0, 0)
-    blocks = number(f"{arch}.block_count")
+        return ModelFacts(arch, 0, 0, 0, 0, 0, frozenset({"block_count", "head_count", "expert_count"}))
+    layers = 1 + max((layer for name in names if (layer := layer_of(name)) is not None), default=-1)
+    blocks = number(f"{arch}.block_count", layers)
     trunk = blocks - number(f"{arch}.nextn_predict_layers")
     if arch == "nanbeige" and (loops := number(f"{arch}.num_loops", 1)) > 1:  # the same layers run several times
         blocks = trunk * loops
@@ -67,4 +76,11 @@ def model_facts(metadata: Mapping, overrides: Iterable[tuple[str, object]] = ())
         blocks = trunk + 1
     heads = number(f"{arch}.attention.head_count", must_exist=True)
     heads_kv = number(f"{arch}.attention.head_count_kv", heads, must_exist=True)
-    return ModelFacts(arch, blocks, heads, heads_kv, number(f"{arch}.expert_count"), trunk)
+    keys = {
+        "architecture": "general.architecture",
+        "block_count": f"{arch}.block_count",
+        "head_count": f"{arch}.attention.head_count",
+        "expert_count": f"{arch}.expert_count",
+    }
+    missing = frozenset(fact for fact, key in keys.items() if key not in metadata and key not in given)
+    return ModelFacts(arch, blocks, heads, heads_kv, number(f"{arch}.expert_count"), trunk, missing)

@@ -17,10 +17,11 @@ VERSION = 1
 KEPT_OPTIONS = ("allow_requantize", "include_weights", "exclude_weights", "on_missing_importance", "keep_split")
 
 
-def write_plan(plan: Plan, path, *, force: bool = False) -> None:
+def write_plan(plan: Plan, path, *, force: bool = False, source=None) -> None:
     """Write a plan as JSON. ``to`` of each tensor is there to be edited, and a tensor without a line is left out.
 
-    ``metadata`` lists the changes in order: [key, type, value] to set, [key] to remove. Raises OutputError.
+    ``metadata`` lists the changes in order: [key, type, value] to set, [key] to remove. ``warnings`` say, among others,
+    what was assumed. Raises OutputError, also if path is ``source`` (a path or several, such as the model's).
     """
     from quantreg.gguf import AtomicFile
 
@@ -30,6 +31,7 @@ def write_plan(plan: Plan, path, *, force: bool = False) -> None:
         "file_type": plan.file_type.name,
         "imatrix": plan.imatrix,
         "options": {name: getattr(plan.options, name) for name in KEPT_OPTIONS},
+        "warnings": plan.warnings,
         "bytes": data["bytes"],
         "bits_per_weight": data["bits_per_weight"],
     }
@@ -44,7 +46,7 @@ def write_plan(plan: Plan, path, *, force: bool = False) -> None:
     parts = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     parts += [f"  {json.dumps(key)}: {_lines(items)}" for key, items in (("metadata", edits), ("tensors", rows))]
     text = "{\n" + ",\n".join(parts) + "\n}\n"
-    with AtomicFile(path, force=force) as file:
+    with AtomicFile(path, force=force, source=source) as file:
         file.write(text.encode())
 
 

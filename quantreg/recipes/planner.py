@@ -7,8 +7,9 @@ by pattern; the recipe's rules; the fallback for rows that do not divide into bl
 import re
 from collections import Counter
 
-from quantreg.errors import PlanError
+from quantreg.errors import PlanError, QuantregError
 from quantreg.recipes import checks
+from quantreg.recipes.assumed import Watched
 from quantreg.recipes.calibration import EMBEDDINGS, Calibration, decided
 from quantreg.recipes.edits import metadata_edits
 from quantreg.recipes.filetype import FileType, find_type
@@ -52,7 +53,8 @@ class _Planner:
 
     def __init__(self, header, file_type: FileType, imatrix, options: PlanOptions, types):
         self.file_type, self.options, self.types = file_type, options, types
-        self.model = model_facts(header.metadata, options.override_kv)
+        self.model = model_facts(header.metadata, options.override_kv, [tensor.name for tensor in header.tensors])
+        self.watched = Watched(self.model)
         self.tensors, self.block_count = arrange(header.tensors, options.prune_layers)
         if options.keep_split:
             place = {tensor.name: i for i, tensor in enumerate(header.tensors)}
@@ -80,8 +82,9 @@ class _Planner:
         arch, count = self.model.architecture, len(self.calibration.names)
         edits = metadata_edits(self.file_type, header, self.options, arch, self.imatrix, count, self.block_count)
         checked = checks.Checks(self.file_type, self.options, self.decodable, bool(self.calibration.names))
+        warnings = (*self.watched.assumptions(planned), *checked.warnings(planned), *self._idle_patterns())
         return Plan(
-            self.file_type, tuple(planned), edits, checked.warnings(planned), checked.problems(planned),
+            self.file_type, tuple(planned), edits, warnings, checked.problems(planned),
             imatrix=self.imatrix.path if self.imatrix else None, options=self.options,
         )  # fmt: skip
 
@@ -95,6 +98,11 @@ class _Planner:
                 choice = Choice(other, f"no importance for it: {other} instead ({choice.reason})")
                 wanted, qtype = wanted or qtype, find_type(self.types, other)
         return decided(name, source, dims, qtype, choice.reason, self.calibration, wanted)
+
+    def _idle_patterns(self):
+        for pattern, qtype in self.patterns:
+            if not any(pattern.search(name) for name, _ in self.tensors):
+                yield f"tensor type {pattern.pattern}={qtype.name} has no effect: no tensor's name holds it"
 
     # --- the type ---
 
@@ -129,25 +137,37 @@ class _Planner:
             role = "output"
             if self.output_type:
                 return Choice(self.output_type.name, f"output_tensor_type, tied to the output: {self.output_type.name}")
-        is_v = role in ATTENTION_V
-        group = "attn_v" if is_v else role
+        group = "attn_v" if role in ATTENTION_V else role
         candidate = Candidate(
             name=name,
             dims=dims,
             role=role,
-            model=self.model,
+            model=self.watched,
             default_type=self.default.name,
             default_block_size=self.default.block_size,
             has_imatrix=bool(self.calibration.names),
             count=self.counts[group],
-            group_size=self.n_attention_v if is_v else self.model.block_count,
+            n_attention_v=self.n_attention_v,
             planned=self.planned,
         )
         choice = None
         for rule in self.file_type.rules:
-            choice = rule(candidate, choice) or choice
+            choice = self._asked(rule, candidate, choice) or choice
         self.counts[group] += 1
         return choice or Choice(self.default.name, f"{self.file_type.name} by default: {self.default.name}")
+
+    def _asked(self, rule, candidate, choice) -> Choice | None:
+        """What a rule says; PlanError if it fails or answers with something else: it may be a plugin's."""
+        who = f"{candidate.name}: rule {getattr(rule, '__name__', repr(rule))} of file type {self.file_type.name}"
+        try:
+            found = rule(candidate, choice)
+        except QuantregError:
+            raise
+        except Exception as error:
+            raise PlanError(f"{who} failed: {type(error).__name__}: {error}") from error
+        if found is not None and not isinstance(found, Choice):
+            raise PlanError(f"{who} returned {found!r}, expected a quantreg.recipes.Choice or None")
+        return found
 
     def _divided(self, name, dims, choice) -> tuple[Choice, object]:
         """The choice, or its fallback where the row length is no multiple of the block."""
@@ -179,11 +199,24 @@ class _Planner:
         return None if name is None else find_type(self.types, name)
 
 
+# Classes that C++ knows within brackets: [[:digit:]_] is [0-9_].
+CLASSES = {
+    "alnum": "a-zA-Z0-9", "alpha": "a-zA-Z", "blank": r" \t", "cntrl": r"\x00-\x1f\x7f", "digit": "0-9", "graph": "!-~",
+    "lower": "a-z", "print": " -~", "punct": r"!-/:-@\[-`{-~", "space": r"\s", "upper": "A-Z", "xdigit": "0-9a-fA-F",
+}  # fmt: skip
+BRACKETS = re.compile(r"\\.|\[(?:\[:\w*:\]|\\.|[^\]\\])*\]", re.DOTALL)
+
+
 def _compiled(pattern: str):
-    """A pattern of tensor_types as a regular expression."""
-    if "[:" in pattern:
-        raise PlanError(f"tensor type pattern {pattern!r}: classes such as [:digit:] are not supported, write [0-9]")
+    """A pattern of tensor_types, written as for C++'s std::regex, as a regular expression."""
+
+    def in_brackets(found):
+        return found[0][0] + re.sub(r"\[:(\w*):\]", lambda named: CLASSES[named[1]], found[0][1:])
+
     try:
-        return re.compile(pattern, re.ASCII)
+        return re.compile(BRACKETS.sub(in_brackets, pattern), re.ASCII)
+    except KeyError as error:
+        known = ", ".join(CLASSES)
+        raise PlanError(f"tensor type pattern {pattern!r}: unknown class {error}, known are {known}") from None
     except (re.error, OverflowError, RecursionError) as error:
         raise PlanError(f"tensor type pattern {pattern!r} is no regular expression: {error}") from None

@@ -63,9 +63,9 @@ class Candidate:
     """A tensor that awaits its type, and all that a rule may look at.
 
     ``dims`` is in ne order (row length first), without trailing ones. ``role`` is "output" for token embeddings that
-    serve as the output too. ``count`` says how many tensors of the same role (attn_v, attn_qkv and attn_kv_b are one)
-    went through the rules before this one, ``group_size`` how many to expect: the model's layers, or the V tensors
-    there are. ``planned`` maps the names of the tensors before this one to their types.
+    serve as the output too. ``model`` has what `ModelFacts` has. ``count`` says how many tensors of the same role
+    (attn_v, attn_qkv and attn_kv_b are one) went through the rules before this one. ``planned`` maps the names of the
+    tensors before this one to their types.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Candidate:
     default_block_size: int
     has_imatrix: bool
     count: int
-    group_size: int
+    n_attention_v: int
     planned: Mapping[str, str]
 
     @property
@@ -93,6 +93,11 @@ class Candidate:
     def layer(self) -> int | None:
         """The N of a leading ``blk.N``, None outside the blocks."""
         return layer_of(self.name)
+
+    @property
+    def group_size(self) -> int:
+        """How many tensors of the role to expect: the model's layers, or the V tensors there are."""
+        return self.n_attention_v if self.role in ATTENTION_V else self.model.block_count
 
     @property
     def index(self) -> int:

@@ -65,7 +65,7 @@ def check_codec(
     "full" (more shapes, scales and seeds). ``expected_failures`` maps the names of checks to reasons; such a check must
     fail. ``golden`` is the path of the author's golden file, which ``update_golden`` writes anew. Returns the Report;
     raises ConformanceError with every failure unless ``raises`` is false, ValueError for unknown levels and checks,
-    UnknownTypeError for a name.
+    UnknownTypeError for a name, CodecError for a codec that cannot be loaded.
     """
     if level not in ("quick", "full"):
         raise ValueError(f"level is {level!r}, expected 'quick' or 'full'")
@@ -74,6 +74,7 @@ def check_codec(
     if unknown:
         raise ValueError(f"expected_failures names no such check: {', '.join(sorted(unknown))}; see CHECKS")
     subject = Subject(codec_or_type, level == "full", golden and Path(golden), update_golden)
+    _ = subject.codec  # one error, not one a check
     outcomes = tuple(run_check(name, subject, expected.get(name)) for name in CHECKS)
     report = Report(subject.qtype.name, level, outcomes)
     if raises and not report.ok:

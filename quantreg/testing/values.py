@@ -4,6 +4,7 @@ import numpy as np
 
 from quantreg.dispatch import quantize
 from quantreg.errors import NonFiniteError, QuantregError, ShapeError
+from quantreg.registry import types
 from quantreg.testing.report import expect
 
 __all__ = [
@@ -36,7 +37,7 @@ def relative_error(x, back) -> float:
 
 
 def size_algebra(s):
-    """The codec's layout is the type's, and a row takes the bytes that the layout says."""
+    """The codec's layout is the type's, a row takes the bytes that the layout says, and the fallback exists."""
     q, codec = s.qtype, s.codec
     for name in ("type_id", "block_size", "type_size", "row_header_size"):
         expect(getattr(codec, name) == getattr(q, name), f"codec.{name} is {getattr(codec, name)}, not the type's")
@@ -49,6 +50,8 @@ def size_algebra(s):
         if codec.can_encode:
             data = s.encode(np.zeros((2, cols), np.float32))
         codec.decode_rows(data, np.empty((2, cols), np.float32))
+    if q.fallback is not None:
+        expect(q.fallback in types, f"fallback {q.fallback} is no registered type")
     if q.block_size > 1:
         _refuses(lambda: q.row_bytes(q.block_size + 1), ShapeError, "row_bytes() takes a row that is no whole block")
 

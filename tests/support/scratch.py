@@ -46,6 +46,15 @@ class Scratch:
     # ---- making it ----
 
     def build(self):
+        self.make_environment()
+        folders = make_all(self)
+        plain = [folder for folder, options in folders if not options]
+        self.pip_install("--no-build-isolation", *plain)
+        for folder, options in folders:
+            if options:
+                self.pip_install("--no-build-isolation", *options, folder)
+
+    def make_environment(self):
         venv.create(self.folder / "env", with_pip=False)
         packages = next((self.folder / "env").rglob("site-packages"))
         outer = [path for path in sys.path if path.endswith(("site-packages", "dist-packages")) and Path(path).is_dir()]
@@ -58,12 +67,6 @@ class Scratch:
                 "-m", "pip", "install", "-q", "--ignore-installed", *TOOLS.values(), *COMMANDS.values(), check=True
             )
         self.sources.mkdir()
-        folders = make_all(self)
-        plain = [folder for folder, options in folders if not options]
-        self.pip_install("--no-build-isolation", *plain)
-        for folder, options in folders:
-            if options:
-                self.pip_install("--no-build-isolation", *options, folder)
 
 
 def shared(tmp_path_factory):

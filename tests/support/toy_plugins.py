@@ -7,7 +7,15 @@ from pathlib import Path
 from documents import file_in
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
-BASE_ONLY = ["-Csetup-args=-Dbuildtype=debugoptimized"]
+BASE_ONLY = ["-Csetup-args=-Dbuildtype=plain"]
+FAMILIES = {  # and the codec of it that is built
+    "floats": "f16",
+    "legacy": "q4_0",
+    "kquants": "q4_k",
+    "iquants": "iq4_nl",
+    "lowbit": "q1_0",
+    "microscaling": "mxfp4",
+}
 
 
 def make_all(scratch):
@@ -30,21 +38,41 @@ def _new(scratch, name, *options):
     return scratch.sources / name
 
 
-def copied_family(folder):
-    """plugins/legacy copied out of the tree: other names, another id, and one codec so that it builds quickly."""
-    target = folder / "acme-legacy"
-    shutil.copytree(PLUGINS / "legacy", target, ignore=shutil.ignore_patterns("__pycache__"))
-    package = (target / "quantreg_legacy").rename(target / "acme_legacy")
+def copied_family(folder, family="legacy"):
+    """A family copied out of the tree as plugins/README.md says; one of its codecs, so that it builds quickly.
+
+    Another package, and another name and id of the type: Q4_0 with id 2 becomes ACME_Q4_0 with id 5002.
+    """
+    codec, old, new = FAMILIES[family], f"quantreg_{family}", f"acme_{family}"
+    target = folder / f"acme-{family}"
+    shutil.copytree(PLUGINS / family, target, ignore=shutil.ignore_patterns("__pycache__"))
+    package = (target / old).rename(target / new)
     for path in [*target.glob("*"), *package.glob("*")]:
         if path.is_file():
-            text = path.read_text().replace("quantreg_legacy", "acme_legacy").replace("quantreg-legacy", "acme-legacy")
+            text = path.read_text().replace(old, new).replace(old.replace("_", "-"), new.replace("_", "-"))
             path.write_text(text)
-    _edit(target / "meson.build", r"codecs = \[.*\]", "codecs = ['q4_0']")
+    name, plugin = codec.upper(), package / f"{codec}.py"
+    _edit(target / "meson.build", r"codecs = \[.*\]", f"codecs = ['{codec}']")
     _edit(target / "pyproject.toml", r"(?s)\[project.entry-points.quantreg\].*", (
-        '[project.entry-points.quantreg]\nACME4 = "acme_legacy.q4_0"\n'))  # fmt: skip
-    _edit(package / "q4_0.py", r'"Q4_0"', '"ACME4"')
-    _edit(package / "q4_0.py", r"type_id=2\b", "type_id=4702")
-    _edit(package / "_q4_0.pyx", r"TYPE_ID = 2\b", "TYPE_ID = 4702")
+        f'[project.entry-points.quantreg]\nACME_{name} = "{new}.{codec}"\n'))  # fmt: skip
+    _edit(plugin, f'QuantType\\(\n    "{name}"', f'QuantType(\n    "ACME_{name}"')
+    type_id = int(re.search(r"type_id=(\d+)", plugin.read_text())[1])
+    _edit(plugin, r"type_id=\d+", f"type_id={5000 + type_id}")
+    _edit(package / f"_{codec}.pyx", r"TYPE_ID = \d+", f"TYPE_ID = {5000 + type_id}")
+    return target
+
+
+def cut_quantreg(folder):
+    """The project itself with two types only, so that it builds quickly."""
+    target = folder / "quantreg"
+    target.mkdir(parents=True)
+    for name in ("meson.build", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(PLUGINS.parent / name, target)
+    for name in ("quantreg", "quantreg_kernels", "plugins/floats"):
+        shutil.copytree(PLUGINS.parent / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    _edit(target / "meson.build", r"foreach family : \[.*\]", "foreach family : ['floats']")
+    _edit(target / "plugins" / "floats" / "meson.build", r"codecs = \[.*\]", "codecs = ['f32', 'f16']")
+    _edit(target / "pyproject.toml", r'(?m)^\w+ = "quantreg_(?!floats\.f(32|16)")\w+\.\w+"\n', "")
     return target
 
 
@@ -59,9 +87,7 @@ def _clashing(folder):
 
 
 def _replacing(folder):
-    module = folder / "my_q41" / "my_q41.py"
-    _edit(module, r'"MY_Q41",\n    type_id=\d+', '"Q4_1",\n    type_id=3')
-    _edit(module, r"register\(MY_Q41\)", "register(MY_Q41, replace=True)")
+    shutil.copy(Path(__file__).parent / "numpy_q4_1.py", folder / "my_q41" / "my_q41.py")
     return folder
 
 

@@ -7,8 +7,8 @@ from libc.string cimport memcpy, memset
 
 from quantreg_kernels.abi cimport EncodeArgs
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_max, lanes_min, vf, vf_abs, vf_eq, vf_load, vf_max, vf_min, vf_select, vf_set1, vf_store, vi, vi_gt,
-    vi_set1, vm, vm_and, vm_any, vm_bits, vm_not,
+    LANES, lanes_max, lanes_min, prefetch, vf, vf_abs, vf_eq, vf_load, vf_max, vf_min, vf_select, vf_set1, vf_store, vi,
+    vi_gt, vi_set1, vm, vm_and, vm_any, vm_bits, vm_not,
 )
 
 cdef enum:
@@ -16,6 +16,7 @@ cdef enum:
     MOST_LANES = 16
     MOST_VECTORS = 8    # BLOCK / LANES, at most
     MOST_BYTES = 36     # of an encoded block
+    AHEAD = 1024        # weights between what is encoded and what is fetched
 
 
 # Encodes LANES consecutive blocks; returns a bit for each whose scale or minimum is not finite in float16.
@@ -28,7 +29,7 @@ cdef inline Py_ssize_t encode_in_groups(const EncodeArgs *a, Py_ssize_t type_siz
     cdef float x_rest[MOST_LANES * BLOCK]
     cdef uint8_t y_rest[MOST_LANES * MOST_BYTES]
     cdef Py_ssize_t per_row = a.n_cols // BLOCK
-    cdef Py_ssize_t n_rows = a.n_rows, n_blocks = per_row, row, k, live
+    cdef Py_ssize_t n_rows = a.n_rows, n_blocks = per_row, row, k, live, line
     cdef const float *x
     cdef uint8_t *y
     cdef unsigned int bad
@@ -42,6 +43,8 @@ cdef inline Py_ssize_t encode_in_groups(const EncodeArgs *a, Py_ssize_t type_siz
         while k < n_blocks:
             live = n_blocks - k
             if live >= LANES:
+                for line in range(LANES * BLOCK // 16):  # the processor looks ahead by itself, but not past a page
+                    prefetch(x + AHEAD + 16 * line)
                 bad = encode(x, y)
             else:
                 memset(x_rest, 0, sizeof(x_rest))

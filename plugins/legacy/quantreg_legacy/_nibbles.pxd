@@ -22,7 +22,7 @@ from quantreg_kernels.lanes cimport (
     vi, vi_f16, vi_get, vi_gt, vi_load_u8, vi_select, vi_set1, vi_store_u8x16, vi_transpose, vi_trunc, vm, vm_bits,
     vm_from_bits,
 )
-from quantreg_kernels.rows cimport Group, as_encode_args, fill_group, overflowed_row
+from quantreg_kernels.rows cimport Group, as_encode_args, fill_group, keep_finite_rows
 from quantreg_kernels.search cimport search_min, search_symmetric
 from quantreg_legacy._blocks cimport BLOCK, MOST_VECTORS, block_peak, block_range, infinite_halves, inverse_of
 
@@ -223,9 +223,7 @@ cdef inline Py_ssize_t encode_weighted(const EncodeArgs *a, int bits, bint minim
             m = vi_f16(-low)
         else:
             d = m = vi_f16(search_symmetric(s.x, s.w, s.q, BLOCK, 1 << (bits - 1)))
-        bad = overflowed_row(&walk.g, d, m)
-        if bad >= 0:
-            return walk.first_row + bad
+        bad = keep_finite_rows(&walk.g, d, m)
         for i in range(BLOCK // LANES):
             for j in range(LANES):
                 rows[i][j] = vi_trunc(s.q[LANES * i + j])
@@ -234,6 +232,8 @@ cdef inline Py_ssize_t encode_weighted(const EncodeArgs *a, int bits, bint minim
             for i in range(BLOCK // LANES):
                 block[i] = rows[i][l]
             store_block(walk.g.dst[l], bits, minimum, vi_get(d, l), vi_get(m, l), block)
+        if bad >= 0:
+            return walk.first_row + bad
     return a.n_rows
 
 

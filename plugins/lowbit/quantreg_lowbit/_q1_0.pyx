@@ -13,7 +13,7 @@ from quantreg_kernels.lanes cimport (
     LANES, lanes_load, lanes_store_u16, lanes_store_words, vf, vf_abs, vf_ge, vf_select, vf_set1, vf_set1_f16, vf_store, vi,
     vi_f16, vi_select, vi_set1, vm_from_bits,
 )
-from quantreg_kernels.rows cimport Group, fill_group, overflowed_row
+from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 
 cdef enum:
     TYPE_ID = 41
@@ -40,11 +40,11 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
                 word = vi_select(vf_ge(x[j], vf_set1(0)), word | vi_set1(<int>(<uint32_t>1 << j)), word)
             words[c] = word
         d = vi_f16(total / vf_set1(<float>BLOCK))
-        bad = overflowed_row(&g, d, d)
-        if bad >= 0:
-            return bad
+        bad = keep_finite_rows(&g, d, d)
         lanes_store_u16(g.dst, 0, d, g.live)
         lanes_store_words(g.dst, 2, words, WORDS, g.live)
+        if bad >= 0:
+            return bad
         start += g.live
     return a.n_rows
 
@@ -72,3 +72,4 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
 
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, NULL)
+row_codec.takes_nonfinite = True

@@ -16,7 +16,7 @@ from quantreg_kernels.lanes cimport (
     LANES, lanes_load, lanes_store_u16, lanes_store_words, vf, vf_abs, vf_eq, vf_from_vi, vf_max, vf_select, vf_set1,
     vf_set1_f16, vf_store, vi, vi_f16, vi_select, vi_set1, vi_spread2, vm,
 )
-from quantreg_kernels.rows cimport Group, fill_group, overflowed_row
+from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_lowbit._ternary cimport ternary
 
 cdef enum:
@@ -41,9 +41,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
         for j in range(BLOCK):
             amax = vf_max(vf_abs(x[j]), amax)
         d = vi_f16(amax)
-        bad = overflowed_row(&g, d, d)
-        if bad >= 0:
-            return bad
+        bad = keep_finite_rows(&g, d, d)
         inverse = vf_select(vf_eq(amax, vf_set1(0)), vf_set1(0), vf_set1(1) / amax)
         # the reference then casts infinities and NaNs to integers: the smallest on x86, so q is 0
         infinite = vf_eq(inverse, vf_set1(INFINITY))
@@ -54,6 +52,8 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
             words[c] = vi_select(infinite, vi_set1(0), word)
         lanes_store_u16(g.dst, 0, d, g.live)
         lanes_store_words(g.dst, 2, words, WORDS, g.live)
+        if bad >= 0:
+            return bad
         start += g.live
     return a.n_rows
 
@@ -83,3 +83,4 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
 
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, NULL)
+row_codec.takes_nonfinite = True

@@ -5,8 +5,8 @@ As in ggml the magnitudes are doubled to integers, and a scale d is half the sto
 """
 
 from quantreg_kernels.lanes cimport (
-    LANES, vf, vf_abs, vf_load, vf_lt, vf_max, vf_select, vf_set1, vi, vi_bits, vi_count, vi_eq, vi_gt, vi_select, vi_set1,
-    vi_shr, vm,
+    LANES, vf, vf_abs, vf_bits, vf_load, vf_lookup16, vf_lt, vf_max, vf_select, vf_set1, vi, vi_bits, vi_count, vi_eq, vi_gt,
+    vi_select, vi_set1, vi_shr, vm,
 )
 
 
@@ -24,6 +24,21 @@ cdef inline void value_table(vf *table) noexcept nogil:
         values[i + 8] = -doubled(i) if i else 0
     for i in range(16 // LANES):
         table[i] = vf_load(values + LANES * i)
+
+
+cdef inline vf value_of(const vf *scaled, vf d, vi code) noexcept nogil:
+    """d times the doubled value of the low four bits of each code; `scaled` is value_table times d.
+
+    Without look-ups by lane the bits of a code are those of a float32, an exponent and a half, but that 0 and 1 stand for
+    1 and 1.5.
+    """
+    cdef vf v
+    if LANES > 4:
+        return vf_lookup16(scaled, code)
+    v = vf_bits(((code & 7) << 22) + (127 << 23))
+    v = v + vf_select(vf_lt(v, vf_set1(2)), v - vf_set1(2), vf_set1(0))
+    v = vf_bits(vi_bits(v) | ((code & 8) << 28)) + vf_set1(0)  # not -0.0
+    return v * d
 
 
 cdef inline vf magnitude(const vf *x, int n) noexcept nogil:

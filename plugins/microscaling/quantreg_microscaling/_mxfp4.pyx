@@ -10,11 +10,11 @@ from libc.stdint cimport uint8_t
 from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, codec_capsule
 from quantreg_kernels.half cimport half_e8m0_to_f32
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_load, lanes_store_bytes, vf, vf_bits, vf_eq, vf_from_vi, vf_lookup16, vf_lt, vf_select, vf_set1, vf_store, vi,
+    LANES, lanes_load, lanes_store_bytes, vf, vf_bits, vf_eq, vf_from_vi, vf_lt, vf_select, vf_set1, vf_store, vi,
     vi_bits, vi_eq, vi_get, vi_gt, vi_load_u8, vi_lt, vi_select, vi_set1, vi_trunc, vm, vm_any,
 )
 from quantreg_kernels.rows cimport Group, fill_group
-from quantreg_microscaling._fp4 cimport magnitude, nearest_fp4, nearest_fp4_as_rounded, value_table
+from quantreg_microscaling._fp4 cimport magnitude, nearest_fp4, nearest_fp4_as_rounded, value_of, value_table
 
 cdef enum:
     TYPE_ID = 39
@@ -86,8 +86,8 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
                 scaled[i] = values[i] * d
             for i in range(16 // LANES):
                 b = vi_load_u8(block + 1 + LANES * i)
-                vf_store(out + LANES * i, vf_lookup16(scaled, b))
-                vf_store(out + 16 + LANES * i, vf_lookup16(scaled, b >> 4))
+                vf_store(out + LANES * i, value_of(scaled, d, b))
+                vf_store(out + 16 + LANES * i, value_of(scaled, d, b >> 4))
             block += BYTES
             out += BLOCK
     return a.n_rows
@@ -95,3 +95,4 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
 
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, NULL)
+row_codec.takes_nonfinite = True

@@ -14,11 +14,11 @@ from libc.string cimport memcpy
 from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, codec_capsule
 from quantreg_kernels.half cimport ue4m3_to_f32
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_load, lanes_store_bytes, vf, vf_bits, vf_gt, vf_lookup16, vf_lt, vf_min, vf_select, vf_set1, vf_store, vi,
+    LANES, lanes_load, lanes_store_bytes, vf, vf_bits, vf_gt, vf_lt, vf_min, vf_select, vf_set1, vf_store, vi,
     vi_bits, vi_eq, vi_gt, vi_load_u8, vi_min, vi_select, vi_set1, vi_trunc, vm_any,
 )
 from quantreg_kernels.rows cimport Group, fill_group
-from quantreg_microscaling._fp4 cimport magnitude, nearest_fp4, nearest_fp4_as_rounded, value_table
+from quantreg_microscaling._fp4 cimport magnitude, nearest_fp4, nearest_fp4_as_rounded, value_of, value_table
 
 cdef enum:
     TYPE_ID = 40
@@ -71,6 +71,7 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     cdef vf values[VECTORS]
     cdef vf scaled[VECTORS]
     cdef vf d
+    cdef vi b
     cdef Py_ssize_t row, _k
     cdef int i, s
     value_table(values)
@@ -82,10 +83,15 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
                 d = vf_set1(ue4m3_to_f32(block[s]) * <float>0.5)
                 for i in range(16 // LANES):
                     scaled[i] = values[i] * d
-                memcpy(codes, block + 4 + 8 * s, 8)
-                codes[1] = codes[0] >> 4  # the high nibbles in the low ones; vf_lookup16 takes four bits
-                for i in range(16 // LANES):
-                    vf_store(out + LANES * i, vf_lookup16(scaled, vi_load_u8(<const uint8_t *>codes + LANES * i)))
+                if LANES <= 8:
+                    for i in range(8 // LANES):
+                        b = vi_load_u8(block + 4 + 8 * s + LANES * i)
+                        vf_store(out + LANES * i, value_of(scaled, d, b))
+                        vf_store(out + 8 + LANES * i, value_of(scaled, d, b >> 4))
+                else:
+                    memcpy(codes, block + 4 + 8 * s, 8)
+                    codes[1] = codes[0] >> 4  # the high nibbles in the low ones
+                    vf_store(out, value_of(scaled, d, vi_load_u8(<const uint8_t *>codes)))
                 out += SUB
             block += BYTES
     return a.n_rows
@@ -93,3 +99,4 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
 
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, NULL)
+row_codec.takes_nonfinite = True

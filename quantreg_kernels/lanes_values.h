@@ -1,0 +1,162 @@
+/* The part of lanes.h (include that) that turns codes into values: table look-ups, signs, half precision. */
+#ifndef QUANTREG_LANES_VALUES_H
+#define QUANTREG_LANES_VALUES_H
+
+/* ---- small codes to values ---- */
+
+/* lane l = element index[l] & 15 of a table of 16 floats */
+LANE_FN vf vf_lookup16(const vf *table, vi index) {
+#if LANES == 16
+    return (vf)_mm512_permutexvar_ps((__m512i)index, (__m512)table[0]);
+#elif LANES == 8
+    __m256 lo = _mm256_permutevar8x32_ps((__m256)table[0], (__m256i)index);
+    __m256 hi = _mm256_permutevar8x32_ps((__m256)table[1], (__m256i)index);
+    return (vf)_mm256_blendv_ps(lo, hi, (__m256)(index << 28));
+#else
+    const float *t = (const float *)table;
+    return (vf){t[index[0] & 15], t[index[1] & 15], t[index[2] & 15], t[index[3] & 15]};
+#endif
+}
+/* lane l = element index[l] & 7 of a table of 8 floats, which must be repeated to fill 16 */
+LANE_FN vf vf_lookup8(const vf *table, vi index) {
+#if LANES == 8
+    return (vf)_mm256_permutevar8x32_ps((__m256)table[0], (__m256i)index);
+#else
+    return vf_lookup16(table, index);
+#endif
+}
+/* lane l = element index[l] & 3 of a table of 4 floats, which must be repeated to fill the vector */
+LANE_FN vf vf_lookup4(vf table, vi index) {
+#if LANES == 16
+    return (vf)_mm512_permutevar_ps((__m512)table, (__m512i)index);
+#elif LANES == 8
+    return (vf)_mm256_permutevar_ps((__m256)table, (__m256i)index);
+#else
+    vf even = __builtin_shufflevector(table, table, 0, 0, 0, 0), odd = __builtin_shufflevector(table, table, 1, 1, 1, 1);
+    vf even2 = __builtin_shufflevector(table, table, 2, 2, 2, 2), odd2 = __builtin_shufflevector(table, table, 3, 3, 3, 3);
+    vi low = (index << 31) >> 31, high = (index << 30) >> 31;
+    return vf_select(high, vf_select(low, odd2, even2), vf_select(low, odd, even));
+#endif
+}
+/* lane l = base[index[l]] */
+LANE_FN vi vi_gather(const int32_t *base, vi index) {
+#if LANES == 16
+    return (vi)_mm512_i32gather_epi32((__m512i)index, base, 4);
+#elif LANES == 8
+    return (vi)_mm256_i32gather_epi32(base, (__m256i)index, 4);
+#else
+    return (vi){base[index[0]], base[index[1]], base[index[2]], base[index[3]]};
+#endif
+}
+/* v with the sign of lane l flipped where bit l is set; higher bits are ignored */
+LANE_FN vf vf_flip(vf v, uint32_t bits) {
+#if LANES == 16
+    return (vf)_mm512_mask_xor_epi32((__m512i)v, (__mmask16)bits, (__m512i)v, _mm512_set1_epi32((int32_t)0x80000000));
+#elif LANES == 8
+    __m256i up = _mm256_sllv_epi32(_mm256_set1_epi32((int32_t)bits), _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24));
+    return (vf)((vi)v ^ ((vi)up & (int32_t)0x80000000));
+#else
+    vi bit = {1, 2, 4, 8};
+    return (vf)((vi)v ^ (((vi_set1((int32_t)bits) & bit) == bit) << 31));
+#endif
+}
+/* LANES / 4 runs of four floats */
+LANE_FN vf vf_load_fours(const float *const *p) {
+#if LANES == 16
+    __m256 lo = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[0])), _mm_loadu_ps(p[1]), 1);
+    __m256 hi = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[2])), _mm_loadu_ps(p[3]), 1);
+    return (vf)_mm512_insertf32x8(_mm512_castps256_ps512(lo), hi, 1);
+#elif LANES == 8
+    return (vf)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[0])), _mm_loadu_ps(p[1]), 1);
+#else
+    return vf_load(p[0]);
+#endif
+}
+/* lane l = bits 2 * l and 2 * l + 1; higher bits are ignored */
+LANE_FN vi vi_spread2(uint32_t bits) {
+    vi v = vi_set1((int32_t)bits);
+#if LANES == 16
+    return (vi)_mm512_srlv_epi32((__m512i)v, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)) & 3;
+#elif LANES == 8
+    return (vi)_mm256_srlv_epi32((__m256i)v, _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14)) & 3;
+#elif defined(__SSE2__)
+    /* no shift by lane: isolate the two bits, then multiply them up to bits 6 and 7 */
+    __m128i only = _mm_and_si128((__m128i)v, _mm_setr_epi32(3, 12, 48, 192));
+    return (vi)_mm_mullo_epi16(only, _mm_setr_epi32(64, 16, 4, 1)) >> 6;
+#else
+    vi w = {v[0], v[0] >> 2, v[0] >> 4, v[0] >> 6};
+    return w & 3;
+#endif
+}
+
+/* ---- half precision: the low 16 bits of each lane ---- */
+
+LANE_FN vf vf_from_f16(vi h) {
+#if LANES == 16
+    return (vf)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)h));
+#elif LANES == 8
+    __m256i p = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)(h & 0xffff), (__m256i)(h & 0xffff)), 0x08);
+    return (vf)_mm256_cvtph_ps(_mm256_castsi256_si128(p));
+#else
+    /* exponent and mantissa shifted into place; a subnormal is the mantissa of a number from 0.5 on, minus 0.5. Nothing
+     * here multiplies a subnormal float, which takes many times longer on most processors. */
+    vi sign = (h & 0x8000) << 16, rest = (h & 0x7fff) << 13;
+    vi tiny = (vi)((vf)((h & 0x7fff) | 0x3f000000) - 0.5f);
+    vi v = vi_select(vi_lt(h & 0x7fff, vi_set1(0x0400)), tiny, rest + (112 << 23));
+    vi top = vi_select(vi_lt(h & 0x7fff, vi_set1(0x7c00)), v, rest | 0x7f800000);
+    top = vi_select(vi_lt(vi_set1(0x7c00), h & 0x7fff), top | 0x00400000, top); /* a NaN becomes quiet */
+    return (vf)(top | sign);
+#endif
+}
+/* to nearest, ties to even; beyond the range infinity; any NaN becomes a NaN */
+LANE_FN vi vi_f16(vf v) {
+#if LANES == 16
+    return (vi)_mm512_cvtepu16_epi32(_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif LANES == 8
+    return (vi)_mm256_cvtepu16_epi32(_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+    vi bits = (vi)v, sign = vi_shr(bits, 16) & 0x8000, a = bits & 0x7fffffff;
+    /* normal: round the 13 bits that go, ties to even, then move the bias from 127 to 15 */
+    vi normal = vi_shr(a + 0x0fff + (vi_shr(a, 13) & 1), 13) - ((127 - 15) << 10);
+    /* subnormal: adding 0.5 lets the adder shift and round; the mantissa bits are the result */
+    vi tiny = (vi)((vf)a + 0.5f) - (vi)vf_set1(0.5f);
+    vi h = vi_select(vi_lt(a, vi_set1(113 << 23)), tiny, normal);
+    h = vi_select(vi_lt(a, vi_set1(143 << 23)), h, vi_set1(0x7c00));
+    h = vi_select(vi_lt(vi_set1(0x7f800000), a), vi_set1(0x7e00), h);
+    return h | sign;
+#endif
+}
+
+/* LANES consecutive halves at any alignment; one half to every lane; and back */
+LANE_FN vf vf_load_f16(const uint8_t *p) {
+#if LANES == 16
+    __m256i h; memcpy(&h, p, 32); return (vf)_mm512_cvtph_ps(h);
+#elif LANES == 8
+    __m128i h; memcpy(&h, p, 16); return (vf)_mm256_cvtph_ps(h);
+#else
+    return vf_from_f16(vi_load_u16((const uint16_t *)p));
+#endif
+}
+LANE_FN vf vf_set1_f16(const uint8_t *p) {
+    uint16_t h; memcpy(&h, p, 2);
+#if LANES == 16
+    return (vf)_mm512_cvtph_ps(_mm256_set1_epi16((int16_t)h));
+#elif LANES == 8
+    return (vf)_mm256_cvtph_ps(_mm_set1_epi16((int16_t)h));
+#else
+    int32_t a = h & 0x7fff, sign = (int32_t)((uint32_t)(h & 0x8000) << 16);
+    if (a < 0x0400 || a >= 0x7c00) return vf_from_f16(vi_set1(h));
+    return (vf)vi_set1(((a << 13) + (112 << 23)) | sign);
+#endif
+}
+LANE_FN void vf_store_f16(uint8_t *p, vf v) {
+#if LANES == 16
+    __m256i h = _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); memcpy(p, &h, 32);
+#elif LANES == 8
+    __m128i h = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); memcpy(p, &h, 16);
+#else
+    vi_store_i16(p, (vi_f16(v) << 16) >> 16);
+#endif
+}
+
+#endif

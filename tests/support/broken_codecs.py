@@ -1,0 +1,269 @@
+"""The toy codec broken on purpose, one way for each check of the conformance kit."""
+
+import ctypes
+import os
+import pickle
+import time
+
+import numpy as np
+import toy
+
+import quantreg
+from quantreg import PythonCodec
+
+
+def codec(encode_rows=None, decode_rows=None, score_rows=None, **attributes):
+    """A PythonCodec with methods replaced; each gets the sound method as its first argument."""
+
+    class Broken(PythonCodec):
+        pass
+
+    for name, function in (("encode_rows", encode_rows), ("decode_rows", decode_rows), ("score_rows", score_rows)):
+        if function is not None:
+            inner = getattr(PythonCodec, name)
+            setattr(Broken, name, lambda self, *args, f=function, g=inner: f(lambda *a: g(self, *a), *args))
+    for name, value in attributes.items():
+        setattr(Broken, name, value)
+    return toy.make(codec=Broken)
+
+
+def encoder(change):
+    """A type whose encode function is change(rows, importance, sound bytes)."""
+    return toy.make(encode=lambda rows, importance: change(rows, importance, toy.encode(rows, importance)))
+
+
+def read_past_the_end(encode, x, out, importance=None, first_row=0):
+    encode(x, out, importance, first_row)
+    ctypes.string_at(x.ctypes.data + x.nbytes, 4)
+
+
+def write_before_the_start(decode, data, out, stream=False):
+    decode(data, out)
+    ctypes.memset(out.ctypes.data - 1, 0, 1)
+
+
+def write_near_the_end(decode, data, out, stream=False):
+    decode(data, out)
+    ctypes.memset(out.ctypes.data + out.nbytes, 0, 1)
+
+
+def no_checks(encode, x, out, importance=None, first_row=0):
+    with np.errstate(all="ignore"):
+        data = toy.encode(x, None).reshape(-1)
+    count = min(len(data), out.size)
+    out.reshape(-1)[:count] = data[:count]
+
+
+def no_scale_check(encode, x, out, importance=None, first_row=0):
+    if not x.size or not np.isfinite(x).all():
+        encode(x, out, importance, first_row)
+        return
+    with np.errstate(all="ignore"):
+        out[...] = toy.encode(x, importance if importance is None else np.broadcast_to(importance, x.shape))
+
+
+def counts_calls():
+    calls = iter(range(1 << 30))
+
+    def encode(rows, importance):
+        data = toy.encode(rows, importance)
+        data[:, -1] ^= next(calls) & 1
+        return data
+
+    return toy.make(encode=encode)
+
+
+def forgets_a_byte(encode, x, out, importance=None, first_row=0):
+    kept = out[:, -1].copy()
+    encode(x, out, importance, first_row)
+    out[:, -1] = kept
+
+
+def shared_scratch():
+    scratch = np.zeros((4096, 4096), np.float32)
+
+    def encode(rows, importance):
+        mine = scratch[: rows.shape[0], : rows.shape[1]]
+        mine[...] = rows
+        time.sleep(0.002)
+        return toy.encode(mine.copy(), importance)
+
+    return toy.make(encode=encode)
+
+
+def differs_by_level():
+    def make(qtype, encode, decode, score):
+        level = os.environ.get("QUANTREG_CPU", "base")
+
+        def other(rows, importance):
+            return encode(rows * np.float32(1.01 if level == "base" else 1), importance)
+
+        made = PythonCodec(qtype, other, decode, score)
+        made.level = level
+        return made
+
+    return toy.make(codec=make)
+
+
+def holds_the_gil():
+    libc = ctypes.PyDLL(None)  # PyDLL keeps the lock
+
+    def at_once(inner, given, out, *more):
+        done = np.empty_like(out)
+        inner(given, done, *more)
+        libc.memmove(*(ctypes.c_void_p(a.ctypes.data) for a in (out, done)), ctypes.c_size_t(out.nbytes))
+
+    made = codec(encode_rows=at_once, decode_rows=at_once)
+    made.codec.level = "base"
+    return made
+
+
+def typed_in():
+    class Wrong(quantreg.QuantType):
+        bits_per_weight = 3.0
+
+    qtype = Wrong("TOY3", type_id=4203, block_size=32, type_size=14, codec=lambda: codec)
+    codec = PythonCodec(qtype, toy.encode, toy.decode)
+    return qtype
+
+
+def unpicklable():
+    class Local(quantreg.QuantType):
+        def __reduce__(self):
+            raise pickle.PicklingError("no")
+
+    return Local("TOY3", type_id=4203, block_size=32, type_size=14, codec=lambda: toy.make().codec)
+
+
+def changes_rows(encode, x, out, importance=None, first_row=0):
+    encode(x, out, importance, first_row)
+    if x.flags.writeable:
+        x *= 2
+
+
+def nan_importance(rows, importance, data):
+    if importance is not None and np.isnan(importance).any():
+        raise FloatingPointError("NaN")
+    return data
+
+
+def refuses_a_code(blocks):
+    if (blocks[:, 2:] == 255).any():
+        raise KeyError("no such code")
+    return toy.decode(blocks)
+
+
+def wrong_row(encode, x, out, importance=None, first_row=0):
+    try:
+        encode(x, out, importance, first_row)
+    except ValueError as error:
+        if hasattr(error, "row"):
+            error.row = 0
+        raise
+
+
+def loses_the_mean(rows, importance):
+    x = rows.reshape(len(rows), -1, toy.BLOCK)
+    return toy.encode((x - x.mean(axis=2, keepdims=True)).reshape(rows.shape), importance)
+
+
+def one_bit(rows, importance):
+    return toy.encode(np.sign(rows) * np.float32(0.005), importance)
+
+
+def tiny_noise(blocks):
+    return toy.decode(blocks) + np.float32(1e-3)
+
+
+def fails_on_denormals(rows, importance, data):
+    if ((rows != 0) & (np.abs(rows) < 1e-38)).any():
+        raise ZeroDivisionError("division by zero")
+    return data
+
+
+def by_the_slab(rows, importance, data):
+    return toy.encode(np.round(rows / np.abs(rows).max(), 1) * np.abs(rows).max(), importance)
+
+
+def depends_on_the_row(decode, data, out, stream=False):
+    decode(data, out)
+    out[:, 32:] = np.nextafter(out[:, 32:], np.float32(1))
+
+
+def nothing_from_importance(rows, importance, data):
+    return data if importance is None else toy.encode(rows * np.float32(0), None)
+
+
+def nan_at_zero_weights(encode, x, out, importance=None, first_row=0):
+    encode(x, out, importance, first_row)
+    if importance is not None and (importance == 0).any():
+        out[:, :2] = 255
+
+
+def against_importance(rows, importance):
+    return toy.encode(rows, None if importance is None else 1 / (importance + np.float32(1e-3)))
+
+
+def other_scores(score, x, columns, out):
+    out[...] = columns[::-1]
+
+
+def crashes_on_heavy_rows(rows, importance, data):
+    if (np.abs(rows) > 60 * np.abs(rows).mean()).any():
+        raise OverflowError("no level")
+    return data
+
+
+BROKEN = {
+    "size_algebra": typed_in,
+    "size_algebra, fallback": lambda: toy.make(fallback="Q9_9"),
+    "zero_rows": lambda: toy.make(decode=tiny_noise),
+    "constant_rows": lambda: toy.make(encode=loses_the_mean),
+    "denormal_rows": lambda: encoder(fails_on_denormals),
+    "huge_rows": lambda: codec(encode_rows=no_scale_check),
+    "nonfinite_rows": lambda: codec(encode_rows=wrong_row),
+    "any_rows": lambda: encoder(crashes_on_heavy_rows),
+    "error": lambda: toy.make(encode=one_bit),
+    "determinism": counts_calls,
+    "determinism, bytes not written": lambda: codec(encode_rows=forgets_a_byte),
+    "slabs": lambda: encoder(by_the_slab),
+    "slabs, blocks alone": lambda: codec(decode_rows=depends_on_the_row, whole_rows=False),
+    "threads": shared_scratch,
+    "cpu_levels": differs_by_level,
+    "guard_pages": lambda: codec(encode_rows=read_past_the_end),
+    "guard_pages, before": lambda: codec(decode_rows=write_before_the_start),
+    "guard_pages, same page": lambda: codec(decode_rows=write_near_the_end),
+    "input_arrays": lambda: codec(encode_rows=changes_rows),
+    "wrong_sizes": lambda: codec(encode_rows=no_checks),
+    "arbitrary_bytes": lambda: toy.make(decode=refuses_a_code),
+    "importance_none": lambda: codec(has_scorer=False),
+    "importance_ones": lambda: encoder(nothing_from_importance),
+    "importance_zeros": lambda: codec(encode_rows=nan_at_zero_weights),
+    "importance_nan": lambda: encoder(nan_importance),
+    "importance_helps": lambda: toy.make(encode=against_importance),
+    "importance_weights": lambda: codec(score_rows=other_scores),
+    "gil": holds_the_gil,
+    "pickling": unpicklable,
+    "gguf_file": lambda: toy.make(type_id=12),
+}
+
+
+# What else each of them must or may break, because one follows from the other.
+ALSO = {
+    "zero_rows": {"denormal_rows"},
+    "denormal_rows": {"any_rows"},
+    "huge_rows": {"any_rows"},
+    "nonfinite_rows": {"huge_rows"},
+    "any_rows": {"importance_weights"},  # which encodes heavy rows, too
+    "error": {"constant_rows", "denormal_rows", "importance_ones"},
+    "determinism": {"huge_rows", "slabs", "threads", "input_arrays", "importance_weights", "gguf_file", "golden"},
+    "determinism, bytes not written": {"threads", "input_arrays", "gguf_file"},
+    "cpu_levels": {"gil"},  # it is in Python, and says that it is compiled
+    "slabs": {"size_algebra", "huge_rows", "threads"},  # it divides by the largest of all rows, which may be 0
+    "guard_pages, before": {"arbitrary_bytes"},  # which decodes between guard pages
+    "guard_pages, same page": {"arbitrary_bytes"},
+    "wrong_sizes": {"huge_rows", "nonfinite_rows"},  # it looks at nothing
+    "importance_ones": {"importance_helps"},
+    "gguf_file": {"pickling"},  # it cannot be registered
+}
+SPREADS = {"input_arrays", "arbitrary_bytes"}  # rows that change, bytes that raise: what does not encode them

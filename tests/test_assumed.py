@@ -1,0 +1,133 @@
+"""Models of any kind: what a plan assumes where metadata is missing, and what it says of it."""
+
+import json
+
+import numpy as np
+import pytest
+from plan_models import TYPES, header, llama, tensor
+
+import quantreg
+from quantreg import PlanError, cli
+from quantreg.recipes import file_types, plan
+
+
+def make(model, file_type, **options):
+    return plan(model, file_type, types=TYPES, **options)
+
+
+def without(model, *keys):
+    return header(model.tensors, {key: value for key, value in model.metadata.items() if key not in keys})
+
+
+def types_of(made):
+    return {t.name: t.to_type for t in made.tensors}
+
+
+def test_a_complete_model_needs_no_assumptions():
+    for file_type in file_types:
+        assert make(llama(source="F32"), file_type, check=False).warnings == ()
+
+
+def test_layers_that_no_key_counts_are_counted_by_the_names_of_the_tensors():
+    complete, bare = make(llama(16), "Q4_K_M"), make(without(llama(16), "llama.block_count"), "Q4_K_M")
+    assert types_of(bare) == types_of(complete)
+    assert bare.warnings == ("assumed 16 layers, as the names of its tensors count them: no llama.block_count",)
+
+
+def test_without_head_counts_value_heads_count_as_not_shared():
+    keys = ("llama.attention.head_count", "llama.attention.head_count_kv")
+    made = make(without(llama(), *keys), "Q2_K")
+    assert types_of(made)["blk.0.attn_v.weight"] == "Q3_K"  # Q4_K with the 8 heads on 2 that there were
+    assert made.warnings == ("assumed that fewer than 4 query heads share a value head: no llama.attention.head_count",)
+
+
+def test_stacks_of_experts_without_a_count_are_told():
+    made = make(without(llama(experts=8), "llama.expert_count"), "Q4_K_M")
+    assert types_of(made)["blk.0.attn_v.weight"] != "Q8_0"  # what 8 experts would give it
+    assert made.warnings == (
+        "assumed a model without experts, though blk.0.ffn_down_exps.weight holds 8 matrices: no llama.expert_count",
+    )
+
+
+def test_without_an_architecture_all_that_rules_needed_is_told():
+    made = make(header(llama().tensors), "Q2_K_S", check=False)
+    assert made.warnings == (
+        "assumed that no rule for a certain architecture applies: no general.architecture",
+        "assumed 4 layers, as the names of its tensors count them: no ARCHITECTURE.block_count",
+        "assumed that fewer than 4 query heads share a value head: no ARCHITECTURE.attention.head_count",
+    )
+
+
+def test_an_image_encoder_has_no_layers_as_in_the_reference():
+    names = ("v.blk.0.ffn_down.weight", "v.blk.0.attn_v.weight")
+    made = make(header([tensor(name, (256, 256)) for name in names], {"general.architecture": "clip"}), "Q4_K_M")
+    assert made.warnings == ("assumed 0 layers, as llama-quantize does for clip: no clip.block_count",)
+
+
+@pytest.mark.parametrize("options", [{"pure": True}, {"tensor_types": [("blk", "Q8_0"), ("embd|output", "Q8_0")]}])
+def test_what_no_rule_asked_for_is_not_mentioned(options):
+    assert make(header(llama().tensors), "Q2_K", **options).warnings == ()
+    assert make(header(llama().tensors), "F16").warnings == ()
+    assert make(header(llama().tensors), "COPY").warnings == ()
+
+
+def test_an_override_is_not_an_assumption():
+    bare = without(llama(), "llama.block_count")
+    assert make(bare, "Q4_K_M", override_kv=[("llama.block_count", 4)]).warnings == ()
+
+
+def test_pruning_a_model_without_architecture_writes_no_count_of_layers():
+    made = make(header(llama().tensors), "Q8_0", prune_layers=[1])
+    assert not [edit for edit in made.metadata if edit.key.endswith("block_count")]
+
+
+def test_plan_and_result_and_plan_file_say_what_was_assumed(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "image.gguf"
+    long = "single_blocks.0.a_name_that_is_longer_than_what_llama_cpp_takes_from_a_file.weight"
+    names = ("double_blocks.0.img_attn.qkv.weight", "blk.0.ffn_down.weight", long)
+    quantreg.write(
+        path,
+        {"general.architecture": "flux"},
+        {name: rng.standard_normal((8, 256), dtype=np.float32) for name in names},
+    )
+    assumed = "assumed 1 layers, as the names of its tensors count them: no flux.block_count"
+
+    planned = quantreg.plan(path, "Q4_K_M").warnings
+    assert planned[1:] == (assumed,)
+    assert long[:40] in planned[0]
+    assert "llama.cpp refuses 64" in planned[0]
+    assert cli.main(["quantize", "--dry-run", str(path), "Q4_K_M"]) == 0
+    assert f"warning: {assumed}\n" in capsys.readouterr().err
+    assert cli.main(["plan", str(path), "Q4_K_M", "-o", str(tmp_path / "plan.json")]) == 0
+    assert json.loads((tmp_path / "plan.json").read_text())["warnings"] == list(planned)
+    result = quantreg.quantize_file(path, tmp_path / "out.gguf", "Q4_K_M")
+    assert result.warnings == planned
+    with quantreg.open(tmp_path / "out.gguf") as written:
+        assert written[long].type_name == "Q4_K"
+
+
+def test_weights_are_not_rounded_to_whole_numbers():
+    model = llama()
+    for options in ({"output_tensor_type": "I8"}, {"tensor_types": [("attn_v", "I32")]}):
+        with pytest.raises(PlanError, match=r"whole numbers .* \(F16 to I"):
+            plan(model, "Q4_0", **options)
+
+
+def test_types_for_activations_are_written_with_a_warning():
+    made = plan(llama(), "Q4_0", tensor_types=[("attn_v", "Q8_1")])
+    assert made.warnings == (
+        "ggml keeps only activations in it, llama.cpp runs no such weights: "
+        "blk.0.attn_v.weight (F16 to Q8_1) and 3 more",
+    )
+
+
+@pytest.mark.parametrize("key", ["split.no", "split.count", "split.tensors.count"])
+def test_the_keys_of_a_split_cannot_be_overridden(key):
+    with pytest.raises(PlanError, match=f"override {key}: follows from the files"):
+        make(llama(), "Q4_0", override_kv=[(key, 2)])
+
+
+def test_a_pattern_that_fits_no_tensor_is_told():
+    made = make(llama(), "Q4_K_M", tensor_types=[("attn_v", "Q8_0"), ("atn_k", "Q5_K")])
+    assert made.warnings == ("tensor type atn_k=Q5_K has no effect: no tensor's name holds it",)
