@@ -260,6 +260,7 @@ ALSO = {
     "determinism, bytes not written": {"threads", "input_arrays", "gguf_file"},
     "cpu_levels": {"gil"},  # it is in Python, and says that it is compiled
     "slabs": {"size_algebra", "huge_rows", "threads"},  # it divides by the largest of all rows, which may be 0
+    "slabs, blocks alone": {"zero_rows"},  # a zero may become another number
     "guard_pages, before": {"arbitrary_bytes"},  # which decodes between guard pages
     "guard_pages, same page": {"arbitrary_bytes"},
     "wrong_sizes": {"huge_rows", "nonfinite_rows"},  # it looks at nothing
