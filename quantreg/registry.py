@@ -5,9 +5,7 @@ import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib.metadata import entry_points
-from traceback import walk_tb
 
 import pluggy
 
@@ -198,6 +196,8 @@ class Registry:
 
     def failed(self, name: str, error) -> str:
         """Words for an exception that came out of a hook: which plugin's implementation raised what."""
+        from traceback import walk_tb  # slow to load, and seldom needed
+
         raised = {frame.f_code for frame, _ in walk_tb(error.__traceback__)}
         for impl in getattr(self.hook, name).get_hookimpls():
             if getattr(impl.function, "__code__", None) in raised:
@@ -235,6 +235,8 @@ class Registry:
         if not isinstance(key, str):
             hint = f"see `quantreg types` for those installed{self.why_missing('')}"
             raise UnknownTypeError(f"no plugin provides GGUF type id {key!r}: {hint}")
+        from difflib import get_close_matches  # slow to load
+
         near = get_close_matches(key.upper(), self._by_name, n=1)
         hint = f"did you mean {near[0]}?" if near else "see `quantreg types` for those installed"
         raise UnknownTypeError(f"unknown quant type {key!r}: {hint}{self.why_missing(key)}")
