@@ -32,7 +32,8 @@ cdef inline unsigned int encode_q8_group(const float *x, uint8_t *y, bint with_s
         sums[l] = vi_set1(0)
         for i in range(BLOCK // LANES):
             q[i] = vi_roundf(vf_load(x + BLOCK * l + LANES * i) * scale)
-            sums[l] = sums[l] + q[i]
+            if with_sum:
+                sums[l] = sums[l] + q[i]
         store_u16(y + (header + BLOCK) * l, <uint16_t>vi_get(half, l))
         vi_store_i8x16(y + (header + BLOCK) * l + header, q)
         vi_store_i8x16(y + (header + BLOCK) * l + header + 16, q + 16 // LANES)
