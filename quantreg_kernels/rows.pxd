@@ -7,6 +7,10 @@ from quantreg_kernels.abi cimport IMPORTANCE_COLUMNS, IMPORTANCE_NONE, EncodeArg
 from quantreg_kernels.lanes cimport LANES, vi, vi_eq, vi_set1, vm, vm_and, vm_bits, vm_first, vm_or
 
 
+cdef enum:
+    AHEAD = 1024    # weights to prefetch ahead of those encoded: processors look ahead by themselves, but not past a page
+
+
 # Up to LANES consecutive blocks. They may lie in several rows; lanes from `live` on repeat the last block, so that
 # every lane computes on valid data, and are not stored.
 cdef struct Group:

@@ -7,9 +7,10 @@ from libc.string cimport memcpy, memset
 
 from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs
 from quantreg_kernels.lanes cimport (
-    LANES, vf, vf_abs, vf_bits, vf_ge, vf_load, vf_load_f16, vf_max, vf_set1, vf_store, vf_store_f16, vi, vi_bits,
+    LANES, prefetch, vf, vf_abs, vf_bits, vf_ge, vf_load, vf_load_f16, vf_max, vf_set1, vf_store, vf_store_f16, vi, vi_bits,
     vi_load_u16, vi_shr, vi_store_i16, vm_any,
 )
+from quantreg_kernels.rows cimport AHEAD
 
 ctypedef fused integer:
     int8_t
@@ -126,6 +127,7 @@ cdef inline Py_ssize_t encode_halves(const EncodeArgs *a, bint brain, float limi
         peak = vf_set1(0)
         j = 0
         while j < whole:
+            prefetch(x + j + AHEAD)
             v = vf_load(x + j)
             peak = vf_max(vf_abs(v), peak)
             store_halves(y + 2 * j, v, brain)

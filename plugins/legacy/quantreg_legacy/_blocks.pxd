@@ -10,13 +10,13 @@ from quantreg_kernels.lanes cimport (
     LANES, lanes_max, lanes_min, prefetch, vf, vf_abs, vf_eq, vf_load, vf_max, vf_min, vf_select, vf_set1, vf_store, vi,
     vi_gt, vi_set1, vm, vm_and, vm_any, vm_bits, vm_not,
 )
+from quantreg_kernels.rows cimport AHEAD
 
 cdef enum:
     BLOCK = 32
     MOST_LANES = 16
     MOST_VECTORS = 8    # BLOCK / LANES, at most
     MOST_BYTES = 36     # of an encoded block
-    AHEAD = 1024        # weights between what is encoded and what is fetched
 
 
 # Encodes LANES consecutive blocks; returns a bit for each whose scale or minimum is not finite in float16.
@@ -43,7 +43,7 @@ cdef inline Py_ssize_t encode_in_groups(const EncodeArgs *a, Py_ssize_t type_siz
         while k < n_blocks:
             live = n_blocks - k
             if live >= LANES:
-                for line in range(LANES * BLOCK // 16):  # the processor looks ahead by itself, but not past a page
+                for line in range(LANES * BLOCK // 16):
                     prefetch(x + AHEAD + 16 * line)
                 bad = encode(x, y)
             else:
