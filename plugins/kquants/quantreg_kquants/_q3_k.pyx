@@ -17,7 +17,8 @@ from quantreg_kernels.lanes cimport (
     vf_set1, vf_set1_f16, vf_store, vi, vi_clamp, vi_f16, vi_load_u8, vi_nearest, vi_select, vi_set1, vi_trunc, vm,
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
-from quantreg_kernels.search cimport largest, search_descent, search_symmetric, search_symmetric_exact, sum_of
+from quantreg_kernels.search cimport largest, search_symmetric, search_symmetric_exact, sum_of
+from quantreg_kquants._descent cimport search_descent
 from quantreg_kquants._search cimport (
     block_sigma2, error_weights, requantize, score_super_blocks, store_2bit,
 )
