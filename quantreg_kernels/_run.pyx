@@ -196,12 +196,12 @@ cdef class Codec:
 
         A few rows at a time, so that they are in cache for the second of check and codec.
         """
-        cdef Py_ssize_t n_rows = a.n_rows, step = CHECKED_WEIGHTS // a.n_cols, first = 0, done
+        cdef Py_ssize_t n_rows = a.n_rows, step = CHECKED_WEIGHTS // a.n_cols, first = 0, few, done
         step = step if step > 0 else 1
         while first < n_rows:
-            a.n_rows = min(step, n_rows - first)
+            a.n_rows = few = min(step, n_rows - first)
             done = self._encode_few(a, column)
-            if done < min(step, n_rows - first):
+            if done < few:
                 return first + done
             a.src += done * a.src_stride
             a.dst += done * a.dst_stride
