@@ -152,6 +152,20 @@ def test_json_and_csv_hold_the_same_figures(run, model):
             assert row[field] == str(tensor[field])
 
 
+def test_a_page_that_cannot_be_written_or_is_the_model_is_refused_before_anything_is_measured(
+    run, model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("quantreg.evaluate.evaluate", lambda *a, **k: pytest.fail("measured"))
+    before = model.read_bytes()
+    for html in (model, tmp_path / "missing" / "curve.html"):
+        code, _, err = run("evaluate", "Q4_0", "--on", model, "--html", html)
+        assert code == 1
+        assert err.startswith("quantreg: error: ")
+        assert err.count("\n") == 1
+        assert str(html) in err
+    assert model.read_bytes() == before
+
+
 def test_the_page_shows_the_new_type_among_the_built_ins_and_needs_no_network(run, model, tmp_path):
     plugin = toy.Plugin(toy.make())
     registry.register_plugin(plugin)

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from contextlib import nullcontext
 
 import click
 
@@ -43,13 +44,13 @@ def command(names, path, imatrix, sample, seed, tensors, as_json, as_csv, html):
         raise click.BadParameter(f"--sample {sample!r}: expected a number of weights such as 500k or 10M") from None
     chosen = list(dict.fromkeys(types[name].name for name in names))
     others = [name for name in built_in_types() if name not in chosen] if html else []
-    found = evaluate(path, [*chosen, *others], imatrix, sample=count, seed=seed)
-    if html:
-        from quantreg.evaluate_page import page
+    with _page_file(html, path, imatrix) as file:
+        found = evaluate(path, [*chosen, *others], imatrix, sample=count, seed=seed)
+        if file:
+            from quantreg.evaluate_page import page
 
-        own = [name for name in chosen if not is_built_in(name)]
-        with open(html, "w", encoding="utf-8") as file:
-            file.write(page(found, own or chosen))
+            own = [name for name in chosen if not is_built_in(name)]
+            file.write(page(found, own or chosen).encode())
     if as_json:
         print_json(found.to_dict())
     elif as_csv:
@@ -58,6 +59,13 @@ def command(names, path, imatrix, sample, seed, tensors, as_json, as_csv, html):
         writer.writerows(measure.to_dict() for measure in found.tensors)
     else:
         _print(found, tensors)
+
+
+def _page_file(html, *read):
+    """Replaces an older page but none of the files that are read, and is refused before anything is measured."""
+    from quantreg.gguf import AtomicFile
+
+    return AtomicFile(html, force=True, source=[path for path in read if path]) if html else nullcontext()
 
 
 def _print(found, tensors):
