@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import small_model
@@ -58,3 +60,37 @@ def test_log_json_keeps_errors_to_one_line_on_stderr(at, capsys):
     assert cli.main(["quantize", "--log-json", "gone.gguf", "out.gguf", "Q4_K_M"]) == 1
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
+
+
+def on_a_terminal(*words):
+    """(exit code, what a terminal of 100 columns shows of stderr)."""
+    pty = pytest.importorskip("pty", reason="no pseudo-terminals on this system")
+    ours, theirs = pty.openpty()
+    env = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    command = [sys.executable, "-P", "-m", "quantreg", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=env) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # so Linux tells the end
+                break
+            if not part:
+                break
+            shown += part
+    os.close(ours)
+    return process.returncode, shown.decode()
+
+
+def test_a_terminal_shows_a_bar_that_fills_and_other_outputs_a_line_a_tensor(at, capsys):
+    code, shown = on_a_terminal("quantize", "small.gguf", "bar.gguf", "Q4_K_M")
+    assert code == 0
+    assert "100%" in shown
+    assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" in shown
+    assert "[   1/" not in shown
+    assert cli.main(["quantize", "small.gguf", "lines.gguf", "Q4_K_M"]) == 0
+    err = capsys.readouterr().err
+    assert "[   1/" in err
+    assert "100%" not in err
+    assert (at / "bar.gguf").read_bytes() == (at / "lines.gguf").read_bytes()
