@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from types import ModuleType
 
 import pluggy
 
@@ -38,6 +39,15 @@ class Plugin:
         return " ".join(f"plugin {self.name} of {self.distribution}: {self.error}".split())
 
 
+class Manager(pluggy.PluginManager):
+    """Pluggy's, but does not look into what a module holds that is no function: that took half the time of loading."""
+
+    def parse_hookimpl_opts(self, plugin, name):
+        if isinstance(plugin, ModuleType) and not callable(vars(plugin).get(name)):
+            return None
+        return super().parse_hookimpl_opts(plugin, name)
+
+
 class Registry:
     """Loads all plugin modules at the first need, built-ins first, then by distribution name.
 
@@ -49,9 +59,9 @@ class Registry:
         self._lock = threading.RLock()
         self._loaded = False
         self._loading = False
-        self._manager = pluggy.PluginManager("quantreg")
+        self._manager = Manager("quantreg")
         self._manager.add_hookspecs(hookspecs)
-        self._by_name = {}
+        self._by_name = {}  # in lower case
         self._by_id = {}
         self._owners = {}  # type name -> Plugin
         self._plugins = []
@@ -129,8 +139,8 @@ class Registry:
             for plugin in [p for p in self._plugins if f"{p.distribution}:{p.name}" == key]:
                 self._plugins.remove(plugin)
                 for qtype in plugin.types:
-                    if self._by_name.get(qtype.name) is qtype:
-                        del self._by_name[qtype.name], self._by_id[qtype.type_id], self._owners[qtype.name]
+                    if self._by_name.get(qtype.name.lower()) is qtype:
+                        self._drop(qtype)
 
     def _check(self, qtype, replace, plugin, staged):
         if any(
@@ -153,15 +163,18 @@ class Registry:
 
     def _in_the_way_of(self, qtype):
         """The registered types of the same name, whatever its case, or id."""
-        return {self._by_lower().get(qtype.name.lower()), self._by_id.get(qtype.type_id)} - {None}
+        return {self._by_name.get(qtype.name.lower()), self._by_id.get(qtype.type_id)} - {None}
 
     def _add(self, qtype, plugin):
         for other in self._in_the_way_of(qtype):
             plugin.replaced.append((other.name, self._owners[other.name].distribution))
-            del self._by_name[other.name], self._by_id[other.type_id], self._owners[other.name]
-        self._by_name[qtype.name] = self._by_id[qtype.type_id] = qtype
+            self._drop(other)
+        self._by_name[qtype.name.lower()] = self._by_id[qtype.type_id] = qtype
         self._owners[qtype.name] = plugin
         plugin.types.append(qtype)
+
+    def _drop(self, qtype):
+        del self._by_name[qtype.name.lower()], self._by_id[qtype.type_id], self._owners[qtype.name]
 
     # ---- looking up ----
 
@@ -218,14 +231,11 @@ class Registry:
             return key
         self._load()
         if isinstance(key, str):
-            return self._by_name.get(key) or self._by_name.get(key.upper()) or self._by_lower().get(key.lower())
+            return self._by_name.get(key.lower())
         try:
             return self._by_id.get(key.__index__())
         except AttributeError:
             return None
-
-    def _by_lower(self):
-        return {name.lower(): qtype for name, qtype in self._by_name.items()}
 
     def get(self, key) -> QuantType:
         """As `find`, but UnknownTypeError, with a suggestion, where no plugin provides the type."""
@@ -237,7 +247,7 @@ class Registry:
             raise UnknownTypeError(f"no plugin provides GGUF type id {key!r}: {hint}")
         from difflib import get_close_matches  # slow to load
 
-        near = get_close_matches(key.upper(), self._by_name, n=1)
+        near = get_close_matches(key.upper(), [qtype.name for qtype in self._by_name.values()], n=1)
         hint = f"did you mean {near[0]}?" if near else "see `quantreg types` for those installed"
         raise UnknownTypeError(f"unknown quant type {key!r}: {hint}{self.why_missing(key)}")
 
@@ -290,17 +300,24 @@ def _layout(qtype) -> str:
 
 def _ordered(entries):
     """(entry point, Plugin) of each: built-ins first, then by distribution name."""
-    known = {}  # a distribution's metadata is a file, and takes a millisecond to read
+    known = {}  # a distribution's metadata is a file, and takes a while to read
     found = []
     for entry in entries:
         dist = entry.dist
         if id(dist) not in known:
             try:
-                known[id(dist)] = (dist.name, dist.version)
+                known[id(dist)] = _name_and_version(dist)
             except Exception:  # none, or one that is damaged or half installed
                 known[id(dist)] = ("unknown", "")
         found.append((entry, Plugin(entry.name, *known[id(dist)], entry.value)))
     return sorted(found, key=lambda pair: (pair[1].distribution != BUILT_IN, pair[1].distribution, pair[1].name))
+
+
+def _name_and_version(dist):
+    """As dist.name and dist.version, which load the parser of e-mail and read the whole description with it."""
+    header = (dist.read_text("METADATA") or dist.read_text("PKG-INFO")).partition("\n\n")[0]
+    fields = dict(re.findall(r"^(Name|Version):[ \t]*(\S+)", header, re.MULTILINE))
+    return fields["Name"], fields["Version"]
 
 
 def _limited(found):

@@ -4,7 +4,7 @@ import pickle
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from entries import Entry, fail, registry_of
@@ -51,6 +51,17 @@ def test_the_types_load_without_any_codec_and_without_numpy():
         "print([m for m in sys.modules if m == 'numpy' or (m.startswith('quantreg_') and '._' in m)])"
     )
     assert loaded == "[]"
+
+
+def test_loading_the_types_parses_no_description_as_e_mail_and_looks_into_no_constant():
+    loaded = run(
+        "import sys, pluggy, quantreg.registry; before, asked = set(sys.modules), set(); "
+        "ask = pluggy.PluginManager.parse_hookimpl_opts; "
+        "pluggy.PluginManager.parse_hookimpl_opts = lambda self, *a: (asked.add(a[1]), ask(self, *a))[1]; "
+        "quantreg.types['Q4_K']; "
+        "print('email.parser' in set(sys.modules) - before, 'register_types' in asked, asked & {'__spec__', 'Q4_K'})"
+    )
+    assert loaded == "False True set()"
 
 
 def test_a_codec_is_loaded_at_its_first_use_and_no_other():
@@ -132,14 +143,55 @@ def test_a_plugin_that_fails_to_import_disables_only_itself_and_is_reported():
         registry.get("Q4_K")
 
 
-def test_a_damaged_distribution_does_not_stop_the_others():
-    class Damaged:
-        @property
-        def name(self):
-            raise TypeError("no METADATA")
+class Hooks:
+    def __init__(self, qtype):
+        self.qtype = qtype
 
+    @hookimpl
+    def register_types(self, register):
+        register(self.qtype)
+
+
+def in_a_module(implementation, name="register_types"):
+    module = ModuleType("theirs")
+    setattr(module, name, implementation)
+    return module
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Hooks,
+        lambda qtype: in_a_module(Hooks(qtype).register_types),
+        lambda qtype: in_a_module(staticmethod(hookimpl(lambda register: register(qtype)))),
+        lambda qtype: type("Theirs", (), {"register_types": staticmethod(hookimpl(lambda register: register(qtype)))}),
+    ],
+    ids=["object", "bound method", "static method", "class"],
+)
+def test_a_plugin_may_be_an_object_a_class_or_a_module_of_either(make):
+    qtype = make_type()
+    registry = registry_of(Entry("theirs", "their-dist", lambda: make(qtype)))
+    assert registry.get("X3") is qtype
+    assert registry.hooks_of(registry.plugins[0]) == ["register_types"]
+
+
+def test_a_hook_may_have_another_name_in_its_module():
+    commands = hookimpl(lambda cli: None, specname="register_commands")
+    registry = registry_of(Entry("theirs", "their-dist", lambda: in_a_module(commands, "more")))
+    assert registry.hooks_of(registry.plugins[0]) == ["register_commands"]
+
+
+def test_name_and_version_come_from_the_header_of_the_metadata_alone():
+    entry = Entry("theirs", "", lambda: plugin(make_type()))
+    text = "Metadata-Version: 2.1\nName: Their.Dist\nVersion: 2.0rc1\nSummary: x\n\nName: other\nVersion: 9\n"
+    entry.dist = SimpleNamespace(read_text={"PKG-INFO": text}.get)  # of an .egg-info
+    (found,) = registry_of(entry).plugins
+    assert (found.distribution, found.version) == ("Their.Dist", "2.0rc1")
+
+
+def test_a_damaged_distribution_does_not_stop_the_others():
     damaged, good = (Entry(name, f"{name}-dist", lambda: plugin(make_type())) for name in ("zz", "good"))
-    damaged.dist = Damaged()
+    damaged.dist = SimpleNamespace(read_text=lambda file: None)
     registry = registry_of(damaged, good)
     assert [(p.distribution, bool(p.error)) for p in registry.plugins] == [("good-dist", False), ("unknown", True)]
 

@@ -10,7 +10,9 @@ class Entry:
 
     def __init__(self, name, distribution, load):
         self.name, self.value, self.load = name, f"{distribution}.{name}", load
-        self.dist = SimpleNamespace(name=distribution, version="1.0")
+        self.dist = SimpleNamespace(
+            read_text=lambda file: f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
+        )
 
 
 def fail(error):
