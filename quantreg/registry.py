@@ -160,6 +160,11 @@ class Registry:
                     f"{plugin.distribution} replaces {other.name}, whose name, id and block layout are in files: it "
                     f"must keep {_layout(other)}, not {_layout(qtype)}; choose an id of 1000 and up for another format"
                 )
+        if plugin.distribution != BUILT_IN and _is_file_type(qtype.name):
+            raise PluginError(
+                f"{plugin.distribution} registers a type {qtype.name}, but `quantreg quantize` takes {qtype.name} for "
+                f"a file type: choose another name, such as MY_{qtype.name}"
+            )
 
     def _in_the_way_of(self, qtype):
         """The registered types of the same name, whatever its case, or id."""
@@ -287,6 +292,12 @@ def _checked(qtype):
     if not isinstance(qtype, QuantType):
         raise PluginError(f"register() takes a quantreg.QuantType, not {type(qtype).__name__}")
     return qtype
+
+
+def _is_file_type(name):
+    from quantreg.recipes import file_types  # not needed without a third party's types
+
+    return file_types.reserves(name)
 
 
 def _same_name(a, b):

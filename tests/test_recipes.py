@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from plan_models import TYPES, header, llama, tensor
 
+import quantreg
 from quantreg.errors import PluginError, UnknownFileTypeError
 from quantreg.recipes import Choice, FileType, Row, condition, file_types, plan
 from quantreg.recipes.builtin import BUILT_IN
@@ -180,6 +181,17 @@ def test_clashes_are_refused_and_replacements_are_not():
     registry = FileTypes(BUILT_IN, lambda: [hook(other, replace=True)])
     assert registry["q4_k"] is other
     assert registry["q4_k_m"].number == 15
+
+
+def test_a_file_type_with_the_name_of_another_type_than_its_own_is_refused_unless_on_purpose():
+    registry = FileTypes(BUILT_IN, find_type=quantreg.types.get)
+    for new in (FileType("Q8_K", None, "Q4_K", ""), FileType("MINE", None, "Q4_K", "", aliases=("Q8_K",))):
+        with pytest.raises(PluginError, match="'Q8_K' is a type and not the one it gives, Q4_K: choose another name"):
+            registry.register(new)
+    registry.register(FileType("Q8_1", None, "Q8_1", "its own"))
+    on_purpose = FileType("Q8_K", None, "Q4_K", "")
+    registry.register(on_purpose, replace=True)
+    assert registry["Q8_K"] is on_purpose
 
 
 def test_a_file_type_may_be_registered_by_hand():

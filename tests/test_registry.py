@@ -221,6 +221,26 @@ def test_a_clash_names_both_distributions_and_the_first_keeps_the_type(clash):
     assert "1000 and up" in error
 
 
+@pytest.mark.parametrize("name", ["Q4_K_M", "iq3_xs", "COPY", "Q2_K_S", "Q4_0_4_4"])
+def test_a_type_with_the_name_of_a_file_type_is_refused_and_disables_only_its_plugin(name):
+    good = make_type()
+    registry = registry_of(
+        Entry("a", "first-dist", lambda: plugin(make_type(name, 1010))), Entry("b", "second-dist", lambda: plugin(good))
+    )
+    assert registry.all_types() == (good,)
+    error = registry.plugins[0].error
+    assert f"first-dist registers a type {name}, but `quantreg quantize` takes {name} for a file type" in error
+    assert f"choose another name, such as MY_{name}" in error
+    assert "already provides" not in error
+
+
+def test_a_type_of_ggmls_may_be_provided_though_it_is_a_file_type_too():
+    q8_0 = QuantType("Q8_0", type_id=8, block_size=32, type_size=34, codec=lambda: None)
+    iq2_s = QuantType("IQ2_S", type_id=22, block_size=256, type_size=82, codec=lambda: None)
+    registry = registry_of(Entry("a", "first-dist", lambda: plugin(q8_0, iq2_s)))
+    assert registry.all_types() == (q8_0, iq2_s)
+
+
 def test_two_entry_points_of_one_module_are_told():
     module = plugin(make_type())
     registry = registry_of(Entry("a", "a-dist", lambda: module), Entry("b", "a-dist", lambda: module))

@@ -47,4 +47,10 @@ def _why_missing(name):
     return registry.why_missing(name)
 
 
-file_types = FileTypes(BUILT_IN, _hooks, _report, _why_missing)
+def _find_type(name):
+    from quantreg.registry import types
+
+    return types.get(name)
+
+
+file_types = FileTypes(BUILT_IN, _hooks, _report, _why_missing, _find_type)

@@ -43,11 +43,13 @@ class FileTypes(Mapping):
 
     ``file_types[key]`` takes a name or alias in any case, or a number. ``hooks`` gives the plugins' implementations of
     ``register_recipes`` and ``report(hook, error)`` is told of one that fails, which then adds nothing;
-    ``why_missing(name)`` gives words to put after the error for an unknown name.
+    ``why_missing(name)`` gives words to put after the error for an unknown name, ``find_type(name)`` the QuantType of
+    this name or None.
     """
 
-    def __init__(self, built_in=(), hooks: Callable = tuple, report=None, why_missing=None):
+    def __init__(self, built_in=(), hooks: Callable = tuple, report=None, why_missing=None, find_type=None):
         self._built_in, self._hooks, self._report = tuple(built_in), hooks, report
+        self._find_type = find_type or (lambda name: None)
         self._why_missing = why_missing or (lambda name: "")
         self._by_hand: list[FileType] = []
         self._seen = None
@@ -58,7 +60,8 @@ class FileTypes(Mapping):
         """Add a file type. A plugin does this in its hook ``register_recipes``, with the ``register`` that it is
         handed.
 
-        Raises PluginError if its name, an alias or its number is taken, unless ``replace`` says that it is on purpose.
+        Raises PluginError if its name, an alias or its number is taken, also by a type that is not its own, unless
+        ``replace`` says that it is on purpose.
         """
         self._refresh()
         self._add(self._checked(file_type, replace))
@@ -89,6 +92,12 @@ class FileTypes(Mapping):
         known = list(dict.fromkeys([*self._by_name, *(types or ())]))
         hint = f"{close_matches(str(key), known)}{self._why_missing(str(key))}"
         raise UnknownFileTypeError(f"unknown file type {key!r}: {hint}")
+
+    def reserves(self, name: str) -> bool:
+        """Whether no new type may have this name: ggml has or had a file type of it, and no type. Asks no plugin."""
+        names = {_normal(name) for known in self._built_in for name in (known.name, *known.aliases)}
+        names |= {removed for removed, _ in REMOVED.values()}
+        return _normal(name) in names - {known.type for known in self._built_in}
 
     def __getitem__(self, key) -> FileType:
         return self.find(key)
@@ -134,6 +143,13 @@ class FileTypes(Mapping):
                 raise PluginError(
                     f"file type {file_type.name}: {key!r} is taken by {self._index[key]}: choose another, or "
                     f"register(..., replace=True) to take it over on purpose"
+                )
+        for name in () if replace else (file_type.name, *file_type.aliases):
+            qtype = self._find_type(name)
+            if qtype is not None and qtype.name.upper() != file_type.type.upper():
+                raise PluginError(
+                    f"file type {file_type.name}: {name!r} is a type and not the one it gives, {file_type.type}: "
+                    "choose another name"
                 )
         return file_type
 
