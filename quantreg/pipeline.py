@@ -55,8 +55,7 @@ def plan(src, file_type, *, imatrix=None, names=None, **options) -> recipes.Plan
     Raises GGUFFormatError, ImportanceError, UnknownFileTypeError, UnknownTypeError, PlanError, OSError.
     """
     source = open_source(src, names)
-    made = recipes.plan(source, file_type, imatrix=_imatrix(imatrix), **options)
-    return replace(made, warnings=(*source.warnings, *made.warnings))
+    return _with_warnings(recipes.plan(source, file_type, imatrix=_imatrix(imatrix), **options), source)
 
 
 def read_plan(path, src, *, imatrix=None, names=None) -> recipes.Plan:
@@ -64,7 +63,12 @@ def read_plan(path, src, *, imatrix=None, names=None) -> recipes.Plan:
 
     ``imatrix``: a path or ImportanceMatrix; default the file that the plan names. Raises what `plan` raises.
     """
-    return recipes.read_plan(path, open_source(src, names), imatrix=_imatrix(imatrix))
+    source = open_source(src, names)
+    return _with_warnings(recipes.read_plan(path, source, imatrix=_imatrix(imatrix)), source)
+
+
+def _with_warnings(plan, source):
+    return replace(plan, warnings=(*source.warnings, *plan.warnings))
 
 
 def quantize_file(src, dst, file_type, imatrix=None, *, progress=None, **keywords) -> QuantizeResult:
@@ -124,7 +128,7 @@ def quantize_events(
         source, planned, files, imatrix, threads=threads, executor=executor, force=force, begin=begin
     )  # fmt: skip
     warnings = (*source.warnings, *planned.warnings, *warnings, *(imatrix.warnings if imatrix else ()))
-    warnings = tuple(dict.fromkeys(warnings))  # a plan made by `plan` has those of the source, too
+    warnings = tuple(dict.fromkeys(warnings))  # a plan made here has those of the source, too
     size, seconds = sum(file.size for file in files), time.perf_counter() - begun
     paths = tuple(file.path for file in files)
     yield Finished(QuantizeResult(paths[0], planned, size, source.size, seconds, warnings, paths))

@@ -103,6 +103,19 @@ def test_a_dry_run_shows_the_edited_plan(at, capsys):
     assert (row["to"], row["bytes"], row["reason"]) == ("Q5_0", 96 * 256 // 32 * 22, "plan.json: Q5_0")
 
 
+def test_a_run_with_a_plan_warns_of_the_source_as_one_without_does_and_once(at, capsys):
+    quantreg.write(
+        "long.gguf", {"general.architecture": "llama"}, {"x" * 63 + ".weight": np.ones((2, 256), np.float16)}
+    )
+    run("plan", "long.gguf", "Q8_0", "-o", "plan.json")
+    told = capsys.readouterr().err
+    for given in (["--dry-run", "--plan", "plan.json", "long.gguf"], ["--plan", "plan.json", "long.gguf", "out.gguf"]):
+        assert run("quantize", *given) == 0
+        err = capsys.readouterr().err
+        assert "refuses 64 and more" in err
+        assert [line for line in err.splitlines() if "warning" in line] == told.splitlines()
+
+
 def test_a_plan_in_python_is_carried_out_as_it_is(at):
     plan = quantreg.plan("small.gguf", "Q5_K_S", imatrix="imatrix.gguf")
     quantreg.quantize_file("small.gguf", "a.gguf", plan)
