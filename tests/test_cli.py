@@ -219,6 +219,8 @@ def test_a_bad_file_is_one_clear_line_and_exit_code_1(run, tmp_path, make, comma
         (("MODEL", "Q4_K_X"), 1, "Q4_K"),
         (("MODEL", "OUT", "33"), 1, "removed"),
         (("MODEL",), 2, "expected IN [OUT] TYPE [N]"),
+        (("MODEL", "", "Q4_K_M"), 2, "an argument is empty"),
+        (("", "OUT", "Q4_K_M"), 2, "an argument is empty"),
         (("MODEL", "OUT", "Q4_K_M", "many"), 2, "no number of threads"),
         (("--json", "MODEL", "Q4_K_M"), 2, "--dry-run"),
         (("--bogus", "MODEL", "Q4_K_M"), 2, "No such option"),
@@ -242,6 +244,35 @@ def test_wrong_usage_is_told_clearly(run, model, tmp_path, args, code, message):
     assert message in stderr
     assert "Traceback" not in stderr
     assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.fixture(scope="session")
+def oddly_named(tmp_path_factory):
+    """A model whose names would make a terminal clear its screen, begin lines, and write from right to left."""
+    path = tmp_path_factory.mktemp("odd") / "odd.gguf"
+    ones = np.ones((2, 256), np.float16)
+    names = ["blk.0.\x1b[2J.weight", "b\n\r\x9bc.weight", "\u202e" + "x" * 70 + ".weight"]
+    quantreg.write(path, {"general.architecture": "llama", "a\x1b[2Jkey": "v"}, dict.fromkeys(names, ones))
+    return path
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("inspect", "MODEL"), ("hash", "MODEL"), ("validate", "MODEL"), ("quantize", "--dry-run", "MODEL", "Q8_0"),
+        ("quantize", "MODEL", "OUT", "Q8_0"), ("plan", "MODEL", "Q8_0", "-o", "OUT"), ("compare", "MODEL", "OTHER"),
+        ("coverage", "MODEL", "IMATRIX"), ("evaluate", "--tensors", "Q8_0", "--on", "MODEL"),
+        ("quantize", "--tensor-type", "c.weight=IQ2_XS", "MODEL", "OUT", "Q8_0"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_names_in_a_file_are_shown_with_escapes_and_cannot_steer_the_terminal(run, model, oddly_named, tmp_path, words):
+    files = {"MODEL": oddly_named, "OUT": tmp_path / "out", "OTHER": model, "IMATRIX": model.parent / "imatrix.gguf"}
+    _, out, err = run(*[files.get(word, word) for word in words])
+    assert "\\x1b[2J" in out + err or "\\x9bc" in out + err or "\\u202e" in out + err
+    for line in (out + err).split("\n"):
+        assert line.isprintable()
+        assert not line.startswith("c.weight")
 
 
 def test_unknown_commands_and_types_are_told_clearly(run):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import small_model
 
@@ -94,3 +95,18 @@ def test_a_terminal_shows_a_bar_that_fills_and_other_outputs_a_line_a_tensor(at,
     assert "[   1/" in err
     assert "100%" not in err
     assert (at / "bar.gguf").read_bytes() == (at / "lines.gguf").read_bytes()
+
+
+def test_the_bar_takes_names_as_they_are(at):
+    quantreg.write("odd.gguf", {}, dict.fromkeys(["a[/b].weight", "c\x1b[2J.weight"], np.ones((2, 256), np.float16)))
+    code, shown = on_a_terminal("quantize", "odd.gguf", "out.gguf", "Q8_0")
+    assert code == 0, shown
+    assert "\x1b[2J" not in shown
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell closes the stream")
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-"])
+def test_closed_streams_do_not_matter(at, closed):
+    command = [sys.executable, "-P", "-m", "quantreg", "quantize", "small.gguf", "out.gguf", "Q4_K_M"]
+    assert subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *command]).returncode == 0
+    assert (at / "out.gguf").exists()

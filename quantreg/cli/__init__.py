@@ -112,7 +112,8 @@ def main(args=None):
         click.echo("quantreg: interrupted", err=True)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
+        if sys.stderr is not None:
+            sys.stderr.close()
         return 1
     except (QuantregError, OSError) as error:
         click.echo(f"quantreg: error: {_one_line(error)}", err=True)
@@ -121,6 +122,8 @@ def main(args=None):
 
 
 def _one_line(error):
+    from quantreg.cli.show import printable
+
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+        return printable(f"{error.filename or repr(error.filename)}: {error.strerror}")
+    return printable(" ".join(str(error).split()))

@@ -4,7 +4,7 @@ import dataclasses
 
 import click
 
-from quantreg.cli.show import print_json, table
+from quantreg.cli.show import print_json, printable, table
 
 MOST = 8  # numbers of experts that are shown
 
@@ -36,7 +36,7 @@ def command(model, imatrix, as_json):
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     click.echo(f"\n{len(states)} tensors that may be quantized: {counts or 'none'}")
     if found.unused:
-        click.echo(f"{len(found.unused)} entries belong to no tensor (first: {found.unused[0]})")
+        click.echo(f"{len(found.unused)} entries belong to no tensor (first: {printable(found.unused[0])})")
 
 
 def _rows(numbers):

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import click
 
-from quantreg.cli.show import bits, print_json, table
+from quantreg.cli.show import bits, print_json, printable, table
 
 FIELDS = (
     "type", "tensor", "weights", "bits_per_weight", "rmse", "error", "weighted_error", "max_error", "cosine",
@@ -80,7 +80,7 @@ def _print(found, tensors):
         reasons = [(tensor, reason) for kind, tensor, reason in found.skipped if kind == name]
         tensor, reason = reasons[0]
         more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-        click.echo(f"{name} left out {tensor}{more}: {reason}", err=True)
+        click.echo(printable(f"{name} left out {tensor}{more}: {reason}"), err=True)
 
 
 def _cells(m):

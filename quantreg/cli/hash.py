@@ -2,7 +2,7 @@
 
 import click
 
-from quantreg.cli.show import print_json
+from quantreg.cli.show import print_json, printable
 
 
 @click.command("hash")
@@ -20,4 +20,4 @@ def command(file, as_json):
         print_json(digests)
         return
     for name in sorted(digests):
-        click.echo(f"{digests[name]}  {name}")
+        click.echo(f"{digests[name]}  {printable(name)}")

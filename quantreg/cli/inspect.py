@@ -4,7 +4,7 @@ import math
 
 import click
 
-from quantreg.cli.show import bits, print_json, size, table
+from quantreg.cli.show import bits, print_json, size, table, warn
 
 LONGEST = 60  # characters of a value that are shown
 
@@ -54,8 +54,7 @@ def command(file, as_json):
         ["TENSOR", "TYPE", "SHAPE", ">SIZE"],
         [[t.name, t.type_name, " x ".join(map(str, t.shape)) or "scalar", size(t.nbytes)] for t in source.tensors],
     )
-    for warning in source.warnings:
-        click.echo(f"warning: {warning}", err=True)
+    warn(source.warnings)
 
 
 def _by_type(tensors):

@@ -3,7 +3,7 @@
 import click
 
 from quantreg.cli.plan_options import PlanCommand, find_file_type, plan_options, to_keywords
-from quantreg.cli.show import plan_summary
+from quantreg.cli.show import plan_summary, warn
 
 
 @click.command("plan", cls=PlanCommand)
@@ -23,5 +23,4 @@ def command(source, file_type, output, force, **given):
     plan = quantreg.plan(source, find_file_type(file_type), check=False, **to_keywords(given))
     recipes.write_plan(plan, output, force=force, source=[source, *([given["imatrix"]] if given["imatrix"] else [])])
     click.echo(f"{output}: {len(plan.tensors)} tensors, {plan_summary(plan)}")
-    for warning in (*plan.problems, *plan.warnings):
-        click.echo(f"warning: {warning}", err=True)
+    warn((*plan.problems, *plan.warnings))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import click
 
-from quantreg.cli.show import size
+from quantreg.cli.show import printable, size
 from quantreg.events import Advanced, Finished, Started, TensorDone
 
 __all__ = ["listener"]
@@ -20,7 +20,7 @@ def listener(log_json=False):
     """Gives the callable to pass as ``progress=``. ``log_json`` prints a JSON object a line to stdout."""
     if log_json:
         yield _JsonLines()
-    elif sys.stderr.isatty():
+    elif sys.stderr is not None and sys.stderr.isatty():  # None: closed
         with _bar() as listen:
             yield listen
     else:
@@ -31,7 +31,8 @@ def _print_line(event):
     if isinstance(event, TensorDone):
         tensor = event.tensor
         kinds = f"{tensor.from_type} -> {tensor.to_type}" if tensor.converted else f"{tensor.to_type}, as it is"
-        click.echo(f"[{event.index:4d}/{event.count:4d}] {tensor.name}: {kinds}, {size(tensor.bytes)}", err=True)
+        line = f"[{event.index:4d}/{event.count:4d}] {tensor.name}: {kinds}, {size(tensor.bytes)}"
+        click.echo(printable(line), err=True)
 
 
 class _JsonLines:
@@ -80,7 +81,7 @@ def _bar():
     )
 
     columns = [
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TransferSpeedColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TransferSpeedColumn(),
         TimeRemainingColumn()
     ]  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -96,5 +97,6 @@ def _bar():
 
 
 def _label(tensor):
-    name = tensor.name if len(tensor.name) <= 36 else "..." + tensor.name[-33:]
+    name = printable(tensor.name)
+    name = name if len(name) <= 36 else "..." + name[-33:]
     return f"{name:<36} {tensor.to_type:>7}"

@@ -5,7 +5,7 @@ import signal
 import click
 
 from quantreg.cli.plan_options import PlanCommand, default_output, find_file_type, plan_options, to_keywords
-from quantreg.cli.show import plan_summary, print_json, size
+from quantreg.cli.show import plan_summary, print_json, printable, size, warn
 
 
 @click.command("quantize", cls=PlanCommand, options_metavar="[OPTIONS]")
@@ -79,6 +79,8 @@ def _arguments(arguments, planned):
         return True
 
     words = list(arguments)
+    if "" in words:
+        raise click.UsageError("an argument is empty: expected IN [OUT] TYPE [N].")
     out = name = None
     if planned:
         if len(words) > 3:
@@ -119,14 +121,13 @@ def _show_plan(source, file_type, imatrix, options, as_json):
     for index, tensor in enumerate(plan.tensors, 1):
         click.echo(_tensor_line(tensor, index, len(plan.tensors)))
     click.echo(plan_summary(plan))
-    for warning in (*plan.problems, *plan.warnings):
-        click.echo(f"warning: {warning}", err=True)
+    warn((*plan.problems, *plan.warnings))
 
 
 def _tensor_line(tensor, index, count):
     kinds = tensor.from_type if not tensor.converted else f"{tensor.from_type} -> {tensor.to_type}"
     shape = " x ".join(map(str, tensor.shape))
-    return (
+    return printable(
         f"[{index:4d}/{count:4d}] {tensor.name:<40} {shape:>16}  {kinds:<14} {size(tensor.bytes):>10}  {tensor.reason}"
     )
 
@@ -153,5 +154,4 @@ def _quantize(source, out, file_type, imatrix, log_json, **keywords):
         f"{written}: {size(result.source_size)} -> {size(result.size)} in {result.seconds:.1f} s; "
         f"{plan_summary(result.plan)}"
     )
-    for warning in result.warnings:
-        click.echo(f"warning: {warning}", err=True)
+    warn(result.warnings)

@@ -4,7 +4,7 @@ import json
 
 import click
 
-__all__ = ["bits", "plan_summary", "print_json", "size", "table"]
+__all__ = ["bits", "plan_summary", "print_json", "printable", "size", "table", "warn"]
 
 
 def size(nbytes: float) -> str:
@@ -20,6 +20,13 @@ def bits(value: float) -> str:
     return f"{value:.4f}".rstrip("0").rstrip(".")
 
 
+def printable(text: str) -> str:
+    """The text with escapes for what a terminal would obey: names in a file may hold newlines and worse."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def plan_summary(plan) -> str:
     """Sizes of a plan, and what its fallbacks cost."""
     text = f"{size(plan.bytes)} of tensor data, {bits(plan.bits_per_weight)} bits per weight"
@@ -32,10 +39,16 @@ def print_json(data) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
+def warn(warnings) -> None:
+    """A line on stderr for each."""
+    for warning in warnings:
+        click.echo(f"warning: {printable(warning)}", err=True)
+
+
 def table(headings, rows) -> None:
     """A plain table; columns whose heading begins with ">" are right-aligned."""
     right = [heading.startswith(">") for heading in headings]
-    cells = [[heading.lstrip(">") for heading in headings], *[[str(cell) for cell in row] for row in rows]]
+    cells = [[heading.lstrip(">") for heading in headings], *[[printable(str(cell)) for cell in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
     for row in cells:
         parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]

@@ -2,6 +2,8 @@
 
 import click
 
+from quantreg.cli.show import printable, warn
+
 
 @click.command("validate")
 @click.argument("file")
@@ -15,10 +17,9 @@ def command(file):
 
     source = Source(file)
     problems = quantreg.validate(file)
-    for warning in source.warnings:
-        click.echo(f"warning: {warning}", err=True)
+    warn(source.warnings)
     for problem in problems:
-        click.echo(f"{file}: {problem}")
+        click.echo(printable(f"{file}: {problem}"))
     if problems:
         raise click.exceptions.Exit(1)
     click.echo(f"{file}: {len(source.tensors)} tensors in {len(source.paths)} file(s): nothing wrong")
