@@ -30,6 +30,21 @@ def test_layers_that_no_key_counts_are_counted_by_the_names_of_the_tensors():
     assert bare.warnings == ("assumed 16 layers, as the names of its tensors count them: no llama.block_count",)
 
 
+@pytest.mark.parametrize("value", ["80", 16.0, [float("inf")], [float("nan")], ["80"], [], [[]]], ids=repr)
+def test_what_is_no_number_tells_no_number_of_layers(value):
+    model = llama(16)
+    odd = make(header(model.tensors, {**model.metadata, "llama.block_count": value}), "Q4_K_M")
+    assert types_of(odd) == types_of(make(model, "Q4_K_M"))
+    assert odd.warnings == ("assumed 16 layers, as the names of its tensors count them: no llama.block_count",)
+
+
+def test_an_architecture_that_is_no_name_is_told_as_missing():
+    model = llama(16)
+    odd = make(header(model.tensors, {**model.metadata, "general.architecture": 1}), "Q4_K_M")
+    assert odd.warnings == make(without(model, "general.architecture"), "Q4_K_M").warnings
+    assert "no general.architecture" in odd.warnings[0]
+
+
 def test_without_head_counts_value_heads_count_as_not_shared():
     keys = ("llama.attention.head_count", "llama.attention.head_count_kv")
     made = make(without(llama(), *keys), "Q2_K")

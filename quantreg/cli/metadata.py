@@ -87,5 +87,6 @@ def _parse(text):
         return key, Value(kind, value)
     try:
         return key, Value(kind, json.loads(value))
-    except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"{text!r}: {value!r} is no {kind}: {error}.") from None
+    except (ValueError, RecursionError):
+        expected = {"bool": "true or false"}.get(kind, "JSON such as [1,2]" if kind.startswith("array") else "a number")
+        raise click.UsageError(f"{text!r}: {value!r} is no {kind}: expected {expected}.") from None

@@ -54,16 +54,14 @@ def model_facts(
     def number(key, default=0, must_exist=False):
         stored = metadata.get(key)
         if stored is not None and not isinstance(stored, int):  # one value a layer: not overridden
-            try:
-                return int(stored[0]) if len(stored) else default
-            except (TypeError, ValueError):
-                return default
+            first = _number(stored)
+            return default if first is None else first
         if type(given.get(key)) is int and not (must_exist and stored is None):
             return given[key] & 0xFFFFFFFF
         return default if stored is None else int(stored)
 
-    architecture = given.get("general.architecture", metadata.get("general.architecture", ""))
-    arch = architecture if isinstance(architecture, str) else str(metadata.get("general.architecture", ""))
+    told = (given.get("general.architecture"), metadata.get("general.architecture"))
+    arch = next((name for name in told if isinstance(name, str)), "")
     if arch == "clip":  # an image encoder: the reference reads none of these keys
         return ModelFacts(arch, 0, 0, 0, 0, 0, frozenset({"block_count", "head_count", "expert_count"}))
     layers = 1 + max((layer for name in names if (layer := layer_of(name)) is not None), default=-1)
@@ -77,10 +75,19 @@ def model_facts(
     heads = number(f"{arch}.attention.head_count", must_exist=True)
     heads_kv = number(f"{arch}.attention.head_count_kv", heads, must_exist=True)
     keys = {
-        "architecture": "general.architecture",
         "block_count": f"{arch}.block_count",
         "head_count": f"{arch}.attention.head_count",
         "expert_count": f"{arch}.expert_count",
     }
-    missing = frozenset(fact for fact, key in keys.items() if key not in metadata and key not in given)
-    return ModelFacts(arch, blocks, heads, heads_kv, number(f"{arch}.expert_count"), trunk, missing)
+    missing = {fact for fact, key in keys.items() if _number(metadata.get(key)) is None and key not in given}
+    missing |= set() if any(isinstance(name, str) for name in told) else {"architecture"}
+    return ModelFacts(arch, blocks, heads, heads_kv, number(f"{arch}.expert_count"), trunk, frozenset(missing))
+
+
+def _number(stored):
+    """What the metadata say, of an array (a value a layer) the first; None for what is no number."""
+    try:
+        first = stored if isinstance(stored, int) else stored[0]
+        return None if isinstance(first, str) else int(first)
+    except (TypeError, ValueError, OverflowError, IndexError, KeyError):
+        return None
