@@ -171,12 +171,12 @@ def _alone(folder):
 
 @contextmanager
 def _undisturbed():
-    """Ctrl-C and SIGTERM come after the block instead of within it."""
+    """Ctrl-C, SIGTERM and SIGHUP come after the block instead of within it."""
     if threading.current_thread() is not threading.main_thread():
         yield  # they never come here
         return
     waiting, handlers = [], {}
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
         if signal.getsignal(number) is not None:  # None: not Python's to restore
             handlers[number] = signal.signal(number, lambda number, frame: waiting.append(number))
     try:

@@ -294,17 +294,25 @@ def test_nan_in_a_model_exits_with_1_and_leaves_no_file(run, tmp_path):
     assert os.listdir(tmp_path) == ["in.gguf"]
 
 
-def test_sigterm_leaves_nothing_behind(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "ignored"),
+    [
+        ("SIGTERM", False),
+        *[pytest.param("SIGHUP", ign, marks=pytest.mark.skipif(os.name == "nt", reason="no SIGHUP")) for ign in (0, 1)],
+    ],
+)
+def test_a_signal_leaves_nothing_behind_and_one_that_is_ignored_as_by_nohup_does_nothing(tmp_path, name, ignored):
     path = tmp_path / "in.gguf"
     small_model.write_model(path)
     code = (
         "import os, signal, sys\n"
+        f"if {ignored}: signal.signal(signal.{name}, signal.SIG_IGN)\n"
         "from quantreg import cli, events, pipeline\n"
         "inner = pipeline.quantize_file\n"
         "import quantreg\n"
         "def slow(*args, progress=None, **options):\n"
         "    def stop(event):\n"
-        "        if isinstance(event, events.TensorDone) and event.index == 3: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"        if isinstance(event, events.TensorDone) and event.index == 3: os.kill(os.getpid(), signal.{name})\n"
         "    return inner(*args, progress=stop, **options)\n"
         "quantreg.quantize_file = slow\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
@@ -313,5 +321,5 @@ def test_sigterm_leaves_nothing_behind(tmp_path):
         [sys.executable, "-P", "-c", code, "quantize", str(path), str(tmp_path / "out.gguf"), "Q4_K_M"],
         capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 130, done.stderr
-    assert os.listdir(tmp_path) == ["in.gguf"]
+    assert done.returncode == (0 if ignored else 130), done.stderr
+    assert sorted(os.listdir(tmp_path)) == (["in.gguf", "out.gguf"] if ignored else ["in.gguf"])

@@ -139,7 +139,10 @@ def _quantize(source, out, file_type, imatrix, log_json, **keywords):
     def stop(*_):
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for name in ("SIGTERM", "SIGHUP"):  # SIGHUP: the terminal is closed; with nohup it is ignored, on Windows missing
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
     try:
         with listener(log_json) as listen:
             result = quantreg.quantize_file(source, out, file_type, imatrix, progress=listen, **keywords)
