@@ -188,6 +188,21 @@ def test_a_plan_does_not_replace_the_model_or_the_imatrix(at, capsys):
         assert Path(path).read_bytes() == before
 
 
+def test_a_model_does_not_replace_the_plan_or_the_names(at, capsys):
+    run("plan", "small.gguf", "Q8_0", "-o", "plan.json")
+    quantreg.export("small.gguf", "small.safetensors")
+    with quantreg.open("small.gguf") as model:
+        Path("names.json").write_text(json.dumps({name: name for name in model}))
+    for name, given in (
+        ("plan.json", ["--plan", "plan.json", "small.gguf", "./plan.json"]),
+        ("names.json", ["--names", "names.json", "small.safetensors", "names.json", "Q8_0"]),
+    ):
+        before = Path(name).read_bytes()
+        assert run("quantize", "--force", *given) == 1
+        assert f"{name}: is the input, choose another name" in capsys.readouterr().err
+        assert Path(name).read_bytes() == before
+
+
 def test_an_existing_plan_needs_force(at):
     assert run("plan", "small.gguf", "Q4_K_M", "-o", "plan.json") == 0
     assert run("plan", "small.gguf", "Q4_K_M", "-o", "plan.json") == 1

@@ -1,5 +1,6 @@
 """quantreg quantize"""
 
+import os
 import signal
 
 import click
@@ -51,6 +52,7 @@ def command(
     else:
         options = to_keywords(given)
         imatrix = options.pop("imatrix")
+    _refuse_to_replace(out, plan_file, given["names"])
     if dry_run:
         _show_plan(source, file_type, imatrix, options, as_json)
         return
@@ -65,6 +67,15 @@ def _refuse_beside_a_plan(ctx, given):
         if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
             option = next(p.opts[0] for p in ctx.command.params if p.name == name)
             raise click.UsageError(f"{option} has no effect with --plan: make the plan with it, or edit the plan.")
+
+
+def _refuse_to_replace(out, *files):
+    """Nobody means to, also with --force. Of model and imatrix, which are read later, the writer sees to it."""
+    from quantreg.errors import OutputError
+
+    for path in files:
+        if path and os.path.exists(out) and os.path.samefile(out, path):
+            raise OutputError(f"{out}: is the input, choose another name")
 
 
 def _arguments(arguments, planned):
