@@ -12,6 +12,9 @@ from entries import Entry, fail, registry_of
 import quantreg
 from quantreg import CodecError, PluginError, QuantType, UnknownTypeError, hookimpl, types
 from quantreg.gguf.layout import TYPES
+from quantreg.recipes.builtin import BUILT_IN
+from quantreg.recipes.filetype import REMOVED
+from quantreg.registry import FILE_TYPES
 
 
 def make_type(name="X3", type_id=1003, **options):
@@ -232,6 +235,12 @@ def test_a_type_with_the_name_of_a_file_type_is_refused_and_disables_only_its_pl
     assert f"first-dist registers a type {name}, but `quantreg quantize` takes {name} for a file type" in error
     assert f"choose another name, such as MY_{name}" in error
     assert "already provides" not in error
+
+
+def test_the_names_that_no_type_may_have_are_those_of_all_file_types_that_are_no_types():
+    names = {name for file_type in BUILT_IN for name in (file_type.name, *file_type.aliases)}
+    names |= {name for name, _ in REMOVED.values()}
+    assert names - {layout.name for layout in TYPES.values()} == FILE_TYPES
 
 
 def test_a_type_of_ggmls_may_be_provided_though_it_is_a_file_type_too():

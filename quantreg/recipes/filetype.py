@@ -93,12 +93,6 @@ class FileTypes(Mapping):
         hint = f"{close_matches(str(key), known)}{self._why_missing(str(key))}"
         raise UnknownFileTypeError(f"unknown file type {key!r}: {hint}")
 
-    def reserves(self, name: str) -> bool:
-        """Whether no new type may have this name: ggml has or had a file type of it, and no type. Asks no plugin."""
-        names = {_normal(name) for known in self._built_in for name in (known.name, *known.aliases)}
-        names |= {removed for removed, _ in REMOVED.values()}
-        return _normal(name) in names - {known.type for known in self._built_in}
-
     def __getitem__(self, key) -> FileType:
         return self.find(key)
 
