@@ -18,7 +18,7 @@ from quantreg_kernels._run import first_nonfinite
 
 __all__ = ["ImportanceRow", "Slab", "Worker", "in_order", "run_slab", "slabs_of"]
 
-SLAB_WEIGHTS = 1 << 19  # weights a work item
+SLAB_WEIGHTS = 1 << 20  # weights a work item
 CHUNK_WEIGHTS = 1 << 17  # weights decoded at a time: 512 KiB of float32 stay in a core's cache until encoded
 SLAB_BYTES = 1 << 22  # bytes a work item, where data is only copied
 NEVER_NONFINITE = {"I8", "I16", "I32", "I64"}

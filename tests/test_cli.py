@@ -51,6 +51,17 @@ def test_help_lists_every_command_and_loads_neither_numpy_nor_rich():
     assert done.stdout.endswith("[]\n")
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted as Linux shows them")
+def test_the_command_starts_no_threads_of_numpys_own():
+    code = (
+        "import os; from quantreg.cli import main; main(['types'])\n"
+        "import numpy; print(len(os.listdir('/proc/self/task')))"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=env)
+    assert done.stdout.splitlines()[-1] == "1", done.stderr
+
+
 def test_the_help_lines_are_those_of_the_commands():
     for name in cli.COMMANDS:
         assert CliRunner().invoke(cli.cli, [name, "--help"]).exit_code == 0

@@ -1,5 +1,8 @@
 """The ``quantreg`` command: one file a subcommand, loaded when it is called."""
 
+import atexit
+import gc
+import os
 import sys
 from importlib import import_module
 
@@ -98,6 +101,9 @@ def main(args=None):
     """Run the command. Exit code: 0; 1 after one line on stderr for what went wrong; 2 wrong usage; 130 Ctrl-C."""
     from quantreg.errors import QuantregError
 
+    # Slabs are spread over the cores here; threads of NumPy's OpenBLAS would be on top, and take long to start.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    atexit.register(gc.freeze)  # memory goes back as a whole: no looking for cycles in what was imported
     try:
         code = cli.main(args, prog_name="quantreg", standalone_mode=False)
     except click.exceptions.Exit as stop:
