@@ -133,8 +133,8 @@ cdef inline void add_errors(const vf *x, const vf *w, const vf *q, int n, int co
                 error[p] = error[p] + w[j] * (diff * diff)
 
 
-cdef inline void search_mins(const vf *x, const vf *w, vf *q, int n, int count, int nmax, float first, float step,
-                             int n_steps, bint absolute, vf *scale, vf *minimum) noexcept nogil:
+cdef inline void search_mins(const vf *x, const vf *w, vf *q, vf *trial, int n, int count, int nmax, float first,
+                             float step, int n_steps, bint absolute, vf *scale, vf *minimum) noexcept nogil:
     """x is about scale * q - minimum with q in 0..nmax, minimum >= 0: weighted least squares over n_steps + 1 roundings.
 
     Candidate k rounds (x - low) * (first + step * k + nmax) / (max - low), where low is the best minimum so far. absolute
@@ -142,6 +142,9 @@ cdef inline void search_mins(const vf *x, const vf *w, vf *q, int n, int count, 
 
     `count` problems (1 or 2) lie one after the other. Two at once take little more time than one, which mostly waits for
     its own last step.
+
+    trial is room for what is tried, count * n. It is written and read all the time between reads of x and w, so it should not
+    share the low 12 bits of their addresses: a load waits for a store under way whose low bits agree.
     """
     cdef MinFit f[2]
     cdef MinSums sums[2]
@@ -150,7 +153,6 @@ cdef inline void search_mins(const vf *x, const vf *w, vf *q, int n, int count, 
     cdef vf m[2]
     cdef vf error[2]
     cdef vf det[2]
-    cdef vf trial[72]  # not 64: where these and q lie a multiple of 4 kB apart, some processors mistake one for the other
     cdef vf reach
     cdef vm plain, positive, better, flat
     cdef float offset
@@ -199,11 +201,11 @@ cdef inline void search_mins(const vf *x, const vf *w, vf *q, int n, int count, 
         minimum[p] = -vf_select(flat, f[p].lo, f[p].low)
 
 
-cdef inline vf search_min(const vf *x, const vf *w, vf *q, int n, int nmax, float first, float step, int n_steps,
-                          bint absolute, vf *minimum) noexcept nogil:
+cdef inline vf search_min(const vf *x, const vf *w, vf *q, vf *trial, int n, int nmax, float first, float step,
+                          int n_steps, bint absolute, vf *minimum) noexcept nogil:
     """search_mins for one problem; returns the scale."""
     cdef vf scale
-    search_mins(x, w, q, n, 1, nmax, first, step, n_steps, absolute, &scale, minimum)
+    search_mins(x, w, q, trial, n, 1, nmax, first, step, n_steps, absolute, &scale, minimum)
     return scale
 
 

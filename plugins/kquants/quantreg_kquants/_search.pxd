@@ -82,6 +82,7 @@ cdef inline void search_scales_mins(const EncodeArgs *a, const Group *g, const v
                                     vi *d, vi *dmin, vi *scales, vi *mins) noexcept nogil:
     """Both levels: per sub-block q, an integer scale and minimum in 0..top, and the float16 steps d and dmin."""
     cdef vf w[64]
+    cdef vf trial[72]
     cdef vf scale[16]
     cdef vf low[16]
     cdef vf total[16]
@@ -97,7 +98,7 @@ cdef inline void search_scales_mins(const EncodeArgs *a, const Group *g, const v
                 mean = vf_set1(0) if p.absolute else vf_sqrt(sum_of_squares(xs + k * p.sub, p.sub) / vf_set1(<float>p.sub))
                 for j in range(k * p.sub, k * p.sub + p.sub):
                     w[j] = mean + vf_abs(xs[j])
-            search_mins(xs, w, q + i * p.sub, p.sub, 2, p.nmax, p.first, p.step, p.n_steps, p.absolute, scale + i, low + i)
+            search_mins(xs, w, q + i * p.sub, trial, p.sub, 2, p.nmax, p.first, p.step, p.n_steps, p.absolute, scale + i, low + i)
         share_of_top(scale, n, p.top, d, scales)
         share_of_top(low, n, p.top, dmin, mins)
         return
@@ -107,7 +108,7 @@ cdef inline void search_scales_mins(const EncodeArgs *a, const Group *g, const v
         error_weights(a, g, xs, sigma2, i * p.sub, 2 * p.sub, w)
         total[i] = sum_of(w, p.sub)
         total[i + 1] = sum_of(w + p.sub, p.sub)
-        search_mins(xs, w, q + i * p.sub, p.sub, 2, p.nmax, <float>-0.9, <float>0.05, 36, False, scale + i, low + i)
+        search_mins(xs, w, q + i * p.sub, trial, p.sub, 2, p.nmax, <float>-0.9, <float>0.05, 36, False, scale + i, low + i)
     d[0] = vi_f16(search_positive(scale, total, level, n, p.top))
     for i in range(n):
         scales[i] = vi_trunc(level[i])

@@ -198,11 +198,12 @@ cdef inline unsigned int encode_group(const float *x, uint8_t *y, int bits, bint
 
 
 # What a search reads and writes. The order matters: each array may be 2 KiB, and a load waits for a store whose address
-# agrees in the low 12 bits, so q must not lie 4 KiB from x or w (a third of the speed).
+# agrees in the low 12 bits, so what is written must not lie 4 KiB from x or w (a third of the speed).
 cdef struct Searched:
     vf x[BLOCK]
     vf q[BLOCK]
     vf w[BLOCK]
+    vf trial[BLOCK]
 
 
 cdef inline Py_ssize_t encode_weighted(const EncodeArgs *a, int bits, bint minimum) noexcept nogil:
@@ -219,7 +220,8 @@ cdef inline Py_ssize_t encode_weighted(const EncodeArgs *a, int bits, bint minim
     while next_group(&walk, a, type_size):
         load_weighted(&walk, s.x, s.w)
         if minimum:
-            d = vi_f16(search_min(s.x, s.w, s.q, BLOCK, top_of(bits), <float>-0.9, <float>0.05, 36, False, &low))
+            d = vi_f16(search_min(s.x, s.w, s.q, s.trial, BLOCK, top_of(bits), <float>-0.9, <float>0.05, 36, False,
+                                  &low))
             m = vi_f16(-low)
         else:
             d = m = vi_f16(search_symmetric(s.x, s.w, s.q, BLOCK, 1 << (bits - 1)))
