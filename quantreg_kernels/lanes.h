@@ -13,11 +13,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(QUANTREG_EMULATE_AVX512) /* for tests */
-#define LANES 16
-#include <immintrin.h>
-#include "emulate_avx512.h"
-#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define LANES 16
 #include <immintrin.h>
 #elif defined(__AVX2__) && defined(__F16C__)

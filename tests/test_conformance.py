@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from oracles import GOLDEN, LEVELS
+from oracles import GOLDEN, NATIVE
 
 from quantreg import types
 from quantreg.registry import registry
@@ -52,7 +52,7 @@ def not_applicable(name):
     codec = types[name].codec
     encoding = {check for check in CHECKS if CHECKS[check].needs} if not codec.can_encode else set()
     scoring = set() if codec.has_scorer else NO_SCORER
-    return encoding | scoring | ({"cpu_levels"} if len(LEVELS) < 2 else set())
+    return encoding | scoring | ({"cpu_levels"} if len(NATIVE) < 2 else set())
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -68,4 +68,4 @@ def test_every_built_in_type_passes(name, check, golden):
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_every_cpu_level_of_this_machine_was_built(name):
-    assert tuple(subject(name).levels()) == LEVELS
+    assert tuple(subject(name).levels()) == NATIVE

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import LEVELS, bits, codec_at, decode, encode
+from oracles import LEVELS, NATIVE, bits, codec_at, decode, encode
 
 import quantreg
 from quantreg import NonFiniteError, types
@@ -158,4 +158,4 @@ def test_plain_numbers_have_no_fallback_and_read_no_importance(name):
     assert types[name].block_size == 1
     assert types[name].type_size == DTYPES[name].itemsize
     assert types[name].fallback is None
-    assert not codec_at(name, LEVELS[-1]).has_scorer
+    assert not codec_at(name, NATIVE[-1]).has_scorer

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from oracles import LEVELS, bits, codec_at, decode, encode
+from oracles import LEVELS, NATIVE, bits, codec_at, decode, encode
 
 from quantreg import types
 from quantreg_kernels._run import RowError, first_nonfinite
@@ -84,7 +84,7 @@ def untouched(*shape):
 def test_encode_refuses_rows_that_do_not_fit(rows, cols, out_rows, out_bytes):
     out = untouched(out_rows, out_bytes)
     with pytest.raises(ValueError):
-        codec_at("Q4_K", LEVELS[-1]).encode_rows(np.ones((rows, cols), np.float32), out)
+        codec_at("Q4_K", NATIVE[-1]).encode_rows(np.ones((rows, cols), np.float32), out)
     assert (out == 0xAA).all()
 
 
@@ -92,7 +92,7 @@ def test_encode_refuses_rows_that_do_not_fit(rows, cols, out_rows, out_bytes):
 def test_encode_refuses_importance_of_another_shape(shape):
     out = untouched(2, 144)
     with pytest.raises(ValueError):
-        codec_at("Q4_K", LEVELS[-1]).encode_rows(np.ones((2, 256), np.float32), out, np.ones(shape, np.float32))
+        codec_at("Q4_K", NATIVE[-1]).encode_rows(np.ones((2, 256), np.float32), out, np.ones(shape, np.float32))
     assert (out == 0xAA).all()
 
 
@@ -103,20 +103,20 @@ def test_encode_refuses_importance_of_another_shape(shape):
 def test_decode_refuses_bytes_that_do_not_fit(rows, row_bytes, out_rows, cols):
     out = np.full((out_rows, cols), 7, np.float32)
     with pytest.raises(ValueError):
-        codec_at("Q4_K", LEVELS[-1]).decode_rows(np.zeros((rows, row_bytes), np.uint8), out)
+        codec_at("Q4_K", NATIVE[-1]).decode_rows(np.zeros((rows, row_bytes), np.uint8), out)
     assert (out == 7).all()
 
 
 @pytest.mark.parametrize(("columns", "out"), [(255, (2, 256)), (256, (1, 256)), (256, (2, 255))])
 def test_score_refuses_shapes_that_differ(columns, out):
     with pytest.raises(ValueError, match="agree in shape"):
-        codec_at("Q4_K", LEVELS[-1]).score_rows(
+        codec_at("Q4_K", NATIVE[-1]).score_rows(
             np.ones((2, 256), np.float32), np.ones(columns, np.float32), np.empty(out, np.float32)
         )
 
 
 def test_only_contiguous_arrays_of_the_right_type_are_taken():
-    codec = codec_at("Q4_K", LEVELS[-1])
+    codec = codec_at("Q4_K", NATIVE[-1])
     x = np.ones((2, 512), np.float32)
     for wrong in (x[:, ::2], x.astype(np.float64)[:, :256], x.ravel()):
         with pytest.raises(ValueError):
@@ -129,7 +129,7 @@ def misaligned(*shape):
 
 
 def test_floats_that_are_not_aligned_are_refused():
-    codec = codec_at("Q4_K", LEVELS[-1])
+    codec = codec_at("Q4_K", NATIVE[-1])
     x, odd, data = np.zeros((2, 256), np.float32), misaligned(2, 256), untouched(2, 144)
     for call in (
         lambda: codec.encode_rows(odd, data),
@@ -147,7 +147,7 @@ def test_floats_that_are_not_aligned_are_refused():
 
 
 def test_no_rows_and_empty_rows_are_nothing_to_do():
-    codec = codec_at("Q4_K", LEVELS[-1])
+    codec = codec_at("Q4_K", NATIVE[-1])
     for rows, blocks in ((0, 1), (3, 0)):
         x, data = np.empty((rows, 256 * blocks), np.float32), np.empty((rows, 144 * blocks), np.uint8)
         codec.encode_rows(x, data)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import LEVELS, codec_at, cpu_level, decode, encode, oracle_encode
+from oracles import LEVELS, NATIVE, codec_at, cpu_level, decode, encode, oracle_encode, row_codec_at
+from row_codec import Args, Rows
 from weights import make_rows, rows
 
 import quantreg
@@ -143,46 +144,9 @@ def test_q8_1_refuses_a_sum_beyond_float16():
 # ---- strides, which Python callers cannot pass ----
 
 
-class Args(ctypes.Structure):
-    """EncodeArgs; DecodeArgs and ScoreArgs begin alike."""
-
-    _fields_ = [
-        ("struct_size", ctypes.c_ssize_t),
-        ("src", ctypes.c_void_p),
-        ("dst", ctypes.c_void_p),
-        *[(field, ctypes.c_ssize_t) for field in ("n_rows", "n_cols", "src_stride", "dst_stride")],
-        ("importance", ctypes.c_void_p),
-        ("importance_kind", ctypes.c_int32),
-        ("importance_stride", ctypes.c_ssize_t),
-    ]
-
-
-class Row(ctypes.Structure):
-    """RowCodec."""
-
-    _fields_ = [
-        ("struct_size", ctypes.c_ssize_t),
-        *[(field, ctypes.c_int32) for field in ("abi_major", "type_id")],
-        *[(field, ctypes.c_ssize_t) for field in ("block_size", "type_size", "row_header_size")],
-        *[(field, ctypes.c_void_p) for field in ("prepare", "encode_rows", "decode_rows", "score_rows")],
-    ]
-
-
-def raw_codec(name, level):
-    from importlib import import_module
-
-    module = import_module(f"quantreg_legacy._{name.lower()}_{level}")
-    pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    return pointer(module.codec, b"quantreg.RowCodec")
-
-
-def call(address, member, *fields):
-    function = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_void_p)(
-        getattr(Row.from_address(address), member)
-    )
+def call(codec, member, *fields):
     args = Args(ctypes.sizeof(Args), *fields)
-    return function(address, ctypes.addressof(args))
+    return Rows(getattr(codec, member))(ctypes.addressof(codec), ctypes.addressof(args))
 
 
 @at_every_level
@@ -193,7 +157,7 @@ def test_rows_may_lie_apart(name, level):
     wide = make_rows("heavy", n_rows, cols + 5, 0.1, 3)
     x = np.ascontiguousarray(wide[:, :cols])
     weights = np.abs(make_rows("normal", n_rows, cols + 3, 1.0, 4)) + np.float32(0.01)
-    codec = raw_codec(name, level)
+    codec = row_codec_at(name, level)
     for given_weights in (None, weights) if name in WEIGHTED else (None,):
         expected = encode(name, x, None if given_weights is None else given_weights[:, :cols].copy(), level)
         out = np.full((n_rows, size + 7), 0xAA, np.uint8)
@@ -217,5 +181,5 @@ def test_rows_may_lie_apart(name, level):
 
 
 def test_unforced_codecs_are_the_best_level():
-    with cpu_level(LEVELS[-1]):
-        assert types["Q4_0"]._load_codec().level == LEVELS[-1]
+    with cpu_level(NATIVE[-1]):
+        assert types["Q4_0"]._load_codec().level == NATIVE[-1]

@@ -1,18 +1,23 @@
 """Where expected bytes come from: golden files, and libgguf as the live oracle."""
 
 import os
+import sys
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import libgguf
 import numpy as np
+from row_codec import as_capsule, row_codec_of
 
 from quantreg import types
 from quantreg_kernels import usable_levels
+from quantreg_kernels._run import Codec
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
-LEVELS = usable_levels()
+NATIVE = usable_levels()
+EMULATED = ("avx512",) if "avx512" not in NATIVE and "avx2" in NATIVE and sys.platform == "linux" else ()
+LEVELS = NATIVE + EMULATED
 
 # What libgguf lacks (Q2_0, Q8_1, Q8_K), where it differs from the pinned reference (IQ1_M), and float decoding.
 NO_ORACLE = {"Q2_0", "Q8_1", "Q8_K", "IQ1_M"}
@@ -39,21 +44,34 @@ def cpu_level(level):
 
 @cache
 def codec_at(name, level):
-    """The codec of a type as compiled for one CPU level."""
+    """The codec of a type as compiled for one CPU level; what this machine cannot run is emulated."""
+    if level in EMULATED:
+        return Codec(as_capsule(row_codec_at(name, level)), level, (level,))
     with cpu_level(level):
         codec = types[name]._load_codec()
     assert codec.level == level, f"{name} was not built for {level}"
     return codec
 
 
-def encode(name, x, importance=None, level=LEVELS[-1]):
+def row_codec_at(name, level):
+    """Its struct (see row_codec.py)."""
+    native = NATIVE[-1] if level in EMULATED else level
+    codec_at(name, native)
+    if level not in EMULATED:
+        return row_codec_of(name, level)
+    from emulated import emulated_row_codec
+
+    return emulated_row_codec(name, native, level)
+
+
+def encode(name, x, importance=None, level=NATIVE[-1]):
     qtype = types[name]
     out = np.full((x.shape[0], qtype.row_bytes(x.shape[1])), 0xAA, np.uint8)
     codec_at(name, level).encode_rows(x, out, importance)
     return out
 
 
-def decode(name, data, level=LEVELS[-1]):
+def decode(name, data, level=NATIVE[-1]):
     qtype = types[name]
     out = np.full((data.shape[0], qtype.row_weights(data.shape[1])), np.nan, np.float32)
     codec_at(name, level).decode_rows(data, out)
