@@ -3,7 +3,7 @@
 import ctypes
 import os
 from ctypes import POINTER, Structure, c_bool, c_char_p, c_int, c_int64, c_size_t, c_void_p
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -73,20 +73,19 @@ class Ggml:
         return self.lib.ggml_quantize_requires_imatrix(type_id)
 
     def encoder(self, name, type_id, x, out, importance=None):
-        """A function without arguments that encodes float32 (rows, cols) into uint8 (rows, row_bytes), or None."""
+        """A `partial` to call, which encodes float32 (rows, cols) into uint8 (rows, row_bytes), or None."""
         if name in self.ROWS_ONLY:
             if importance is not None:
                 return None
             function = Rows((self.ROWS_ONLY[name], self.lib))
-            return lambda: function(x.ctypes.data, out.ctypes.data, x.size)
+            return partial(function, x.ctypes.data, out.ctypes.data, x.size)
         self.lib.ggml_quantize_init(type_id)
         weights = None if importance is None else importance.ctypes.data
         rows, cols = x.shape
-        chunk, source, target = self.lib.ggml_quantize_chunk, x.ctypes.data, out.ctypes.data
-        return lambda: chunk(type_id, source, target, 0, rows, cols, weights)
+        return partial(self.lib.ggml_quantize_chunk, type_id, x.ctypes.data, out.ctypes.data, 0, rows, cols, weights)
 
     def decoder(self, type_id, data, out):
-        """A function without arguments that decodes uint8 (rows, row_bytes) into float32 (rows, cols), or None."""
+        """A `partial` to call, which decodes uint8 (rows, row_bytes) into float32 (rows, cols), or None."""
         name, *_ = self.layout(type_id)
         address = self.lib.ggml_get_type_traits(type_id).contents.to_float
         function = Rows(address) if address else None
@@ -94,8 +93,7 @@ class Ggml:
             function = Rows((f"dequantize_row_{name}", self.lib))
         if function is None:
             return None
-        source, target, count = data.ctypes.data, out.ctypes.data, out.size
-        return lambda: function(source, target, count)
+        return partial(function, data.ctypes.data, out.ctypes.data, out.size)
 
     # ---- files ----
 

@@ -1,0 +1,117 @@
+"""Instructions and estimated cycles a weight, of codecs and of the reference, on an emulated processor."""
+
+import ctypes
+
+import numpy as np
+from emulated import Library, emulator, file_of
+from row_codec import Args
+
+from bench.codecs import COLS, make_weights
+from bench.cycles import cycles
+from bench.machine_code import Program
+from bench.report import table
+from quantreg import types
+
+__all__ = ["Counting", "report"]
+
+ROWS = 2  # of COLS weights: blocks for all lanes
+
+
+class _Job:
+    """A function to run: where it is, what it is given, what it writes to, and what must then stand there."""
+
+    def __init__(self, work, level, function, arguments, source, out, keep=None):
+        self.work, self.level, self.function, self.arguments = work, level, function, arguments
+        self.source, self.out, self.expected = source, out, out.copy()
+        self.keep = keep
+
+
+class Counting:
+    """Runs codecs one by one. A result is a dict: type, work, level ("reference" for the reference itself),
+    instructions a weight, and under the name of each cpu its estimated cycles a weight."""
+
+    def __init__(self, ggml, cpus):
+        self.ggml, self.cpus = ggml, cpus
+        self.x = make_weights(ROWS)
+        self.importance = np.random.default_rng(1).gamma(0.5, 1, COLS).astype(np.float32) + np.float32(1e-3)
+
+    def measure(self, name, works, levels):
+        """(results, [what differs]) of one type."""
+        codec = types[name]._load_codec()
+        wanted = [level for level in levels if level in codec.built]
+        libraries = {level: Library(file_of(name, codec.level, level)) for level in wanted}
+        jobs = [job for work in works for job in self._jobs(work, types[name], codec, libraries)]
+        for library in libraries.values():
+            library.copy_variables(Library(file_of(name, codec.level, codec.level)))
+            if library.function("prepare"):  # the tables of one level are not always those of another
+                emulator().call(library.function("prepare"))
+        program, results, wrong = Program(), [], []
+        for job in jobs:
+            job.out.view(np.uint8).fill(0xAA)
+            _, trace = emulator().call(job.function, *job.arguments, trace=True)
+            if not np.array_equal(job.out.view(np.uint8), job.expected.view(np.uint8)):
+                wrong.append(f"{name} {job.work} at {job.level}: bytes differ")
+            count = program.count(trace)
+            row = {"type": name, "work": job.work, "level": job.level, "instructions": count / self.x.size}
+            results.append(row | {cpu: cycles(program, trace, count, cpu) / self.x.size for cpu in self.cpus})
+        return results, wrong
+
+    def _jobs(self, work, qtype, codec, libraries):
+        needs_importance = self.ggml is not None and self.ggml.requires_importance(qtype.type_id)
+        if needs_importance if work == "encode plain" else work == "encode weighted" and not codec.has_scorer:
+            return
+        importance = self.importance if needs_importance or work == "encode weighted" else None
+        data = np.zeros((ROWS, qtype.row_bytes(COLS)), np.uint8)
+        codec.encode_rows(self.x, data, importance)
+        source, out = self.x, data
+        if work == "decode":
+            source, out, importance = data, np.zeros_like(self.x), None
+            codec.decode_rows(source, out)
+        for level, library in libraries.items():
+            args = _args(source, out, importance)
+            function = library.function("decode_rows" if work == "decode" else "encode_rows")
+            yield _Job(work, level, function, (0, ctypes.addressof(args)), source, out, args)
+        theirs = self._reference(work, qtype, source, out, importance)
+        if theirs is not None:
+            theirs()
+            function = ctypes.cast(theirs.func, ctypes.c_void_p).value
+            yield _Job(work, "reference", function, [value or 0 for value in theirs.args], source, out, theirs)
+
+    def _reference(self, work, qtype, source, out, importance):
+        if self.ggml is None or not self.ggml.knows(qtype.type_id):
+            return None
+        if work == "decode":
+            return self.ggml.decoder(qtype.type_id, source, out)
+        return self.ggml.encoder(qtype.name, qtype.type_id, source, out, importance)
+
+
+def _args(source, out, importance):
+    weights = None if importance is None else importance.ctypes.data
+    address, strides = (source.ctypes.data, out.ctypes.data), (source.shape[1], out.shape[1])
+    return Args(ctypes.sizeof(Args), *address, ROWS, COLS, *strides, weights, importance is not None)
+
+
+def report(rows, levels, cpus):
+    """A Markdown table a kind of work: instructions a weight, and how many times as fast the last level should be as
+    the one before it."""
+    parts = []
+    columns = ["reference", *levels]
+    gains = [(cpu, levels[-2], levels[-1]) for cpu in cpus] if len(levels) > 1 else []
+    for work in dict.fromkeys(row["work"] for row in rows):
+        found = {}
+        for row in rows:
+            if row["work"] == work:
+                found.setdefault(row["type"], {})[row["level"]] = row
+        lines = []
+        for name, cells in found.items():
+            line = [name] + [_short(cells[level]["instructions"]) if level in cells else "-" for level in columns]
+            for cpu, slow, fast in gains:
+                line.append(f"{cells[slow][cpu] / cells[fast][cpu]:.2f}" if slow in cells and fast in cells else "-")
+            lines.append(line)
+        head = ["type", *columns, *(f"{fast} against {slow}, {cpu}" for cpu, slow, fast in gains)]
+        parts.append(f"### {work.capitalize()}: instructions a weight\n\n{table(head, lines)}")
+    return "\n\n".join(parts)
+
+
+def _short(value):
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,63 @@
+"""Counts the instructions of codecs at every CPU level, also those that this machine lacks.
+
+The compiled codecs run on an emulated processor. Exit code 1 if their bytes differ from those that this machine
+computes. See README.md beside this file.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from bench.codecs import SKIP, WORKS
+from bench.counting import Counting, report
+from bench.machine_code import tool
+from bench.oracle import MISSING, load
+
+from quantreg import types
+from quantreg_kernels import LEVELS
+
+
+def words(text):
+    return [word for word in text.replace(",", " ").split() if word]
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--types", type=words, metavar="TYPE,...", help="default: all that are encoded")
+    add("--levels", type=words, default=LEVELS, metavar="LEVEL,...", help=f"default: {','.join(LEVELS)}")
+    add("--works", type=words, metavar="WORK,...", help="of plain, weighted, decode; default: all")
+    add("--cpus", type=words, default=[], metavar="CPU,...", help="LLVM's names: znver4,icelake-server; default: none")
+    add("--json", metavar="FILE", help="write the results there as well")
+    return parser.parse_args()
+
+
+def main():
+    given = arguments()
+    for name in ["llvm-objdump"] + ["llvm-mca"] * bool(given.cpus):
+        if tool(name) is None:
+            sys.exit(f"{name} is missing: install the package llvm")
+    ggml = load()
+    if ggml is None:
+        print(MISSING, file=sys.stderr)
+    counting = Counting(ggml, given.cpus)
+    works = [work for work in WORKS if not given.works or work.split()[-1] in given.works]
+    rows, wrong = [], []
+    for name in given.types or [name for name in types if name not in SKIP]:
+        print(name, file=sys.stderr, flush=True)
+        found, differ = counting.measure(name, works, given.levels)
+        rows += found
+        wrong += differ
+    print(report(rows, given.levels, given.cpus))
+    for line in wrong:
+        print(f"FAILED {line}")
+    if given.json:
+        Path(given.json).write_text(json.dumps({"rows": rows, "failures": wrong}, indent=1))
+    return 1 if wrong else 0
+
+
+sys.exit(main())
