@@ -139,6 +139,17 @@ def test_types_lists_every_type_as_text_and_json(run):
     assert q6["plugin"] == "quantreg"
 
 
+def test_file_types_lists_every_recipe_as_text_and_json(run):
+    code, stdout, stderr = run("file-types")
+    assert (code, stderr) == (0, "")
+    row = next(line.split(maxsplit=5) for line in stdout.splitlines() if line.startswith("Q4_K_M "))
+    assert row == ["Q4_K_M", "or", "Q4_K", "15", "Q4_K", "4-bit K-quant mix, medium; the usual choice"]
+    assert not any(line != line.rstrip() for line in stdout.splitlines())
+    listed = json.loads(run("file-types", "--json")[1])
+    assert [f["name"] for f in listed] == list(quantreg.recipes.file_types)
+    assert {f["number"] for f in listed} >= {0, 1, 7, 15, 32}
+
+
 def test_inspect_shows_metadata_tensors_and_sizes(run, model):
     code, stdout, _ = run("inspect", model)
     assert code == 0

@@ -6,7 +6,7 @@ import numpy as np
 from emulated import Library, emulator, file_of
 from row_codec import Args
 
-from bench.codecs import COLS, make_weights
+from bench.codecs import COLS, WORKS, make_weights
 from bench.cycles import cycles
 from bench.machine_code import Program
 from bench.report import table
@@ -97,11 +97,13 @@ def report(rows, levels, cpus):
     parts = []
     columns = ["reference", *levels]
     gains = [(cpu, levels[-2], levels[-1]) for cpu in cpus] if len(levels) > 1 else []
-    for work in dict.fromkeys(row["work"] for row in rows):
+    for work in WORKS:
         found = {}
         for row in rows:
             if row["work"] == work:
                 found.setdefault(row["type"], {})[row["level"]] = row
+        if not found:
+            continue
         lines = []
         for name, cells in found.items():
             line = [name] + [_short(cells[level]["instructions"]) if level in cells else "-" for level in columns]

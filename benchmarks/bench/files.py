@@ -61,7 +61,9 @@ def folder(workdir):
 def whole_files(params, workdir=None, rounds=3, names=None, counts=(1, 2), tell=print):
     """{"params", "source_bytes", "rows", "scaling", "notes", "failures"}: wall time and peak memory, bytes compared."""
     theirs = os.environ.get("QUANTREG_LLAMA_QUANTIZE")
-    notes, failures, rows = [] if theirs else [MISSING], [], []
+    notes, failures, rows, scaling = [] if theirs else [MISSING], [], [], []
+    usable = [n for n in counts if n <= cpu_count()]
+    notes += [f"this machine has no {n} processors" for n in counts if n not in usable]
     with folder(workdir) as work:
         source, imatrix = str(work / "model.gguf"), str(work / "imatrix.gguf")
         tell("writing the model")
@@ -77,80 +79,87 @@ def whole_files(params, workdir=None, rounds=3, names=None, counts=(1, 2), tell=
             except quantreg.QuantregError as error:
                 notes.append(f"{name}: {error}")
                 continue
-            for n in counts:
-                if n > cpu_count():
-                    notes.append(f"{name}: this machine has no {n} processors")
-                    continue
-                tell(f"{name}, {n} thread(s)")
-                try:
-                    rows.append(_compare(work, source, given, file_type, name, n, theirs, rounds))
-                except CommandError as error:
-                    failures.append(str(error))
+            tell(name)
+            try:
+                found, times = _compare(work, source, given, file_type, name, usable, theirs, rounds)
+            except CommandError as error:
+                failures.append(str(error))
+                continue
+            rows += found
+            scaling += times
         size = os.path.getsize(source)
     failures += [f"{row['file']}, {row['threads']} threads: bytes differ" for row in rows if row["same bytes"] is False]
     return {
         "params": count,
         "source_bytes": size,
         "rows": rows,
-        "scaling": _scaling(rows),
+        "scaling": scaling,
         "notes": notes,
         "failures": failures,
     }
 
 
-def _compare(work, source, imatrix, file_type, name, threads, theirs, rounds):
-    """One row: the two programs in turn, `rounds` times."""
-    log = str(work / "log")
-    outs = {"ours": str(work / "ours.gguf"), "theirs": str(work / "theirs.gguf")}
-    commands = {"ours": quantreg_command(source, outs["ours"], file_type, threads, imatrix)}
-    if theirs:
-        extra = ["--imatrix", imatrix] if imatrix else []
-        commands["theirs"] = [theirs, *extra, source, outs["theirs"], file_type, str(threads)]
-    runs = {who: [] for who in commands}
+def _compare(work, source, imatrix, file_type, name, counts, theirs, rounds):
+    """(a row for each number of threads, what a second one brings): both programs with all of them in turn."""
+    outs = {who: work / f"{who}.gguf" for who in (("ours", "theirs") if theirs else ("ours",))}
+    runs = {(who, n): [] for n in counts for who in outs}
+    digests = {}
     for _ in range(rounds):
-        for who, command in commands.items():
-            Path(outs[who]).unlink(missing_ok=True)
+        for who, n in runs:
+            command = quantreg_command(source, str(outs[who]), file_type, n, imatrix)
+            if who == "theirs":
+                extra = ["--imatrix", imatrix] if imatrix else []
+                command = [theirs, *extra, source, str(outs[who]), file_type, str(n)]
+            outs[who].unlink(missing_ok=True)
             os.sync()  # what the run before left to be written is not this one's
-            runs[who].append(spawn(command, threads, log))
-    seconds = {who: median(run["seconds"] for run in found) for who, found in runs.items()}
-    cpu = {who: median(run["user"] + run["system"] for run in found) for who, found in runs.items()}
-    peak = {who: max(run["peak_mib"] for run in found) for who, found in runs.items()}
-    goal = targets.FILES.get(name) if threads == 2 else None
-    times = same = None
-    if theirs:
-        times = median(t["seconds"] / o["seconds"] for t, o in zip(runs["theirs"], runs["ours"], strict=True))
-        same = _sha256(outs["ours"]) == _sha256(outs["theirs"])
+            runs[who, n].append(spawn(command, n, str(work / "log")))
+            if len(runs[who, n]) == rounds:
+                digests[who, n] = _sha256(outs[who])
     for out in outs.values():
-        Path(out).unlink(missing_ok=True)
+        out.unlink(missing_ok=True)
+    same = {n: digests["ours", n] == digests["theirs", n] if theirs else None for n in counts}
+    rows = [_row(name, n, runs["ours", n], runs.get(("theirs", n)), same[n]) for n in counts]
+    if not {1, 2} <= set(counts):
+        return rows, []
+    times, goal = _ratio(runs["ours", 1], runs["ours", 2]), targets.TWO_THREADS
+    return rows, [{"file": name, "two threads x": times, "goal x": goal, "met": times >= goal}]
+
+
+def _ratio(slow, fast):
+    """The median over the rounds of the ratio within a round."""
+    return median(s["seconds"] / f["seconds"] for s, f in zip(slow, fast, strict=True))
+
+
+def _row(name, threads, ours, theirs, same):
+    def of(runs, what):
+        return what(runs) if runs else None
+
+    def seconds(runs):
+        return median(run["seconds"] for run in runs)
+
+    def cpu(runs):
+        return median(run["user"] + run["system"] for run in runs)
+
+    def peak(runs):
+        return round(max(run["peak_mib"] for run in runs))
+
+    goal = targets.FILES.get(name) if threads == 2 else None
+    times = _ratio(theirs, ours) if theirs else None
     return {
         "file": name,
         "threads": threads,
-        "ours s": seconds["ours"],
-        "theirs s": seconds.get("theirs"),
+        "ours s": seconds(ours),
+        "theirs s": of(theirs, seconds),
         "x": times,
         "goal x": goal,
         "met": None if goal is None or times is None else times >= goal,
-        "ours CPU s": cpu["ours"],
-        "theirs CPU s": cpu.get("theirs"),
-        "ours MiB": round(peak["ours"]),
-        "theirs MiB": round(peak["theirs"]) if "theirs" in peak else None,
-        f"<= {targets.PEAK_MIB} MiB": peak["ours"] <= targets.PEAK_MIB,
+        "ours CPU s": cpu(ours),
+        "theirs CPU s": of(theirs, cpu),
+        "ours MiB": peak(ours),
+        "theirs MiB": of(theirs, peak),
+        f"<= {targets.PEAK_MIB} MiB": peak(ours) <= targets.PEAK_MIB,
         "same bytes": same,
     }
-
-
-def _scaling(rows):
-    """What a second thread brings."""
-    by_file = {}
-    for row in rows:
-        by_file.setdefault(row["file"], {})[row["threads"]] = row["ours s"]
-    rows = []
-    for name, seconds in by_file.items():
-        if len(seconds) == 2:
-            times = seconds[1] / seconds[2]
-            goal = targets.TWO_THREADS
-            rows.append({"file": name, "two threads x": times, "goal x": goal, "met": times >= goal})
-    return rows
 
 
 def memory(nbytes, workdir=None, names=None, tell=print):

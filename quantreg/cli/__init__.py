@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": ("compare", "Compare two GGUF files: metadata, types, bytes, numeric error."),
     "hash": ("hash", "Digests of the tensors of a GGUF file, whatever its layout."),
     "coverage": ("coverage", "Show what an importance matrix covers of a model."),
+    "file-types": ("file_types", "List the file types that quantize takes: Q4_K_M and others."),
     "types": ("types", "List the quant types: id, block, bits per weight, sizes."),
     "inspect": ("inspect", "Show a GGUF file's metadata and tensors."),
     "estimate": ("estimate", "Memory that a model of a given size takes."),

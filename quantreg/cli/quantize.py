@@ -33,8 +33,8 @@ def command(
 ):  # fmt: skip
     """Quantize the GGUF or safetensors model IN to OUT.
 
-    TYPE is a file type such as Q4_K_M, its number, or a quant type for all tensors. OUT is ggml-model-TYPE.gguf
-    beside IN if it is left out. N is the number of threads. Of a split model give the first shard.
+    TYPE is a file type such as Q4_K_M, its number (see `quantreg file-types`), or a quant type for all tensors. OUT is
+    ggml-model-TYPE.gguf beside IN if it is left out. N is the number of threads. Of a split model give the first shard.
     """
     import quantreg
 
