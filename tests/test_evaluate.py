@@ -170,10 +170,11 @@ def test_the_page_shows_the_new_type_among_the_built_ins_and_needs_no_network(ru
     plugin = toy.Plugin(toy.make())
     registry.register_plugin(plugin)
     try:
-        code, out, _ = run("evaluate", "TOY3", "--on", model, "--sample", "20k", "--html", tmp_path / "curve.html")
+        code, out, err = run("evaluate", "TOY3", "--on", model, "--sample", "20k", "--html", tmp_path / "curve.html")
     finally:
         registry.unregister_plugin(plugin)
     assert code == 0
+    assert f"{tmp_path / 'curve.html'}: the curve, with {len(built_in_types())} other built-in types" in err
     assert {"TOY3", *built_in_types()} <= {line.split()[0] for line in out.splitlines()}
     text = (tmp_path / "curve.html").read_text()
     tags = []

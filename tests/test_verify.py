@@ -64,13 +64,16 @@ def test_a_scale_that_is_not_finite_is_found_with_its_place(run, tmp_path, type_
     assert 5 * block <= int(out.split()[-1]) < 6 * block
 
 
-def test_every_bad_tensor_is_named(tmp_path):
+def test_every_bad_tensor_is_named(run, tmp_path):
     bad = np.ones((2, 64), np.float32)
     bad[1, 3] = np.nan
     quantreg.write(tmp_path / "bad.gguf", {}, {"a": bad, "b": np.ones(3, np.float32), "c": bad})
     found = quantreg.validate(tmp_path / "bad.gguf")
     assert [text.split(":")[0] for text in found] == ["a", "c"]
     assert all(text.endswith("index 67") for text in found)
+    code, out, _ = run("validate", "--json", tmp_path / "bad.gguf")
+    expected = {"file": str(tmp_path / "bad.gguf"), "tensors": 3, "files": 1, "problems": found}
+    assert (code, json.loads(out)) == (1, expected)
 
 
 def test_types_that_nobody_reads_are_said_to_be_unchecked(tmp_path):

@@ -51,6 +51,8 @@ def command(names, path, imatrix, sample, seed, tensors, as_json, as_csv, html):
 
             own = [name for name in chosen if not is_built_in(name)]
             file.write(page(found, own or chosen).encode())
+    if html:
+        click.echo(f"{html}: the curve, with {len(others)} other built-in types", err=True)
     if as_json:
         print_json(found.to_dict())
     elif as_csv:

@@ -19,7 +19,10 @@ _force = click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @click.argument("file")
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
 def get(file, keys):
-    """Print values of FILE: of one KEY as it is, of several or all as JSON, a key a line."""
+    """Print values of FILE.
+
+    Of one KEY as it is, of several or all as JSON, a key a line.
+    """
     from quantreg.errors import MetadataError
     from quantreg.source import Source
 
@@ -41,7 +44,10 @@ def get(file, keys):
 @click.argument("values", nargs=-1, required=True, metavar="KEY=TYPE:VALUE...")
 @_force
 def set_(source, out, values, force):
-    """Write IN to OUT with keys set. TYPE: u8 to u64, i8 to i64, f32, f64, bool, string, or as array[u32]:[1,2]."""
+    """Write IN to OUT with keys set.
+
+    TYPE is u8 to u64, i8 to i64, f32, f64, bool, string, or as in array[u32]:[1,2].
+    """
     import quantreg
 
     quantreg.edit_metadata(source, out, set=dict(map(_parse, values)), force=force)

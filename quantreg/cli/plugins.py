@@ -104,7 +104,10 @@ def new(name, kind, type_id, folder):
 @click.option("--update-golden", is_flag=True, help="Write the file of --golden anew.")
 @click.pass_context
 def check(ctx, name, quick, as_json, golden, update_golden):
-    """Run the conformance kit on the type NAME; exit code 1 if a check fails."""
+    """Run the conformance kit on the type NAME.
+
+    Exit code 1 if a check fails.
+    """
     from quantreg.testing import check_codec
 
     if update_golden and not golden:

@@ -2,12 +2,13 @@
 
 import click
 
-from quantreg.cli.show import printable, warn
+from quantreg.cli.show import print_json, printable, warn
 
 
 @click.command("validate")
 @click.argument("file")
-def command(file):
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(file, as_json):
     """Check FILE: its header, and every block of every tensor for NaN and infinity, scales included.
 
     Exit code 1, with a line for each tensor, if something is wrong. Of a split model give any shard.
@@ -18,8 +19,13 @@ def command(file):
     source = Source(file)
     problems = quantreg.validate(file)
     warn(source.warnings)
-    for problem in problems:
-        click.echo(printable(f"{file}: {problem}"))
+    if as_json:
+        counts = {"tensors": len(source.tensors), "files": len(source.paths)}
+        print_json({"file": file, **counts, "problems": [str(problem) for problem in problems]})
+    else:
+        for problem in problems:
+            click.echo(printable(f"{file}: {problem}"))
+        if not problems:
+            click.echo(f"{file}: {len(source.tensors)} tensors in {len(source.paths)} file(s): nothing wrong")
     if problems:
         raise click.exceptions.Exit(1)
-    click.echo(f"{file}: {len(source.tensors)} tensors in {len(source.paths)} file(s): nothing wrong")

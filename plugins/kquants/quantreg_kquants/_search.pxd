@@ -98,7 +98,8 @@ cdef inline void search_scales_mins(const EncodeArgs *a, const Group *g, const v
                 mean = vf_set1(0) if p.absolute else vf_sqrt(sum_of_squares(xs + k * p.sub, p.sub) / vf_set1(<float>p.sub))
                 for j in range(k * p.sub, k * p.sub + p.sub):
                     w[j] = mean + vf_abs(xs[j])
-            search_mins(xs, w, q + i * p.sub, trial, p.sub, 2, p.nmax, p.first, p.step, p.n_steps, p.absolute, scale + i, low + i)
+            search_mins(xs, w, q + i * p.sub, trial, p.sub, 2, p.nmax, p.first, p.step, p.n_steps, p.absolute, scale + i,
+                        low + i)
         share_of_top(scale, n, p.top, d, scales)
         share_of_top(low, n, p.top, dmin, mins)
         return
