@@ -33,14 +33,20 @@ def arguments():
     add("--works", type=words, metavar="WORK,...", help="of plain, weighted, decode; default: all")
     add("--cpus", type=words, default=[], metavar="CPU,...", help="LLVM's names: znver4,icelake-server; default: none")
     add("--json", metavar="FILE", help="write the results there as well")
-    return parser.parse_args()
+    given = parser.parse_args()
+    allowed = {"levels": LEVELS, "works": [work.split()[-1] for work in WORKS], "types": list(types)}
+    for option, words_of_it in allowed.items():
+        for word in getattr(given, option) or ():
+            if word not in words_of_it:
+                parser.error(f"--{option} {word}: use {', '.join(words_of_it)}")
+    return given
 
 
 def main():
     given = arguments()
     for name in ["llvm-objdump"] + ["llvm-mca"] * bool(given.cpus):
         if tool(name) is None:
-            sys.exit(f"{name} is missing: install the package llvm")
+            sys.exit(f"{name} is missing: install LLVM, 17 or newer (Debian: llvm-19)")
     ggml = load()
     if ggml is None:
         print(MISSING, file=sys.stderr)

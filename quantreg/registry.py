@@ -49,7 +49,7 @@ class Manager(pluggy.PluginManager):
     """Pluggy's, but does not look into what a module holds that is no function: that took half the time of loading."""
 
     def parse_hookimpl_opts(self, plugin, name):
-        if isinstance(plugin, ModuleType) and not callable(vars(plugin).get(name)):
+        if isinstance(plugin, ModuleType) and not callable(vars(plugin).get(name, callable)):
             return None
         return super().parse_hookimpl_opts(plugin, name)
 

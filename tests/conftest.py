@@ -1,6 +1,7 @@
 """Tests run against the installed quantreg, never against the source folders beside them."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 sys.path[:] = [p for p in sys.path if Path(p or os.getcwd()).resolve() != ROOT]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+# What started the tests may ignore these (nohup, a job in the background), and so would they and their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("quantreg", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", parent=settings.get_profile("quantreg"), max_examples=2000)

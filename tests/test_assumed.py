@@ -38,6 +38,14 @@ def test_what_is_no_number_tells_no_number_of_layers(value):
     assert odd.warnings == ("assumed 16 layers, as the names of its tensors count them: no llama.block_count",)
 
 
+def test_an_override_counts_where_there_is_no_number():
+    model = llama(16)
+    odd = header(model.tensors, {**model.metadata, "llama.block_count": "many"})
+    made = make(odd, "Q4_K_M", override_kv=[("llama.block_count", 16)])
+    assert types_of(made) == types_of(make(model, "Q4_K_M"))
+    assert not made.warnings
+
+
 def test_an_architecture_that_is_no_name_is_told_as_missing():
     model = llama(16)
     odd = make(header(model.tensors, {**model.metadata, "general.architecture": 1}), "Q4_K_M")

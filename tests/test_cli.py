@@ -284,7 +284,8 @@ def oddly_named(tmp_path_factory):
         ("inspect", "MODEL"), ("hash", "MODEL"), ("validate", "MODEL"), ("quantize", "--dry-run", "MODEL", "Q8_0"),
         ("quantize", "MODEL", "OUT", "Q8_0"), ("plan", "MODEL", "Q8_0", "-o", "OUT"), ("compare", "MODEL", "OTHER"),
         ("coverage", "MODEL", "IMATRIX"), ("evaluate", "--tensors", "Q8_0", "--on", "MODEL"),
-        ("quantize", "--tensor-type", "c.weight=IQ2_XS", "MODEL", "OUT", "Q8_0"),
+        ("quantize", "--tensor-type", "c.weight=IQ2_XS", "MODEL", "OUT", "Q8_0"), ("hash", "--json", "MODEL"),
+        ("inspect", "--json", "MODEL"),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -292,6 +293,8 @@ def test_names_in_a_file_are_shown_with_escapes_and_cannot_steer_the_terminal(ru
     files = {"MODEL": oddly_named, "OUT": tmp_path / "out", "OTHER": model, "IMATRIX": model.parent / "imatrix.gguf"}
     _, out, err = run(*[files.get(word, word) for word in words])
     assert "\\x1b[2J" in out + err or "\\x9bc" in out + err or "\\u202e" in out + err
+    if "--json" in words:
+        assert "\u202e" in json.dumps(json.loads(out), ensure_ascii=False)
     for line in (out + err).split("\n"):
         assert line.isprintable()
         assert not line.startswith("c.weight")
@@ -316,11 +319,15 @@ def test_nan_in_a_model_exits_with_1_and_leaves_no_file(run, tmp_path):
     assert os.listdir(tmp_path) == ["in.gguf"]
 
 
+on_posix = pytest.mark.skipif(os.name == "nt", reason="no SIGHUP")
+
+
 @pytest.mark.parametrize(
     ("name", "ignored"),
     [
         ("SIGTERM", False),
-        *[pytest.param("SIGHUP", ign, marks=pytest.mark.skipif(os.name == "nt", reason="no SIGHUP")) for ign in (0, 1)],
+        pytest.param("SIGHUP", False, marks=on_posix),
+        pytest.param("SIGHUP", True, marks=on_posix),
     ],
 )
 def test_a_signal_leaves_nothing_behind_and_one_that_is_ignored_as_by_nohup_does_nothing(tmp_path, name, ignored):

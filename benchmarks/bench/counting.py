@@ -20,10 +20,9 @@ ROWS = 2  # of COLS weights: blocks for all lanes
 class _Job:
     """A function to run: where it is, what it is given, what it writes to, and what must then stand there."""
 
-    def __init__(self, work, level, function, arguments, source, out, keep=None):
+    def __init__(self, work, level, function, arguments, out, expected, keep):
         self.work, self.level, self.function, self.arguments = work, level, function, arguments
-        self.source, self.out, self.expected = source, out, out.copy()
-        self.keep = keep
+        self.out, self.expected, self.keep = out, expected, keep
 
 
 class Counting:
@@ -57,25 +56,28 @@ class Counting:
         return results, wrong
 
     def _jobs(self, work, qtype, codec, libraries):
-        needs_importance = self.ggml is not None and self.ggml.requires_importance(qtype.type_id)
-        if needs_importance if work == "encode plain" else work == "encode weighted" and not codec.has_scorer:
+        if work == "encode plain" and qtype.requires_importance:
             return
-        importance = self.importance if needs_importance or work == "encode weighted" else None
+        if work == "encode weighted" and not codec.has_scorer:
+            return
+        importance = self.importance if qtype.requires_importance or work == "encode weighted" else None
         data = np.zeros((ROWS, qtype.row_bytes(COLS)), np.uint8)
         codec.encode_rows(self.x, data, importance)
         source, out = self.x, data
         if work == "decode":
             source, out, importance = data, np.zeros_like(self.x), None
             codec.decode_rows(source, out)
+        expected = out.copy()
         for level, library in libraries.items():
             args = _args(source, out, importance)
             function = library.function("decode_rows" if work == "decode" else "encode_rows")
-            yield _Job(work, level, function, (0, ctypes.addressof(args)), source, out, args)
+            yield _Job(work, level, function, (0, ctypes.addressof(args)), out, expected, (args, source))
         theirs = self._reference(work, qtype, source, out, importance)
         if theirs is not None:
-            theirs()
+            theirs()  # once as it is, so that it has allocated what it needs
             function = ctypes.cast(theirs.func, ctypes.c_void_p).value
-            yield _Job(work, "reference", function, [value or 0 for value in theirs.args], source, out, theirs)
+            arguments = [value or 0 for value in theirs.args]
+            yield _Job(work, "reference", function, arguments, out, expected, (theirs, source))
 
     def _reference(self, work, qtype, source, out, importance):
         if self.ggml is None or not self.ggml.knows(qtype.type_id):

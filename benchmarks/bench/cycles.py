@@ -8,6 +8,7 @@ loads that wait for stores.
 import random
 import re
 import subprocess
+import sys
 
 from bench.machine_code import tool
 
@@ -34,7 +35,7 @@ def cycles(program, trace, count, cpu):
 
 def _starts(order, count):
     """Where samples begin: at the beginning if all of it fits into one, else evenly spread."""
-    if count <= 2 * WINDOW:
+    if count <= WINDOW:
         return [0]
     last = max(0, int(len(order) * (1 - WINDOW / count)))
     spread = random.Random(0)
@@ -48,7 +49,7 @@ def _simulate(lines, cpu):
     command += ["-all-views=0", "-summary-view"]
     result = subprocess.run(command, input=text, capture_output=True, text=True)
     if result.returncode:
-        raise RuntimeError(result.stderr.splitlines()[0])
+        sys.exit(f"{command[0]} (17 or newer is needed) says: {result.stderr.splitlines()[0]}")
     found = {name: int(re.search(rf"{name}:\s+(\d+)", result.stdout)[1]) for name in ("Instructions", "Total Cycles")}
     return found["Instructions"], found["Total Cycles"]
 

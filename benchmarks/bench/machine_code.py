@@ -4,6 +4,7 @@ import re
 import subprocess
 from bisect import bisect_left, bisect_right
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 from emulated import Library
@@ -18,9 +19,11 @@ def tool(name):
     return max(exact, key=lambda path: int(path.name.rpartition("-")[2]) if path.name != name else 0, default=None)
 
 
-def disassemble(library):
-    """(addresses, texts) of the instructions of a `Library`, in order."""
-    command = [tool("llvm-objdump"), "-d", "--no-show-raw-insn", library.path]
+@cache
+def disassemble(path):
+    """(addresses, texts) of the instructions of a library of this process, in order."""
+    library = Library(path)
+    command = [tool("llvm-objdump"), "-d", "--no-show-raw-insn", path]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     addresses, texts = [], []
     for line in text.splitlines():
@@ -35,7 +38,6 @@ class Program:
     """All that a trace may run through: the instructions of the process's libraries, looked up by address."""
 
     def __init__(self):
-        self._libraries = {}
         self._spans = []
         for line in Path("/proc/self/maps").read_text().splitlines():
             if "x" in line.split()[1] and "/" in line:
@@ -47,9 +49,7 @@ class Program:
         first, last, path = self._spans[bisect_right(self._spans, (address, 1 << 64, "")) - 1]
         if not first <= address < last:
             raise LookupError(f"no instruction is known at {address:#x}")
-        if path not in self._libraries:
-            self._libraries[path] = disassemble(Library(path))
-        return self._libraries[path]
+        return disassemble(path)
 
     def count(self, trace):
         """How many instructions a trace has."""

@@ -10,8 +10,8 @@ from quantreg.cli.show import print_json, table
 def command(as_json):
     """List the file types: what `quantreg quantize` can turn a whole model into.
 
-    NUMBER may be given instead of the name; TYPE is what most tensors get. What becomes of each tensor of a model shows
-    `quantreg quantize --dry-run`. Any quant type of `quantreg types` is a file type as well, for all matrices.
+    NUMBER may be given instead of the name; TYPE is what most tensors get. `quantreg quantize --dry-run` shows what
+    becomes of each tensor of a model. Any quant type of `quantreg types` is a file type as well, for all matrices.
     """
     from quantreg.recipes import file_types
 

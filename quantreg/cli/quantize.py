@@ -70,7 +70,7 @@ def _refuse_beside_a_plan(ctx, given):
 
 
 def _refuse_to_replace(out, *files):
-    """Nobody means to, also with --force. Of model and imatrix, which are read later, the writer sees to it."""
+    """Refuse an OUT that is one of these inputs, also with --force. Of model and imatrix the writer sees to it."""
     from quantreg.errors import OutputError
 
     for path in files:

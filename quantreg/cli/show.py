@@ -22,9 +22,15 @@ def bits(value: float) -> str:
 
 def printable(text: str) -> str:
     """The text with escapes for what a terminal would obey: names in a file may hold newlines and worse."""
+    return _without_controls(text, lambda c: c.encode("unicode_escape").decode())
+
+
+def _without_controls(text, escape):
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    import unicodedata
+
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else escape(c) for c in text)
 
 
 def plan_summary(plan) -> str:
@@ -36,7 +42,8 @@ def plan_summary(plan) -> str:
 
 
 def print_json(data) -> None:
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    lines = json.dumps(data, indent=2, ensure_ascii=False).split("\n")
+    click.echo("\n".join(_without_controls(line, lambda c: json.dumps(c)[1:-1]) for line in lines))
 
 
 def warn(warnings) -> None:

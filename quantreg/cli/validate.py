@@ -20,8 +20,9 @@ def command(file, as_json):
     problems = quantreg.validate(file)
     warn(source.warnings)
     if as_json:
-        counts = {"tensors": len(source.tensors), "files": len(source.paths)}
-        print_json({"file": file, **counts, "problems": [str(problem) for problem in problems]})
+        print_json(
+            {"file": file, "tensors": len(source.tensors), "files": len(source.paths), "problems": list(problems)}
+        )
     else:
         for problem in problems:
             click.echo(printable(f"{file}: {problem}"))

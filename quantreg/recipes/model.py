@@ -55,7 +55,9 @@ def model_facts(
         stored = metadata.get(key)
         if stored is not None and not isinstance(stored, int):  # one value a layer: not overridden
             first = _number(stored)
-            return default if first is None else first
+            if first is not None:
+                return first
+            stored = default  # an override counts
         if type(given.get(key)) is int and not (must_exist and stored is None):
             return given[key] & 0xFFFFFFFF
         return default if stored is None else int(stored)

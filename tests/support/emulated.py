@@ -4,6 +4,7 @@ import atexit
 import ctypes
 import re
 import subprocess
+import threading
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -49,12 +50,23 @@ def _plain(name):
 
 def file_of(name, native, level):
     """File of a type's codec at one level; at the level `native` it was loaded."""
-    return module_of(name, native).__file__.replace(f"_{native}.", f"_{level}.")
+    file = Path(module_of(name, native).__file__)
+    beside = file.with_name(file.name.replace(f"_{native}.", f"_{level}."))
+    assert beside.exists(), f"{name} was not built for {level}"
+    return str(beside)
+
+
+LOCK = threading.Lock()
+
+
+def emulator():
+    with LOCK:  # a cache alone may make two
+        return _emulator()
 
 
 @cache
-def emulator():
-    atexit.register(emulator.cache_clear)  # its package complains of objects that outlive it
+def _emulator():
+    atexit.register(_emulator.cache_clear)  # its package complains of objects that outlive it
     return Emulator()
 
 
@@ -67,6 +79,7 @@ def emulated_row_codec(name, native, level):
     codec.kept = []
     for field in ("prepare", "encode_rows", "decode_rows", "score_rows"):
         if getattr(codec, field):
+            assert library.function(field), f"{library.path} has no symbols: it was stripped"
             function = _forward(library.function(field), Prepare if field == "prepare" else Rows)
             setattr(codec, field, ctypes.cast(function, ctypes.c_void_p))
             codec.kept.append(function)
@@ -74,7 +87,10 @@ def emulated_row_codec(name, native, level):
 
 
 def _forward(address, signature):
-    """A function that this processor can run, which has the one at the address emulated."""
+    """A function that this processor can run, which has the one at the address emulated.
+
+    What it raises, ctypes only prints: pytest makes an error of that.
+    """
 
     def call(*arguments):
         result = emulator().call(address, *arguments)[0]

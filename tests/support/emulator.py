@@ -23,6 +23,7 @@ STACK = 4 << 20
 # Memory is mapped in pieces of 1 GiB, by tables of two levels; the first emulated piece holds the tables themselves.
 PIECE_BITS = 30
 PIECES = 512
+MOST_PIECES = 1 << 10  # the processor has 40 address lines
 PRESENT, WRITABLE, IS_PIECE = 1, 2, 1 << 7
 
 # Control registers of 64-bit mode with paging, SSE, and all wide registers.
@@ -55,9 +56,14 @@ class Trace(NamedTuple):
 
 
 class Emulator:
-    """An emulated processor in front of this process's memory. There is one a process; calls wait for each other."""
+    """An emulated processor in front of this process's memory. There is at most one; calls wait for each other."""
+
+    _made = False
 
     def __init__(self):
+        if Emulator._made:
+            raise RuntimeError("there is an emulator already: its package holds one processor")
+        Emulator._made = True
         self._bochs = _import_bochs()
         self._lock = threading.Lock()
         self._stack = mmap.mmap(-1, STACK)
@@ -72,7 +78,9 @@ class Emulator:
     def call(self, function, *arguments, trace=False):
         """Run the function at this address with integer arguments. Returns (its result, a `Trace` if asked for).
 
-        RuntimeError if the code has no such right: memory that is not there, an instruction that the processor lacks.
+        RuntimeError if the processor lacks an instruction, or where there is no memory far and wide; a wild access
+        beside memory faults as it would without the emulator. No system is behind it: no system calls, no new memory.
+        Code must not change between calls: it is decoded once.
         """
         with self._lock:
             self._map()
@@ -87,7 +95,8 @@ class Emulator:
             at = target
 
         def exception(session, _cpu, vector, _code):
-            failures.append(f"exception {vector} at {session.cpu.rip:#x}")  # 6: no such instruction, 14: no such page
+            # 6: no such instruction; 14: no such page, at 0 after a system call
+            failures.append(f"exception {vector} at {session.cpu.rip:#x}")
             session.stop()
 
         hook = self._bochs.Hook()
@@ -127,9 +136,14 @@ class Emulator:
     def _map(self):
         """Map each piece of 1 GiB in which this process has memory."""
         for line in Path("/proc/self/maps").read_text().splitlines():
-            first, last = (int(text, 16) for text in line.split()[0].split("-"))
+            span, rights = line.split()[:2]
+            if rights[0] != "r":
+                continue
+            first, last = (int(text, 16) for text in span.split("-"))
             for piece in range(first >> PIECE_BITS, ((last - 1) >> PIECE_BITS) + 1):
                 if piece not in self._pieces and piece < PIECES * PIECES // 2:
+                    if len(self._pieces) + 1 == MOST_PIECES:
+                        raise RuntimeError("this process has memory in too many places to be emulated")
                     self._pieces[piece] = len(self._pieces) + 1
                     upper = self._table("top")
                     entries = self._table(piece // PIECES)
@@ -157,8 +171,6 @@ def _insert_page(memory, pieces, address):
 def _import_bochs():
     try:
         import bochscpu.cpu
-    except ModuleNotFoundError:
-        raise
     except ImportError as error:
         if "__isoc23" not in str(error):
             raise

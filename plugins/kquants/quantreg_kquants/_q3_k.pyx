@@ -18,7 +18,7 @@ from quantreg_kernels.lanes cimport (
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kernels.search cimport largest, search_symmetric, search_symmetric_exact, sum_of
-from quantreg_kquants._descent cimport search_descent
+from quantreg_kquants._descent cimport Standing, search_descent
 from quantreg_kquants._search cimport (
     block_sigma2, error_weights, requantize, score_super_blocks, store_2bit,
 )
@@ -32,18 +32,27 @@ cdef enum:
 cdef float VARIANCE = 2
 
 
-cdef inline void search_scales(const EncodeArgs *a, const Group *g, const vf *x, vf *q, vi *d, vi *scales) noexcept nogil:
+# What the searches read and write; the order matters (see Standing).
+cdef struct Searched:
+    vf x[BLOCK]
+    vf q[BLOCK]
+    Standing at
+
+
+cdef inline void search_scales(const EncodeArgs *a, const Group *g, Searched *s, vi *d, vi *scales) noexcept nogil:
     """Both levels: per sub-block q in 0..7 and a scale in 0..63, and the float16 step d."""
     cdef vf w[16]
     cdef vf scale[16]
     cdef vf total[16]
     cdef vf level[16]
+    cdef const vf *x = s.x
+    cdef vf *q = s.q
     cdef vf peak, amax, inverse, sigma2
     cdef vm zero
     cdef int j
     if a.importance_kind == IMPORTANCE_NONE:
         for j in range(16):
-            scale[j] = search_descent(x + 16 * j, q + 16 * j, 16, 4)
+            scale[j] = search_descent(x + 16 * j, q + 16 * j, &s.at, 4)
         largest(scale, 16, &peak, &amax)
         zero = vf_eq(peak, vf_set1(0))
         inverse = vf_set1(-32) / peak
@@ -64,8 +73,7 @@ cdef inline void search_scales(const EncodeArgs *a, const Group *g, const vf *x,
 
 cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
     cdef Group g
-    cdef vf x[BLOCK]
-    cdef vf q[BLOCK]
+    cdef Searched s
     cdef vi out[BLOCK]
     cdef vi scales[16]
     cdef vi packed[12]
@@ -75,12 +83,12 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef Py_ssize_t start = 0, bad
     cdef int j, l
     while fill_group(&g, a, start, BLOCK, BYTES):
-        lanes_load(x, g.src, 0, BLOCK)
-        search_scales(a, &g, x, q, &d, scales)
+        lanes_load(s.x, g.src, 0, BLOCK)
+        search_scales(a, &g, &s, &d, scales)
         bad = keep_finite_rows(&g, d, d)
         df = vf_from_f16(d)
         for j in range(16):
-            requantize(x + 16 * j, q + 16 * j, 16, df * vf_from_vi(scales[j] - 32), -4, 3, out + 16 * j)
+            requantize(s.x + 16 * j, s.q + 16 * j, 16, df * vf_from_vi(scales[j] - 32), -4, 3, out + 16 * j)
         for j in range(8):
             packed[j] = (scales[j] & 15) | ((scales[j + 8] & 15) << 4)
         for j in range(4):

@@ -82,7 +82,7 @@ cdef inline void search_scales_mins(const EncodeArgs *a, const Group *g, const v
                                     vi *d, vi *dmin, vi *scales, vi *mins) noexcept nogil:
     """Both levels: per sub-block q, an integer scale and minimum in 0..top, and the float16 steps d and dmin."""
     cdef vf w[64]
-    cdef vf trial[72]
+    cdef vf trial[72]  # not 64: by chance these may lie a multiple of 4 KiB from x, and loads then wait for stores
     cdef vf scale[16]
     cdef vf low[16]
     cdef vf total[16]
