@@ -15,14 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from bench.codecs import SKIP, WORKS
 from bench.counting import Counting, report
 from bench.machine_code import tool
+from bench.options import refuse_unknown, words
 from bench.oracle import MISSING, load
 
 from quantreg import types
 from quantreg_kernels import LEVELS
-
-
-def words(text):
-    return [word for word in text.replace(",", " ").split() if word]
 
 
 def arguments():
@@ -34,11 +31,9 @@ def arguments():
     add("--cpus", type=words, default=[], metavar="CPU,...", help="LLVM's names: znver4,icelake-server; default: none")
     add("--json", metavar="FILE", help="write the results there as well")
     given = parser.parse_args()
-    allowed = {"levels": LEVELS, "works": [work.split()[-1] for work in WORKS], "types": list(types)}
-    for option, words_of_it in allowed.items():
-        for word in getattr(given, option) or ():
-            if word not in words_of_it:
-                parser.error(f"--{option} {word}: use {', '.join(words_of_it)}")
+    refuse_unknown(parser, "--types", given.types, list(types))
+    refuse_unknown(parser, "--levels", given.levels, LEVELS)
+    refuse_unknown(parser, "--works", given.works, [work.split()[-1] for work in WORKS])
     return given
 
 

@@ -13,15 +13,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from bench import codecs, files, report, startup
+from bench.options import refuse_unknown, words
 from bench.timing import cpu_model
 
 from quantreg_kernels import LEVELS, usable_levels
 
 SECTIONS = ("codecs", "files", "memory", "open", "startup")
-
-
-def words(text):
-    return [word for word in text.replace(",", " ").split() if word]
 
 
 def arguments():
@@ -40,9 +37,8 @@ def arguments():
     add("--gguf-py", action="store_true", help="open the largest of them with gguf-py too: seconds, and 2 GB of memory")
     add("--json", metavar="FILE", help="write the results there as well")
     given = parser.parse_args()
-    for part in given.only:
-        if part not in SECTIONS:
-            parser.error(f"--only {part}: use {', '.join(SECTIONS)}")
+    refuse_unknown(parser, "--only", given.only, SECTIONS)
+    refuse_unknown(parser, "--works", given.works, [work.split()[-1] for work in codecs.WORKS])
     for level in given.levels or ():
         if level not in usable_levels():
             parser.error(f"--levels {level}: this machine has {', '.join(usable_levels())}")

@@ -105,11 +105,16 @@ def make_weights(rows, cols=COLS, seed=0):
     return x
 
 
+def make_importance():
+    """float32 (COLS,), of which some columns matter much more than others."""
+    return np.random.default_rng(1).gamma(0.5, 1, COLS).astype(np.float32) + np.float32(1e-3)
+
+
 class _Bench:
     def __init__(self, ggml, rows, rates, rounds):
         self.ggml, self.rates, self.rounds = ggml, rates, rounds
         self.x = make_weights(rows)
-        self.importance = np.random.default_rng(1).gamma(0.5, 1, COLS).astype(np.float32) + np.float32(1e-3)
+        self.importance = make_importance()
         self.floats = [aligned(self.x.nbytes).view(np.float32).reshape(self.x.shape) for _ in range(2)]
         self.blocks = [aligned(self.x.nbytes + (self.x.nbytes >> 3)) for _ in range(2)]
 

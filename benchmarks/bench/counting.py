@@ -6,7 +6,7 @@ import numpy as np
 from emulated import Library, emulator, file_of
 from row_codec import Args
 
-from bench.codecs import COLS, WORKS, make_weights
+from bench.codecs import COLS, WORKS, make_importance, make_weights
 from bench.cycles import cycles
 from bench.machine_code import Program
 from bench.report import table
@@ -32,7 +32,7 @@ class Counting:
     def __init__(self, ggml, cpus):
         self.ggml, self.cpus = ggml, cpus
         self.x = make_weights(ROWS)
-        self.importance = np.random.default_rng(1).gamma(0.5, 1, COLS).astype(np.float32) + np.float32(1e-3)
+        self.importance = make_importance()
 
     def measure(self, name, works, levels):
         """(results, [what differs]) of one type."""
