@@ -1,6 +1,7 @@
 """quantreg: GGUF quantization in which a new quant format is a folder, not a fork.
 
-Public names are imported on first use, so that ``import quantreg`` loads no codec and no plugin.
+Public names are imported on first use, so that ``import quantreg`` loads no codec and no plugin. Type checkers read
+`__init__.pyi`, which a test keeps equal to the table below.
 """
 
 from importlib import import_module
@@ -10,6 +11,10 @@ __version__ = "0.1.0"
 # public name -> module that holds it
 _HOMES = {
     "CodecError": "errors",
+    "Comparison": "jobs.compare",
+    "Coverage": "importance.coverage",
+    "Evaluation": "evaluation.measure",
+    "File": "files",
     "FileType": "recipes",
     "GGUFFormatError": "errors",
     "ImportanceError": "errors",
@@ -17,34 +22,42 @@ _HOMES = {
     "MetadataError": "errors",
     "NonFiniteError": "errors",
     "OutputError": "errors",
+    "Plan": "recipes",
     "PlanError": "errors",
+    "PlanOptions": "recipes",
     "PluginError": "errors",
     "PythonCodec": "python_codec",
-    "QuantType": "qtype",
+    "QuantType": "registry",  # which says how a type pickles
+    "QuantizeResult": "jobs.quantize",
     "QuantizedTensor": "tensor",
     "QuantregError": "errors",
+    "RowCodec": "codec",
     "SafetensorsError": "errors",
     "ShapeError": "errors",
+    "TensorPlan": "recipes",
     "UnknownFileTypeError": "errors",
     "UnknownTypeError": "errors",
-    "compare": "verify",
-    "coverage": "coverage",
+    "Validation": "jobs.verify",
+    "WriteResult": "jobs.writing",
+    "compare": "jobs.compare",
+    "coverage": "importance.coverage",
     "dequantize": "dispatch",
-    "edit_metadata": "repack",
+    "edit_metadata": "jobs.repack",
     "estimate_memory_gb": "sizes",
-    "export": "safetensors",
-    "hash_tensors": "verify",
+    "evaluate": "evaluation.measure",
+    "export": "jobs.export",
+    "hash_tensors": "jobs.verify",
     "hookimpl": "hookspecs",
-    "merge": "repack",
+    "merge": "jobs.repack",
     "open": "files",
-    "plan": "pipeline",
+    "plan": "jobs.planning",
     "quantize": "dispatch",
-    "quantize_events": "pipeline",
-    "quantize_file": "pipeline",
-    "read_plan": "pipeline",
-    "split": "repack",
+    "quantize_events": "jobs.quantize",
+    "quantize_file": "jobs.quantize",
+    "read_plan": "jobs.planning",
+    "split": "jobs.repack",
     "types": "registry",
-    "validate": "verify",
+    "validate": "jobs.verify",
     "write": "files",
     "write_plan": "recipes",
 }

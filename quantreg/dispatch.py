@@ -151,10 +151,15 @@ def _rows(x):
     return int(np.prod(x.shape[:-1], dtype=np.int64)) if x.ndim > 1 else 1
 
 
+def rows_per_slab(n_cols: int, weights: int) -> int:
+    """How many rows of n_cols weights make a slab of about this many weights; at least one."""
+    return max(1, weights // max(1, n_cols))
+
+
 def _run(work, shape, threads, slab):
-    """work(matrix, first row, last row) over slabs of about `slab` weights; slabs never cross a matrix."""
+    """Call work(matrix, first row, last row) for slabs of about `slab` weights that never cross a matrix."""
     matrices, rows, cols = shape
-    step = max(1, slab // max(1, cols))
+    step = rows_per_slab(cols, slab)
     items = [(m, r, min(r + step, rows)) for m in range(matrices) for r in range(0, rows, step)]
     threads = min(threads or cpu_count(), len(items))
     if threads <= 1:

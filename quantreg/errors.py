@@ -20,6 +20,9 @@ __all__ = [
 class QuantregError(Exception):
     """Base of all errors below; the command line prints it as one line and exits with 1."""
 
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # KeyError, a base of some errors below, would show its message in quotes
+
 
 class GGUFFormatError(QuantregError):
     """A GGUF file breaks the format.
@@ -60,11 +63,11 @@ def _rebuild_format_error(code, message, offset, field, found, limit, path):
     return GGUFFormatError(code, message, offset=offset, field=field, found=found, limit=limit, path=path)
 
 
-class UnknownTypeError(QuantregError, LookupError):
+class UnknownTypeError(QuantregError, KeyError):
     """No registered plugin provides this quant type."""
 
 
-class UnknownFileTypeError(QuantregError, LookupError):
+class UnknownFileTypeError(QuantregError, KeyError):
     """No recipe has this name or number."""
 
 
@@ -92,7 +95,7 @@ class ImportanceError(QuantregError, ValueError):
     """An importance matrix is damaged or does not fit the model."""
 
 
-class MetadataError(QuantregError, LookupError):
+class MetadataError(QuantregError, KeyError):
     """A metadata key is not there, or a name for one is taken."""
 
 

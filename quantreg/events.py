@@ -1,15 +1,20 @@
-"""What a run tells whoever listens: `quantize_file(progress=callable)` calls it with one of these."""
+"""What a run reports as it goes: `quantize_file(progress=callable)` calls the callable with each of these."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["Advanced", "Finished", "Started", "TensorDone"]
+if TYPE_CHECKING:
+    from quantreg.jobs.quantize import QuantizeResult
+    from quantreg.recipes import Plan, TensorPlan
+
+__all__ = ["Advanced", "Event", "Finished", "Started", "TensorDone"]
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
     """The plan is made and the output is open. ``source_bytes``: tensor data that will be read."""
 
-    plan: object
+    plan: "Plan"
     source_bytes: int
 
 
@@ -17,7 +22,7 @@ class Started:
 class Advanced:
     """A slab of rows of the tensor was written; ``source_bytes`` of it were read."""
 
-    tensor: object
+    tensor: "TensorPlan"
     source_bytes: int
 
 
@@ -25,7 +30,7 @@ class Advanced:
 class TensorDone:
     """All rows of a tensor (a TensorPlan) were written; ``index`` counts tensors from 1 in file order."""
 
-    tensor: object
+    tensor: "TensorPlan"
     index: int
     count: int
 
@@ -34,4 +39,7 @@ class TensorDone:
 class Finished:
     """The output stands under its name."""
 
-    result: object
+    result: "QuantizeResult"
+
+
+Event = Started | Advanced | TensorDone | Finished

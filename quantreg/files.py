@@ -8,20 +8,16 @@ import numpy as np
 
 from quantreg import gguf
 from quantreg.errors import GGUFFormatError, ShapeError
-from quantreg.tensor import QuantizedTensor, layout_with_plugins
+from quantreg.ggml import PLAIN_TYPES, TYPES
+from quantreg.registry import layout_of
+from quantreg.storage import AtomicFile
+from quantreg.tensor import QuantizedTensor
 
 __all__ = ["File", "open", "write"]
 
-# By NumPy's name of the dtype: bfloat16 is ml_dtypes', which need not be installed.
+# NumPy's name of a dtype -> type id
 _TYPE_OF_DTYPE = {
-    "float32": 0,
-    "float16": 1,
-    "int8": 24,
-    "int16": 25,
-    "int32": 26,
-    "int64": 27,
-    "float64": 28,
-    "bfloat16": 30,
+    dtype: next(i for i, known in TYPES.items() if known.name == name) for name, dtype in PLAIN_TYPES.items()
 }
 
 
@@ -35,7 +31,7 @@ class File(Mapping):
     def __init__(self, path):
         self._tensors = {}
         self._maps = []
-        self.headers = gguf.read_shards(path, layout=layout_with_plugins)
+        self.headers = gguf.read_shards(path, layout=layout_of)
         self.metadata = self.headers[0].metadata
         if len(self.headers) > 1:
             self.metadata = self.metadata.without(gguf.SPLIT_KEYS)
@@ -125,7 +121,7 @@ def write(path, metadata, tensors, *, force: bool = False) -> None:
     entries = [_entry(name, tensor) for name, tensor in tensors.items()]
     header = gguf.encode_header(edit.items(), [entry[:4] for entry in entries], alignment)
     size = len(header) + sum(gguf.padded(nbytes, alignment) for *_, nbytes, _ in entries)
-    with gguf.AtomicFile(path, force=force, size=size) as file:
+    with AtomicFile(path, force=force, size=size) as file:
         file.write(header)
         for *_, nbytes, array in entries:
             file.write(_raw(array))

@@ -2,47 +2,66 @@
 
 import re
 import threading
-from fractions import Fraction
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
 
+from quantreg.codec import RowCodec
 from quantreg.errors import CodecError, PluginError, QuantregError, ShapeError
+from quantreg.ggml import TypeLayout
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["QuantType"]
 
 LARGEST_ID = 2**31 - 1  # ggml's enum is a signed 32-bit integer
-LARGEST_BLOCK = 2**16  # weights and bytes: a block lies within a row, and no model has rows of more than a few of these
+LARGEST_BLOCK = 2**16  # weights or bytes: a block lies within a row, and rows are not much longer than this
 
 
 class QuantType:
     """A quant format: its GGUF identity, its block layout, and where its codec is.
 
     ``name`` and ``type_id`` are GGUF's ("Q4_K", 12). A row of n weights takes ``row_header_size`` + n /
-    ``block_size`` * ``type_size`` bytes. ``fallback`` names the type for tensors whose rows do not divide by the
-    block, or is None. ``requires_importance``: ggml refuses to encode it without an importance matrix. ``codec`` is a
-    function without arguments that loads the codec (`quantreg_kernels.load_codec`), called once, at the first encode
-    or decode. Pickles by name. PluginError for a name, an id or a layout that cannot be.
+    ``block_size`` * ``type_size`` bytes. ``fallback`` names the type to use for tensors whose rows do not divide into
+    blocks, or is None. ``requires_importance`` marks a type that ggml does not encode without an importance matrix.
+    ``codec`` is a function without arguments that loads the codec (`quantreg_kernels.load_codec`); it is called once,
+    at the first encode or decode. A registered type pickles by name.
+
+    Raises PluginError for a name, an id or a layout that GGUF cannot hold.
     """
+
+    name: str
+    type_id: int
+    block_size: int
+    type_size: int
+    row_header_size: int
+    fallback: str | None
+    requires_importance: bool
+    layout: TypeLayout
+    _find: ClassVar[Callable[[str], "QuantType"]]  # looks a type up by name; set by the registry
 
     def __init__(
         self,
-        name,
+        name: str,
         *,
-        type_id,
-        block_size,
-        type_size,
-        codec,
-        fallback=None,
-        requires_importance=False,
-        row_header_size=0,
-    ):
+        type_id: int,
+        block_size: int,
+        type_size: int,
+        codec: Callable[[], RowCodec],
+        fallback: str | None = None,
+        requires_importance: bool = False,
+        row_header_size: int = 0,
+    ) -> None:
         if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name)):
-            raise PluginError(f"type name {name!r}: use letters, digits and underscores, a letter first, as in MY_Q3")
+            raise PluginError(f"type name {name!r}: use letters, digits and underscores, starting with a letter: MY_Q3")
         for what, size in (("block_size", block_size), ("type_size", type_size)):
             if not (isinstance(size, int) and 0 < size <= LARGEST_BLOCK):
-                raise PluginError(f"type {name}: {what} is {size!r}, it must be an integer in 1 .. {LARGEST_BLOCK}")
+                raise PluginError(f"type {name}: {what} is {size!r}; use an integer from 1 to {LARGEST_BLOCK}")
         if not (isinstance(row_header_size, int) and row_header_size >= 0):
-            raise PluginError(f"type {name}: row_header_size must be a number of bytes, 0 for none")
+            raise PluginError(f"type {name}: row_header_size is {row_header_size!r}; use a number of bytes, 0 for none")
         if not (isinstance(type_id, int) and 0 <= type_id <= LARGEST_ID):
-            raise PluginError(f"type {name}: type_id is {type_id!r}, it must be an integer in 0 .. {LARGEST_ID}")
+            raise PluginError(f"type {name}: type_id is {type_id!r}; use an integer from 0 to {LARGEST_ID}")
         if not callable(codec):
             raise PluginError(f"type {name}: codec must be a function that loads the codec: codec=lambda: ...")
         self.name = name
@@ -52,90 +71,77 @@ class QuantType:
         self.row_header_size = row_header_size
         self.fallback = fallback
         self.requires_importance = requires_importance
+        self.layout = TypeLayout(name, block_size, type_size, row_header_size)
         self._load = codec
-        self._codec = None
+        self._codec: RowCodec | None = None
         self._lock = threading.Lock()
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits a weight takes, scales included, from the block layout: 4.5 for Q4_K. A row header is not counted."""
+        """Bits per weight, scales included, from the block layout: 4.5 for Q4_K. A row header is not counted."""
         return self.type_size * 8 / self.block_size
 
     @property
     def compression_ratio(self) -> float:
-        """How many times smaller than float32."""
+        """How many times smaller than float32 the type is."""
         return 32 * self.block_size / (8 * self.type_size)
 
-    @property
-    def exact_bits_per_weight(self) -> Fraction:
-        return Fraction(self.type_size * 8, self.block_size)
-
     def row_bytes(self, n_cols: int) -> int:
-        """Bytes of a row of n_cols weights; ShapeError if n_cols is not a multiple of block_size."""
-        if n_cols % self.block_size:
-            raise ShapeError(
-                f"{self.name} packs {self.block_size} weights a block: a row of {n_cols} weights does not divide"
-                + (f" (llama-quantize falls back to {self.fallback})" if self.fallback else "")
-            )
-        return self.row_header_size + n_cols // self.block_size * self.type_size
+        """Bytes of a row of n_cols weights. Raises ShapeError if n_cols is not a multiple of block_size."""
+        try:
+            return self.layout.row_bytes(n_cols)
+        except ShapeError as error:
+            if self.fallback is None:
+                raise
+            raise ShapeError(f"{error} (llama-quantize falls back to {self.fallback})") from None
 
     def row_weights(self, row_bytes: int) -> int:
-        """Weights of a row of row_bytes bytes; ShapeError if no whole number of blocks fits."""
-        body = row_bytes - self.row_header_size
-        if body < 0 or body % self.type_size:
-            raise ShapeError(
-                f"{row_bytes} bytes a row are no whole number of {self.name} blocks ({self.type_size} bytes each)"
-            )
-        return body // self.type_size * self.block_size
+        """Weights in a row of row_bytes bytes. Raises ShapeError if the row does not hold a whole number of blocks."""
+        return self.layout.row_weights(row_bytes)
 
     @property
-    def codec(self):
-        """The codec, loaded at first use; CodecError if it cannot be loaded or does not match this type."""
+    def codec(self) -> RowCodec:
+        """The codec, loaded at first use. Raises CodecError if it cannot be loaded or does not match this type."""
         if self._codec is None:
             with self._lock:
                 if self._codec is None:
                     self._codec = self._load_codec()
         return self._codec
 
-    def _load_codec(self):
+    def _load_codec(self) -> RowCodec:
         try:
             codec = self._load()
         except (QuantregError, ImportError) as error:
             raise CodecError(f"the codec of {self.name} cannot be loaded: {error}") from error
-        except Exception as error:  # the function is the plugin's: anything may come out of it
+        except Exception as error:  # the function belongs to the plugin and may raise anything
             raise CodecError(f"the codec of {self.name} cannot be loaded: {type(error).__name__}: {error}") from error
         if not hasattr(codec, "encode_rows"):
             raise CodecError(
                 f"the codec of {self.name} is {codec!r}: return what load_codec() or quantreg.PythonCodec() gives"
             )
         for field in ("type_id", "block_size", "type_size", "row_header_size"):
-            if getattr(codec, field, getattr(self, field)) != getattr(self, field):
-                says, expected = getattr(codec, field), getattr(self, field)
-                raise CodecError(f"the codec of {self.name} says {field} = {says}, its plugin says {expected}")
+            found, expected = getattr(codec, field, getattr(self, field)), getattr(self, field)
+            if found != expected:
+                raise CodecError(f"the codec of {self.name} says {field} = {found}, but its plugin says {expected}")
         return codec
 
-    def score(self, weights, columns):
-        """The encoder's own error weights: float32 (rows, cols) from weights (rows, cols) and columns (cols,).
+    def score(self, weights: "ArrayLike", columns: "ArrayLike") -> "NDArray[np.float32] | None":
+        """Compute the error weights that the encoder itself uses under these column statistics.
 
-        None if the type reads no importance.
+        ``weights`` has shape (rows, cols) and ``columns`` (cols,). Returns float32 (rows, cols), or None if the type
+        does not read importance.
         """
-        import numpy as np
+        import numpy as np  # slow to load, and plugin modules must load fast
 
         if not self.codec.has_scorer:
             return None
-        weights = np.require(weights, np.float32, "CA")
-        out = np.empty_like(weights)
-        self.codec.score_rows(weights, np.require(columns, np.float32, "CA"), out)
+        rows = np.require(weights, np.float32, "CA")
+        out = np.empty_like(rows)
+        self.codec.score_rows(rows, np.require(columns, np.float32, "CA"), out)
         return out
 
-    def __repr__(self):
+    def __reduce__(self) -> tuple[Callable[[str], "QuantType"], tuple[str]]:
+        return self._find, (self.name,)
+
+    def __repr__(self) -> str:
         return f"<QuantType {self.name}, id {self.type_id}, {self.bits_per_weight:g} bits per weight>"
-
-    def __reduce__(self):
-        return _by_name, (self.name,)
-
-
-def _by_name(name):
-    from quantreg.registry import types
-
-    return types[name]

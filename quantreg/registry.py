@@ -1,57 +1,38 @@
-"""Which types exist, and which plugin provides each: entry points in, two dicts out."""
+"""Which types exist and which plugin provides each: the one place that looks types up."""
 
 import os
-import re
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import EntryPoint
 from types import ModuleType
+from typing import Any
 
 import pluggy
 
-from quantreg import hookspecs
+from quantreg import discovery, hookspecs
+from quantreg.discovery import BUILT_IN, LIMIT, Plugin
 from quantreg.errors import PluginError, UnknownTypeError
+from quantreg.ggml import FILE_TYPE_NAMES, TYPES, TypeLayout
 from quantreg.qtype import QuantType
 
-__all__ = ["Plugin", "Registry", "registry", "types"]
-
-GROUP = "quantreg"
-BUILT_IN = "quantreg"  # the distribution that comes first
-LIMIT = "QUANTREG_PLUGINS"
-
-# ggml's file types, old ones included, that are no types, too: a test holds them against the recipes
-FILE_TYPES = {
-    "COPY", "Q2_K_S", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "IQ2_M", "IQ3_XS", "IQ3_M",
-    "MXFP4_MOE", "Q4_1_SOME_F16", "Q4_2", "Q4_3", "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8",
-}  # fmt: skip
-
-
-@dataclass
-class Plugin:
-    """One entry point: where it comes from, what it registered, and why it could not be loaded, if so."""
-
-    name: str
-    distribution: str
-    version: str
-    module: str
-    types: list = field(default_factory=list)
-    replaced: list = field(default_factory=list)  # (type name, distribution that had it)
-    error: str | None = None
-
-    @property
-    def problem(self) -> str:
-        """Who it is and why it could not be loaded, on one line."""
-        return " ".join(f"plugin {self.name} of {self.distribution}: {self.error}".split())
+__all__ = ["Plugin", "Registry", "Types", "find_layout", "layout_of", "registry", "types"]
 
 
 class Manager(pluggy.PluginManager):
-    """Pluggy's, but does not look into what a module holds that is no function: that took half the time of loading."""
+    """Pluggy's manager, but it does not inspect module members that are not functions: half of the loading time."""
 
     def parse_hookimpl_opts(self, plugin, name):
         if isinstance(plugin, ModuleType) and not callable(vars(plugin).get(name, callable)):
             return None
         return super().parse_hookimpl_opts(plugin, name)
+
+
+class EncoderScores:
+    """The importance that a type's own encoder computes: what score_importance answers if no plugin knows better."""
+
+    @hookspecs.hookimpl(trylast=True)
+    def score_importance(self, qtype, weights, columns):
+        return None if columns is None else qtype.score(weights, columns)
 
 
 class Registry:
@@ -60,22 +41,23 @@ class Registry:
     So hooks, replacements and clashes do not depend on what was asked for first. Codecs are not loaded here.
     """
 
-    def __init__(self, find=None):
-        self._find = find or (lambda: entry_points(group=GROUP))
+    def __init__(self, find: Callable[[], Iterable[EntryPoint]] | None = None) -> None:
+        self._find = find or discovery.installed
         self._lock = threading.RLock()
         self._loaded = False
         self._loading = False
         self._manager = Manager("quantreg")
         self._manager.add_hookspecs(hookspecs)
-        self._by_name = {}  # in lower case
-        self._by_id = {}
-        self._owners = {}  # type name -> Plugin
-        self._plugins = []
-        self._unknown = []
+        self._manager.register(EncoderScores(), name=BUILT_IN)
+        self._by_name: dict[str, QuantType] = {}  # by name in lower case
+        self._by_id: dict[int, QuantType] = {}
+        self._owners: dict[str, Plugin] = {}  # by type name
+        self._plugins: list[Plugin] = []
+        self._unknown: list[str] = []
 
     # ---- loading ----
 
-    def _load(self):
+    def _load(self) -> None:
         if self._loaded:
             return
         with self._lock:
@@ -83,7 +65,7 @@ class Registry:
                 return
             self._loading = True
             try:
-                found, self._unknown = _limited(_ordered(self._find()))
+                found, self._unknown = discovery.found_plugins(self._find())
                 for entry, plugin in found:
                     self._load_plugin(entry, plugin)
                 self._loaded = True
@@ -96,31 +78,34 @@ class Registry:
             module = entry.load()
         except (Exception, SystemExit) as error:  # a plugin may fail in any way; it must disable only itself
             plugin.error = (
-                f"cannot be imported: {type(error).__name__}: {error} (mend or reinstall it, or: pip uninstall "
+                f"cannot be imported: {type(error).__name__}: {error} (repair or reinstall it, or run: pip uninstall "
                 f"{plugin.distribution})"
             )
             return
         self.register_plugin(module, plugin)
 
-    def register_plugin(self, module, plugin=None):
+    def register_plugin(self, module: object, plugin: Plugin | None = None) -> Plugin:
         """Register a module or object with hook implementations, as an entry point would. Returns its Plugin.
 
-        PluginError, with nothing registered, if it clashes with another and does not replace on purpose.
+        Raises PluginError, and registers nothing, if the plugin clashes with another without replacing it on purpose.
         """
-        named = plugin is None
-        if named:
+        by_hand = plugin is None
+        if plugin is None:
             self._load()
             name = getattr(module, "__name__", type(module).__name__)
             plugin = Plugin(name, getattr(module, "__distribution__", name), "", name)
             self._plugins.append(plugin)
         with self._lock:
-            staged = []
-            name = f"{plugin.distribution}:{plugin.name}"
-            first = self._manager.get_name(module) or (name if self._manager.get_plugin(name) else None)
+            staged: list[tuple[QuantType, bool]] = []
+            first = self._manager.get_name(module)
+            if first is None and self._manager.get_plugin(plugin.key):
+                first = plugin.key
             try:
                 if first is not None:
-                    raise PluginError(f"{plugin.module} is registered already, as {first}: one entry point a module")
-                self._manager.register(module, name=name)
+                    raise PluginError(
+                        f"{plugin.module} is already registered, as {first}: use one entry point per module"
+                    )
+                self._manager.register(module, name=plugin.key)
                 if hasattr(module, "register_types"):
                     module.register_types(lambda qtype, replace=False: staged.append((_checked(qtype), replace)))
                 for qtype, replace in staged:
@@ -129,7 +114,7 @@ class Registry:
                 plugin.error = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
                 if first is None and self._manager.is_registered(module):
                     self._manager.unregister(module)
-                if named:
+                if by_hand:
                     self._plugins.remove(plugin)
                     raise
                 return plugin
@@ -137,12 +122,12 @@ class Registry:
                 self._add(qtype, plugin)
         return plugin
 
-    def unregister_plugin(self, module):
-        """Undo `register_plugin` (types that it had replaced do not come back)."""
+    def unregister_plugin(self, module: object) -> None:
+        """Undo `register_plugin`. Types that the plugin had replaced do not come back."""
         with self._lock:
             key = self._manager.get_name(module)
             self._manager.unregister(module)
-            for plugin in [p for p in self._plugins if f"{p.distribution}:{p.name}" == key]:
+            for plugin in [p for p in self._plugins if p.key == key]:
                 self._plugins.remove(plugin)
                 for qtype in plugin.types:
                     if self._by_name.get(qtype.name.lower()) is qtype:
@@ -150,7 +135,8 @@ class Registry:
 
     def _check(self, qtype, replace, plugin, staged):
         if any(
-            other is not qtype and (_same_name(other, qtype) or other.type_id == qtype.type_id) for other, _ in staged
+            other is not qtype and (other.name.lower() == qtype.name.lower() or other.type_id == qtype.type_id)
+            for other, _ in staged
         ):
             raise PluginError(f"{plugin.distribution} registers {qtype.name} (id {qtype.type_id}) twice")
         for other in self._in_the_way_of(qtype):
@@ -158,22 +144,22 @@ class Registry:
             if not replace:
                 raise PluginError(
                     f"{plugin.distribution} registers {qtype.name} with id {qtype.type_id}, but {owner} already "
-                    f"provides {other.name} with id {other.type_id}: choose an id of 1000 and up, or "
-                    "register(..., replace=True) to take it over on purpose"
+                    f"provides {other.name} with id {other.type_id}: choose an id of 1000 or above, or use "
+                    "register(..., replace=True) to replace it on purpose"
                 )
             if owner == BUILT_IN and _layout(qtype) != _layout(other):
                 raise PluginError(
-                    f"{plugin.distribution} replaces {other.name}, whose name, id and block layout are in files: it "
-                    f"must keep {_layout(other)}, not {_layout(qtype)}; choose an id of 1000 and up for another format"
+                    f"{plugin.distribution} replaces {other.name}, which existing files use: the replacement must keep "
+                    f"{_layout(other)}, not {_layout(qtype)}; choose an id of 1000 or above for another format"
                 )
-        if plugin.distribution != BUILT_IN and qtype.name.upper() in FILE_TYPES:
+        if plugin.distribution != BUILT_IN and qtype.name.upper() in FILE_TYPE_NAMES:
             raise PluginError(
-                f"{plugin.distribution} registers a type {qtype.name}, but `quantreg quantize` takes {qtype.name} for "
-                f"a file type: choose another name, such as MY_{qtype.name}"
+                f"{plugin.distribution} registers a type {qtype.name}, but `quantreg quantize` knows {qtype.name} as a "
+                f"file type: choose another name, such as MY_{qtype.name}"
             )
 
     def _in_the_way_of(self, qtype):
-        """The registered types of the same name, whatever its case, or id."""
+        """The registered types that have the same name, in any case, or the same id."""
         return {self._by_name.get(qtype.name.lower()), self._by_id.get(qtype.type_id)} - {None}
 
     def _add(self, qtype, plugin):
@@ -187,39 +173,40 @@ class Registry:
     def _drop(self, qtype):
         del self._by_name[qtype.name.lower()], self._by_id[qtype.type_id], self._owners[qtype.name]
 
-    # ---- looking up ----
+    # ---- plugins and hooks ----
 
     @property
-    def hook(self):
+    def hook(self) -> Any:
         """Pluggy's hook relay, with all plugins loaded."""
         self._load()
         return self._manager.hook
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:
+        """All plugins in the order in which they were loaded, those that failed included."""
         self._load()
         return tuple(self._plugins)
 
     @property
     def unknown_limits(self) -> list[str]:
-        """Names in QUANTREG_PLUGINS that no plugin or distribution has."""
+        """Names in QUANTREG_PLUGINS that match no plugin and no distribution."""
         self._load()
         return self._unknown
 
-    def owner(self, qtype) -> Plugin:
-        """The plugin that provides this type."""
+    def owner(self, qtype: QuantType) -> Plugin:
+        """The plugin that provides this type. Raises KeyError if the type is not registered."""
         self._load()
         return self._owners[qtype.name]
 
-    def blame(self, name: str, impl, error) -> None:
-        """Note what an implementation of the hook `name` has raised where `quantreg plugins` shows it."""
+    def blame(self, name: str, impl: Any, error: Exception) -> None:
+        """Record what a plugin's implementation of the hook ``name`` raised, for `quantreg plugins` to show."""
         for plugin in self._plugins:
-            if impl.plugin_name == f"{plugin.distribution}:{plugin.name}":
+            if impl.plugin_name == plugin.key:
                 words = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
                 plugin.error = f"{name}: {words}"
 
-    def failed(self, name: str, error) -> str:
-        """Words for an exception that came out of a hook: which plugin's implementation raised what."""
+    def failed(self, name: str, error: Exception) -> str:
+        """Describe an exception that came out of the hook ``name``: which plugin's implementation raised it."""
         from traceback import walk_tb  # slow to load, and seldom needed
 
         raised = {frame.f_code for frame, _ in walk_tb(error.__traceback__)}
@@ -229,27 +216,46 @@ class Registry:
                 return f"plugin {plugin} of {distribution}: {name} failed: {type(error).__name__}: {error}"
         return f"{name} failed: {type(error).__name__}: {error}"
 
-    def hooks_of(self, plugin) -> list[str]:
+    def hooks_of(self, plugin: Plugin) -> list[str]:
         """The names of the hooks that a plugin implements, in alphabetical order."""
         self._load()
-        module = self._manager.get_plugin(f"{plugin.distribution}:{plugin.name}")
+        module = self._manager.get_plugin(plugin.key)
         callers = self._manager.get_hookcallers(module) if module is not None else None
         return sorted(caller.name for caller in callers or ())
 
-    def find(self, key) -> QuantType | None:
-        """The type of this name (any case), id or QuantType, or None."""
+    def scorer(self, qtype: QuantType) -> Any:
+        """The hook score_importance without what the encoder of this type computes by itself, or None if nobody else
+        implements it.
+
+        The encoder applies its own scores faster than the hook could, so the default implementation is left out, and
+        so is the plugin of a type whose codec reads importance.
+        """
+        own = self._owners.get(qtype.name)
+        left_out = {BUILT_IN}
+        if own is not None and qtype.codec.has_scorer:
+            left_out.add(own.key)
+        skipped = [
+            impl.plugin
+            for impl in self.hook.score_importance.get_hookimpls()
+            if impl.plugin_name in left_out or impl.plugin_name.startswith(f"{BUILT_IN}:")
+        ]
+        asked = self._manager.subset_hook_caller("score_importance", skipped)
+        return asked if asked.get_hookimpls() else None
+
+    # ---- looking up ----
+
+    def find(self, key: object) -> QuantType | None:
+        """The type with this name (in any case) or id, or the QuantType itself; None if there is no such type."""
         if isinstance(key, QuantType):
             return key
         self._load()
         if isinstance(key, str):
             return self._by_name.get(key.lower())
-        try:
-            return self._by_id.get(key.__index__())
-        except AttributeError:
-            return None
+        index = getattr(key, "__index__", None)
+        return None if index is None else self._by_id.get(index())
 
-    def get(self, key) -> QuantType:
-        """As `find`, but UnknownTypeError, with a suggestion, where no plugin provides the type."""
+    def get(self, key: object) -> QuantType:
+        """Like `find`, but raises UnknownTypeError, with a suggestion, if no plugin provides the type."""
         found = self.find(key)
         if found is not None:
             return found
@@ -263,7 +269,7 @@ class Registry:
         raise UnknownTypeError(f"unknown quant type {key!r}: {hint}{self.why_missing(key)}")
 
     def why_missing(self, name: str) -> str:
-        """What may be the reason that nobody provides what has this name, in brackets; empty if nothing may."""
+        """A likely reason, in brackets, why nothing of this name is registered; empty if there is none."""
         broken = sorted((p for p in self._plugins if p.error), key=lambda p: p.name.lower() != name.lower())
         limited = f"QUANTREG_PLUGINS={os.environ[LIMIT]} limits the plugins" if LIMIT in os.environ else ""
         found = "; ".join(filter(None, [broken[0].problem if broken else "", limited]))
@@ -274,24 +280,12 @@ class Registry:
         self._load()
         return tuple(self._by_id[i] for i in sorted(self._by_id))
 
-    def scorer(self, qtype):
-        """The hook score_importance, of those plugins that may know better than the type's encoder; None without any.
-
-        Built-ins are left out, and the type's own plugin if its codec reads importance: they say what the encoder
-        computes by itself from column statistics, only slower.
-        """
-        own = self._owners.get(qtype.name)
-        fused = own is not None and qtype.codec.has_scorer
-        key = f"{own.distribution}:{own.name}" if fused else None
-        asked = self._manager.subset_hook_caller(
-            "score_importance",
-            [
-                impl.plugin
-                for impl in self.hook.score_importance.get_hookimpls()
-                if impl.plugin_name == key or impl.plugin_name.startswith(f"{BUILT_IN}:")
-            ],
+    def is_built_in(self, key: object) -> bool:
+        """Whether a type (name, id or QuantType) is registered and comes with quantreg itself."""
+        found = self.find(key)
+        return (
+            found is not None and self._by_id.get(found.type_id) is found and self.owner(found).distribution == BUILT_IN
         )
-        return asked if asked.get_hookimpls() else None
 
 
 def _checked(qtype):
@@ -300,80 +294,66 @@ def _checked(qtype):
     return qtype
 
 
-def _same_name(a, b):
-    return a.name.lower() == b.name.lower()
-
-
 def _layout(qtype) -> str:
-    header = f" after {qtype.row_header_size} bytes a row" if qtype.row_header_size else ""
+    header = f" after {qtype.row_header_size} bytes per row" if qtype.row_header_size else ""
     return f"{qtype.name} with id {qtype.type_id}, {qtype.block_size} weights in {qtype.type_size} bytes{header}"
 
 
-def _ordered(entries):
-    """(entry point, Plugin) of each: built-ins first, then by distribution name."""
-    known = {}  # a distribution's metadata is a file, and takes a while to read
-    found = []
-    for entry in entries:
-        dist = entry.dist
-        if id(dist) not in known:
-            try:
-                known[id(dist)] = _name_and_version(dist)
-            except Exception:  # none, or one that is damaged or half installed
-                known[id(dist)] = ("unknown", "")
-        found.append((entry, Plugin(entry.name, *known[id(dist)], entry.value)))
-    return sorted(found, key=lambda pair: (pair[1].distribution != BUILT_IN, pair[1].distribution, pair[1].name))
+class Types(Mapping[Any, QuantType]):
+    """The registered types: ``types["Q4_K"]`` or ``types[12]``. Iterates over the names, ordered by id.
 
+    A type that nobody registered raises UnknownTypeError, which is a KeyError.
+    """
 
-def _name_and_version(dist):
-    """As dist.name and dist.version, which load the parser of e-mail and read the whole description with it."""
-    header = (dist.read_text("METADATA") or dist.read_text("PKG-INFO")).partition("\n\n")[0]
-    fields = dict(re.findall(r"^(Name|Version):[ \t]*(\S+)", header, re.MULTILINE))
-    return fields["Name"], fields["Version"]
-
-
-def _limited(found):
-    """Those that QUANTREG_PLUGINS names, if it is set, and the names in it that fit none."""
-    if LIMIT not in os.environ:
-        return found, []
-    names = {part.strip() for part in os.environ[LIMIT].split(",") if part.strip()}
-    fitting = [
-        {name for name in names if name == plugin.name or _same_distribution(name, plugin.distribution)}
-        for _, plugin in found
-    ]
-    chosen = [pair for pair, fits in zip(found, fitting, strict=True) if fits]
-    return chosen, sorted(names.difference(*fitting))
-
-
-def _same_distribution(name, other):
-    """Whether two names are of the same one: My_Q3 and my-q3 are."""
-    return re.sub(r"[-_.]+", "-", name).lower() == re.sub(r"[-_.]+", "-", other).lower()
-
-
-class Types(Mapping):
-    """The registered types: ``types["Q4_K"]``, ``types[12]``; iterates over names, by id."""
-
-    def __init__(self, registry):
+    def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: object) -> QuantType:
         return self._registry.get(key)
 
-    def __contains__(self, key):
+    def __contains__(self, key: object) -> bool:
         return self._registry.find(key) is not None
 
-    def get(self, key, default=None):
+    def get(self, key: object, default: Any = None) -> Any:
+        """The type, or ``default`` if nobody registered it."""
         found = self._registry.find(key)
         return default if found is None else found
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return (qtype.name for qtype in self._registry.all_types())
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._registry.all_types())
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{len(self)} quant types: {', '.join(self)}>"
 
 
-registry = Registry()
-types = Types(registry)
+registry: Registry = Registry()
+types: Types = Types(registry)
+
+
+def layout_of(type_id: int) -> TypeLayout | None:
+    """How a type stores its rows, or None for an unknown id. Plugins are asked only about ids that are not ggml's."""
+    known = TYPES.get(type_id)
+    if known is None:
+        qtype = registry.find(type_id)
+        known = None if qtype is None else qtype.layout
+    return known
+
+
+def find_layout(type: object) -> tuple[int, TypeLayout]:
+    """(id, layout) of a type given by name, id or QuantType. Raises UnknownTypeError if nobody knows the type."""
+    for type_id, known in TYPES.items():
+        if type == type_id or type == known.name:
+            return type_id, known
+    qtype = registry.get(type)
+    return qtype.type_id, qtype.layout
+
+
+def _by_name(name):
+    return types[name]
+
+
+# A type pickles by its name, and only the registry looks names up.
+QuantType._find = staticmethod(_by_name)

@@ -8,7 +8,7 @@ from plan_models import header, llama, make, tensor
 
 import quantreg
 from quantreg import PlanError, cli
-from quantreg.recipes import file_types, plan
+from quantreg.recipes import PlanOptions, file_types, plan_header
 
 
 def without(model, *keys):
@@ -130,11 +130,11 @@ def test_weights_are_not_rounded_to_whole_numbers():
     model = llama()
     for options in ({"output_tensor_type": "I8"}, {"tensor_types": [("attn_v", "I32")]}):
         with pytest.raises(PlanError, match=r"whole numbers .* \(F16 to I"):
-            plan(model, "Q4_0", **options)
+            plan_header(model, "Q4_0", options=PlanOptions(**options))
 
 
 def test_types_for_activations_are_written_with_a_warning():
-    made = plan(llama(), "Q4_0", tensor_types=[("attn_v", "Q8_1")])
+    made = plan_header(llama(), "Q4_0", options=PlanOptions(tensor_types=[("attn_v", "Q8_1")]))
     assert made.warnings == (
         "ggml keeps only activations in it, llama.cpp runs no such weights: "
         "blk.0.attn_v.weight (F16 to Q8_1) and 3 more",

@@ -94,7 +94,7 @@ def everything(path):
             try:
                 assert tensor.dequantize().shape == tensor.shape
             except UnknownTypeError:
-                assert quantreg.gguf.layout(tensor.type_id) is None
+                assert quantreg.gguf.layout_of(tensor.type_id) is None
 
 
 @settings(max_examples=120)

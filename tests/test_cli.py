@@ -336,9 +336,9 @@ def test_a_signal_leaves_nothing_behind_and_one_that_is_ignored_as_by_nohup_does
     code = (
         "import os, signal, sys\n"
         f"if {ignored}: signal.signal(signal.{name}, signal.SIG_IGN)\n"
-        "from quantreg import cli, events, pipeline\n"
-        "inner = pipeline.quantize_file\n"
         "import quantreg\n"
+        "from quantreg import cli, events\n"
+        "inner = quantreg.quantize_file\n"
         "def slow(*args, progress=None, **options):\n"
         "    def stop(event):\n"
         f"        if isinstance(event, events.TensorDone) and event.index == 3: os.kill(os.getpid(), signal.{name})\n"

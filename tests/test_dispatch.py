@@ -205,7 +205,7 @@ def test_weights_given_by_the_caller_are_not_scored_again(scorer):
         (lambda: quantize(X, "Q4_K", -COLUMNS), NonFiniteError, "negative"),
         (lambda: quantize(X, "Q4_K", COLUMNS * np.nan), NonFiniteError, "NaN"),
         (lambda: quantize(X, "Q4_KK"), UnknownTypeError, "did you mean Q4_K"),
-        (lambda: quantreg.dequantize(np.zeros((2, 143), np.uint8), "Q4_K"), ShapeError, "143 bytes a row"),
+        (lambda: quantreg.dequantize(np.zeros((2, 143), np.uint8), "Q4_K"), ShapeError, "row of 143 bytes"),
         (lambda: quantreg.dequantize(X, "Q4_K"), ShapeError, "must be uint8"),
         (lambda: quantreg.dequantize(quantize(X, "Q4_K"), "Q4_K", out=np.empty((6, 3))), ShapeError, "out has shape"),
         (lambda: quantize(X * np.float32(1e30), "Q8_0"), NonFiniteError, "row 0 holds values too large for Q8_0"),

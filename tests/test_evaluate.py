@@ -13,9 +13,9 @@ import toy
 
 import quantreg
 from quantreg import CodecError, ImportanceMatrix, PlanError, UnknownTypeError, cli
-from quantreg.evaluate import Evaluation, Measure, built_in_types, evaluate
-from quantreg.evaluate_curve import curve_svg, frontier_error
-from quantreg.evaluate_page import page
+from quantreg.evaluation import Evaluation, Measure, built_in_types, evaluate
+from quantreg.evaluation.curve import curve_svg, frontier_error
+from quantreg.evaluation.page import page
 from quantreg.registry import registry
 
 NAME = "blk.0.attn_q.weight"
@@ -155,7 +155,7 @@ def test_json_and_csv_hold_the_same_figures(run, model):
 def test_a_page_that_cannot_be_written_or_is_the_model_is_refused_before_anything_is_measured(
     run, model, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("quantreg.evaluate.evaluate", lambda *a, **k: pytest.fail("measured"))
+    monkeypatch.setattr("quantreg.evaluation.evaluate", lambda *a, **k: pytest.fail("measured"))
     before = model.read_bytes()
     for html in (model, tmp_path / "missing" / "curve.html"):
         code, _, err = run("evaluate", "Q4_0", "--on", model, "--html", html)

@@ -12,8 +12,9 @@ import pytest
 import small_model
 
 import quantreg
-from quantreg import GGUFFormatError, NonFiniteError, QuantregError, work
+from quantreg import GGUFFormatError, NonFiniteError, QuantregError
 from quantreg.events import Started, TensorDone
+from quantreg.jobs import slabs
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def at(tmp_path, monkeypatch):
     small_model.write_model(tmp_path / "small.gguf")
     small_model.write_imatrix(tmp_path / "imatrix.gguf")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(work, "SLAB_WEIGHTS", 30_000)
+    monkeypatch.setattr(slabs, "SLAB_WEIGHTS", 30_000)
     quantreg.quantize_file("small.gguf", "whole.gguf", "Q4_K_M", "imatrix.gguf")
     return tmp_path
 
@@ -56,7 +57,7 @@ def test_work_items_are_small_and_name_files_instead_of_holding_arrays(at):
     assert len(recorder.items) > 39
     assert max(map(len, recorder.items)) < 800
     slab = pickle.loads(recorder.items[-1])[1][0]
-    assert isinstance(slab, work.Slab)
+    assert isinstance(slab, slabs.Slab)
     assert slab.importance.entry == slab.tensor
     assert Path(slab.importance.path) == at / "imatrix.gguf"
 
@@ -111,7 +112,7 @@ def test_errors_of_a_worker_are_those_of_a_thread(at, processes):
 def test_a_source_that_changes_during_the_run_is_noticed_by_the_workers(at):
     def touch(event):
         if isinstance(event, TensorDone) and event.index == 1:
-            work._worker._open._files.clear()
+            slabs._worker._open._files.clear()
             os.utime("small.gguf", ns=(1, 1))
 
     with pytest.raises(GGUFFormatError) as refused:

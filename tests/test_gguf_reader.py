@@ -7,7 +7,7 @@ import gguf_files as gf
 import pytest
 
 from quantreg.errors import GGUFFormatError
-from quantreg.gguf import TYPES, TypeLayout, layout, read_header
+from quantreg.gguf import TYPES, TypeLayout, layout_of, read_header
 
 NO_KEYS_NO_TENSORS = struct.pack("<QQ", 0, 0)
 ONE_FLOAT = bytes(32)
@@ -141,7 +141,7 @@ def test_unknown_type_is_opaque_up_to_the_next_tensor_or_the_end():
 
 def test_layout_of_a_plugin_is_used():
     def plugin(type_id):
-        return TypeLayout("MINE", 10, 7, 3) if type_id in (4, 1000) else layout(type_id)
+        return TypeLayout("MINE", 10, 7, 3) if type_id in (4, 1000) else layout_of(type_id)
 
     header = read_header(with_tensors(("a", (20, 2), 1000), ("b", (10,), 4, 64)), layout=plugin)
     assert (header.tensors[0].row_bytes, header.tensors[0].nbytes) == (17, 34)

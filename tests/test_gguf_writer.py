@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantreg.errors import GGUFFormatError, OutputError
-from quantreg.gguf import AtomicFile, HeaderEdit, Value, encode_header, read_header
+from quantreg.gguf import HeaderEdit, Value, encode_header, read_header
+from quantreg.storage import AtomicFile
 
 
 def refused(code, call, *args, **options):

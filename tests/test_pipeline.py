@@ -10,9 +10,10 @@ import pytest
 import small_model
 
 import quantreg
-from quantreg import GGUFFormatError, NonFiniteError, OutputError, PlanError, work
+from quantreg import GGUFFormatError, NonFiniteError, OutputError, PlanError
 from quantreg.events import Advanced, Finished, Started, TensorDone
 from quantreg.gguf import Value
+from quantreg.jobs import slabs
 from quantreg.recipes import parse_override, parse_tensor_type
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "small-model.json").read_text())
@@ -79,9 +80,9 @@ def test_bytes_do_not_depend_on_threads_or_slab_size(at_small, tmp_path, monkeyp
     for i, (threads, slab, chunk) in enumerate(
         [(1, 1 << 20, 1 << 16), (2, 1000, 500), (5, 300, 1 << 16), (3, 70000, 1)]
     ):
-        monkeypatch.setattr(work, "SLAB_WEIGHTS", slab)
-        monkeypatch.setattr(work, "SLAB_BYTES", slab)
-        monkeypatch.setattr(work, "CHUNK_WEIGHTS", chunk)
+        monkeypatch.setattr(slabs, "SLAB_WEIGHTS", slab)
+        monkeypatch.setattr(slabs, "SLAB_BYTES", slab)
+        monkeypatch.setattr(slabs, "CHUNK_WEIGHTS", chunk)
         out = tmp_path / f"{i}.gguf"
         quantreg.quantize_file("small.gguf", out, "Q4_K_M", "small-imatrix.gguf", threads=threads)
         digests.add(sha256(out))

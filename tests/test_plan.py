@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from plan_models import TYPES, StubImatrix, StubType, golden, header, llama, make, model, real_model, tensor
+from plan_models import StubImatrix, golden, header, llama, make, model, real_model, stub_type, tensor, types_with
 
 from quantreg.errors import PlanError
-from quantreg.recipes import parse_layers, parse_override, parse_tensor_type, plan
+from quantreg.recipes import parse_layers, parse_override, parse_tensor_type, plan_header
 
 MODELS = list(golden()["plans"])
 RUNS = [(name, run) for name in golden()["runs"] for run in golden()["runs"][name]["runs"]]
@@ -154,8 +154,8 @@ def test_copy_keeps_or_guesses_the_file_type(metadata, number):
 
 
 def test_uniform_recipe_of_a_type_without_number():
-    types = {**TYPES, "X9_K": StubType("X9_K", 1009, 256, 290, "Q8_0", row_header_size=4)}
-    planned = plan(llama(), "x9_k", types=types)
+    x9_k = stub_type("X9_K", 1009, 256, 290, "Q8_0", row_header_size=4)
+    planned = plan_header(llama(), "x9_k", types=types_with(x9_k))
     assert edits_of(planned)[1] == ("general.file_type", None, None)
     assert set(types_of(planned).values()) == {"X9_K", "F32"}
     assert planned.tensors[0].bytes == 1000 * (4 + 290)

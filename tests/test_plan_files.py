@@ -47,7 +47,7 @@ def test_an_unedited_plan_gives_the_same_bytes_as_no_plan(at, options):
 
 
 def test_a_kept_split_is_part_of_the_plan(at):
-    first = quantreg.split("small.gguf", "in", max_tensors=20)[0]
+    first = quantreg.split("small.gguf", "in", split_max_tensors=20).path
     assert run("plan", "--keep-split", first, "Q8_0", "-o", "plan.json") == 0
     assert run("quantize", "--plan", "plan.json", first, "out.gguf") == 0
     with quantreg.open("out-00001-of-00002.gguf") as model:
@@ -88,7 +88,10 @@ def test_a_tensor_without_a_line_is_left_out_with_a_warning(at, capsys):
     run("plan", "small.gguf", "Q8_0", "-o", "plan.json")
     edited(lambda data, tensors: data["tensors"].remove(tensors["output.weight"]))
     assert run("quantize", "--plan", "plan.json", "small.gguf", "out.gguf") == 0
-    assert "no line for 1 tensors of the model (first: output.weight)" in capsys.readouterr().err
+    assert (
+        "1 tensors of the model have no line in the plan and are left out (the first is output.weight)"
+        in capsys.readouterr().err
+    )
     with quantreg.open("out.gguf") as model:
         assert "output.weight" not in model
 
@@ -121,10 +124,10 @@ def test_a_plan_in_python_is_carried_out_as_it_is(at):
     quantreg.quantize_file("small.gguf", "a.gguf", plan)
     quantreg.quantize_file("small.gguf", "b.gguf", "Q5_K_S", "imatrix.gguf")
     assert Path("a.gguf").read_bytes() == Path("b.gguf").read_bytes()
-    with pytest.raises(PlanError, match="pure: the plan is made already"):
+    with pytest.raises(PlanError, match="pure has no effect on a plan that is already made"):
         quantreg.quantize_file("small.gguf", "c.gguf", plan, pure=True)
     quantreg.quantize_file("small.gguf", "q8.gguf", "Q8_0")
-    with pytest.raises(PlanError, match="plan this model anew"):
+    with pytest.raises(PlanError, match="make a new plan for this model"):
         quantreg.quantize_file("q8.gguf", "c.gguf", plan)
 
 

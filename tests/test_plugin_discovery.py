@@ -145,7 +145,7 @@ def test_a_plugin_that_cannot_be_imported_disables_only_itself(scratch):
     assert done.returncode == 0
     assert "MY_Q3" in done.stdout
     assert "plugin MY_BROKEN of my-broken: cannot be imported: ModuleNotFoundError" in done.stderr
-    assert "frobnicate' (mend or reinstall it, or: pip uninstall my-broken)" in done.stderr
+    assert "frobnicate' (repair or reinstall it, or run: pip uninstall my-broken)" in done.stderr
     asked = scratch.quantreg("estimate", "7B", "--type", "MY_BROKEN", plugins="my-broken")
     assert asked.returncode == 1
     assert "plugin MY_BROKEN of my-broken: cannot be imported" in asked.stderr
@@ -155,7 +155,7 @@ def test_an_id_clash_names_both_and_the_built_in_stays(scratch):
     found = listed(scratch, "my-clash")
     error = found["MY_CLASH"]["error"]
     assert "my-clash registers MY_CLASH with id 12, but quantreg already provides Q4_K with id 12" in error
-    assert "choose an id of 1000 and up" in error
+    assert "choose an id of 1000 or above" in error
     assert found["Q4_K"]["types"] == {"Q4_K": 12}
 
 

@@ -13,7 +13,6 @@ from entries import Entry, fail, registry_of
 import quantreg
 from quantreg import CodecError, FileType, NonFiniteError, PlanError, PluginError, UnknownFileTypeError, cli, hookimpl
 from quantreg.recipes import file_types
-from quantreg.recipes.filetype import find_type
 from quantreg.registry import Types, registry
 from quantreg.testing import check_codec
 
@@ -58,16 +57,16 @@ def model(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ({"name": "my q3"}, "type name 'my q3': use letters, digits and underscores, a letter first, as in MY_Q3"),
-        ({"name": "3BIT"}, "a letter first"),
+        ({"name": "my q3"}, "type name 'my q3': use letters, digits and underscores, starting with a letter: MY_Q3"),
+        ({"name": "3BIT"}, "starting with a letter"),
         ({"name": "Q3\n"}, "use letters"),
         ({"name": "Ü3"}, "use letters"),
         ({"name": None}, "use letters"),
-        ({"block_size": 0}, r"block_size is 0, it must be an integer in 1 .. 65536"),
+        ({"block_size": 0}, r"block_size is 0; use an integer from 1 to 65536"),
         ({"block_size": 2**40}, r"block_size is 1099511627776"),
         ({"type_size": 13.5}, r"type_size is 13.5"),
-        ({"row_header_size": -1}, "row_header_size must be a number of bytes, 0 for none"),
-        ({"type_id": 2**32}, r"type_id is 4294967296, it must be an integer in 0 .. 2147483647"),
+        ({"row_header_size": -1}, "row_header_size is -1; use a number of bytes, 0 for none"),
+        ({"type_id": 2**32}, r"type_id is 4294967296; use an integer from 0 to 2147483647"),
         ({"type_id": "1000"}, "type_id is '1000'"),
     ],
 )
@@ -159,7 +158,7 @@ def test_a_module_that_cannot_be_imported_says_how_to_get_rid_of_it(error, messa
     (bad,) = (p for p in broken.plugins if p.error)
     assert bad.problem.startswith("plugin bad of bad-dist: ")
     assert message in bad.problem
-    assert bad.problem.endswith("(mend or reinstall it, or: pip uninstall bad-dist)")
+    assert bad.problem.endswith("(repair or reinstall it, or run: pip uninstall bad-dist)")
     assert "\n" not in bad.problem
 
 
@@ -183,7 +182,7 @@ def test_names_in_quantreg_plugins_that_fit_nothing_are_told(run, monkeypatch):
     with pytest.raises(quantreg.UnknownTypeError, match=r"TOY3.*\(QUANTREG_PLUGINS=mydist limits the plugins\)"):
         limited.get("TOY3")
     with pytest.raises(quantreg.UnknownTypeError, match=r"Q4_K.*\(QUANTREG_PLUGINS=mydist limits the plugins\)"):
-        find_type(Types(limited), "Q4_K")
+        Types(limited)["Q4_K"]
 
 
 # ---- hooks ----

@@ -10,7 +10,7 @@ from plan_models import TYPES, header, llama, tensor
 
 import quantreg
 from quantreg.errors import PluginError, UnknownFileTypeError
-from quantreg.recipes import Choice, FileType, Row, condition, file_types, plan
+from quantreg.recipes import Choice, FileType, Row, condition, file_types, plan_header
 from quantreg.recipes.builtin import BUILT_IN
 from quantreg.recipes.filetype import FileTypes
 from quantreg.recipes.keep import kept_because
@@ -158,7 +158,7 @@ def test_a_plugin_adds_a_recipe_with_rules_over_name_layer_shape_and_plan():
     hooks = [hook(MINE)]
     registry = FileTypes(BUILT_IN, lambda: hooks)
     assert registry["mine"] is registry[1234] is MINE
-    planned = plan(llama(2), registry["mine_m"], types=TYPES)
+    planned = plan_header(llama(2), registry["mine_m"], types=TYPES)
     types = {t.name: t.to_type for t in planned.tensors}
     assert [types[f"blk.{i}.{part}.weight"] for i in (0, 1) for part in ("ffn_gate", "ffn_up", "ffn_down")] == [
         "Q4_0", "Q4_0", "Q4_0", "Q8_0", "Q8_0", "Q4_0",
@@ -205,7 +205,7 @@ def test_a_file_type_may_be_registered_by_hand():
 
 def test_a_recipe_may_name_types_that_need_an_imatrix():
     picky = FileType("PICKY", None, "Q4_0", "", needs_imatrix=("Q4_0",))
-    planned = plan(header([tensor("a.weight", (32, 2))]), picky, types=TYPES, check=False)
+    planned = plan_header(header([tensor("a.weight", (32, 2))]), picky, types=TYPES, check=False)
     assert "PICKY requires an importance matrix" in planned.problems[0]
 
 

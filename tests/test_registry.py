@@ -11,10 +11,8 @@ from entries import Entry, fail, registry_of
 
 import quantreg
 from quantreg import CodecError, PluginError, QuantType, UnknownTypeError, hookimpl, types
-from quantreg.gguf.layout import TYPES
+from quantreg.ggml import FILE_TYPE_NAMES, REMOVED_FILE_TYPES, TYPES
 from quantreg.recipes.builtin import BUILT_IN
-from quantreg.recipes.filetype import REMOVED
-from quantreg.registry import FILE_TYPES
 
 
 def make_type(name="X3", type_id=1003, **options):
@@ -221,7 +219,7 @@ def test_a_clash_names_both_distributions_and_the_first_keeps_the_type(clash):
     error = next(p.error for p in registry.plugins if p.error)
     assert "second-dist" in error
     assert "first-dist" in error
-    assert "1000 and up" in error
+    assert "1000 or above" in error
 
 
 @pytest.mark.parametrize("name", ["Q4_K_M", "iq3_xs", "COPY", "Q2_K_S", "Q4_0_4_4"])
@@ -232,15 +230,15 @@ def test_a_type_with_the_name_of_a_file_type_is_refused_and_disables_only_its_pl
     )
     assert registry.all_types() == (good,)
     error = registry.plugins[0].error
-    assert f"first-dist registers a type {name}, but `quantreg quantize` takes {name} for a file type" in error
+    assert f"first-dist registers a type {name}, but `quantreg quantize` knows {name} as a file type" in error
     assert f"choose another name, such as MY_{name}" in error
     assert "already provides" not in error
 
 
 def test_the_names_that_no_type_may_have_are_those_of_all_file_types_that_are_no_types():
     names = {name for file_type in BUILT_IN for name in (file_type.name, *file_type.aliases)}
-    names |= {name for name, _ in REMOVED.values()}
-    assert names - {layout.name for layout in TYPES.values()} == FILE_TYPES
+    names |= {name for name, _ in REMOVED_FILE_TYPES.values()}
+    assert names - {layout.name for layout in TYPES.values()} == FILE_TYPE_NAMES
 
 
 def test_a_type_of_ggmls_may_be_provided_though_it_is_a_file_type_too():
@@ -255,14 +253,14 @@ def test_two_entry_points_of_one_module_are_told():
     registry = registry_of(Entry("a", "a-dist", lambda: module), Entry("b", "a-dist", lambda: module))
     assert [t.name for t in registry.all_types()] == ["X3"]
     assert [p.error for p in registry.plugins] == [
-        None, "a-dist.b is registered already, as a-dist:a: one entry point a module",
+        None, "a-dist.b is already registered, as a-dist:a: use one entry point per module",
     ]  # fmt: skip
 
 
 def test_registering_a_plugin_twice_leaves_the_first():
     module = plugin(make_type())
     registry = registry_of(Entry("a", "a-dist", lambda: module))
-    with pytest.raises(PluginError, match="registered already, as a-dist:a"):
+    with pytest.raises(PluginError, match="already registered, as a-dist:a"):
         registry.register_plugin(module)
     assert registry.hooks_of(registry.plugins[0]) == ["register_types"]
     assert len(registry.plugins) == 1
@@ -314,8 +312,8 @@ def test_what_replaces_a_built_in_keeps_what_is_in_files(other):
     )
     assert registry.all_types() == (q4_1,)
     error = registry.plugins[1].error
-    assert "it must keep Q4_1 with id 3, 32 weights in 20 bytes, not " in error
-    assert error.endswith("choose an id of 1000 and up for another format")
+    assert "must keep Q4_1 with id 3, 32 weights in 20 bytes, not " in error
+    assert error.endswith("choose an id of 1000 or above for another format")
 
 
 def test_quantreg_plugins_limits_what_is_loaded(monkeypatch):
@@ -331,7 +329,7 @@ def test_quantreg_plugins_limits_what_is_loaded(monkeypatch):
 
 def test_a_codec_of_another_type_is_refused():
     wrong = QuantType("X3", type_id=1003, block_size=32, type_size=14, codec=lambda: types["Q4_K"].codec)
-    with pytest.raises(CodecError, match=r"codec of X3 says type_id = 12, its plugin says 1003"):
+    with pytest.raises(CodecError, match=r"codec of X3 says type_id = 12, but its plugin says 1003"):
         wrong.codec  # noqa: B018
 
 

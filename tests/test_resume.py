@@ -11,8 +11,9 @@ import pytest
 import small_model
 
 import quantreg
-from quantreg import GGUFFormatError, OutputError, cli, gguf, work
+from quantreg import GGUFFormatError, OutputError, cli, storage
 from quantreg.events import Advanced, Started, TensorDone
+from quantreg.jobs import slabs
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def at(tmp_path, monkeypatch):
     small_model.write_imatrix(tmp_path / "imatrix.gguf")
     quantreg.quantize_file(tmp_path / "small.gguf", tmp_path / "whole.gguf", "Q4_K_M")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(work, "SLAB_WEIGHTS", 20_000)
+    monkeypatch.setattr(slabs, "SLAB_WEIGHTS", 20_000)
     return tmp_path
 
 
@@ -43,9 +44,9 @@ def interrupt(after, *args, error=Stop, **keywords):
 def encoded(monkeypatch):
     """A list that gets the (tensor, first row) of every slab done from now on."""
     done = []
-    run = work.Worker.run
+    run = slabs.Worker.run
     monkeypatch.setattr(
-        work.Worker, "run", lambda self, slab: (done.append((slab.tensor, slab.start)), run(self, slab))[1]
+        slabs.Worker, "run", lambda self, slab: (done.append((slab.tensor, slab.start)), run(self, slab))[1]
     )
     return done
 
@@ -82,7 +83,7 @@ def test_resume_without_an_unfinished_run_starts_one(at):
 
 def test_slabs_of_another_size_go_on_where_whole_tensors_are_done(at, monkeypatch):
     interrupt(20, "small.gguf", "out.gguf", "Q4_K_M", resumable=True)
-    monkeypatch.setattr(work, "SLAB_WEIGHTS", 1 << 20)
+    monkeypatch.setattr(slabs, "SLAB_WEIGHTS", 1 << 20)
     done = encoded(monkeypatch)
     quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True)
     assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
@@ -157,7 +158,7 @@ def test_an_unfinished_run_of_something_else_is_not_continued(at, change, messag
 
 def test_another_version_of_a_plugin_is_another_run(at, monkeypatch):
     interrupt(10, "small.gguf", "out.gguf", "Q4_K_M", resumable=True)
-    monkeypatch.setattr("quantreg.resume.__version__", "99")
+    monkeypatch.setattr("quantreg.jobs.resume.__version__", "99")
     with pytest.raises(OutputError, match="another quantreg"):
         quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True)
 
@@ -238,14 +239,15 @@ def test_a_kill_between_the_renames_of_shards_is_resumed_without_encoding(at, mo
 def test_the_command_keeps_the_partial_file_on_sigterm_and_says_how_to_go_on(at):
     code = (
         "import os, signal, sys\n"
-        "from quantreg import cli, work\n"
-        "run = work.Worker.run\n"
+        "from quantreg import cli\n"
+        "from quantreg.jobs import slabs\n"
+        "run = slabs.Worker.run\n"
         "count = []\n"
         "def slow(self, slab):\n"
         "    count.append(slab)\n"
         "    if len(count) == 9: os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return run(self, slab)\n"
-        "work.Worker.run = slow\n"
+        "slabs.Worker.run = slow\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )
     words = ["quantize", "--resumable", "small.gguf", "out.gguf", "Q4_K_M", "1"]
@@ -267,5 +269,5 @@ def test_a_source_that_changed_while_a_run_slept_is_noticed(at):
 
 
 def test_the_names_of_the_partial_file_and_its_journal(at):
-    assert gguf.partial_path("out.gguf") == str(at / "out.gguf.partial")
-    assert gguf.journal_path("out.gguf") == str(at / "out.gguf.partial.journal")
+    assert storage.partial_path("out.gguf") == str(at / "out.gguf.partial")
+    assert storage.journal_path("out.gguf") == str(at / "out.gguf.partial.journal")

@@ -76,9 +76,9 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_encoded(at, monkeyp
 
 @pytest.mark.parametrize("function", ["split", "merge", "export", "edit_metadata", "hash_tensors", "validate"])
 def test_a_source_that_shrinks_is_an_error_everywhere(at, function, monkeypatch):
-    from quantreg import source
+    from quantreg.jobs import source
 
-    paths = quantreg.split("small.gguf", "s", max_tensors=20)
+    paths = quantreg.split("small.gguf", "s", split_max_tensors=20).paths
     enter = source.Source.__enter__
 
     def shrink(self):

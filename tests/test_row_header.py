@@ -10,7 +10,8 @@ import toy
 from weights import make_rows
 
 import quantreg
-from quantreg import ImportanceMatrix, cli, work
+from quantreg import ImportanceMatrix, cli
+from quantreg.jobs import slabs
 from quantreg.registry import registry
 
 ROWS, COLS = 40, 96
@@ -51,10 +52,10 @@ def quantized(source, tmp_path):
 @pytest.fixture
 def small_slabs(monkeypatch):
     """A few rows a work item, in every module that cuts tensors into pieces."""
-    monkeypatch.setattr(work, "SLAB_WEIGHTS", 5 * COLS)
-    monkeypatch.setattr(work, "CHUNK_WEIGHTS", 2 * COLS)
-    monkeypatch.setattr(work, "SLAB_BYTES", 3 * ROW_BYTES + 1)
-    monkeypatch.setattr("quantreg.verify.READ", 3 * ROW_BYTES + 1)
+    monkeypatch.setattr(slabs, "SLAB_WEIGHTS", 5 * COLS)
+    monkeypatch.setattr(slabs, "CHUNK_WEIGHTS", 2 * COLS)
+    monkeypatch.setattr(slabs, "SLAB_BYTES", 3 * ROW_BYTES + 1)
+    monkeypatch.setattr("quantreg.jobs.verify.SLAB_BYTES", 3 * ROW_BYTES + 1)
 
 
 def expected():
@@ -95,7 +96,7 @@ def test_the_plan_counts_the_headers(source, quantized):
 def test_copies_are_looked_through_for_nan_row_by_row(quantized, tmp_path, small_slabs):
     quantreg.quantize_file(quantized, tmp_path / "copy.gguf", "COPY")
     assert quantreg.hash_tensors(tmp_path / "copy.gguf") == quantreg.hash_tensors(quantized)
-    assert quantreg.validate(quantized) == []
+    assert quantreg.validate(quantized).ok
     with quantreg.open(quantized) as model:
         data = {name: model[name] for name in model}
         bad = np.array(data[NAME].data)
@@ -103,7 +104,7 @@ def test_copies_are_looked_through_for_nan_row_by_row(quantized, tmp_path, small
         data[NAME] = quantreg.QuantizedTensor(NAME, X[NAME].shape, "TOY3R", bad)
         quantreg.write(tmp_path / "bad.gguf", {"general.architecture": "llama"}, data)
     message = f"{NAME}: holds NaN or infinity at index {23 * COLS}"
-    assert quantreg.validate(tmp_path / "bad.gguf") == [message]
+    assert quantreg.validate(tmp_path / "bad.gguf").problems == (message,)
     with pytest.raises(quantreg.NonFiniteError, match=message):
         quantreg.quantize_file(tmp_path / "bad.gguf", tmp_path / "no.gguf", "COPY")
 
@@ -119,7 +120,7 @@ def test_two_models_are_compared_by_their_weights(source, quantized, small_slabs
 
 
 def test_it_is_split_merged_and_exported(quantized, tmp_path):
-    quantreg.split(quantized, tmp_path / "shard", max_tensors=1)
+    quantreg.split(quantized, tmp_path / "shard", split_max_tensors=1)
     quantreg.merge(tmp_path / "shard-00001-of-00003.gguf", tmp_path / "merged.gguf")
     assert (tmp_path / "merged.gguf").read_bytes() == quantized.read_bytes()
     quantreg.export(quantized, tmp_path / "out.safetensors", dtype="f32")
@@ -157,7 +158,7 @@ def test_rows_without_weights_are_headers_only(tmp_path):
     assert data.shape == (5, 4)
     tensor = quantreg.QuantizedTensor(NAME, (5, 0), "TOY3R", data)
     quantreg.write(tmp_path / "empty.gguf", {"general.architecture": "llama"}, {NAME: tensor})
-    assert quantreg.validate(tmp_path / "empty.gguf") == []
+    assert quantreg.validate(tmp_path / "empty.gguf").ok
     for file_type in ("COPY", "TOY3R"):
         quantreg.quantize_file(tmp_path / "empty.gguf", tmp_path / f"{file_type}.gguf", file_type)
         with quantreg.open(tmp_path / f"{file_type}.gguf") as model:

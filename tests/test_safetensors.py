@@ -11,7 +11,7 @@ import small_model
 
 import quantreg
 from quantreg import NonFiniteError, OutputError, PlanError, SafetensorsError, cli
-from quantreg.safetensors import SafetensorsSource
+from quantreg.jobs.safetensors import SafetensorsSource
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int32": "I32"}
 
@@ -81,7 +81,7 @@ def test_a_plan_of_a_safetensors_model_goes_through_a_file(at):
 @pytest.mark.parametrize("dtype", [None, "f16", "bf16", "f32"])
 def test_export_writes_what_dequantize_gives(at, dtype):
     quantreg.quantize_file("small.gguf", "q.gguf", "Q4_K_M")
-    assert quantreg.export("q.gguf", "out.safetensors", dtype=dtype) == "out.safetensors"
+    assert quantreg.export("q.gguf", "out.safetensors", dtype=dtype).path == "out.safetensors"
     with quantreg.open("q.gguf") as model:
         found = {info.name: info for info in SafetensorsSource("out.safetensors").tensors}
         assert set(found) == set(model)

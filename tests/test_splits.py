@@ -13,7 +13,7 @@ import small_model
 import quantreg
 from quantreg import GGUFFormatError, OutputError, PlanError, cli
 from quantreg.gguf import Value
-from quantreg.output import parse_size
+from quantreg.sizes import parse_size
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "splits.json").read_text())
 
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     small_model.write_model(path / "small.gguf")
     small_model.write_imatrix(path / "small-imatrix.gguf")
     (path / "types.txt").write_text("attn_v=q8_0 FFN_.*=q5_0\nattn_k=q6_k\n")
-    quantreg.split(path / "small.gguf", path / "in", max_tensors=7)
+    quantreg.split(path / "small.gguf", path / "in", split_max_tensors=7)
     return path
 
 
@@ -60,7 +60,7 @@ def test_quantize_writes_the_shards_of_the_reference_byte_for_byte(run, at, tmp_
 def test_merge_gives_back_the_file_that_was_split(at, tmp_path):
     for shard in (1, 4):
         out = tmp_path / f"{shard}.gguf"
-        assert quantreg.merge(f"in-0000{shard}-of-00006.gguf", out) == str(out)
+        assert quantreg.merge(f"in-0000{shard}-of-00006.gguf", out).path == str(out)
         assert sha256(out) == GOLDEN["model_sha256"]
 
 
@@ -106,7 +106,7 @@ def test_an_alignment_of_the_model_is_kept_in_the_first_shard(tmp_path):
     x = small_model.noise(3, (3, 256)).astype(np.float16)
     metadata = {"general.architecture": "llama", "general.alignment": Value("u32", 256)}
     quantreg.write(tmp_path / "in.gguf", metadata, {f"blk.{i}.attn_q.weight": x for i in range(4)})
-    paths = quantreg.split(tmp_path / "in.gguf", tmp_path / "s", max_tensors=2)
+    paths = quantreg.split(tmp_path / "in.gguf", tmp_path / "s", split_max_tensors=2).paths
     with quantreg.open(paths[0]) as model:
         assert [header.alignment for header in model.headers] == [256, 32]
     quantreg.merge(paths[0], tmp_path / "out.gguf")
@@ -117,7 +117,7 @@ def test_the_first_shard_is_renamed_last(at, tmp_path, monkeypatch):
     renamed = []
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (renamed.append(Path(b).name), replace(a, b)))
-    quantreg.split("small.gguf", tmp_path / "s", max_size="1M")
+    quantreg.split("small.gguf", tmp_path / "s", split_max_size="1M")
     assert renamed == [f"s-0000{i}-of-00004.gguf" for i in (4, 3, 2, 1)]
 
 
@@ -134,10 +134,10 @@ def test_an_error_in_the_middle_leaves_no_shard(at, tmp_path):
 def test_an_existing_shard_needs_force(at, tmp_path):
     (tmp_path / "s-00003-of-00006.gguf").write_bytes(b"precious")
     with pytest.raises(OutputError, match=r"s-00003-of-00006\.gguf: exists"):
-        quantreg.split("small.gguf", tmp_path / "s", max_tensors=7)
+        quantreg.split("small.gguf", tmp_path / "s", split_max_tensors=7)
     assert (tmp_path / "s-00003-of-00006.gguf").read_bytes() == b"precious"
     assert os.listdir(tmp_path) == ["s-00003-of-00006.gguf"]
-    assert len(quantreg.split("small.gguf", tmp_path / "s", max_tensors=7, force=True)) == 6
+    assert len(quantreg.split("small.gguf", tmp_path / "s", split_max_tensors=7, force=True).paths) == 6
 
 
 def test_shards_may_not_replace_the_shards_they_are_made_from(at, tmp_path):

@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("verify")
     small_model.write_model(path / "small.gguf")
     quantreg.quantize_file(path / "small.gguf", path / "q4.gguf", "Q4_K_M")
-    quantreg.split(path / "q4.gguf", path / "s", max_tensors=10)
+    quantreg.split(path / "q4.gguf", path / "s", split_max_tensors=10)
     return path
 
 
@@ -68,11 +68,11 @@ def test_every_bad_tensor_is_named(run, tmp_path):
     bad = np.ones((2, 64), np.float32)
     bad[1, 3] = np.nan
     quantreg.write(tmp_path / "bad.gguf", {}, {"a": bad, "b": np.ones(3, np.float32), "c": bad})
-    found = quantreg.validate(tmp_path / "bad.gguf")
+    found = quantreg.validate(tmp_path / "bad.gguf").problems
     assert [text.split(":")[0] for text in found] == ["a", "c"]
     assert all(text.endswith("index 67") for text in found)
     code, out, _ = run("validate", "--json", tmp_path / "bad.gguf")
-    expected = {"file": str(tmp_path / "bad.gguf"), "tensors": 3, "files": 1, "problems": found}
+    expected = {"file": str(tmp_path / "bad.gguf"), "tensors": 3, "files": 1, "problems": list(found)}
     assert (code, json.loads(out)) == (1, expected)
 
 
@@ -82,7 +82,9 @@ def test_types_that_nobody_reads_are_said_to_be_unchecked(tmp_path):
     at = raw.index(b"a.weight") + len("a.weight") + 4 + 16
     raw[at : at + 4] = (4242).to_bytes(4, "little")
     (tmp_path / "x.gguf").write_bytes(raw)
-    assert quantreg.validate(tmp_path / "x.gguf") == ["a.weight: no installed plugin reads type 4242: not checked"]
+    assert quantreg.validate(tmp_path / "x.gguf").problems == (
+        "a.weight was not checked: no installed plugin reads type 4242",
+    )
 
 
 # ---- hash ----

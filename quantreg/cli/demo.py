@@ -15,7 +15,7 @@ def command():
     ERROR is the root mean square error of the weights, as a share of their size; the weights are random.
     """
     import quantreg
-    from quantreg.demo import DEMO_TYPES, make_model, relative_error
+    from quantreg.evaluation.demo import DEMO_TYPES, make_model, relative_error
 
     with tempfile.TemporaryDirectory(prefix="quantreg-demo-") as folder:
         source = os.path.join(folder, "demo-f16.gguf")

@@ -32,8 +32,8 @@ def command(names, path, imatrix, sample, seed, tensors, as_json, as_csv, html):
     ERROR is the root mean square error as a share of the weights' root mean square; WEIGHTED counts each column by its
     calibration statistics; MAX is the largest error of a weight. ENCODE and DECODE are millions of weights a second.
     """
-    from quantreg.evaluate import built_in_types, evaluate, is_built_in
-    from quantreg.registry import types
+    from quantreg.evaluation import built_in_types, evaluate, page
+    from quantreg.registry import registry, types
     from quantreg.sizes import parse_params
 
     if as_json and as_csv:
@@ -47,9 +47,7 @@ def command(names, path, imatrix, sample, seed, tensors, as_json, as_csv, html):
     with _page_file(html, path, imatrix) as file:
         found = evaluate(path, [*chosen, *others], imatrix, sample=count, seed=seed)
         if file:
-            from quantreg.evaluate_page import page
-
-            own = [name for name in chosen if not is_built_in(name)]
+            own = [name for name in chosen if not registry.is_built_in(name)]
             file.write(page(found, own or chosen).encode())
     if html:
         click.echo(f"{html}: the curve, with {len(others)} other built-in types", err=True)
@@ -65,7 +63,7 @@ def command(names, path, imatrix, sample, seed, tensors, as_json, as_csv, html):
 
 def _page_file(html, *read):
     """Replaces an older page but none of the files that are read, and is refused before anything is measured."""
-    from quantreg.gguf import AtomicFile
+    from quantreg.storage import AtomicFile
 
     return AtomicFile(html, force=True, source=[path for path in read if path]) if html else nullcontext()
 

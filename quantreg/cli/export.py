@@ -15,4 +15,4 @@ def command(source, out, dtype, force):
     """Decode the tensors of a GGUF model to one safetensors file. The names stay GGUF's; metadata is left behind."""
     import quantreg
 
-    click.echo(quantreg.export(source, out, dtype=dtype, force=force))
+    click.echo(quantreg.export(source, out, dtype=dtype, force=force).path)

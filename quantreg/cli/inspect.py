@@ -14,7 +14,7 @@ LONGEST = 60  # characters of a value that are shown
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(file, as_json):
     """Show the metadata and tensors of FILE; of a split model give any shard. Shapes are in NumPy order: rows last."""
-    from quantreg.source import Source
+    from quantreg.jobs.source import Source
 
     source = Source(file)
     weights = sum(t.n_elements for t in source.tensors)

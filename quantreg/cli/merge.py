@@ -11,4 +11,4 @@ def command(source, out, force):
     """Merge the shards of a model into the GGUF file OUT. SHARD is any of them: the names tell the others."""
     import quantreg
 
-    click.echo(quantreg.merge(source, out, force=force))
+    click.echo(quantreg.merge(source, out, force=force).path)

@@ -24,7 +24,7 @@ def get(file, keys):
     Of one KEY as it is, of several or all as JSON, a key a line.
     """
     from quantreg.errors import MetadataError
-    from quantreg.source import Source
+    from quantreg.jobs.source import Source
 
     metadata = Source(file).metadata
     for key in keys:

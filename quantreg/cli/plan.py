@@ -18,9 +18,8 @@ def command(source, file_type, output, force, **given):
     Edit "to" of any tensor, then: quantreg quantize --plan FILE IN OUT
     """
     import quantreg
-    from quantreg import recipes
 
     plan = quantreg.plan(source, find_file_type(file_type), check=False, **to_keywords(given))
-    recipes.write_plan(plan, output, force=force, source=[source, *([given["imatrix"]] if given["imatrix"] else [])])
+    quantreg.write_plan(plan, output, force=force, source=[source, *([given["imatrix"]] if given["imatrix"] else [])])
     click.echo(f"{output}: {len(plan.tensors)} tensors, {plan_summary(plan)}")
     warn((*plan.problems, *plan.warnings))

@@ -52,7 +52,7 @@ def _describe(plugin, registry):
     """One plugin as JSON-ready data; its codecs are loaded, which may show that they cannot be."""
     from quantreg.errors import QuantregError
 
-    levels, abi = [], None
+    levels, abi, hooks = [], None, registry.hooks_of(plugin)
     for qtype in plugin.types:
         try:
             codec = qtype.codec
@@ -61,10 +61,12 @@ def _describe(plugin, registry):
             continue
         levels += [level for level in codec.built if level not in levels]
         abi = codec.abi if abi is None else abi
+        if codec.has_scorer and "score_importance" not in hooks:
+            hooks = sorted([*hooks, "score_importance"])  # QuantType.score answers it for the type
     return {
         "name": plugin.name, "distribution": plugin.distribution, "version": plugin.version, "module": plugin.module,
         "types": {t.name: t.type_id for t in plugin.types}, "replaced": dict(plugin.replaced),
-        "hooks": registry.hooks_of(plugin), "cpu_levels": levels, "abi": abi, "error": plugin.error,
+        "hooks": hooks, "cpu_levels": levels, "abi": abi, "error": plugin.error,
     }  # fmt: skip
 
 

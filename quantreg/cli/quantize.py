@@ -121,10 +121,9 @@ def _arguments(arguments, planned):
 
 def _show_plan(source, file_type, imatrix, options, as_json):
     import quantreg
-    from quantreg.recipes import Plan
 
     plan = file_type
-    if not isinstance(plan, Plan):
+    if not isinstance(plan, quantreg.Plan):
         plan = quantreg.plan(source, file_type, imatrix=imatrix, check=False, **options)
     if as_json:
         print_json(plan.to_dict())

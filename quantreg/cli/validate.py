@@ -14,19 +14,16 @@ def command(file, as_json):
     Exit code 1, with a line for each tensor, if something is wrong. Of a split model give any shard.
     """
     import quantreg
-    from quantreg.source import Source
 
-    source = Source(file)
-    problems = quantreg.validate(file)
-    warn(source.warnings)
+    found = quantreg.validate(file)
+    files = len(found.paths)
+    warn(found.warnings)
     if as_json:
-        print_json(
-            {"file": file, "tensors": len(source.tensors), "files": len(source.paths), "problems": list(problems)}
-        )
+        print_json({"file": file, "tensors": found.n_tensors, "files": files, "problems": found.problems})
     else:
-        for problem in problems:
+        for problem in found.problems:
             click.echo(printable(f"{file}: {problem}"))
-        if not problems:
-            click.echo(f"{file}: {len(source.tensors)} tensors in {len(source.paths)} file(s): nothing wrong")
-    if problems:
+        if found.ok:
+            click.echo(f"{file}: {found.n_tensors} tensors in {files} file(s): nothing wrong")
+    if not found.ok:
         raise click.exceptions.Exit(1)

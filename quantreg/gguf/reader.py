@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from quantreg.errors import GGUFFormatError
+from quantreg.ggml import layout_of
 from quantreg.gguf import rules
-from quantreg.gguf.layout import layout as ggml_layout
 from quantreg.gguf.metadata import Metadata, type_name
 from quantreg_kernels._gguf import ScanError, scan
 
@@ -79,7 +79,7 @@ class Header:
         return self._by_name[name]
 
 
-def read_header(path_or_buffer, *, layout=ggml_layout, path=None) -> Header:
+def read_header(path_or_buffer, *, layout=layout_of, path=None) -> Header:
     """Read and check the header of a GGUF file; no tensor data is read.
 
     `path_or_buffer` is a path or a bytes-like object that holds a whole file (the result keeps a view of it). A file

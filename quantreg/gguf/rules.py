@@ -6,7 +6,7 @@ Every function raises GGUFFormatError; `where` is passed on to it (`offset`, `pa
 import math
 
 from quantreg.errors import GGUFFormatError
-from quantreg.gguf.layout import REMOVED_TYPES
+from quantreg.ggml import REMOVED_TYPES
 from quantreg_kernels._gguf import MAX_NAME_BYTES
 
 __all__ = ["DEFAULT_ALIGNMENT", "MAX_SIZE", "padded"]
@@ -92,11 +92,11 @@ def tensor_size(name: str, dims: tuple[int, ...], type_id: int, layout, alignmen
             message = f"tensor {shown(name)} has type {type_id} ({REMOVED_TYPES[type_id]}), which ggml has removed"
             raise GGUFFormatError("removed-type", message, found=type_id, **where)
         return None
-    type_name, block_size, type_size, row_header_size = rules
     columns = dims[0] if dims else 1
-    if columns % block_size:
-        message = f"tensor {shown(name)} has rows of {columns} values, {type_name} needs a multiple of {block_size}"
-        raise GGUFFormatError("partial-block", message, found=columns, limit=block_size, **where)
-    row_bytes = row_header_size + columns // block_size * type_size
+    if columns % rules.block_size:
+        unit = rules.block_size
+        message = f"tensor {shown(name)} has rows of {columns} values, but {rules.name} needs a multiple of {unit}"
+        raise GGUFFormatError("partial-block", message, found=columns, limit=unit, **where)
+    row_bytes = rules.row_bytes(columns)
     check(padded(row_bytes * math.prod(filter(None, dims[1:])), alignment), "the number of bytes")
     return row_bytes, row_bytes * math.prod(dims[1:])

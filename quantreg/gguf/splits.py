@@ -4,13 +4,12 @@ import os
 import re
 
 from quantreg.errors import GGUFFormatError
-from quantreg.gguf.layout import layout as ggml_layout
+from quantreg.ggml import SPLIT_KEYS, layout_of
 from quantreg.gguf.metadata import Value
 from quantreg.gguf.reader import Header, read_header
 
-__all__ = ["MAX_SHARDS", "SPLIT_KEYS", "read_shards", "shard_path", "split_values"]
+__all__ = ["MAX_SHARDS", "read_shards", "shard_path", "split_values"]
 
-SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 MAX_SHARDS = 65535  # split.count is a u16
 
 _NAME = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
@@ -23,14 +22,11 @@ def shard_path(prefix, number: int, count: int) -> str:
 
 def split_values(number: int, count: int, n_tensors: int) -> list[tuple[str, Value]]:
     """The three keys of shard `number` (from 0) of `count`; `n_tensors` is the number in all shards."""
-    return [
-        ("split.no", Value("u16", number)),
-        ("split.count", Value("u16", count)),
-        ("split.tensors.count", Value("i32", n_tensors)),
-    ]
+    values = Value("u16", number), Value("u16", count), Value("i32", n_tensors)
+    return list(zip(SPLIT_KEYS, values, strict=True))
 
 
-def read_shards(path, *, layout=ggml_layout) -> tuple[Header, ...]:
+def read_shards(path, *, layout=layout_of) -> tuple[Header, ...]:
     """Headers of all shards of a model, given the path of any; of one file if it is not split.
 
     The first holds the model's metadata. Raises GGUFFormatError: "split-numbers" if numbers, counts and file names do

@@ -3,10 +3,13 @@
 import struct
 
 from quantreg.errors import GGUFFormatError
+from quantreg.ggml import TypeLayout
 from quantreg.gguf import rules
 from quantreg.gguf.metadata import Metadata, Value
 
 __all__ = ["HeaderEdit", "encode_header"]
+
+_ANY_SIZE = TypeLayout("", 1, 0)  # the caller knows the size of a tensor's data
 
 
 class HeaderEdit:
@@ -59,7 +62,7 @@ def encode_header(items, tensors, alignment: int = rules.DEFAULT_ALIGNMENT) -> b
     names, offset = set(), 0
     for name, dims, type_id, nbytes in tensors:
         raw = _encode_name(name, "tensor name", names)
-        rules.tensor_size(name, tuple(dims), type_id, lambda _: ("", 1, 0, 0), alignment)
+        rules.tensor_size(name, tuple(dims), type_id, lambda _: _ANY_SIZE, alignment)
         parts += raw, struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, type_id, offset)
         offset += rules.padded(nbytes, alignment)
         if offset > rules.MAX_SIZE:

@@ -67,8 +67,8 @@ def decided(name, source, dims, qtype, reason, calibration, wanted=None) -> Tens
     from_type = {"from_type": source.type_name, "from_id": source.type_id}
     rows = math.prod(dims[1:])
     ideal = {}
-    if wanted is not None:
-        size = rows * (wanted.row_header_size + dims[0] / wanted.block_size * wanted.type_size)
+    if wanted is not None:  # its rows do not divide into blocks, so the size is a fraction
+        size = rows * (wanted.row_header_size + dims[0] * wanted.bits_per_weight / 8)
         ideal = {"wanted": wanted.name, "wanted_bytes": size}
     if qtype is None or qtype.type_id == source.type_id:
         return TensorPlan(
@@ -77,6 +77,6 @@ def decided(name, source, dims, qtype, reason, calibration, wanted=None) -> Tens
         )  # fmt: skip
     return TensorPlan(
         name, dims, source, **from_type, to_type=qtype.name, to_id=qtype.type_id, reason=reason,
-        bytes=rows * (qtype.row_header_size + dims[0] // qtype.block_size * qtype.type_size), **ideal,
+        bytes=rows * qtype.row_bytes(dims[0]), **ideal,
         needs_importance=calibration.needs(name, qtype), importance=calibration.entry(name, source, dims),
     )  # fmt: skip

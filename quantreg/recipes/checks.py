@@ -1,12 +1,10 @@
 """What keeps a plan from being carried out, or deserves a word, in sentences that say what to do."""
 
+from quantreg.ggml import INTEGER_TYPES, PLAIN_TYPES
 from quantreg.recipes.plans import TensorPlan
 
-__all__ = ["PLAIN", "Checks"]
+__all__ = ["Checks"]
 
-# Types that are numbers, not codes: as a file type's own they know no mixture, as a source no "again".
-WHOLE = frozenset({"I8", "I16", "I32", "I64"})
-PLAIN = frozenset({"F32", "F16", "BF16", "F64"}) | WHOLE
 ACTIVATIONS = frozenset({"Q8_1", "Q8_K"})
 
 
@@ -21,7 +19,7 @@ class Checks:
         changed = [tensor for tensor in tensors if tensor.converted]
         unsupplied = [tensor for tensor in changed if tensor.needs_importance and tensor.importance is None]
         opaque = [tensor for tensor in changed if tensor.from_id not in self.decodable]
-        again = [tensor for tensor in changed if tensor.from_type not in PLAIN and tensor not in opaque]
+        again = [tensor for tensor in changed if tensor.from_type not in PLAIN_TYPES and tensor not in opaque]
         found = []
         if unsupplied and not self.has_imatrix:
             found.append(
@@ -39,7 +37,9 @@ class Checks:
                 f"already quantized: {_those(again)}. Quantizing again loses quality: start from the F32, F16 or BF16 "
                 f"model, or set allow_requantize (--allow-requantize)"
             )
-        rounded = [tensor for tensor in changed if tensor.to_type in WHOLE and tensor.from_type not in WHOLE]
+        rounded = [
+            tensor for tensor in changed if tensor.to_type in INTEGER_TYPES and tensor.from_type not in INTEGER_TYPES
+        ]
         if rounded:
             found.append(
                 f"whole numbers would keep next to nothing of {_those(rounded)}. Give another type with tensor_types "
@@ -64,7 +64,7 @@ class Checks:
         bare = [
             tensor
             for tensor in tensors
-            if tensor.converted and tensor.to_type not in PLAIN and tensor.importance is None
+            if tensor.converted and tensor.to_type not in PLAIN_TYPES and tensor.importance is None
             and tensor.name not in ("output.weight", "token_embd.weight", "per_layer_token_embd.weight")
         ]  # fmt: skip
         return (f"quantized without importance, as the imatrix has no entry for it: {_those(bare)}",) if bare else ()

@@ -3,6 +3,8 @@
 import os
 
 from quantreg.errors import PlanError
+from quantreg.ggml import SPLIT_KEYS
+from quantreg.recipes.catalog import file_types
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.options import PlanOptions
 from quantreg.recipes.order import arrange
@@ -31,7 +33,7 @@ def metadata_edits(
     edits = [
         MetadataEdit("general.quantization_version", "u32", 2),
         MetadataEdit("general.file_type") if number is None else MetadataEdit("general.file_type", "u32", number),
-        *(MetadataEdit(key) for key in ("split.no", "split.count", "split.tensors.count")),
+        *(MetadataEdit(key) for key in SPLIT_KEYS),
         *(_override(key, value) for key, value in options.override_kv),
     ]
     if n_entries:
@@ -73,8 +75,6 @@ def _cut(text) -> str:
 
 def _copied_number(header, options) -> int:
     """The file type a copy says it has: the override, else the stored one, else a guess from the tensors."""
-    from quantreg.recipes import file_types
-
     for key, value in options.override_kv:
         if key == "general.file_type" and type(value) is int:
             return value & 0xFFFFFFFF

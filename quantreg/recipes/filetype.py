@@ -3,19 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from quantreg.errors import PluginError, UnknownFileTypeError, UnknownTypeError
+from quantreg.errors import PluginError, UnknownFileTypeError
+from quantreg.ggml import REMOVED_FILE_TYPES
 
-__all__ = ["FileType", "FileTypes", "close_matches", "find_type"]
-
-# Numbers that once were in files; their names are refused the same way.
-REMOVED = {
-    4: ("Q4_1_SOME_F16", "Q4_1"),
-    5: ("Q4_2", "Q4_0"),
-    6: ("Q4_3", "Q4_1"),
-    33: ("Q4_0_4_4", "Q4_0"),
-    34: ("Q4_0_4_8", "Q4_0"),
-    35: ("Q4_0_8_8", "Q4_0"),
-}
+__all__ = ["FileType", "FileTypes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +70,15 @@ class FileTypes(Mapping):
         wanted = _normal(key)
         if wanted in self._index:
             return self._by_name[self._index[wanted]]
-        for number, (name, instead) in REMOVED.items():
+        for number, (name, instead) in REMOVED_FILE_TYPES.items():
             if wanted in (number, name):
                 raise UnknownFileTypeError(f"file type {number} ({name}) was removed from ggml; use {instead} instead")
         if types is not None and isinstance(wanted, str):
-            try:
-                qtype = find_type(types, wanted)
-            except UnknownTypeError:
-                pass
-            else:
+            qtype = types.get(wanted)
+            if qtype is not None:
                 return FileType(qtype.name, None, qtype.name, f"{qtype.name} for every tensor that is quantized")
         known = list(dict.fromkeys([*self._by_name, *(types or ())]))
-        hint = f"{close_matches(str(key), known)}{self._why_missing(str(key))}"
+        hint = f"{_close_matches(str(key), known)}{self._why_missing(str(key))}"
         raise UnknownFileTypeError(f"unknown file type {key!r}: {hint}")
 
     def __getitem__(self, key) -> FileType:
@@ -156,21 +144,7 @@ class FileTypes(Mapping):
                 self._index.setdefault(key, file_type.name)
 
 
-def find_type(types: Mapping, name: str):
-    """The QuantType with this name, in any case. Raises UnknownTypeError with the nearest names."""
-    for spelling in (name, str(name).upper()):
-        if spelling in types:
-            return types[spelling]
-    for spelling in types:
-        if spelling.upper() == str(name).upper():
-            return types[spelling]
-    try:
-        return types[name]  # the registry says what may be the reason that it is not there
-    except KeyError:
-        raise UnknownTypeError(f"unknown quant type {name!r}: {close_matches(str(name), list(types))}") from None
-
-
-def close_matches(name: str, known: list[str]) -> str:
+def _close_matches(name: str, known: list[str]) -> str:
     """A hint for an unknown name: the nearest known ones, or all."""
     from difflib import get_close_matches
 

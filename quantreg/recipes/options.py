@@ -1,7 +1,8 @@
 """What a user may ask of a plan, and the llama-quantize spelling of it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 from quantreg.errors import PlanError
 
@@ -34,17 +35,17 @@ class PlanOptions:
     leave_output_tensor: bool = False
     output_tensor_type: str | None = None
     token_embedding_type: str | None = None
-    tensor_types: tuple[tuple[str, str], ...] = ()
+    tensor_types: Mapping[str, str] | Sequence[tuple[str, str]] = ()
     allow_requantize: bool = False
-    override_kv: tuple[tuple[str, bool | int | float | str], ...] = ()
-    prune_layers: tuple[int, ...] = ()
-    include_weights: tuple[str, ...] = ()
-    exclude_weights: tuple[str, ...] = ()
+    override_kv: Mapping[str, Any] | Sequence[tuple[str, Any]] = ()
+    prune_layers: Sequence[int] = ()
+    include_weights: str | Sequence[str] = ()
+    exclude_weights: str | Sequence[str] = ()
     on_missing_importance: str = "error"
     keep_split: bool = False
     no_fallback: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("tensor_types", "override_kv"):
             pairs = getattr(self, name)
             pairs = tuple(tuple(pair) for pair in (pairs.items() if isinstance(pairs, Mapping) else pairs))
@@ -58,6 +59,10 @@ class PlanOptions:
             raise PlanError(f"on_missing_importance is {self.on_missing_importance!r}: expected {', '.join(MISSING)}")
         if self.include_weights and self.exclude_weights:
             raise PlanError("include_weights and exclude_weights cannot be used together: give one of them")
+
+    def changed(self) -> list[str]:
+        """The names of the options that differ from their defaults."""
+        return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
 
 
 def parse_tensor_type(text: str) -> tuple[str, str]:

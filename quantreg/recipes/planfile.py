@@ -3,15 +3,16 @@
 import json
 import os
 
-from quantreg.errors import ImportanceError, PlanError
+from quantreg.errors import PlanError
 from quantreg.recipes.calibration import Calibration, decided
+from quantreg.recipes.catalog import file_types
 from quantreg.recipes.checks import Checks
-from quantreg.recipes.filetype import find_type
 from quantreg.recipes.options import PlanOptions
 from quantreg.recipes.order import trimmed
 from quantreg.recipes.plans import MetadataEdit, Plan
+from quantreg.storage import AtomicFile
 
-__all__ = ["read_plan", "write_plan"]
+__all__ = ["PlanFile", "write_plan"]
 
 VERSION = 1
 KEPT_OPTIONS = ("allow_requantize", "include_weights", "exclude_weights", "on_missing_importance", "keep_split")
@@ -23,8 +24,6 @@ def write_plan(plan: Plan, path, *, force: bool = False, source=None) -> None:
     ``metadata`` lists the changes in order: [key, type, value] to set, [key] to remove. ``warnings`` say, among others,
     what was assumed. Raises OutputError, also if path is ``source`` (a path or several, such as the model's).
     """
-    from quantreg.gguf import AtomicFile
-
     data = plan.to_dict()
     head = {
         "quantreg_plan": VERSION,
@@ -54,44 +53,50 @@ def _lines(items):
     return "[\n" + ",\n".join(f"    {json.dumps(item)}" for item in items) + "\n  ]" if items else "[]"
 
 
-def read_plan(path, header, *, imatrix=None, types=None) -> Plan:
-    """The plan of a file for the model with this header (``.tensors``), checked against it.
+class PlanFile:
+    """A plan that was written by `write_plan` and perhaps edited.
 
-    ``imatrix`` is the ImportanceMatrix to use; None reads the file that the plan names. Sizes and reasons are made
-    anew for types that were edited. Raises PlanError, naming the entry, for what is wrong; UnknownTypeError;
-    ImportanceError.
+    ``imatrix`` is the path of the importance matrix that the plan names, or None. Raises PlanError, naming the entry,
+    for anything wrong in the file; OSError if it cannot be read.
     """
-    from quantreg.importance import ImportanceMatrix
-    from quantreg.recipes import file_types
 
-    if types is None:
-        from quantreg.registry import types
-    name = os.fspath(path)
-    data = _parsed(name)
-    options = _options(name, data)
-    stated = _field(name, data, "imatrix", (str, type(None)))
-    if imatrix is None and stated is not None:
-        try:
-            imatrix = ImportanceMatrix.read(stated)
-        except ValueError as error:
-            if isinstance(error, ImportanceError):
-                raise
-            raise PlanError(f"{name}: imatrix: {stated!r:.80} is no path: {error}") from None
-    file_type = file_types.find(_field(name, data, "file_type", str), types)
-    calibration = Calibration(file_type, imatrix, options)
-    sources = {info.name: info for info in header.tensors}
-    tensors, seen = [], set()
-    for row in _field(name, data, "tensors", list):
-        tensors.append(_tensor(name, row, sources, seen, types, calibration))
-    warnings = []
-    unused = [info.name for info in header.tensors if info.name not in {tensor.source.name for tensor in tensors}]
-    if unused:
-        warnings.append(f"{name}: has no line for {len(unused)} tensors of the model (first: {unused[0]}): left out")
-    checks = Checks(file_type, options, {qtype.type_id for qtype in types.values()}, bool(calibration.names))
-    return Plan(
-        file_type, tuple(tensors), _edits(name, data), (*warnings, *checks.warnings(tensors)),
-        checks.problems(tensors), imatrix=imatrix.path if imatrix else None, options=options,
-    )  # fmt: skip
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._data = _parsed(self.path)
+        self.options = _options(self.path, self._data)
+        self.imatrix: str | None = self._field("imatrix", (str, type(None)))
+
+    def plan_for(self, header, imatrix=None, *, types=None) -> Plan:
+        """The plan for the model with this header (``.tensors``), checked against it.
+
+        ``imatrix`` is an ImportanceMatrix or None, ``types`` maps names to QuantType (default: the registry). Sizes and
+        reasons are recomputed for types that were edited. Raises PlanError, UnknownTypeError, ImportanceError.
+        """
+        if types is None:
+            from quantreg.registry import types  # loads pluggy, which recipes alone do not need
+        file_type = file_types.find(self._field("file_type", str), types)
+        calibration = Calibration(file_type, imatrix, self.options)
+        sources = {info.name: info for info in header.tensors}
+        tensors, seen = [], set()
+        for row in self._field("tensors", list):
+            tensors.append(_tensor(self.path, row, sources, seen, types, calibration))
+        warnings = []
+        planned = {tensor.source.name for tensor in tensors}
+        unused = [info.name for info in header.tensors if info.name not in planned]
+        if unused:
+            warnings.append(
+                f"{self.path}: {len(unused)} tensors of the model have no line in the plan and are left out (the first "
+                f"is {unused[0]})"
+            )
+        checks = Checks(file_type, self.options, {qtype.type_id for qtype in types.values()}, bool(calibration.names))
+        return Plan(
+            file_type, tuple(tensors), _edits(self.path, self._field("metadata", list)),
+            (*warnings, *checks.warnings(tensors)), checks.problems(tensors),
+            imatrix=imatrix.path if imatrix else None, options=self.options,
+        )  # fmt: skip
+
+    def _field(self, key, kind):
+        return _field(self.path, self._data, key, kind)
 
 
 def _parsed(name):
@@ -140,21 +145,21 @@ def _tensor(name, row, sources, seen, types, calibration):
     reason = str(row.get("reason", ""))
     if to == source.type_name:
         return decided(tensor, source, dims, None, reason or "as it is", calibration)
-    qtype = find_type(types, to)
+    qtype = types[to]
     if dims[0] % qtype.block_size:
         raise PlanError(
             f"{name}: {tensor}: {qtype.name} does not fit rows of {dims[0]} values, not a multiple of "
             f"{qtype.block_size}; choose {qtype.fallback or 'Q8_0'} or F16"
         )
-    wanted = find_type(types, str(row["wanted"])) if "wanted" in row else None
+    wanted = types[str(row["wanted"])] if "wanted" in row else None
     if qtype.name not in reason:
         reason, wanted = f"{os.path.basename(name)}: {qtype.name}", None
     return decided(tensor, source, dims, qtype, reason, calibration, wanted)
 
 
-def _edits(name, data):
+def _edits(name, rows):
     edits = []
-    for row in _field(name, data, "metadata", list):
+    for row in rows:
         if not isinstance(row, list) or len(row) not in (1, 3) or not all(isinstance(text, str) for text in row[:2]):
             raise PlanError(f"{name}: metadata: {row!r:.120}: expected [key, type, value], or [key] to remove it")
         edits.append(MetadataEdit(*row))

@@ -8,11 +8,13 @@ import re
 from collections import Counter
 
 from quantreg.errors import PlanError, QuantregError
-from quantreg.recipes import checks
+from quantreg.ggml import PLAIN_TYPES
 from quantreg.recipes.assumed import Watched
 from quantreg.recipes.calibration import EMBEDDINGS, Calibration, decided
+from quantreg.recipes.catalog import file_types
+from quantreg.recipes.checks import Checks
 from quantreg.recipes.edits import metadata_edits
-from quantreg.recipes.filetype import FileType, find_type
+from quantreg.recipes.filetype import FileType
 from quantreg.recipes.keep import kept_because
 from quantreg.recipes.model import model_facts
 from quantreg.recipes.options import PlanOptions
@@ -20,29 +22,24 @@ from quantreg.recipes.order import arrange, trimmed
 from quantreg.recipes.plans import Plan, TensorPlan
 from quantreg.recipes.rules import ATTENTION_V, Candidate, Choice, role_of
 
-__all__ = ["plan"]
+__all__ = ["plan_header"]
 
 
-def plan(header, file_type, *, imatrix=None, options=None, types=None, check=True, **keywords) -> Plan:
+def plan_header(header, file_type, *, imatrix=None, options=None, types=None, check=True) -> Plan:
     """Decide the type of every tensor of a model; reads no tensor data.
 
     ``header`` has ``.metadata`` (a mapping) and ``.tensors`` (TensorInfo). ``file_type`` is a FileType or its name,
-    alias or number, or a type's name for that type everywhere. ``imatrix`` is an ImportanceMatrix. Options come as
-    `PlanOptions` or as its fields by keyword. ``types`` maps type names to QuantType (default: the registry).
+    alias or number, or a type's name for that type everywhere. ``imatrix`` is an ImportanceMatrix. ``types`` maps
+    type names to QuantType (default: the registry).
 
     Raises UnknownFileTypeError and UnknownTypeError for names, ImportanceError for an imatrix of another shape, and
     PlanError for what cannot be done: a type that fits no row, importance that is missing, a source that is quantized
     already. With ``check=False`` the last two are listed in ``Plan.problems`` instead, so that sizes can be shown.
     """
-    if options is None:
-        options = PlanOptions(**keywords)
-    elif keywords:
-        raise TypeError("plan: give options or keywords, not both")
     if types is None:
         from quantreg.registry import types
-    from quantreg.recipes import file_types
 
-    planned = _Planner(header, file_types.find(file_type, types), imatrix, options, types).run(header)
+    planned = _Planner(header, file_types.find(file_type, types), imatrix, options or PlanOptions(), types).run(header)
     if check and planned.problems:
         raise PlanError("; ".join(planned.problems))
     return planned
@@ -60,10 +57,10 @@ class _Planner:
             place = {tensor.name: i for i, tensor in enumerate(header.tensors)}
             self.tensors.sort(key=lambda named: place[named[1].name])
         self.decodable = {qtype.type_id for qtype in types.values()}
-        self.default = find_type(types, file_type.type)
+        self.default = types[file_type.type]
         self.output_type = self._optional(options.output_tensor_type)
         self.embedding_type = self._optional(options.token_embedding_type)
-        self.patterns = [(_compiled(pattern), find_type(types, name)) for pattern, name in options.tensor_types]
+        self.patterns = [(_compiled(pattern), types[name]) for pattern, name in options.tensor_types]
         self.imatrix = imatrix
         self.calibration = Calibration(file_type, imatrix, options)
 
@@ -81,7 +78,7 @@ class _Planner:
             self.planned[name] = planned[-1].to_type
         arch, count = self.model.architecture, len(self.calibration.names)
         edits = metadata_edits(self.file_type, header, self.options, arch, self.imatrix, count, self.block_count)
-        checked = checks.Checks(self.file_type, self.options, self.decodable, bool(self.calibration.names))
+        checked = Checks(self.file_type, self.options, self.decodable, bool(self.calibration.names))
         warnings = (*self.watched.assumptions(planned), *checked.warnings(planned), *self._idle_patterns())
         return Plan(
             self.file_type, tuple(planned), edits, warnings, checked.problems(planned),
@@ -91,12 +88,12 @@ class _Planner:
     def _plan_tensor(self, name, source) -> TensorPlan:
         dims = trimmed(source.dims)
         choice, wanted = self._choose(name, dims)
-        qtype = None if choice.type is None else find_type(self.types, choice.type)
+        qtype = None if choice.type is None else self.types[choice.type]
         if qtype is not None and qtype.type_id != source.type_id:
             other = self.calibration.replacement(name, source, dims, qtype)
             if other is not None:
                 choice = Choice(other, f"no importance for it: {other} instead ({choice.reason})")
-                wanted, qtype = wanted or qtype, find_type(self.types, other)
+                wanted, qtype = wanted or qtype, self.types[other]
         return decided(name, source, dims, qtype, choice.reason, self.calibration, wanted)
 
     def _idle_patterns(self):
@@ -120,7 +117,7 @@ class _Planner:
             return self._exactly(name, dims, self.embedding_type, "token_embedding_type"), None
         if self.output_type and name == "output.weight":
             return self._exactly(name, dims, self.output_type, "output_tensor_type"), None
-        if self.default.name in checks.PLAIN:
+        if self.default.name in PLAIN_TYPES:
             return Choice(self.default.name, f"{self.file_type.name}: {self.default.name}"), None
         if by_pattern:
             pattern, qtype = by_pattern
@@ -171,7 +168,7 @@ class _Planner:
 
     def _divided(self, name, dims, choice) -> tuple[Choice, object]:
         """The choice, or its fallback where the row length is no multiple of the block."""
-        qtype, columns = find_type(self.types, choice.type), dims[0]
+        qtype, columns = self.types[choice.type], dims[0]
         if columns % qtype.block_size == 0:
             return choice, None
         why = f"{columns} is not a multiple of {qtype.block_size}"
@@ -181,9 +178,9 @@ class _Planner:
                 f"{name}: {qtype.name} does not fit rows of {columns} values ({why}), and {cause}: give this tensor "
                 f"another type with tensor_types (--tensor-type), for instance Q8_0 or F16"
             )
-        fallback = find_type(self.types, qtype.fallback) if qtype.fallback else qtype
+        fallback = self.types[qtype.fallback] if qtype.fallback else qtype
         if columns % fallback.block_size:
-            why, fallback = f"{columns} is not a multiple of {fallback.block_size}", find_type(self.types, "F16")
+            why, fallback = f"{columns} is not a multiple of {fallback.block_size}", self.types["F16"]
         return Choice(fallback.name, f"{why}: {fallback.name} instead ({choice.reason})"), qtype
 
     def _exactly(self, name, dims, qtype, option) -> Choice:
@@ -196,7 +193,7 @@ class _Planner:
         return Choice(qtype.name, f"{option}: {qtype.name}")
 
     def _optional(self, name):
-        return None if name is None else find_type(self.types, name)
+        return None if name is None else self.types[name]
 
 
 # Classes that C++ knows within brackets: [[:digit:]_] is [0-9_].

@@ -1,8 +1,11 @@
 """The outcome of planning: what becomes of each tensor and of the metadata."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
+from quantreg.html import table
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.options import PlanOptions
 
@@ -74,9 +77,11 @@ class TensorPlan:
         return self.wanted is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+@dataclass(frozen=True)
+class Plan(Mapping[str, TensorPlan]):
     """What becomes of a model: its tensors in the order of the output, and the edits to its metadata.
+
+    A mapping of tensor names to TensorPlans: ``plan["blk.0.attn_q.weight"].to_type``.
 
     ``warnings`` are sentences for the user. ``problems`` say why the plan cannot be carried out; `plan` raises them
     unless told otherwise. ``imatrix`` is the file of the importance matrix, None if there is none or it is no file.
@@ -90,6 +95,29 @@ class Plan:
     problems: tuple[str, ...] = ()
     imatrix: str | None = None
     options: PlanOptions = field(default_factory=PlanOptions)
+
+    def __getitem__(self, name: str) -> TensorPlan:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @cached_property
+    def _by_name(self):
+        return {tensor.name: tensor for tensor in self.tensors}
+
+    def __repr__(self) -> str:
+        return f"<Plan {self.file_type.name}: {len(self)} tensors, {self.bits_per_weight:.4f} bits per weight>"
+
+    def _repr_html_(self) -> str:
+        return table(
+            f"{self.file_type.name}: {len(self)} tensors, {self.bytes:,} bytes, {self.bits_per_weight:.4f} bits/weight",
+            ("tensor", "shape", "from", "to", "bytes", "reason"),
+            ((t.name, t.shape, t.from_type, t.to_type, t.bytes, t.reason) for t in self.tensors),
+        )
 
     @property
     def bytes(self) -> int:
@@ -117,7 +145,7 @@ class Plan:
         extra = sum(tensor.bytes - tensor.wanted_bytes for tensor in self.fallbacks)
         return extra * 8 / self.n_elements if self.n_elements else 0.0
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready data: name, shape (NumPy order), from, to, reason, bytes of each tensor, and sums."""
         return {
             "tensors": [

@@ -15,9 +15,10 @@ from mutations import damage, damage_json
 from structured import ELEMENTS, LAYOUTS, Key, Tensor, build
 
 import quantreg
-from quantreg import GGUFFormatError, ImportanceError, ImportanceMatrix, OutputError, QuantregError, cli, types, work
+from quantreg import GGUFFormatError, ImportanceError, ImportanceMatrix, OutputError, QuantregError, cli, types
 from quantreg.events import TensorDone
 from quantreg.gguf import read_header
+from quantreg.jobs import slabs
 from quantreg.registry import registry
 from quantreg.testing.guards import GuardedArrays
 from quantreg.testing.samples import Subject
@@ -334,7 +335,7 @@ class Journal:
     """A damaged journal or partial file: the run is refused, or its result is the one of an undisturbed run."""
 
     def __init__(self, folder):
-        work.SLAB_WEIGHTS = 512
+        slabs.SLAB_WEIGHTS = 512
         self.model, self.out, whole = folder / "in.gguf", folder / "out.gguf", folder / "whole.gguf"
         write_small(self.model)
         quantreg.quantize_file(self.model, whole, "Q4_K_M", threads=1)

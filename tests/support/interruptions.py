@@ -22,8 +22,7 @@ import numpy as np
 from structured import Key, Tensor, build
 
 import quantreg
-from quantreg import work
-from quantreg.gguf import atomic
+from quantreg.jobs import slabs
 
 SHAPES = {"token_embd.weight": (256, 3), "blk.0.attn_q.weight": (256, 5), "blk.0.ffn_up.weight": (64, 9), "norm": (64,)}
 SHARDS = [f"out-{i:05d}-of-00002.gguf" for i in (1, 2)]
@@ -65,7 +64,7 @@ def merge(kind, again):
 
 
 def split(kind, again):
-    quantreg.split(f"{kind}.gguf", "out", max_tensors=2, force=True)
+    quantreg.split(f"{kind}.gguf", "out", split_max_tensors=2, force=True)
 
 
 def export(kind, again):
@@ -95,7 +94,7 @@ def make_inputs():
     for name in ("in", "a", "b"):
         raw = build([Key("general.architecture", gf.STRING, "llama"), Key("k", gf.STRING, name)], tensors).raw
         Path(f"{name}.gguf").write_bytes(raw)
-        quantreg.split(f"{name}.gguf", name, max_tensors=2)
+        quantreg.split(f"{name}.gguf", name, split_max_tensors=2)
 
 
 # ---- stages ----
@@ -120,7 +119,7 @@ def at_stage(number, act):
 
     for name in CHANGING:
         setattr(os, name, watched(name, getattr(os, name)))
-    atomic._pwrite = watched("write", atomic._pwrite)
+    os.pwrite = watched("write", os.pwrite)
     return count
 
 
@@ -349,7 +348,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=60, help="for what has no end, all together (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other times")
     given = parser.parse_args()
-    work.SLAB_WEIGHTS = 512
+    slabs.SLAB_WEIGHTS = 512
     kinds = given.only.split(",")
     if wrong := sorted(set(kinds) - set(KINDS)):
         parser.error(f"--only {wrong[0]}: the kinds are {', '.join(KINDS)}")

@@ -8,7 +8,9 @@ from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 
-from quantreg.recipes import plan
+from quantreg import QuantType, hookimpl
+from quantreg.recipes import PlanOptions, plan_header
+from quantreg.registry import Registry, Types
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "plans" / "plans.json.xz"
 
@@ -23,33 +25,41 @@ TQ1_0 34 256 54 Q4_0; TQ2_0 35 256 66 Q4_0; MXFP4 39 32 17 -; NVFP4 40 64 36 -; 
 """
 
 
-@dataclass(frozen=True)
-class StubType:
-    """As much of a QuantType as planning looks at."""
+class StubPlugin:
+    """A plugin that registers these types."""
 
-    name: str
-    type_id: int
-    block_size: int
-    type_size: int
-    fallback: str | None = None
-    requires_importance: bool = False
-    row_header_size: int = 0
+    def __init__(self, found):
+        self.found = found
 
-    @property
-    def bits_per_weight(self):
-        return self.type_size * 8 / self.block_size
+    @hookimpl
+    def register_types(self, register):
+        for qtype in self.found:
+            register(qtype)
 
 
-def _types():
-    found = {}
-    for row in ROWS.replace("\n", ";").split(";"):
-        if row.strip():
-            name, *numbers, fallback = row.split()
-            found[name] = StubType(name, *map(int, numbers), None if fallback == "-" else fallback)
-    return found
+def stub_type(name, type_id, block_size, type_size, fallback=None, **keywords):
+    """A type that planning can look at; it has no codec."""
+    return QuantType(
+        name,
+        type_id=type_id,
+        block_size=block_size,
+        type_size=type_size,
+        fallback=fallback,
+        codec=lambda: None,
+        **keywords,
+    )
 
 
-TYPES = _types()
+def types_with(*more):
+    """The types of ROWS and these."""
+    rows = [row.split() for row in ROWS.replace("\n", ";").split(";") if row.strip()]
+    found = [stub_type(n, *map(int, numbers), None if f == "-" else f) for n, *numbers, f in rows]
+    registry = Registry(find=list)
+    registry.register_plugin(StubPlugin([*found, *more]))
+    return Types(registry)
+
+
+TYPES = types_with()
 
 
 @dataclass(frozen=True)
@@ -148,5 +158,6 @@ def llama(n_layers=4, width=256, *, experts=0, arch="llama", heads=8, heads_kv=2
 
 
 def make(source, file_type, **keywords):
-    """The plan, with these types."""
-    return plan(source, file_type, types=TYPES, **keywords)
+    """The plan, with these types; keywords are those of plan_header and the fields of PlanOptions."""
+    own = {name: keywords.pop(name) for name in ("imatrix", "check") if name in keywords}
+    return plan_header(source, file_type, types=TYPES, options=PlanOptions(**keywords), **own)

@@ -27,7 +27,7 @@ def reader(path, folder):
             pass
     except quantreg.GGUFFormatError as error:
         return error.code, str(error)
-    problems = quantreg.validate(path, threads=1)
+    problems = quantreg.validate(path, threads=1).problems
     return "non-finite" if problems else None, "; ".join(problems)
 
 

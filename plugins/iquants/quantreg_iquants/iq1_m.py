@@ -16,8 +16,3 @@ IQ1_M = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(IQ1_M)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return IQ1_M.score(weights, columns) if qtype is IQ1_M and columns is not None else None

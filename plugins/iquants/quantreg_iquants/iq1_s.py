@@ -17,8 +17,3 @@ IQ1_S = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(IQ1_S)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return IQ1_S.score(weights, columns) if qtype is IQ1_S and columns is not None else None

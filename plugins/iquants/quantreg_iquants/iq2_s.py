@@ -16,8 +16,3 @@ IQ2_S = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(IQ2_S)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return IQ2_S.score(weights, columns) if qtype is IQ2_S and columns is not None else None

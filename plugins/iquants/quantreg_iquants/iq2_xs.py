@@ -17,8 +17,3 @@ IQ2_XS = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(IQ2_XS)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return IQ2_XS.score(weights, columns) if qtype is IQ2_XS and columns is not None else None

@@ -17,8 +17,3 @@ IQ2_XXS = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(IQ2_XXS)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return IQ2_XXS.score(weights, columns) if qtype is IQ2_XXS and columns is not None else None

@@ -16,8 +16,3 @@ IQ3_S = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(IQ3_S)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return IQ3_S.score(weights, columns) if qtype is IQ3_S and columns is not None else None

@@ -16,8 +16,3 @@ IQ3_XXS = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(IQ3_XXS)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return IQ3_XXS.score(weights, columns) if qtype is IQ3_XXS and columns is not None else None

@@ -16,8 +16,3 @@ IQ4_NL = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(IQ4_NL)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return IQ4_NL.score(weights, columns) if qtype is IQ4_NL and columns is not None else None

@@ -16,8 +16,3 @@ IQ4_XS = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(IQ4_XS)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return IQ4_XS.score(weights, columns) if qtype is IQ4_XS and columns is not None else None

@@ -16,8 +16,3 @@ Q2_K = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(Q2_K)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return Q2_K.score(weights, columns) if qtype is Q2_K and columns is not None else None

@@ -16,8 +16,3 @@ Q3_K = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(Q3_K)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return Q3_K.score(weights, columns) if qtype is Q3_K and columns is not None else None

@@ -16,8 +16,3 @@ Q4_K = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(Q4_K)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return Q4_K.score(weights, columns) if qtype is Q4_K and columns is not None else None

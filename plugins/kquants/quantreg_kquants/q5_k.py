@@ -16,8 +16,3 @@ Q5_K = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(Q5_K)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return Q5_K.score(weights, columns) if qtype is Q5_K and columns is not None else None

@@ -16,8 +16,3 @@ Q6_K = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(Q6_K)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return Q6_K.score(weights, columns) if qtype is Q6_K and columns is not None else None

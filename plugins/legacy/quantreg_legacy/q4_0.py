@@ -16,8 +16,3 @@ Q4_0 = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(Q4_0)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return Q4_0.score(weights, columns) if qtype is Q4_0 and columns is not None else None

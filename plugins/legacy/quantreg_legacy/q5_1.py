@@ -16,8 +16,3 @@ Q5_1 = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(Q5_1)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return Q5_1.score(weights, columns) if qtype is Q5_1 and columns is not None else None

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from quantreg.errors import GGUFFormatError, ImportanceError
+from quantreg.gguf import read_header
 
 __all__ = ["ImportanceMatrix"]
 
@@ -169,8 +170,6 @@ def _divided(span: _Span, sums: np.ndarray) -> np.ndarray:
 
 def _index_gguf(path):
     """(spans by name, dataset, chunk count, warnings) of a GGUF file with in_sum2 and counts tensors."""
-    from quantreg.gguf import read_header
-
     try:
         header = read_header(path)
     except GGUFFormatError as error:

@@ -7,7 +7,9 @@ from bisect import bisect_right
 from contextlib import contextmanager, suppress
 
 from quantreg.errors import OutputError
-from quantreg.gguf.atomic import BINARY, AtomicFile
+from quantreg.storage.atomic import AtomicFile
+from quantreg.storage.locks import lock_file
+from quantreg.storage.system import BINARY, PositionedFile, allocated_bytes, free_bytes
 
 __all__ = ["PartialFile", "journal_path", "partial_path"]
 
@@ -131,12 +133,13 @@ class PartialFile(AtomicFile):
         while True:
             self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | BINARY, 0o666)
             try:
-                _lock(self._fd)
+                lock_file(self._fd)
             except OSError:
                 self._close()
                 raise OutputError(f"{self._temporary}: another run is writing it: wait for it or stop it") from None
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._fd), os.stat(self._temporary)):
+                    self._file = PositionedFile(self._fd)
                     return
             self._close()  # a run that ended meanwhile has renamed it
 
@@ -200,12 +203,10 @@ class PartialFile(AtomicFile):
         return digest.hexdigest()
 
     def _begin(self):
-        import shutil  # slow to load, and few processes write
-
         if not self._starts:
             os.ftruncate(self._fd, 0)
-        have = getattr(os.fstat(self._fd), "st_blocks", 0) * 512
-        free = shutil.disk_usage(self.path.parent).free
+        have = allocated_bytes(self._temporary)
+        free = free_bytes(self.path.parent)
         if free + have < self.size:
             raise OutputError(f"{self.path}: takes {self.size} bytes, only {free} more are free in {self.path.parent}")
         os.ftruncate(self._fd, min(os.fstat(self._fd).st_size, self.size))
@@ -234,16 +235,3 @@ class PartialFile(AtomicFile):
 
 def _digest(view):
     return hashlib.blake2b(view, digest_size=16).hexdigest()
-
-
-def _lock(fd):
-    """Raises OSError if another process has the file locked."""
-    try:
-        import fcntl
-    except ImportError:
-        import msvcrt
-
-        os.lseek(fd, 1 << 62, os.SEEK_SET)  # locks there forbid readers nothing
-        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

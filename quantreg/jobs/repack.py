@@ -1,41 +1,62 @@
 """The same tensors in other files: split, merge, other metadata. Nothing is decoded; types nobody knows are copied."""
 
-import os
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from os import PathLike
+from types import MappingProxyType
+from typing import Any
 
-from quantreg import gguf, output
+from quantreg import gguf
 from quantreg.errors import MetadataError
-from quantreg.pipeline import write_files
+from quantreg.jobs import shards
+from quantreg.jobs.source import Source
+from quantreg.jobs.writing import WriteResult, write_files
 from quantreg.recipes import MetadataEdit, Plan, TensorPlan, file_types
-from quantreg.source import Source
 
 __all__ = ["copy_plan", "edit_metadata", "merge", "split"]
 
 
-def split(src, prefix, *, max_size=None, max_tensors=None, force: bool = False) -> list[str]:
-    """Write the GGUF model at src as shards ``prefix-00001-of-00003.gguf`` ...; returns their paths.
+def split(
+    src: str | PathLike[str],
+    prefix: str | PathLike[str],
+    *,
+    split_max_size: int | str | None = None,
+    split_max_tensors: int | None = None,
+    force: bool = False,
+) -> WriteResult:
+    """Write the GGUF model at src as shards ``prefix-00001-of-00003.gguf`` and so on.
 
-    ``max_size`` ("4G", "500M" or bytes) limits the tensor data of a shard, ``max_tensors`` their number (default 128,
-    as llama-gguf-split). The first shard has the metadata. Raises GGUFFormatError, PlanError, OutputError, OSError.
+    ``split_max_size`` ("4G", "500M" or bytes) limits the tensor data of a shard, ``split_max_tensors`` the number of
+    its tensors (128 by default, as in llama-gguf-split). The first shard has the metadata.
+
+    Raises GGUFFormatError, PlanError, OutputError, OSError.
     """
-    if max_size is None and max_tensors is None:
-        max_tensors = 128
+    if split_max_size is None and split_max_tensors is None:
+        split_max_tensors = 128
     source = Source(src)
     plan = copy_plan(source)
-    groups, _ = output.group_tensors(plan, source, split_max_size=max_size, split_max_tensors=max_tensors)
-    return _write(source, plan, output.lay_out(prefix, plan, source, groups), force)
+    groups, _ = shards.group_tensors(plan, source, split_max_size=split_max_size, split_max_tensors=split_max_tensors)
+    return _write(source, plan, shards.lay_out(prefix, plan, source, groups), force)
 
 
-def merge(src, dst, *, force: bool = False) -> str:
-    """Write the shards of a model, of which src is any, as one file; returns its path.
+def merge(src: str | PathLike[str], dst: str | PathLike[str], *, force: bool = False) -> WriteResult:
+    """Write the shards of a model as one file; src is any one of them.
 
     A file that was split by `split` comes back byte for byte. Raises GGUFFormatError, OutputError, OSError.
     """
     return edit_metadata(src, dst, force=force)
 
 
-def edit_metadata(src, dst, *, set=(), remove=(), rename=(), force: bool = False) -> str:
-    """Write the GGUF model at src to dst with other metadata; returns dst. Shards are merged.
+def edit_metadata(
+    src: str | PathLike[str],
+    dst: str | PathLike[str],
+    *,
+    set: Mapping[str, Any] = MappingProxyType({}),
+    remove: Iterable[str] = (),
+    rename: Mapping[str, str] = MappingProxyType({}),
+    force: bool = False,
+) -> WriteResult:
+    """Write the GGUF model at src to dst with other metadata. Shards are merged.
 
     ``rename`` maps old to new keys, ``remove`` lists keys, ``set`` maps keys to Python objects or `gguf.Value`; they
     are done in this order. A key keeps its place; a new one is appended. Raises MetadataError for a key that is not
@@ -54,7 +75,7 @@ def edit_metadata(src, dst, *, set=(), remove=(), rename=(), force: bool = False
     values |= {key: gguf.Value.of(value) for key, value in dict(set).items()}
     source.metadata = values
     plan = copy_plan(source)
-    return _write(source, plan, output.lay_out(dst, plan, source), force)[0]
+    return _write(source, plan, shards.lay_out(dst, plan, source), force)
 
 
 def _require(values, key, source):
@@ -79,4 +100,4 @@ def copy_plan(source) -> Plan:
 def _write(source, plan, files, force):
     for _ in write_files(source, plan, files, force=force, check=False):
         pass
-    return [os.fspath(file.path) for file in files]
+    return WriteResult.of(files)

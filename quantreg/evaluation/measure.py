@@ -3,16 +3,18 @@
 import math
 import time
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from quantreg import files
 from quantreg.dispatch import dequantize, quantize
 from quantreg.errors import CodecError, PlanError
+from quantreg.ggml import INTEGER_TYPES
 from quantreg.importance import ImportanceMatrix
-from quantreg.registry import BUILT_IN, registry, types
+from quantreg.registry import registry, types
 
-__all__ = ["Evaluation", "Measure", "built_in_types", "evaluate", "is_built_in"]
+__all__ = ["Evaluation", "Measure", "Skipped", "built_in_types", "evaluate"]
 
 SAMPLE_WEIGHTS = 1 << 21
 
@@ -43,6 +45,14 @@ class Measure:
         return asdict(self)
 
 
+class Skipped(NamedTuple):
+    """A tensor that could not be encoded to a type, and why."""
+
+    type: str
+    tensor: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """What `evaluate` found: ``totals`` has one Measure a type, ``tensors`` one a type and tensor.
@@ -55,7 +65,7 @@ class Evaluation:
     imatrix: str | None
     totals: tuple[Measure, ...]
     tensors: tuple[Measure, ...]
-    skipped: tuple[tuple[str, str, str], ...]
+    skipped: tuple[Skipped, ...]
 
     def to_dict(self) -> dict:
         """As JSON-ready data."""
@@ -64,7 +74,7 @@ class Evaluation:
             "imatrix": self.imatrix,
             "types": [measure.to_dict() for measure in self.totals],
             "tensors": [measure.to_dict() for measure in self.tensors],
-            "skipped": [dict(zip(("type", "tensor", "reason"), entry, strict=True)) for entry in self.skipped],
+            "skipped": [entry._asdict() for entry in self.skipped],
         }
 
 
@@ -73,18 +83,12 @@ def built_in_types() -> list[str]:
     return [
         t.name
         for t in registry.all_types()
-        if is_built_in(t)
+        if registry.is_built_in(t)
         and 1 < t.bits_per_weight < 9
         and not t.requires_importance
         and t.codec.can_encode
-        and not t.name.startswith("I8")
+        and t.name not in INTEGER_TYPES
     ]
-
-
-def is_built_in(qtype) -> bool:
-    """Whether a type (name, id or QuantType) comes with quantreg itself; false for one that nobody registered."""
-    found = types.get(qtype)
-    return found is not None and found in registry.all_types() and registry.owner(found).distribution == BUILT_IN
 
 
 def evaluate(path, type_names, imatrix=None, *, sample=SAMPLE_WEIGHTS, seed=0, progress=None) -> Evaluation:
@@ -115,7 +119,7 @@ def evaluate(path, type_names, imatrix=None, *, sample=SAMPLE_WEIGHTS, seed=0, p
             for qtype in chosen:
                 reason = _cannot(qtype, x, columns)
                 if reason:
-                    skipped.append((qtype.name, name, reason))
+                    skipped.append(Skipped(qtype.name, name, reason))
                     continue
                 parts = _measure(qtype, x, columns)
                 measures.append(_finish(qtype, name, parts))

@@ -52,7 +52,7 @@ def new_plugin(name: str, folder=".", *, kind="python", type_id: int | None = No
     def fill(text):
         return pattern.sub(lambda match: words[match[0]], text)
 
-    template = files("quantreg") / "templates" / kind
+    template = files("quantreg.scaffold") / "templates" / kind
     for source, path in _walk(template, ()):
         out = target.joinpath(*map(fill, path))
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,16 +2,15 @@
 
 import hashlib
 import os
-import re
-import signal
-import threading
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from quantreg import gguf
 from quantreg.errors import OutputError, PlanError
+from quantreg.sizes import parse_size
+from quantreg.storage import allocated_bytes, free_bytes, one_at_a_time, partial_path, signals_held
 
-__all__ = ["OutputFile", "group_tensors", "lay_out", "opened", "parse_size"]
+__all__ = ["OutputFile", "group_tensors", "lay_out", "opened"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +63,6 @@ def group_tensors(planned, source, *, keep_split=False, split_max_size=None, spl
         groups[-1].append(tensor)
         filled += nbytes
     return groups, tuple(warnings)
-
-
-def parse_size(size: int | str) -> int:
-    """Bytes from an int or from "4G", "500M" (powers of ten, as in llama-gguf-split) or "123456".
-
-    Raises PlanError for anything else.
-    """
-    found = re.fullmatch(r"(\d{1,18})([KMGT]?)", str(size).strip().upper(), re.ASCII)
-    if isinstance(size, bool) or not found or not int(found[1]):
-        raise PlanError(f"split size {size!r}: expected bytes, or a size such as 4G or 500M")
-    return int(found[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[found[2]]
 
 
 def lay_out(dst, planned, source, groups=None) -> list[OutputFile]:
@@ -131,10 +119,8 @@ def opened(files, make):
         with ExitStack() as stack:
             folder = os.path.dirname(os.path.realpath(files[0].path))
             if len(files) > 1 and os.path.isdir(folder):
-                import shutil  # slow to load, and few processes write
-
-                have = sum(_allocated(gguf.partial_path(file.path)) for file in files)
-                free = shutil.disk_usage(folder).free
+                have = sum(allocated_bytes(partial_path(file.path)) for file in files)
+                free = free_bytes(folder)
                 if free + have < need:
                     message = f"the shards take {need} bytes, only {free} are free in {folder}"
                     raise OutputError(f"{files[0].path}: {message}")
@@ -143,54 +129,10 @@ def opened(files, make):
             if len(targets) > 1:
                 for target in targets:
                     target.settle()  # takes as long as the disk, and may be interrupted
-                whole.enter_context(_alone(folder))
-                whole.enter_context(_undisturbed())
+                whole.enter_context(one_at_a_time(folder))
+                whole.enter_context(signals_held())
                 for target in targets:
                     target.settle()  # again: another run may have written meanwhile
                 targets[0].retire()
         for target in targets:
             target.finish()
-
-
-@contextmanager
-def _alone(folder):
-    """No other process is in here for this folder; where folders cannot be locked, nobody waits."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _undisturbed():
-    """Ctrl-C, SIGTERM and SIGHUP come after the block instead of within it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # they never come here
-        return
-    waiting, handlers = [], {}
-    for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
-        if signal.getsignal(number) is not None:  # None: not Python's to restore
-            handlers[number] = signal.signal(number, lambda number, frame: waiting.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for number in waiting:
-            signal.raise_signal(number)
-
-
-def _allocated(path):
-    """Bytes of the disk that a file of an unfinished run takes already."""
-    try:
-        return getattr(os.stat(path), "st_blocks", 0) * 512
-    except OSError:
-        return 0

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from quantreg.evaluate_curve import curve_svg, frontier_error
+from quantreg.evaluation.curve import curve_svg, frontier_error
 
 __all__ = ["page"]
 

@@ -1,22 +1,17 @@
-"""Safetensors in and out: a header of JSON, then the bytes of the tensors, which are read and written as GGUF's are."""
+"""Reading a safetensors model: a header of JSON, then the bytes of the tensors, which are read as GGUF's are."""
 
 import json
 import math
 import os
 
-from quantreg.errors import SafetensorsError, UnknownTypeError
-from quantreg.gguf import TYPES, TensorInfo
-from quantreg.output import OutputFile
-from quantreg.pipeline import write_files
-from quantreg.recipes import Plan, PlanOptions, file_types
-from quantreg.recipes.calibration import Calibration, decided
-from quantreg.registry import types
-from quantreg.source import Source
+from quantreg.errors import SafetensorsError
+from quantreg.ggml import PLAIN_TYPES
+from quantreg.gguf import TensorInfo
+from quantreg.jobs.source import Source
+from quantreg.registry import find_layout
 
-__all__ = ["SafetensorsSource", "export"]
+__all__ = ["SafetensorsSource"]
 
-# dtype -> GGUF type; the rest (BOOL, U8, F8 ...) has none
-DTYPES = {"F32": 0, "F16": 1, "BF16": 30, "F64": 28, "I8": 24, "I16": 25, "I32": 26, "I64": 27}
 MAX_HEADER = 100_000_000  # as the safetensors library
 INDEX = ".index.json"
 
@@ -135,12 +130,12 @@ def _tensor(path, stored, name, entry, data_size):
             pass
         case _:
             raise SafetensorsError(f"{path}: tensor {stored!r:.80}: expected dtype, shape and data_offsets")
-    if dtype not in DTYPES:
+    if dtype not in PLAIN_TYPES:  # the two formats name their types alike; GGUF lacks BOOL, U8, F8 ...
         raise SafetensorsError(
             f"{path}: tensor {stored!r:.80} is {dtype}, which GGUF has no type for: leave it out (names: null), or "
-            f"convert it to one of {', '.join(DTYPES)} first"
+            f"convert it to one of {', '.join(PLAIN_TYPES)} first"
         )
-    layout = TYPES[DTYPES[dtype]]
+    type_id, layout = find_layout(dtype)
     nbytes = math.prod(shape) * layout.type_size
     if not 0 <= start <= end <= data_size or end - start != nbytes:
         raise SafetensorsError(
@@ -148,51 +143,5 @@ def _tensor(path, stored, name, entry, data_size):
             f"{data_size}: cut off or damaged"
         )
     dims = tuple(reversed(shape))
-    row_bytes = (dims[0] if dims else 1) * layout.type_size
-    return TensorInfo(name, dims, DTYPES[dtype], layout.name, start, nbytes, row_bytes, True)
-
-
-# ---- out ----
-
-
-def export(src, dst, *, dtype=None, threads=None, force: bool = False) -> str:
-    """Decode the GGUF model at src to a safetensors file; returns its path.
-
-    ``dtype``: "f16", "bf16" or "f32" for every tensor. None keeps tensors that safetensors can hold as they are and
-    decodes the others to f16. Names stay GGUF's. Raises NonFiniteError for values that overflow f16 (take bf16 or f32),
-    UnknownTypeError for types that no plugin reads, OutputError, GGUFFormatError.
-    """
-    wanted = str(dtype or "f16").upper()
-    if wanted not in ("F16", "BF16", "F32"):
-        raise SafetensorsError(f"dtype is {dtype!r}: expected f16, bf16 or f32")
-    source = Source(src)
-    calibration = Calibration(file_types["COPY"], None, PlanOptions())
-    planned = []
-    for info in source.tensors:
-        if not info.known or types.get(info.type_id) is None:
-            raise UnknownTypeError(f"{info.name}: no installed plugin reads {info.type_name}: it cannot be exported")
-        keep = dtype is None and info.type_name in DTYPES
-        qtype = None if keep else types[wanted]
-        planned.append(decided(info.name, info, info.dims or (1,), qtype, "export", calibration))
-    planned.sort(key=lambda tensor: (-types[tensor.to_id].type_size, tensor.name))  # as the library: no gaps, aligned
-    plan = Plan(file_types["COPY"], tuple(planned), ())
-    file = _lay_out(os.fspath(dst), plan)
-    for _ in write_files(source, plan, [file], threads=threads, force=force):
-        pass
-    return file.path
-
-
-def _lay_out(path, plan):
-    header, position, places = {"__metadata__": {"format": "pt"}}, 0, []
-    for tensor in plan.tensors:
-        end = position + tensor.bytes
-        header[tensor.name] = {
-            "dtype": tensor.to_type, "shape": list(tensor.source.shape), "data_offsets": [position, end],
-        }  # fmt: skip
-        places.append(position)
-        position = end
-    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    raw += b" " * (-len(raw) % 8)
-    raw = len(raw).to_bytes(8, "little") + raw
-    placed = tuple((tensor, len(raw) + place) for tensor, place in zip(plan.tensors, places, strict=True))
-    return OutputFile(path, raw, placed, len(raw) + position)
+    row_bytes = layout.row_bytes(dims[0] if dims else 1)
+    return TensorInfo(name, dims, type_id, layout.name, start, nbytes, row_bytes, True)

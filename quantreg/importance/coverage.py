@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantreg.importance import ImportanceMatrix
+from quantreg import gguf
+from quantreg.importance.matrix import ImportanceMatrix
 from quantreg.recipes.keep import kept_because
 from quantreg.recipes.order import arrange, trimmed
-from quantreg.source import Source
+from quantreg.registry import layout_of
 
 __all__ = ["Coverage", "TensorCoverage", "coverage"]
 
@@ -47,10 +48,10 @@ def coverage(src, imatrix) -> Coverage:
     """
     if not isinstance(imatrix, ImportanceMatrix):
         imatrix = ImportanceMatrix.read(imatrix)
-    source = Source(src)
-    architecture = str(source.metadata.get("general.architecture", ""))
+    headers = gguf.read_shards(src, layout=layout_of)
+    architecture = str(headers[0].metadata.get("general.architecture", ""))
     found, used = [], set()
-    for name, info in arrange(source.tensors, ())[0]:
+    for name, info in arrange([info for header in headers for info in header.tensors], ())[0]:
         dims = trimmed(info.dims)
         used.add(name)
         if kept_because(name, dims, architecture) is None:

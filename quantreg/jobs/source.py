@@ -1,13 +1,13 @@
 """Reading the data of a model piece by piece, without mapping it."""
 
 import os
-import threading
 
 from quantreg import gguf
-from quantreg.errors import GGUFFormatError, PlanError
-from quantreg.tensor import layout_with_plugins
+from quantreg.errors import GGUFFormatError
+from quantreg.registry import layout_of
+from quantreg.storage import PositionedFile
 
-__all__ = ["DataFile", "Source", "open_source", "stamp_of"]
+__all__ = ["DataFile", "Source", "stamp_of"]
 
 
 class Source:
@@ -19,7 +19,7 @@ class Source:
     """
 
     def __init__(self, path):
-        self.headers = gguf.read_shards(path, layout=layout_with_plugins)
+        self.headers = gguf.read_shards(path, layout=layout_of)
         self.metadata = self.headers[0].metadata
         self.tensors = tuple(info for header in self.headers for info in header.tensors)
         self.paths = [header.path for header in self.headers]
@@ -65,20 +65,6 @@ class Source:
         self._files[shard].read_into(start + offset, buffer, info.name)
 
 
-def open_source(path, names=None):
-    """The model at path: a GGUF file, any shard of one, a safetensors file or the index of several.
-
-    ``names`` maps the names of a safetensors file to GGUF's, see `safetensors.SafetensorsSource`.
-    """
-    if os.fspath(path).endswith((".safetensors", ".safetensors.index.json")):
-        from quantreg.safetensors import SafetensorsSource
-
-        return SafetensorsSource(path, names)
-    if names is not None:
-        raise PlanError(f"{os.fspath(path)}: names are for safetensors files, tensors of a GGUF file have theirs")
-    return Source(path)
-
-
 def stamp_of(path) -> tuple[int, int]:
     """(size, time of the last change in ns): tells whether a file is still the one it was."""
     found = os.stat(path)
@@ -92,28 +78,18 @@ class DataFile:
         if stamp is not None and stamp_of(path) != tuple(stamp):
             raise GGUFFormatError("source-changed", "the file has changed since the run began", path=path)
         self.path = path
-        self._lock = threading.Lock()
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+        self._positioned = PositionedFile(self._file.fileno())
 
     def read_into(self, position, buffer, name) -> None:
         """Fill the buffer from this position on; ``name`` is the tensor, for messages."""
         view = memoryview(buffer).cast("B")
-        while view:
-            count = self._read_at(view, position)
-            if count == 0:
-                raise GGUFFormatError(
-                    "tensor-past-end", f"data of tensor {name!r}: the file has shrunk while it was read",
-                    offset=position, field=name, path=self.path,
-                )  # fmt: skip
-            view = view[count:]
-            position += count
-
-    def _read_at(self, view, position):
-        if hasattr(os, "preadv"):
-            return os.preadv(self._file.fileno(), [view], position)
-        with self._lock:  # where there is no pread, reading moves a position that threads share
-            self._file.seek(position)
-            return self._file.readinto(view)
+        count = self._positioned.read_into(view, position)
+        if count < len(view):
+            raise GGUFFormatError(
+                "tensor-past-end", f"data of tensor {name!r}: the file shrank while it was read",
+                offset=position + count, field=name, path=self.path,
+            )  # fmt: skip
 
     def close(self):
         self._file.close()

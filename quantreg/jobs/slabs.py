@@ -3,25 +3,27 @@
 import os
 import threading
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from quantreg.dispatch import decode_slab, encode_slab
+from quantreg.dispatch import decode_slab, encode_slab, rows_per_slab
 from quantreg.errors import NonFiniteError, QuantregError
+from quantreg.ggml import INTEGER_TYPES
+from quantreg.gguf import TensorInfo
 from quantreg.importance import ImportanceMatrix
+from quantreg.jobs.source import DataFile, stamp_of
 from quantreg.registry import registry, types
-from quantreg.source import DataFile, stamp_of
 from quantreg_kernels._run import first_nonfinite
 
-__all__ = ["ImportanceRow", "Slab", "Worker", "in_order", "run_slab", "slabs_of"]
+__all__ = ["SLAB_BYTES", "ImportanceRow", "Slab", "Worker", "byte_ranges", "in_order", "run_slab", "slabs_of"]
 
 SLAB_WEIGHTS = 1 << 20  # weights a work item
 CHUNK_WEIGHTS = 1 << 17  # weights decoded at a time: 512 KiB of float32 stay in a core's cache until encoded
 SLAB_BYTES = 1 << 22  # bytes a work item, where data is only copied
-NEVER_NONFINITE = {"I8", "I16", "I32", "I64"}
 
 
 class ImportanceRow(NamedTuple):
@@ -55,6 +57,19 @@ class Slab:
     importance: object = None
 
 
+def byte_ranges(info: TensorInfo) -> Iterator[tuple[int, int]]:
+    """(first byte, bytes) of the pieces of a tensor that is not converted.
+
+    A piece holds whole blocks, or whole rows where rows have a header.
+    """
+    qtype = types.get(info.type_id)
+    unit = 1 if qtype is None else info.row_bytes if qtype.row_header_size else qtype.type_size
+    unit = max(1, unit)
+    step = rows_per_slab(unit, SLAB_BYTES) * unit
+    for first in range(0, info.nbytes, step):
+        yield first, min(step, info.nbytes - first)
+
+
 def slabs_of(tensor, source, stamps, rows_of, check=True):
     """(Slab, offset of its result in the tensor's data, bytes of it) for each piece of a TensorPlan, in order.
 
@@ -66,11 +81,8 @@ def slabs_of(tensor, source, stamps, rows_of, check=True):
     path, stamp = os.path.abspath(source.paths[shard]), stamps[shard]  # a worker may be in another folder
     if not tensor.converted:
         qtype = types.get(info.type_id)
-        look = check and qtype is not None and info.known and qtype.name not in NEVER_NONFINITE
-        unit = 1 if qtype is None else info.row_bytes if qtype.row_header_size else qtype.type_size
-        step = max(1, SLAB_BYTES // max(1, unit)) * max(1, unit)
-        for first in range(0, info.nbytes, step):
-            nbytes = min(step, info.nbytes - first)
+        look = check and qtype is not None and info.known and qtype.name not in INTEGER_TYPES
+        for first, nbytes in byte_ranges(info):
             slab = Slab(
                 info.name, path, stamp, position + first, nbytes, qtype.name if look else None,
                 None, info.n_cols, first,
@@ -81,7 +93,7 @@ def slabs_of(tensor, source, stamps, rows_of, check=True):
         return
     importance = rows_of(tensor) or [None]
     out_bytes = types[tensor.to_id].row_bytes(info.n_cols)
-    step = max(1, SLAB_WEIGHTS // max(1, info.n_cols))
+    step = rows_per_slab(info.n_cols, SLAB_WEIGHTS)
     # rows of one expert share their importance, so that no slab may hold rows of two
     together = tensor.dims[1] if len(tensor.dims) > 2 else info.n_rows
     first = 0
@@ -128,7 +140,7 @@ class Worker:
         out = self._buffer("out", len(raw) * out_bytes).reshape(len(raw), out_bytes)
         columns = self._columns(slab)
         scorer = registry.scorer(qtype)
-        step = max(1, CHUNK_WEIGHTS // max(1, cols))
+        step = rows_per_slab(cols, CHUNK_WEIGHTS)
         for row in range(0, len(raw), step):
             rows = self._floats(source_type, raw[row : row + step], cols)
             first = slab.start + row
@@ -150,7 +162,7 @@ class Worker:
         qtype = types[slab.from_type]
         unit = qtype.row_bytes(slab.n_cols) if qtype.row_header_size else qtype.type_size
         weights = slab.n_cols if qtype.row_header_size else qtype.block_size
-        step = max(1, CHUNK_WEIGHTS // max(1, weights))
+        step = rows_per_slab(weights, CHUNK_WEIGHTS)
         for first in range(0, len(raw) // unit, step):
             data = raw[first * unit : (first + step) * unit]
             rows = len(data) // unit if qtype.row_header_size else 1

@@ -6,11 +6,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from quantreg.errors import OutputError
+from quantreg.storage.system import BINARY, PositionedFile, free_bytes
 
 __all__ = ["AtomicFile"]
 
-_FLUSH = 1 << 18  # bytes from which the disk is told at once
-BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_FLUSH = 1 << 18  # bytes: the system is told to begin writing pieces of this size and larger to the disk
 
 
 class AtomicFile:
@@ -33,19 +33,19 @@ class AtomicFile:
         self.sources = [] if source is None else [source] if isinstance(source, (str, os.PathLike)) else list(source)
         self._temporary = self.path.parent / f".quantreg-{os.urandom(8).hex()}.tmp"
         self._fd = -1
+        self._position = 0
 
     def __enter__(self):
         with self._errors():
             old = self._check_target()
             if self.size is not None:
-                import shutil  # slow to load, and few processes write
-
-                free = shutil.disk_usage(self.path.parent).free
+                free = free_bytes(self.path.parent)
                 if free < self.size:
                     raise OutputError(
                         f"{self.path}: takes {self.size} bytes, only {free} are free in {self.path.parent}"
                     )
             self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
+            self._file = PositionedFile(self._fd)
             try:
                 if old and hasattr(os, "fchmod"):
                     # At once, not at the end: what replaces a private file is never readable by others.
@@ -59,8 +59,8 @@ class AtomicFile:
         """Append bytes at the current position; any contiguous buffer will do."""
         view = memoryview(data).cast("B")
         with self._errors():
-            while view:
-                view = view[os.write(self._fd, view) :]
+            self._file.write(view, self._position)
+        self._position += len(view)
 
     def has(self, offset: int, length: int) -> bool:
         """Whether these bytes are there already: never, here (see `PartialFile`)."""
@@ -70,20 +70,16 @@ class AtomicFile:
         """Called when all files that belong together stand under their names."""
 
     def pwrite(self, data, offset: int, label: str | None = None) -> None:
-        """Write bytes at `offset`; the position of `write` does not move (on Windows it does: use one of the two).
+        """Write bytes at `offset`, from any thread; the position of `write` does not move.
 
         ``label`` is for `PartialFile`.
         """
         view = memoryview(data).cast("B")
-        start, length = offset, len(view)
         with self._errors():
-            while view:
-                written = _pwrite(self._fd, view, offset)
-                view = view[written:]
-                offset += written
-            if length >= _FLUSH and hasattr(os, "posix_fadvise"):
-                # The disk begins to write now, while more is encoded, and not only at the fsync in the end.
-                os.posix_fadvise(self._fd, start, length, os.POSIX_FADV_DONTNEED)
+            self._file.write(view, offset)
+            if len(view) >= _FLUSH and hasattr(os, "posix_fadvise"):
+                # The disk starts to write now, while more is being encoded, and not only at the final fsync.
+                os.posix_fadvise(self._fd, offset, len(view), os.POSIX_FADV_DONTNEED)
 
     def __exit__(self, kind, error, traceback):
         try:
@@ -148,11 +144,3 @@ class AtomicFile:
             yield
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
-
-
-def _seek_and_write(fd, data, offset):
-    os.lseek(fd, offset, os.SEEK_SET)
-    return os.write(fd, data)
-
-
-_pwrite = getattr(os, "pwrite", _seek_and_write)

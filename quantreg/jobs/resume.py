@@ -4,8 +4,8 @@ import hashlib
 import json
 
 from quantreg import __version__
+from quantreg.jobs.source import stamp_of
 from quantreg.registry import registry
-from quantreg.source import stamp_of
 
 __all__ = ["identity_of"]
 

@@ -1,0 +1,54 @@
+"""The public names with their types; `__init__.py` imports each on first use."""
+
+from quantreg.codec import RowCodec as RowCodec
+from quantreg.dispatch import dequantize as dequantize
+from quantreg.dispatch import quantize as quantize
+from quantreg.errors import CodecError as CodecError
+from quantreg.errors import GGUFFormatError as GGUFFormatError
+from quantreg.errors import ImportanceError as ImportanceError
+from quantreg.errors import MetadataError as MetadataError
+from quantreg.errors import NonFiniteError as NonFiniteError
+from quantreg.errors import OutputError as OutputError
+from quantreg.errors import PlanError as PlanError
+from quantreg.errors import PluginError as PluginError
+from quantreg.errors import QuantregError as QuantregError
+from quantreg.errors import SafetensorsError as SafetensorsError
+from quantreg.errors import ShapeError as ShapeError
+from quantreg.errors import UnknownFileTypeError as UnknownFileTypeError
+from quantreg.errors import UnknownTypeError as UnknownTypeError
+from quantreg.evaluation.measure import Evaluation as Evaluation
+from quantreg.evaluation.measure import evaluate as evaluate
+from quantreg.files import File as File
+from quantreg.files import open as open
+from quantreg.files import write as write
+from quantreg.hookspecs import hookimpl as hookimpl
+from quantreg.importance import ImportanceMatrix as ImportanceMatrix
+from quantreg.importance.coverage import Coverage as Coverage
+from quantreg.importance.coverage import coverage as coverage
+from quantreg.jobs.compare import Comparison as Comparison
+from quantreg.jobs.compare import compare as compare
+from quantreg.jobs.export import export as export
+from quantreg.jobs.planning import plan as plan
+from quantreg.jobs.planning import read_plan as read_plan
+from quantreg.jobs.quantize import QuantizeResult as QuantizeResult
+from quantreg.jobs.quantize import quantize_events as quantize_events
+from quantreg.jobs.quantize import quantize_file as quantize_file
+from quantreg.jobs.repack import edit_metadata as edit_metadata
+from quantreg.jobs.repack import merge as merge
+from quantreg.jobs.repack import split as split
+from quantreg.jobs.verify import Validation as Validation
+from quantreg.jobs.verify import hash_tensors as hash_tensors
+from quantreg.jobs.verify import validate as validate
+from quantreg.jobs.writing import WriteResult as WriteResult
+from quantreg.python_codec import PythonCodec as PythonCodec
+from quantreg.recipes import FileType as FileType
+from quantreg.recipes import Plan as Plan
+from quantreg.recipes import PlanOptions as PlanOptions
+from quantreg.recipes import TensorPlan as TensorPlan
+from quantreg.recipes import write_plan as write_plan
+from quantreg.registry import QuantType as QuantType
+from quantreg.registry import types as types
+from quantreg.sizes import estimate_memory_gb as estimate_memory_gb
+from quantreg.tensor import QuantizedTensor as QuantizedTensor
+
+__version__: str

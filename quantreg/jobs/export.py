@@ -1,0 +1,65 @@
+"""Writing a model as safetensors: a header of JSON, then the bytes of the tensors."""
+
+import json
+import os
+
+from quantreg.errors import SafetensorsError, UnknownTypeError
+from quantreg.ggml import PLAIN_TYPES
+from quantreg.jobs.shards import OutputFile
+from quantreg.jobs.source import Source
+from quantreg.jobs.writing import WriteResult, write_files
+from quantreg.recipes import Plan, PlanOptions, file_types
+from quantreg.recipes.calibration import Calibration, decided
+from quantreg.registry import types
+
+__all__ = ["export"]
+
+
+def export(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    threads: int | None = None,
+    force: bool = False,
+) -> WriteResult:
+    """Decode the GGUF model at src to a safetensors file.
+
+    ``dtype``: "f16", "bf16" or "f32" for every tensor. None keeps tensors that safetensors can hold as they are and
+    decodes the others to f16. Names stay GGUF's. Raises NonFiniteError for values that overflow f16 (take bf16 or f32),
+    UnknownTypeError for types that no plugin reads, OutputError, GGUFFormatError.
+    """
+    wanted = str(dtype or "f16").upper()
+    if wanted not in ("F16", "BF16", "F32"):
+        raise SafetensorsError(f"dtype is {dtype!r}: expected f16, bf16 or f32")
+    source = Source(src)
+    calibration = Calibration(file_types["COPY"], None, PlanOptions())
+    planned = []
+    for info in source.tensors:
+        if not info.known or types.get(info.type_id) is None:
+            raise UnknownTypeError(f"{info.name}: no installed plugin reads {info.type_name}: it cannot be exported")
+        keep = dtype is None and info.type_name in PLAIN_TYPES
+        qtype = None if keep else types[wanted]
+        planned.append(decided(info.name, info, info.dims or (1,), qtype, "export", calibration))
+    planned.sort(key=lambda tensor: (-types[tensor.to_id].type_size, tensor.name))  # as the library: no gaps, aligned
+    plan = Plan(file_types["COPY"], tuple(planned), ())
+    file = _lay_out(os.fspath(dst), plan)
+    for _ in write_files(source, plan, [file], threads=threads, force=force):
+        pass
+    return WriteResult.of([file])
+
+
+def _lay_out(path, plan):
+    header, position, places = {"__metadata__": {"format": "pt"}}, 0, []
+    for tensor in plan.tensors:
+        end = position + tensor.bytes
+        header[tensor.name] = {
+            "dtype": tensor.to_type, "shape": list(tensor.source.shape), "data_offsets": [position, end],
+        }  # fmt: skip
+        places.append(position)
+        position = end
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % 8)
+    raw = len(raw).to_bytes(8, "little") + raw
+    placed = tuple((tensor, len(raw) + place) for tensor, place in zip(plan.tensors, places, strict=True))
+    return OutputFile(path, raw, placed, len(raw) + position)

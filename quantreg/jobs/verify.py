@@ -1,0 +1,141 @@
+"""Checking a whole file: whether its blocks are sound, and the digests of its tensors."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from quantreg.dispatch import cpu_count
+from quantreg.errors import NonFiniteError
+from quantreg.html import figures
+from quantreg.jobs.slabs import SLAB_BYTES, Slab, Worker, byte_ranges, in_order
+from quantreg.jobs.source import Source
+from quantreg.registry import types
+
+__all__ = ["Validation", "hash_tensors", "validate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What `validate` found.
+
+    ``problems`` are sentences, one per tensor that is not sound; ``warnings`` are about the header, which is readable.
+    ``paths`` are the files of the model and ``n_tensors`` counts its tensors.
+    """
+
+    paths: tuple[str, ...]
+    n_tensors: int
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def _repr_html_(self) -> str:
+        return figures(
+            self.paths[0],
+            {
+                "files": len(self.paths),
+                "tensors": self.n_tensors,
+                "problems": "; ".join(self.problems) or "none",
+                "warnings": "; ".join(self.warnings) or "none",
+            },
+        )
+
+
+def validate(path: str | PathLike[str], *, threads: int | None = None) -> Validation:
+    """Decode every block of a GGUF model, all its shards included, and report what is wrong with its tensors.
+
+    NaN and infinity, in scales or weights, are reported once per tensor, with their place. Raises GGUFFormatError for a
+    damaged header, OSError for a file that cannot be read.
+    """
+    source, problems = Source(path), []
+    for info, problem in _validated(source, threads or cpu_count()):
+        if problem is not None:
+            problems.append(problem)
+        elif types.get(info.type_id) is None:
+            problems.append(f"{info.name} was not checked: no installed plugin reads {info.type_name}")
+    return Validation(tuple(source.paths), len(source.tensors), tuple(problems), tuple(source.warnings))
+
+
+def _validated(source, threads):
+    with source:
+        worker = Worker(lambda path, stamp: source.file(path))
+
+        def look(item):
+            info, start, nbytes = item
+            qtype = types.get(info.type_id)
+            if qtype is None or not info.known:
+                return None
+            shard, position = source.place(info)
+            path = os.path.abspath(source.paths[shard])
+            slab = Slab(info.name, path, (), position + start, nbytes, qtype.name, None, info.n_cols, start)
+            try:
+                worker.run(slab)
+            except NonFiniteError as error:
+                return str(error)
+            return None
+
+        items = (
+            (info, start, nbytes)
+            for info in source.tensors
+            for start, nbytes in (byte_ranges(info) if info.nbytes else [(0, 0)])
+        )
+        found = {}
+        for (info, start, nbytes), problem in on_threads(items, look, threads):
+            found.setdefault(info.name, problem)
+            found[info.name] = found[info.name] or problem
+            if start + nbytes >= info.nbytes:
+                yield info, found[info.name]
+
+
+def hash_tensors(path: str | PathLike[str], *, threads: int | None = None) -> dict[str, str]:
+    """Map each tensor's name to the SHA-256 (hex) of its bytes, without padding, in file order.
+
+    Order, offsets, alignment and shards do not matter: the same tensors give the same digests. Raises GGUFFormatError,
+    OSError.
+    """
+    source = Source(path)
+    with source:
+
+        def digest(info):
+            state = hashlib.sha256()
+            buffer = thread_buffer()
+            for start in range(0, info.nbytes, SLAB_BYTES):
+                piece = buffer[: min(SLAB_BYTES, info.nbytes - start)]
+                source.read_into(info, start, piece)
+                state.update(piece)
+            return state.hexdigest()
+
+        return {info.name: found for info, found in on_threads(source.tensors, digest, threads or cpu_count())}
+
+
+# ---- shared with compare ----
+
+
+def on_threads(items: Iterable[Any], function: Callable[[Any], Any], threads: int) -> Iterator[tuple[Any, Any]]:
+    """Yield (item, function(item)) in order, computed by several threads."""
+    with (
+        ThreadPoolExecutor(threads, thread_name_prefix="quantreg") as pool,
+        closing(in_order(items, lambda item: pool.submit(function, item), threads)) as done,
+    ):
+        yield from done
+
+
+_local = threading.local()
+
+
+def thread_buffer(name: str = "a") -> np.ndarray:
+    """SLAB_BYTES of memory that belongs to the calling thread and keeps its place under this name."""
+    if not hasattr(_local, name):
+        setattr(_local, name, np.empty(SLAB_BYTES, np.uint8))
+    return getattr(_local, name)
