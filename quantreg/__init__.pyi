@@ -41,12 +41,12 @@ from quantreg.jobs.verify import hash_tensors as hash_tensors
 from quantreg.jobs.verify import validate as validate
 from quantreg.jobs.writing import WriteResult as WriteResult
 from quantreg.python_codec import PythonCodec as PythonCodec
+from quantreg.qtype import QuantType as QuantType
 from quantreg.recipes import FileType as FileType
 from quantreg.recipes import Plan as Plan
 from quantreg.recipes import PlanOptions as PlanOptions
 from quantreg.recipes import TensorPlan as TensorPlan
 from quantreg.recipes import write_plan as write_plan
-from quantreg.registry import QuantType as QuantType
 from quantreg.registry import types as types
 from quantreg.sizes import estimate_memory_gb as estimate_memory_gb
 from quantreg.tensor import QuantizedTensor as QuantizedTensor

@@ -135,13 +135,13 @@ class QuantType:
 
         if not self.codec.has_scorer:
             return None
-        rows = np.require(weights, np.float32, "CA")
+        rows = np.require(weights, np.float32, ["C", "A"])
         out = np.empty_like(rows)
-        self.codec.score_rows(rows, np.require(columns, np.float32, "CA"), out)
+        self.codec.score_rows(rows, np.require(columns, np.float32, ["C", "A"]), out)
         return out
 
     def __reduce__(self) -> tuple[Callable[[str], "QuantType"], tuple[str]]:
-        return self._find, (self.name,)
+        return type(self)._find, (self.name,)
 
     def __repr__(self) -> str:
         return f"<QuantType {self.name}, id {self.type_id}, {self.bits_per_weight:g} bits per weight>"

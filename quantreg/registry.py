@@ -31,7 +31,7 @@ class EncoderScores:
     """The importance that a type's own encoder computes: what score_importance answers if no plugin knows better."""
 
     @hookspecs.hookimpl(trylast=True)
-    def score_importance(self, qtype, weights, columns):
+    def score_importance(self, qtype: QuantType, weights: Any, columns: Any) -> Any:
         return None if columns is None else qtype.score(weights, columns)
 
 

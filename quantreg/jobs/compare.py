@@ -74,7 +74,7 @@ class Comparison(Mapping[str, TensorDifference]):
     def _repr_html_(self) -> str:
         if self.same:
             return f"<p>The models have the same metadata and the same {self.n_tensors} tensors.</p>"
-        rows = [(key, "metadata", a or "", b or "", "", "") for key, a, b in self.metadata]
+        rows: list[tuple[object, ...]] = [(key, "metadata", a or "", b or "", "", "") for key, a, b in self.metadata]
         for t in self.tensors:
             a, b, rmse, largest = ("" if value is None else value for value in (t.a, t.b, t.rmse, t.largest))
             rows.append((t.name, t.what, a, b, rmse, largest))
@@ -105,7 +105,7 @@ def _metadata_differences(a, b):
             yield MetadataDifference(key, x, y)
 
 
-def _tensor_differences(a, b, threads) -> Iterator[TensorDifference]:
+def _tensor_differences(a: Source, b: Source, threads: int) -> Iterator[TensorDifference]:
     left, right = ({info.name: info for info in source.tensors} for source in (a, b))
     pairs = [(x, right[x.name]) for x in left.values() if x.name in right and x.shape == right[x.name].shape]
     same = {x.name: x.type_id == y.type_id and x.nbytes == y.nbytes for x, y in pairs}

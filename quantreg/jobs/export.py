@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import Any
 
 from quantreg.errors import SafetensorsError, UnknownTypeError
 from quantreg.ggml import PLAIN_TYPES
@@ -25,9 +26,11 @@ def export(
 ) -> WriteResult:
     """Decode the GGUF model at src to a safetensors file.
 
-    ``dtype``: "f16", "bf16" or "f32" for every tensor. None keeps tensors that safetensors can hold as they are and
-    decodes the others to f16. Names stay GGUF's. Raises NonFiniteError for values that overflow f16 (take bf16 or f32),
-    UnknownTypeError for types that no plugin reads, OutputError, GGUFFormatError.
+    ``dtype`` is "f16", "bf16" or "f32" for every tensor. None keeps the tensors that safetensors can hold as they are
+    and decodes the others to f16. The names stay GGUF's, and metadata is left behind.
+
+    Raises NonFiniteError for values that overflow f16 (use bf16 or f32), UnknownTypeError for types that no plugin
+    reads, SafetensorsError for another dtype, OutputError, GGUFFormatError, OSError.
     """
     wanted = str(dtype or "f16").upper()
     if wanted not in ("F16", "BF16", "F32"):
@@ -37,11 +40,13 @@ def export(
     planned = []
     for info in source.tensors:
         if not info.known or types.get(info.type_id) is None:
-            raise UnknownTypeError(f"{info.name}: no installed plugin reads {info.type_name}: it cannot be exported")
+            raise UnknownTypeError(f"{info.name} cannot be exported: no installed plugin reads {info.type_name}")
         keep = dtype is None and info.type_name in PLAIN_TYPES
         qtype = None if keep else types[wanted]
         planned.append(decided(info.name, info, info.dims or (1,), qtype, "export", calibration))
-    planned.sort(key=lambda tensor: (-types[tensor.to_id].type_size, tensor.name))  # as the library: no gaps, aligned
+    planned.sort(
+        key=lambda tensor: (-types[tensor.to_id].type_size, tensor.name)
+    )  # as the safetensors library does: aligned, no gaps
     plan = Plan(file_types["COPY"], tuple(planned), ())
     file = _lay_out(os.fspath(dst), plan)
     for _ in write_files(source, plan, [file], threads=threads, force=force):
@@ -49,8 +54,9 @@ def export(
     return WriteResult.of([file])
 
 
-def _lay_out(path, plan):
-    header, position, places = {"__metadata__": {"format": "pt"}}, 0, []
+def _lay_out(path: str, plan: Plan) -> OutputFile:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position, places = 0, []
     for tensor in plan.tensors:
         end = position + tensor.bytes
         header[tensor.name] = {

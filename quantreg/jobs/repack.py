@@ -1,4 +1,4 @@
-"""The same tensors in other files: split, merge, other metadata. Nothing is decoded; types nobody knows are copied."""
+"""The same tensors in other files: split, merge, change metadata. Nothing is decoded, so unknown types are copied."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -58,16 +58,18 @@ def edit_metadata(
 ) -> WriteResult:
     """Write the GGUF model at src to dst with other metadata. Shards are merged.
 
-    ``rename`` maps old to new keys, ``remove`` lists keys, ``set`` maps keys to Python objects or `gguf.Value`; they
-    are done in this order. A key keeps its place; a new one is appended. Raises MetadataError for a key that is not
-    there or a name that is taken; GGUFFormatError for what GGUF cannot hold; OutputError, OSError.
+    ``rename`` maps old keys to new ones, ``remove`` lists keys, and ``set`` maps keys to Python objects or
+    `gguf.Value`; they are applied in this order. A key keeps its place, and a new one is appended.
+
+    Raises MetadataError for a key that the model lacks or a new name that is taken; GGUFFormatError for what GGUF
+    cannot hold; OutputError, OSError.
     """
     source = Source(src)
     values = dict(gguf.HeaderEdit(source.metadata).items())
     for old, new in dict(rename).items():
         _require(values, old, source)
         if new in values:
-            raise MetadataError(f"{source.paths[0]}: cannot rename {old} to {new}: there is a key of this name")
+            raise MetadataError(f"{source.paths[0]}: cannot rename {old} to {new}: the key {new} exists")
         values = {new if key == old else key: value for key, value in values.items()}
     for key in remove:
         _require(values, key, source)
@@ -78,15 +80,15 @@ def edit_metadata(
     return _write(source, plan, shards.lay_out(dst, plan, source), force)
 
 
-def _require(values, key, source):
+def _require(values: Mapping[str, gguf.Value], key: str, source: Source) -> None:
     if key not in values:
         near = get_close_matches(key, values, n=1)
         hint = f"did you mean {near[0]}?" if near else "see `quantreg metadata get FILE`"
-        raise MetadataError(f"{source.paths[0]}: has no key {key}: {hint}")
+        raise MetadataError(f"{source.paths[0]} has no key {key}: {hint}")
 
 
-def copy_plan(source) -> Plan:
-    """The plan that copies every tensor as it is, in its order; the keys of splits are left out."""
+def copy_plan(source: Source) -> Plan:
+    """The plan that copies every tensor as it is, in the same order, without the split keys."""
     tensors = tuple(
         TensorPlan(
             info.name, info.dims, info, info.type_name, info.type_id, info.type_name, info.type_id, "as it is",
@@ -97,7 +99,7 @@ def copy_plan(source) -> Plan:
     return Plan(file_types["COPY"], tensors, tuple(map(MetadataEdit, gguf.SPLIT_KEYS)))
 
 
-def _write(source, plan, files, force):
+def _write(source: Source, plan: Plan, files: list[shards.OutputFile], force: bool) -> WriteResult:
     for _ in write_files(source, plan, files, force=force, check=False):
         pass
     return WriteResult.of(files)

@@ -1,28 +1,31 @@
-"""What the bytes of an output depend on: if all of it is the same, an unfinished run can be continued."""
+"""What the bytes of an output depend on. An unfinished run is continued only if all of it is unchanged."""
 
 import hashlib
 import json
+from typing import Any
 
 from quantreg import __version__
-from quantreg.jobs.source import stamp_of
+from quantreg.importance import ImportanceMatrix
+from quantreg.jobs.source import Source, stamp_of
+from quantreg.recipes import Plan
 from quantreg.registry import registry
 
 __all__ = ["identity_of"]
 
 
-def identity_of(source, planned, imatrix) -> dict:
-    """JSON-ready facts, by the name that an error gives them if they differ."""
+def identity_of(source: Source, planned: Plan, imatrix: ImportanceMatrix | None) -> dict[str, Any]:
+    """JSON-ready facts about a run, under the names by which an error mentions them if they differ."""
     recipe = [[t.name, t.source.name, t.from_type, t.to_type, t.importance, list(t.dims)] for t in planned.tensors]
     return {
         "quantreg": __version__,
         "plugins": sorted({f"{p.distribution} {p.version}" for p in registry.plugins if p.error is None}),
         "source": [list(stamp_of(path)) for path in source.paths],
-        "imatrix": _imatrix_digest(imatrix) if any(tensor.importance for tensor in planned.tensors) else None,
+        "imatrix": _imatrix_digest(imatrix) if imatrix and any(t.importance for t in planned.tensors) else None,
         "plan": _digest(json.dumps(recipe).encode()),
     }
 
 
-def _imatrix_digest(imatrix):
+def _imatrix_digest(imatrix: ImportanceMatrix) -> str:
     if imatrix.path is not None:
         with open(imatrix.path, "rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
@@ -32,5 +35,5 @@ def _imatrix_digest(imatrix):
     return digest.hexdigest()
 
 
-def _digest(data):
+def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from quantreg.errors import SafetensorsError
 from quantreg.ggml import PLAIN_TYPES
@@ -19,35 +21,41 @@ INDEX = ".index.json"
 class SafetensorsSource(Source):
     """A safetensors model in the shape of `Source`: a file, or the ``.index.json`` of several.
 
-    ``names`` (a mapping, or the path of a JSON file with one) gives the GGUF name of a tensor; None leaves it out, and
-    a name that is not there stays as it is. There is no metadata: give it with override_kv. Raises SafetensorsError,
-    OSError.
+    ``names`` is a mapping, or the path of a JSON file that holds one. It gives a tensor its GGUF name; None leaves the
+    tensor out, and a tensor that it does not mention keeps its name. A safetensors file has no metadata: use
+    override_kv. Raises SafetensorsError, OSError.
     """
 
-    def __init__(self, path, names=None):
+    def __init__(
+        self, path: str | os.PathLike[str], names: Mapping[str, str | None] | str | os.PathLike[str] | None = None
+    ) -> None:
         path = os.fspath(path)
-        self.headers, self.metadata, self.warnings = (), {}, []
+        self.headers, self.metadata, self.warnings = (), {}, []  # no GGUF header stands before the data
         self.paths = _indexed(path) if path.endswith(INDEX) else [path]
         self.size = 0
         self._place, self._files, self._by_path, tensors = {}, [], {}, []
-        names = _names(names)
-        unused = set(names)
+        renamed = _names(names)
+        unused = set(renamed)
         for number, shard in enumerate(self.paths):
             entries, data_start, size = _read_header(shard)
             self.size += size
             unused -= entries.keys()
-            for info in _wanted(shard, entries, names, size - data_start):
+            for info in _wanted(shard, entries, renamed, size - data_start):
                 if info.name in self._place:
-                    raise SafetensorsError(f"{shard}: two tensors get the name {info.name}: give them different names")
+                    raise SafetensorsError(
+                        f"{shard}: two tensors would be named {info.name}: give them different names"
+                    )
                 self._place[info.name] = (number, data_start + info.offset)
                 tensors.append(info)
         self.tensors = tuple(tensors)
         if unused:
-            self.warnings.append(f"the names map {len(unused)} tensors that are not there (first: {min(unused)})")
+            self.warnings.append(
+                f"the names mention {len(unused)} tensors that the model lacks (the first is {min(unused)})"
+            )
 
 
 def _wanted(path, entries, names, data_size):
-    """TensorInfos, by position, of the tensors that the names do not leave out."""
+    """The TensorInfos, by position, of the tensors that the names do not leave out."""
     found = []
     for stored, entry in entries.items():
         name = names.get(stored, stored)
@@ -55,13 +63,13 @@ def _wanted(path, entries, names, data_size):
             try:
                 name.encode()
             except UnicodeEncodeError:
-                message = f"{path}: tensor {name!r:.80}: the name is no text: give it another one"
+                message = f"{path}: tensor {name!r:.80}: the name is not valid text: give it another one"
                 raise SafetensorsError(message) from None
             found.append(_tensor(path, stored, name, entry, data_size))
     return sorted(found, key=lambda info: info.offset)
 
 
-def _names(names):
+def _names(names: Any) -> dict[str, str | None]:
     if names is None:
         return {}
     if isinstance(names, (str, os.PathLike)):
@@ -83,41 +91,41 @@ def _parsed(raw, path):
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise SafetensorsError(f"{path}: is no JSON: {error}") from None
+        raise SafetensorsError(f"{path} is not JSON: {error}") from None
 
 
 def _indexed(path):
-    """The files that an index names, in order, each once."""
+    """The files that an index names, each once, in order."""
     data = _json(path)
     weight_map = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
-        raise SafetensorsError(f'{path}: is no index: expected an object with "weight_map"')
+        raise SafetensorsError(f'{path} is not an index: expected a JSON object with "weight_map"')
     for name in weight_map.values():
         if not isinstance(name, str) or name != os.path.basename(name) or not name.endswith(".safetensors"):
-            raise SafetensorsError(f"{path}: {name!r:.80} is no name of a safetensors file beside it")
+            raise SafetensorsError(f"{path}: {name!r:.80} is not the name of a safetensors file beside it")
     files = sorted(set(weight_map.values()))
     paths = [os.path.join(os.path.dirname(path), name) for name in files]
-    there = {}
+    there: dict[str, str] = {}
     for name, shard in zip(files, paths, strict=True):
         if not os.path.exists(shard):
-            raise SafetensorsError(f"{path}: the shard {name} is missing: download it, too")
+            raise SafetensorsError(f"{path}: the shard {name} is missing: download it as well")
         there |= dict.fromkeys(_read_header(shard)[0], name)
     for tensor, name in weight_map.items():
         if there.get(tensor) != name:
-            raise SafetensorsError(f"{path}: says {tensor!r:.80} is in {name}, which does not have it")
+            raise SafetensorsError(f"{path} says that {tensor!r:.80} is in {name}, but it is not: download both again")
     return paths
 
 
 def _read_header(path):
-    """(entries by name, position of the data, size of the file)."""
+    """The entries by name, the position of the data, and the size of the file."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER):
-            raise SafetensorsError(f"{path}: is no safetensors file: its header would take {length} of {size} bytes")
+            raise SafetensorsError(f"{path}: not a safetensors file: its header would take {length} of {size} bytes")
         header = _parsed(file.read(length), path)
     if not isinstance(header, dict):
-        raise SafetensorsError(f"{path}: is no safetensors file: its header is no JSON object")
+        raise SafetensorsError(f"{path}: not a safetensors file: its header is not a JSON object")
     header.pop("__metadata__", None)
     return header, 8 + length, size
 
@@ -132,15 +140,15 @@ def _tensor(path, stored, name, entry, data_size):
             raise SafetensorsError(f"{path}: tensor {stored!r:.80}: expected dtype, shape and data_offsets")
     if dtype not in PLAIN_TYPES:  # the two formats name their types alike; GGUF lacks BOOL, U8, F8 ...
         raise SafetensorsError(
-            f"{path}: tensor {stored!r:.80} is {dtype}, which GGUF has no type for: leave it out (names: null), or "
+            f"{path}: tensor {stored!r:.80} is {dtype}, for which GGUF has no type: leave it out (names: null), or "
             f"convert it to one of {', '.join(PLAIN_TYPES)} first"
         )
     type_id, layout = find_layout(dtype)
     nbytes = math.prod(shape) * layout.type_size
     if not 0 <= start <= end <= data_size or end - start != nbytes:
         raise SafetensorsError(
-            f"{path}: tensor {stored!r:.80} of shape {shape} takes {nbytes} bytes, its place is {start} to {end} of "
-            f"{data_size}: cut off or damaged"
+            f"{path}: tensor {stored!r:.80} of shape {shape} takes {nbytes} bytes, but the header places it "
+            f"from {start} to {end} of {data_size}: the file is cut off or damaged"
         )
     dims = tuple(reversed(shape))
     row_bytes = layout.row_bytes(dims[0] if dims else 1)

@@ -1,48 +1,59 @@
-"""The output of a plan: which files, their headers, the place of every tensor in them."""
+"""The output of a plan: which files it makes, their headers, and the place of every tensor in them."""
 
 import hashlib
 import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from quantreg import gguf
 from quantreg.errors import OutputError, PlanError
+from quantreg.jobs.source import Source
+from quantreg.recipes import Plan, TensorPlan
 from quantreg.sizes import parse_size
-from quantreg.storage import allocated_bytes, free_bytes, one_at_a_time, partial_path, signals_held
+from quantreg.storage import AtomicFile, allocated_bytes, free_bytes, one_at_a_time, partial_path, signals_held
 
 __all__ = ["OutputFile", "group_tensors", "lay_out", "opened"]
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """One file to write: its header and, behind it, tensors as (TensorPlan, offset in the file); ``size`` in bytes."""
+    """One file to write: its header, then its tensors as (TensorPlan, offset in the file). ``size`` is in bytes."""
 
     path: str
     header: bytes
-    tensors: tuple
+    tensors: tuple[tuple[TensorPlan, int], ...]
     size: int
 
     @property
     def digest(self) -> str:
-        """Of the header, and so of the names, shapes, types and places of the tensors."""
+        """A digest of the header, and so of the names, shapes, types and places of the tensors."""
         return hashlib.blake2b(self.header, digest_size=16).hexdigest()
 
 
-def group_tensors(planned, source, *, keep_split=False, split_max_size=None, split_max_tensors=None):
-    """(tensors of each shard, warnings); None for one unsplit file.
+def group_tensors(
+    planned: Plan,
+    source: Source,
+    *,
+    keep_split: bool = False,
+    split_max_size: int | str | None = None,
+    split_max_tensors: int | None = None,
+) -> tuple[list[list[TensorPlan]] | None, tuple[str, ...]]:
+    """Decide which tensors go into which shard: (tensors of each shard, warnings); None stands for one unsplit file.
 
-    ``keep_split`` follows the source's shards. ``split_max_tensors`` counts tensors; ``split_max_size`` is bytes of
-    padded tensor data in a shard (int, or text like "4G", "500M"), as llama-gguf-split counts them: the header comes on
-    top. A larger tensor gets a shard of its own, and a warning. Raises PlanError for more than one of them.
+    ``keep_split`` follows the source's shards. ``split_max_tensors`` limits the tensors per shard, and
+    ``split_max_size`` the bytes of padded tensor data (an int, or text such as "4G" or "500M"); like llama-gguf-split,
+    it does not count the header. A larger tensor gets a shard of its own and a warning. Raises PlanError if more than
+    one of the three is given.
     """
     if sum((bool(keep_split), split_max_size is not None, split_max_tensors is not None)) > 1:
-        raise PlanError("keep_split, split_max_size and split_max_tensors exclude each other: give one of them")
+        raise PlanError("keep_split, split_max_size and split_max_tensors exclude each other: give only one of them")
     if keep_split:
-        groups = [[] for _ in source.paths]
+        kept: list[list[TensorPlan]] = [[] for _ in source.paths]
         for tensor in planned.tensors:
-            groups[source.place(tensor.source)[0]].append(tensor)
-        # the first has the metadata, perhaps nothing else; of another, pruning may leave nothing
-        return [groups[0], *(group for group in groups[1:] if group)], ()
+            kept[source.place(tensor.source)[0]].append(tensor)
+        # The first shard holds the metadata, perhaps without tensors. Pruning may empty any of the others.
+        return [kept[0], *(group for group in kept[1:] if group)], ()
     if split_max_tensors is not None:
         if isinstance(split_max_tensors, bool) or not isinstance(split_max_tensors, int) or split_max_tensors < 1:
             raise PlanError(f"split_max_tensors is {split_max_tensors!r}: expected a whole number above 0")
@@ -52,11 +63,12 @@ def group_tensors(planned, source, *, keep_split=False, split_max_size=None, spl
     if split_max_size is None:
         return None, ()
     limit = parse_size(split_max_size)
-    groups, filled, warnings = [[]], 0, []
+    groups: list[list[TensorPlan]] = [[]]
+    filled, warnings = 0, []
     for tensor in planned.tensors:
         nbytes = gguf.padded(tensor.bytes, gguf.DEFAULT_ALIGNMENT)
         if nbytes > limit:
-            warnings.append(f"{tensor.name} alone takes {nbytes} bytes, more than the {limit} of split_max_size")
+            warnings.append(f"{tensor.name} alone takes {nbytes} bytes, more than split_max_size allows ({limit})")
         if groups[-1] and filled + nbytes > limit:
             groups.append([])
             filled = 0
@@ -65,10 +77,13 @@ def group_tensors(planned, source, *, keep_split=False, split_max_size=None, spl
     return groups, tuple(warnings)
 
 
-def lay_out(dst, planned, source, groups=None) -> list[OutputFile]:
-    """The files of a plan: dst itself or, for groups of tensors, its shards ``dst-00001-of-00003.gguf`` ....
+def lay_out(
+    dst: str | os.PathLike[str], planned: Plan, source: Source, groups: list[list[TensorPlan]] | None = None
+) -> list[OutputFile]:
+    """The files of a plan: dst itself or, for groups of tensors, its shards ``dst-00001-of-00003.gguf`` and so on.
 
-    The first shard has the metadata, the others only the split keys.
+    The first shard has the metadata, the others only the split keys. Raises PlanError for more shards than file names
+    can number, GGUFFormatError for what GGUF cannot hold.
     """
     edit = gguf.HeaderEdit(source.metadata)
     for change in planned.metadata:
@@ -81,21 +96,21 @@ def lay_out(dst, planned, source, groups=None) -> list[OutputFile]:
         return [_file(dst, edit, planned.tensors)]
     count = len(groups)
     if count > gguf.MAX_SHARDS:
-        raise PlanError(f"{count} shards are more than the {gguf.MAX_SHARDS} that file names can number: allow larger")
+        raise PlanError(f"{count} shards are more than file names can number ({gguf.MAX_SHARDS}): allow larger shards")
     files = []
     for number, tensors in enumerate(groups):
         if number:
             edit = gguf.HeaderEdit()
         if count > 1 or not planned.options.keep_split:
             keys = gguf.split_values(number, count, len(planned.tensors))
-            # llama-quantize and llama-gguf-split write the same keys in different order: the count in the middle, last
+            # llama-quantize writes these keys in this order; llama-gguf-split writes split.count last.
             for key, value in keys if planned.options.keep_split else (keys[0], keys[2], keys[1]):
                 edit.set(key, value)
         files.append(_file(gguf.shard_path(dst.removesuffix(".gguf"), number, count), edit, tensors))
     return files
 
 
-def _file(path, edit, tensors):
+def _file(path: str, edit: gguf.HeaderEdit, tensors: Sequence[TensorPlan]) -> OutputFile:
     stated = edit.get("general.alignment")
     alignment = stated.data if stated else gguf.DEFAULT_ALIGNMENT
     entries = [(tensor.name, tensor.dims, tensor.to_id, tensor.bytes) for tensor in tensors]
@@ -108,11 +123,12 @@ def _file(path, edit, tensors):
 
 
 @contextmanager
-def opened(files, make):
-    """All files open at once: ``make(OutputFile)`` gives the context manager of each.
+def opened(files: Sequence[OutputFile], make: Callable[[OutputFile], AtomicFile]) -> Iterator[list[AtomicFile]]:
+    """Open all files at once; ``make(OutputFile)`` returns the AtomicFile for each.
 
-    The first is renamed last, and an old file under its name is removed before: shards of two models, or a set that is
-    not complete, cannot be opened. Two runs in one folder do this one after the other, and signals wait for its end.
+    The first shard is renamed last, and an old file under its name is removed first. So nobody can open a set that is
+    incomplete or mixed from two models. Two runs in one folder rename one after the other, and signals wait until all
+    files have their names.
     """
     need = sum(file.size for file in files)
     with ExitStack() as whole:
@@ -122,7 +138,7 @@ def opened(files, make):
                 have = sum(allocated_bytes(partial_path(file.path)) for file in files)
                 free = free_bytes(folder)
                 if free + have < need:
-                    message = f"the shards take {need} bytes, only {free} are free in {folder}"
+                    message = f"the shards take {need} bytes, but only {free} are free in {folder}"
                     raise OutputError(f"{files[0].path}: {message}")
             targets = [stack.enter_context(make(file)) for file in files]
             yield targets

@@ -1,33 +1,36 @@
-"""Work items: a range of rows of one tensor, read, decoded, checked, encoded. They pickle, and need no other state."""
+"""Work items: a range of rows of one tensor that is read, decoded, checked and encoded. They pickle and stand alone."""
 
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantreg.dispatch import decode_slab, encode_slab, rows_per_slab
-from quantreg.errors import NonFiniteError, QuantregError
+from quantreg.errors import ImportanceError, NonFiniteError, QuantregError
 from quantreg.ggml import INTEGER_TYPES
 from quantreg.gguf import TensorInfo
 from quantreg.importance import ImportanceMatrix
-from quantreg.jobs.source import DataFile, stamp_of
+from quantreg.jobs.source import DataFile, Source, stamp_of
+from quantreg.qtype import QuantType
+from quantreg.recipes import TensorPlan
 from quantreg.registry import registry, types
 from quantreg_kernels._run import first_nonfinite
 
 __all__ = ["SLAB_BYTES", "ImportanceRow", "Slab", "Worker", "byte_ranges", "in_order", "run_slab", "slabs_of"]
 
-SLAB_WEIGHTS = 1 << 20  # weights a work item
-CHUNK_WEIGHTS = 1 << 17  # weights decoded at a time: 512 KiB of float32 stay in a core's cache until encoded
-SLAB_BYTES = 1 << 22  # bytes a work item, where data is only copied
+SLAB_WEIGHTS: int = 1 << 20  # weights per work item
+CHUNK_WEIGHTS: int = 1 << 17  # weights decoded at a time: 512 KiB of float32 stay in a core's cache until encoded
+SLAB_BYTES: int = 1 << 22  # bytes per work item where data is only copied or compared
 
 
 class ImportanceRow(NamedTuple):
-    """Where a worker finds the importance of its columns: row ``expert`` of an entry of an imatrix file."""
+    """Where a worker finds the importance of a slab's columns: row ``expert`` of an entry in an imatrix file."""
 
     path: str
     stamp: tuple[int, int]
@@ -40,9 +43,10 @@ class ImportanceRow(NamedTuple):
 class Slab:
     """Some rows of a tensor, and what becomes of them.
 
-    ``path`` (as it was at ``stamp``) holds ``nbytes`` of ``from_type`` at ``position``, in rows of ``n_cols`` weights.
-    They become ``to_type``; None copies them, ``from_type`` None copies them unseen. ``start`` is the number of the
-    first row (copied: of the first byte) in the tensor. ``importance`` is an `ImportanceRow`, or the float32 row.
+    The file ``path``, as it was at ``stamp``, holds ``nbytes`` of ``from_type`` at ``position``, in rows of ``n_cols``
+    weights. They are encoded to ``to_type``. If ``to_type`` is None they are copied; if ``from_type`` is None, too,
+    they are copied without looking for NaN and infinity. ``start`` is the number of the first row in the tensor, or of
+    the first byte if the slab is copied. ``importance`` is an `ImportanceRow` or the float32 row itself.
     """
 
     tensor: str
@@ -54,11 +58,11 @@ class Slab:
     to_type: str | None
     n_cols: int
     start: int
-    importance: object = None
+    importance: ImportanceRow | NDArray[np.float32] | None = None
 
 
 def byte_ranges(info: TensorInfo) -> Iterator[tuple[int, int]]:
-    """(first byte, bytes) of the pieces of a tensor that is not converted.
+    """Yield (first byte, bytes) of the pieces of a tensor that is not converted.
 
     A piece holds whole blocks, or whole rows where rows have a header.
     """
@@ -70,11 +74,17 @@ def byte_ranges(info: TensorInfo) -> Iterator[tuple[int, int]]:
         yield first, min(step, info.nbytes - first)
 
 
-def slabs_of(tensor, source, stamps, rows_of, check=True):
-    """(Slab, offset of its result in the tensor's data, bytes of it) for each piece of a TensorPlan, in order.
+def slabs_of(
+    tensor: TensorPlan,
+    source: Source,
+    stamps: Sequence[tuple[int, int]],
+    rows_of: Callable[[TensorPlan], Sequence[Any] | None],
+    check: bool = True,
+) -> Iterator[tuple[Slab, int, int]]:
+    """Yield (Slab, offset of its result in the tensor's data, bytes of the result) for each piece of a tensor.
 
-    ``stamps`` are those of ``source.paths``; ``rows_of(tensor)`` gives for each expert what `Slab.importance` holds, or
-    None; ``check`` looks for NaN and infinity where data is only copied.
+    ``stamps`` belong to ``source.paths``. ``rows_of(tensor)`` gives one `Slab.importance` per expert, or None. With
+    ``check``, slabs that are only copied are searched for NaN and infinity.
     """
     info = tensor.source
     shard, position = source.place(info)
@@ -94,7 +104,7 @@ def slabs_of(tensor, source, stamps, rows_of, check=True):
     importance = rows_of(tensor) or [None]
     out_bytes = types[tensor.to_id].row_bytes(info.n_cols)
     step = rows_per_slab(info.n_cols, SLAB_WEIGHTS)
-    # rows of one expert share their importance, so that no slab may hold rows of two
+    # The rows of an expert share their importance, so a slab must not hold rows of two experts.
     together = tensor.dims[1] if len(tensor.dims) > 2 else info.n_rows
     first = 0
     while first < info.n_rows:
@@ -110,18 +120,18 @@ def slabs_of(tensor, source, stamps, rows_of, check=True):
 
 
 class Worker:
-    """Does slabs, in any thread. Buffers are kept a thread, so memory does not grow.
+    """Processes slabs, in any thread. Each thread keeps its buffers, so that memory does not grow.
 
-    ``open_file(path, stamp)`` gives a `DataFile`.
+    ``open_file(path, stamp)`` returns a `DataFile`.
     """
 
-    def __init__(self, open_file):
+    def __init__(self, open_file: Callable[[str, tuple[int, int]], DataFile]) -> None:
         self._open = open_file
         self._local = threading.local()
-        self._imatrix = None  # (path, stamp, ImportanceMatrix)
+        self._imatrix: tuple[str, tuple[int, int], ImportanceMatrix] | None = None
 
-    def run(self, slab: Slab) -> np.ndarray:
-        """The bytes of the slab in the output: uint8, valid until this thread's next call.
+    def run(self, slab: Slab) -> NDArray[np.uint8]:
+        """The bytes of the slab in the output, valid until this thread's next call.
 
         Raises GGUFFormatError if the source has changed, NonFiniteError for NaN or infinity.
         """
@@ -133,7 +143,7 @@ class Worker:
             self._check_finite(slab, raw)
         return raw
 
-    def _encode(self, slab, raw):
+    def _encode(self, slab: Slab, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
         source_type, qtype, cols = types[slab.from_type], types[slab.to_type], slab.n_cols
         raw = raw.reshape(-1, source_type.row_bytes(cols))
         out_bytes = qtype.row_bytes(cols)
@@ -147,18 +157,18 @@ class Worker:
             encode_slab(qtype, rows, out[row : row + step], columns, scorer=scorer, first_row=first, tensor=slab.tensor)
         return out.reshape(-1)
 
-    def _columns(self, slab):
+    def _columns(self, slab: Slab) -> NDArray[np.float32] | None:
         row = slab.importance
         if not isinstance(row, ImportanceRow):
             return row
         if self._imatrix is None or self._imatrix[:2] != (row.path, row.stamp):
             if stamp_of(row.path) != tuple(row.stamp):
-                raise NonFiniteError(f"{row.path}: the imatrix has changed since the run began: start it again")
+                raise ImportanceError(f"{row.path}: the imatrix has changed since the run began: start the run again")
             self._imatrix = (row.path, row.stamp, ImportanceMatrix.read(row.path))
         return self._imatrix[2].row(row.entry, slab.n_cols, row.n_experts).reshape(-1, slab.n_cols)[row.expert]
 
-    def _check_finite(self, slab, raw):
-        """Refuse what a model must not hold, also where its bytes are only copied."""
+    def _check_finite(self, slab: Slab, raw: NDArray[np.uint8]) -> None:
+        """Refuse NaN and infinity, which a model must not hold, in data that is only copied."""
         qtype = types[slab.from_type]
         unit = qtype.row_bytes(slab.n_cols) if qtype.row_header_size else qtype.type_size
         weights = slab.n_cols if qtype.row_header_size else qtype.block_size
@@ -171,16 +181,16 @@ class Worker:
                 index = (slab.start // unit + first) * weights + bad
                 raise NonFiniteError(f"{slab.tensor}: holds NaN or infinity at index {index}")
 
-    def _floats(self, qtype, data, cols):
-        """Rows as float32: a view where they are stored so, else decoded into this thread's buffer."""
+    def _floats(self, qtype: QuantType, data: NDArray[np.uint8], cols: int) -> NDArray[np.float32]:
+        """Rows as float32: a view if they are stored so, else decoded into this thread's buffer."""
         if qtype.name == "F32" and np.little_endian:
             return data.view(np.float32)
         out = self._buffer("floats", len(data) * cols * 4).view(np.float32).reshape(len(data), cols)
         decode_slab(qtype, data, out)
         return out
 
-    def _buffer(self, name, nbytes):
-        """uint8 (nbytes,) of this thread's memory of this name, grown if needed; 64-byte aligned."""
+    def _buffer(self, name: str, nbytes: int) -> NDArray[np.uint8]:
+        """uint8 (nbytes,) from this thread's buffer of this name, which grows if needed; aligned to 64 bytes."""
         have = getattr(self._local, name, None)
         if have is None or len(have) < nbytes:
             base = np.empty(nbytes + 64, np.uint8)
@@ -190,14 +200,16 @@ class Worker:
         return have[:nbytes]
 
 
-def in_order(items, submit, threads):
-    """Yield (item, result) in order; ``submit(item)`` gives a Future, or None if there is nothing to do.
+def in_order(
+    items: Iterable[Any], submit: Callable[[Any], "Future[Any] | None"], threads: int
+) -> Generator[tuple[Any, Any], None, None]:
+    """Yield (item, result) in order; ``submit(item)`` returns a Future, or None if there is nothing to do.
 
-    Submits up to 3 items a thread ahead, and cancels what waits when it is closed.
+    Submits up to three items per thread ahead. When it is closed, it cancels what has not started.
     """
-    waiting = deque()
+    waiting: deque[tuple[Any, Future[Any] | None]] = deque()
 
-    def finish():
+    def finish() -> tuple[Any, Any]:
         item, future = waiting.popleft()
         return item, None if future is None else future.result()
 
@@ -209,7 +221,9 @@ def in_order(items, submit, threads):
         while waiting:
             yield finish()
     except BrokenExecutor as error:
-        raise QuantregError(f"a worker of the executor died ({error}): run it again with another executor") from error
+        raise QuantregError(
+            f"a worker of the executor died ({error}): run the job again with another executor"
+        ) from error
     finally:
         for _, future in waiting:
             if future is not None:
@@ -224,16 +238,16 @@ class _OpenFiles:
 
     LIMIT = 64
 
-    def __init__(self):
-        self._files = {}
+    def __init__(self) -> None:
+        self._files: dict[tuple[str, tuple[int, int]], DataFile] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, path, stamp):
+    def __call__(self, path: str, stamp: tuple[int, int]) -> DataFile:
         with self._lock:
-            key = (path, tuple(stamp))
+            key = (path, stamp)
             if key not in self._files:
                 if len(self._files) >= self.LIMIT:
-                    self._files = {}  # what is still in use closes when it is done
+                    self._files = {}  # a file that is still in use is closed when its slab is done
                 self._files[key] = DataFile(path, stamp)
             return self._files[key]
 
@@ -242,5 +256,5 @@ _worker = Worker(_OpenFiles())
 
 
 def run_slab(slab: Slab) -> bytes:
-    """`Worker.run` for an executor whose workers are other processes, perhaps on other machines."""
+    """Run `Worker.run` for an executor whose workers are other processes, perhaps on other machines."""
     return _worker.run(slab).tobytes()

@@ -1,6 +1,9 @@
 """Reading the data of a model piece by piece, without mapping it."""
 
 import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
 
 from quantreg import gguf
 from quantreg.errors import GGUFFormatError
@@ -11,78 +14,97 @@ __all__ = ["DataFile", "Source", "stamp_of"]
 
 
 class Source:
-    """A GGUF model to quantize: the checked headers of all its shards, and a way to read tensor data.
+    """A GGUF model to read: the checked headers of all its shards, and its tensor data piece by piece.
 
-    ``metadata`` and ``tensors`` (TensorInfo, in file order) are what `recipes.plan` takes; ``paths`` are the shards,
-    ``size`` their bytes together. A context manager: the files are open inside it. Read with pread, so that memory does
-    not grow with the file and a file that shrinks gives an error instead of a crash.
+    ``metadata`` and ``tensors`` (TensorInfo, in file order) are what a recipe looks at; ``paths`` are the shards and
+    ``size`` counts their bytes together. A context manager: the files are open inside it. Data is read with pread, so
+    that memory does not grow with the file, and a file that shrinks gives an error instead of a crash.
+
+    Raises GGUFFormatError, OSError.
     """
 
-    def __init__(self, path):
+    headers: tuple[gguf.Header, ...]
+    metadata: Mapping[str, Any]
+    tensors: tuple[gguf.TensorInfo, ...]
+    paths: list[str]
+    size: int
+    warnings: list[str]
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.headers = gguf.read_shards(path, layout=layout_of)
         self.metadata = self.headers[0].metadata
         self.tensors = tuple(info for header in self.headers for info in header.tensors)
-        self.paths = [header.path for header in self.headers]
+        self.paths = [os.fspath(path) if header.path is None else header.path for header in self.headers]
         self.size = sum(header.file_size for header in self.headers)
         self.warnings = [f"{header.path}: {text}" for header in self.headers for text in header.warnings]
-        self._place = {
+        self._place: dict[str, tuple[int, int]] = {
             info.name: (shard, header.data_offset + info.offset)
             for shard, header in enumerate(self.headers)
             for info in header.tensors
         }
-        self._files, self._by_path = [], {}
+        self._files: list[DataFile] = []
+        self._by_path: dict[str, DataFile] = {}
 
-    def place(self, info) -> tuple[int, int]:
-        """(number of the file in ``paths``, position of the tensor's data in it)."""
+    def place(self, info: gguf.TensorInfo) -> tuple[int, int]:
+        """The number of a tensor's file in ``paths``, and the position of its data in that file."""
         return self._place[info.name]
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._files = []
         try:
             for path in self.paths:
                 self._files.append(DataFile(path))
             self._by_path = {os.path.abspath(file.path): file for file in self._files}
         except BaseException:
-            self.__exit__()
+            self._close()
             raise
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         for file in self._files:
             file.close()
         self._files, self._by_path = [], {}
 
-    def file(self, path) -> "DataFile":
-        """The open file of this absolute path, one of ``paths``."""
+    def file(self, path: str) -> "DataFile":
+        """The open file with this absolute path, one of ``paths``."""
         return self._by_path[path]
 
-    def read_into(self, info, offset, buffer) -> None:
+    def read_into(self, info: gguf.TensorInfo, offset: int, buffer: Any) -> None:
         """Fill the writable buffer with the bytes of a tensor from `offset` on.
 
-        GGUFFormatError "tensor-past-end" if the file has shrunk since its header was read.
+        Raises GGUFFormatError "tensor-past-end" if the file has shrunk since its header was read.
         """
         shard, start = self._place[info.name]
         self._files[shard].read_into(start + offset, buffer, info.name)
 
 
-def stamp_of(path) -> tuple[int, int]:
-    """(size, time of the last change in ns): tells whether a file is still the one it was."""
+def stamp_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """The size of a file and the time of its last change in ns, which tell whether it is still the same file."""
     found = os.stat(path)
     return found.st_size, found.st_mtime_ns
 
 
 class DataFile:
-    """An open file that threads read from at once. With ``stamp`` it must still be the file that it was then."""
+    """An open file from which several threads read at once.
 
-    def __init__(self, path, stamp=None):
+    With ``stamp``, the file must still be the one it was when `stamp_of` gave the stamp: GGUFFormatError otherwise.
+    """
+
+    def __init__(self, path: str, stamp: tuple[int, int] | None = None) -> None:
         if stamp is not None and stamp_of(path) != tuple(stamp):
-            raise GGUFFormatError("source-changed", "the file has changed since the run began", path=path)
+            message = "the file has changed since the run began: start the run again"
+            raise GGUFFormatError("source-changed", message, path=path)
         self.path = path
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115
         self._positioned = PositionedFile(self._file.fileno())
 
-    def read_into(self, position, buffer, name) -> None:
-        """Fill the buffer from this position on; ``name`` is the tensor, for messages."""
+    def read_into(self, position: int, buffer: Any, name: str) -> None:
+        """Fill the buffer from this position on; ``name`` is the tensor that a message names."""
         view = memoryview(buffer).cast("B")
         count = self._positioned.read_into(view, position)
         if count < len(view):
@@ -91,9 +113,9 @@ class DataFile:
                 offset=position + count, field=name, path=self.path,
             )  # fmt: skip
 
-    def close(self):
+    def close(self) -> None:
         self._file.close()
 
-    def __del__(self):
+    def __del__(self) -> None:
         if hasattr(self, "_file"):
             self.close()

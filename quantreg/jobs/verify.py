@@ -3,7 +3,7 @@
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantreg.dispatch import cpu_count
 from quantreg.errors import NonFiniteError
@@ -70,6 +71,7 @@ def validate(path: str | PathLike[str], *, threads: int | None = None) -> Valida
 def _validated(source, threads):
     with source:
         worker = Worker(lambda path, stamp: source.file(path))
+        stamp = (0, 0)  # the files stay open: nobody looks at it
 
         def look(item):
             info, start, nbytes = item
@@ -78,7 +80,7 @@ def _validated(source, threads):
                 return None
             shard, position = source.place(info)
             path = os.path.abspath(source.paths[shard])
-            slab = Slab(info.name, path, (), position + start, nbytes, qtype.name, None, info.n_cols, start)
+            slab = Slab(info.name, path, stamp, position + start, nbytes, qtype.name, None, info.n_cols, start)
             try:
                 worker.run(slab)
             except NonFiniteError as error:
@@ -90,7 +92,7 @@ def _validated(source, threads):
             for info in source.tensors
             for start, nbytes in (byte_ranges(info) if info.nbytes else [(0, 0)])
         )
-        found = {}
+        found: dict[str, str | None] = {}
         for (info, start, nbytes), problem in on_threads(items, look, threads):
             found.setdefault(info.name, problem)
             found[info.name] = found[info.name] or problem
@@ -113,7 +115,7 @@ def hash_tensors(path: str | PathLike[str], *, threads: int | None = None) -> di
             for start in range(0, info.nbytes, SLAB_BYTES):
                 piece = buffer[: min(SLAB_BYTES, info.nbytes - start)]
                 source.read_into(info, start, piece)
-                state.update(piece)
+                state.update(piece.data)
             return state.hexdigest()
 
         return {info.name: found for info, found in on_threads(source.tensors, digest, threads or cpu_count())}
@@ -122,7 +124,9 @@ def hash_tensors(path: str | PathLike[str], *, threads: int | None = None) -> di
 # ---- shared with compare ----
 
 
-def on_threads(items: Iterable[Any], function: Callable[[Any], Any], threads: int) -> Iterator[tuple[Any, Any]]:
+def on_threads(
+    items: Iterable[Any], function: Callable[[Any], Any], threads: int
+) -> Generator[tuple[Any, Any], None, None]:
     """Yield (item, function(item)) in order, computed by several threads."""
     with (
         ThreadPoolExecutor(threads, thread_name_prefix="quantreg") as pool,
@@ -134,8 +138,9 @@ def on_threads(items: Iterable[Any], function: Callable[[Any], Any], threads: in
 _local = threading.local()
 
 
-def thread_buffer(name: str = "a") -> np.ndarray:
-    """SLAB_BYTES of memory that belongs to the calling thread and keeps its place under this name."""
+def thread_buffer(name: str = "a") -> NDArray[np.uint8]:
+    """A buffer of SLAB_BYTES that belongs to the calling thread; the same one each time for the same name."""
     if not hasattr(_local, name):
         setattr(_local, name, np.empty(SLAB_BYTES, np.uint8))
-    return getattr(_local, name)
+    buffer: NDArray[np.uint8] = getattr(_local, name)
+    return buffer

@@ -15,7 +15,7 @@ from quantreg.jobs import shards
 from quantreg.jobs.shards import OutputFile
 from quantreg.jobs.slabs import ImportanceRow, Slab, Worker, in_order, run_slab, slabs_of
 from quantreg.jobs.source import Source, stamp_of
-from quantreg.recipes import Plan
+from quantreg.recipes import Plan, TensorPlan
 from quantreg.storage import AtomicFile
 
 __all__ = ["WriteResult", "write_files"]
@@ -81,7 +81,7 @@ def write_files(
         else:
             done = _on_threads(pieces, Worker(lambda path, stamp: source.file(path)), threads)
         index = 0
-        with closing(done):  # its threads must have ended before the files are closed
+        with closing(done):  # its threads must end before the files are closed
             for piece in done:
                 if piece.nbytes:
                     yield Advanced(piece.tensor, piece.nbytes)
@@ -94,15 +94,15 @@ def write_files(
 
 @dataclass(slots=True)
 class _Piece:
-    """A slab of a tensor (None: nothing is to be done) and where its bytes go; ``last`` of its tensor.
+    """A slab of a tensor, or None if there is nothing to do, and where its bytes go.
 
-    ``nbytes`` of the source are done with it.
+    ``nbytes`` counts the bytes of the source that it finishes, and ``last`` marks the last piece of the tensor.
     """
 
-    tensor: object
+    tensor: TensorPlan
     slab: Slab | None
     nbytes: int
-    target: object
+    target: AtomicFile
     offset: int
     last: bool
 
@@ -114,9 +114,11 @@ def _pieces(source, files, targets, imatrix, by_path, check):
         if not tensor.importance:
             return None
         if imatrix is None:
-            raise PlanError(f"{tensor.name}: the plan uses importance: give the imatrix that it was made with")
+            raise PlanError(f"{tensor.name}: the plan uses importance: give the imatrix that the plan was made with")
         cols, count = tensor.source.n_cols, tensor.n_experts
-        rows = imatrix.row(tensor.importance, cols, count).reshape(-1, cols)  # also in order to hear its warnings
+        rows = imatrix.row(tensor.importance, cols, count).reshape(
+            -1, cols
+        )  # reading it here also collects its warnings
         if by_path and imatrix.path is not None:
             path = os.path.abspath(imatrix.path)
             return [ImportanceRow(path, stamp_of(path), tensor.importance, count, i) for i in range(count)]
@@ -168,7 +170,7 @@ def _elsewhere(pieces, executor, threads):
 
 
 def _pad(file, target):
-    """Zeros after each tensor: an unfinished file of an earlier run may hold anything there."""
+    """Write the zeros after each tensor: an unfinished file of an earlier run may hold anything there."""
     starts = [offset for _, offset in file.tensors[1:]] + [file.size]
     for (tensor, offset), start in zip(file.tensors, starts, strict=False):
         end = offset + tensor.bytes
