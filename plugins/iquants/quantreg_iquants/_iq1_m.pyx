@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""IQ1_M: super-blocks of 256 weights; eight at a time are one of 2048 points. 1.75 bits a weight.
+"""IQ1_M: super-blocks of 256 weights; eight at a time are one of 2048 points. 1.75 bits per weight.
 
     x = d * (2 * scale + 1) * (coordinate + delta),  coordinate -1, 0 or 1
 

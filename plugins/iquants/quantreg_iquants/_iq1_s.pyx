@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""IQ1_S: super-blocks of 256 weights; eight at a time are one of 2048 points. 1.5625 bits a weight.
+"""IQ1_S: super-blocks of 256 weights; eight at a time are one of 2048 points. 1.5625 bits per weight.
 
     bytes 0-1    d  float16                x = d * (2 * scale + 1) * (coordinate + delta),  coordinate -1, 0 or 1
     bytes 2-33   for each 8 weights, the lower 8 bits of the number of a point

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""IQ2_S: super-blocks of 256 weights; eight at a time are one of 1024 points with signs. 2.5625 bits a weight.
+"""IQ2_S: super-blocks of 256 weights; eight at a time are one of 1024 points with signs. 2.5625 bits per weight.
 
     bytes 0-1    d  float16                x = d / 4 * (scale + 1/2) * sign * magnitude,  magnitude 8, 25 or 43
     bytes 2-33   for each 8 weights, the lower 8 bits of the number of a point

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""IQ2_XS: super-blocks of 256 weights; eight at a time are one of 512 points with signs. 2.3125 bits a weight.
+"""IQ2_XS: super-blocks of 256 weights; eight at a time are one of 512 points with signs. 2.3125 bits per weight.
 
     bytes 0-1    d  float16                x = d / 4 * (scale + 1/2) * sign * magnitude,  magnitude 8, 25 or 43
     bytes 2-65   for each 8 weights, 16 bits: the number of a point (9 bits), then 7 signs (1: minus; the eighth makes their

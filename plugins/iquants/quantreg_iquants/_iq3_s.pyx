@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
 """IQ3_S: super-blocks of 256 weights, 8 sub-blocks of 32 with a 4-bit scale each; four weights are one of 512 points, each
-weight has a sign. 3.4375 bits a weight.
+weight has a sign. 3.4375 bits per weight.
 
     bytes 0-1      d  float16              x = d * (2 * scale[j] + 1) * point value * sign
     bytes 2-65     low 8 bits of the index of the point of weights 4 * i .. 4 * i + 3

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
 """IQ3_XXS: super-blocks of 256 weights, 8 sub-blocks of 32 with a 4-bit scale each; four weights are one of 256 points, eight
-share 7 bits of signs. 3.0625 bits a weight.
+share 7 bits of signs. 3.0625 bits per weight.
 
     bytes 0-1    d  float16                x = d * (scale[j] + 0.5) / 2 * point value * sign
     bytes 2-65   index of the point of weights 4 * i .. 4 * i + 3

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
 """IQ4_XS: super-blocks of 256 weights, 8 sub-blocks of 32, each with a 6-bit scale; 4 bits a weight on the 16 uneven levels of
-IQ4_NL. 4.25 bits a weight.
+IQ4_NL. 4.25 bits per weight.
 
     bytes 0-1    d  float16                        x = d * (scale[j] - 32) * value[q]
     bytes 2-3    upper two bits of the scales: bits 2 * j and 2 * j + 1 for sub-block j

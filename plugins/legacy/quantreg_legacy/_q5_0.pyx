@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q5_0: blocks of 32 weights with one scale. 5.5 bits a weight.
+"""Q5_0: blocks of 32 weights with one scale. 5.5 bits per weight.
 
     bytes 0-1   d  float16         x = d * (q - 16)
     bytes 2-5   top bits of q: bit j, counted from the low end of byte 2, belongs to weight j

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q2_0: blocks of 64 weights of two bits under one scale, the largest magnitude. 2.25 bits a weight.
+"""Q2_0: blocks of 64 weights of two bits under one scale, the largest magnitude. 2.25 bits per weight.
 
     bytes 0-1   d     float16         x = d * (q - 1)
     bytes 2-17  q                     bits 2 * i and 2 * i + 1 of byte j are weight 4 * j + i

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""TQ1_0: blocks of 256 ternary weights, five a byte, under one scale, the largest magnitude. 1.6875 bits a weight.
+"""TQ1_0: blocks of 256 ternary weights, five a byte, under one scale, the largest magnitude. 1.6875 bits per weight.
 
 A byte is a fraction in base 3: ceil(256 * t / 243), where t is five digits 0..2, the first the most significant. Multiplied by
 3 it carries its first digit into bit 8 and leaves the fraction of the rest.

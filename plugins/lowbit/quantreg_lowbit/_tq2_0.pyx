@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""TQ2_0: blocks of 256 ternary weights of two bits under one scale, the largest magnitude. 2.0625 bits a weight.
+"""TQ2_0: blocks of 256 ternary weights of two bits under one scale, the largest magnitude. 2.0625 bits per weight.
 
     bytes 0-63   q                   byte 32 * c + m holds weights 128 * c + m, + 32, + 64 and + 96, from the low bits up
     bytes 64-65  d     float16       x = d * (q - 1)

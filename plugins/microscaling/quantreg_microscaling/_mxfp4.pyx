@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""MXFP4: blocks of 32 4-bit floats (see _fp4.pxd) under one power of two. 4.25 bits a weight.
+"""MXFP4: blocks of 32 4-bit floats (see _fp4.pxd) under one power of two. 4.25 bits per weight.
 
     byte  0     e     e8m0            x = 2^(e - 128) * doubled value
     bytes 1-16  code                  byte 1 + j holds weight j (low nibble) and weight 16 + j (high nibble)

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""NVFP4: blocks of 64 4-bit floats (see _fp4.pxd), four sub-blocks of 16 with an 8-bit float scale each. 4.5 bits a weight.
+"""NVFP4: blocks of 64 4-bit floats (see _fp4.pxd), four sub-blocks of 16 with an 8-bit float scale each. 4.5 bits per weight.
 
     bytes 0-3   scale  ue4m3          x = scale[s] / 2 * doubled value
     bytes 4-35  code                  byte 4 + 8 * s + j holds weight 16 * s + j (low nibble) and 16 * s + 8 + j (high nibble)
