@@ -18,8 +18,8 @@ Then it repeats steps 1 and 2 at the fitted scale and fits once more. Nearly all
 What we search. Steps 1 and 3 run with one super-block per lane. Step 2 takes one group of one lane at a time through all
 scales (find_points), with the neighbors in the lanes (nearest_point), and skips most of the scales:
 
-- From one scale to the next the rounded point seldom changes. Scales in a row with the same rounded point form a run, and
-  all of a run choose from the same list.
+- From one scale to the next the rounded point seldom changes. Consecutive scales with the same point form a run, and all
+  scales of a run choose from the same list.
 - For two neighbors a and b, the difference of their distances at scale s is
 
       sum of w * ((s a - x)^2 - (s b - x)^2)  =  s * (s * sum of w * (a^2 - b^2)  -  2 * sum of w * x * (a - b))
