@@ -6,7 +6,8 @@ and 43/8. The levels of eight weights form a point, and only the points of a cod
 be stored, as their number. A sub-block of 16 or 32 weights shares one 4-bit scale. In IQ2_XXS and IQ2_XS eight weights have
 seven sign bits: the number of minus signs is made even by giving the least important weight the wrong sign.
 
-What the reference searches. For each sub-block it tries 13 or 19 scales around largest / 5. At each scale it
+What the reference searches. For each sub-block it tries 19 scales around largest / 5 (IQ2_XXS: 13 scales around a first fit
+without the codebook). At each scale it
 
     1. rounds each group of eight magnitudes to a point of {1, 3, 5}^8;
     2. if the codebook lacks that point, computes the weighted distance to each codebook point in a list of its neighbors

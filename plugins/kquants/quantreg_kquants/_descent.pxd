@@ -27,23 +27,26 @@ from quantreg_kernels.search cimport largest, round_signed
 # on a store that has not finished, so a load waits for any store that lies a multiple of 4 KiB away. At 16 lanes each of
 # these arrays is 1 KiB long. Laid out one after the other behind x and q (see Searched in _q3_k.pyx), x[j] can only
 # collide with entries of the same j, and these are stored after x[j] has been loaded.
-cdef struct Standing:
+cdef struct Terms:
     vf wxq[16]
     vf wqq[16]
     vf lo[16]
     vf hi[16]
 
 
-cdef inline void stand(Standing *at, int j, vf q, vf wxq, vf wqq, int nmax) noexcept nogil:
-    """Record q as entry j. At an end of the range the clamp catches everything beyond, so the bound there is 4e6, which is
-    as far out as the reference's bit trick rounds (2^22)."""
+cdef inline void set_terms(Terms *at, int j, vf q, vf wxq, vf wqq, int nmax) noexcept nogil:
+    """Record q as entry j.
+
+    At an end of the range, quotients further out clamp to q as well, up to where the reference's bit trick stops rounding.
+    That is about 2^22, so the bound on that side is 4e6.
+    """
     at.wxq[j] = wxq
     at.wqq[j] = wqq
     at.lo[j] = vf_select(vf_gt(q, vf_set1(<float>-nmax)), q - vf_set1(<float>0.49999), vf_set1(<float>-4e6))
     at.hi[j] = vf_select(vf_lt(q, vf_set1(<float>(nmax - 1))), q + vf_set1(<float>0.49999), vf_set1(<float>4e6))
 
 
-cdef inline vf search_descent(const vf *x, vf *q, Standing *at, int nmax) noexcept nogil:
+cdef inline vf search_descent(const vf *x, vf *q, Terms *at, int nmax) noexcept nogil:
     """Find q in 0..2 * nmax - 1 for 16 weights x; return the scale, with x about scale * (q - nmax).
 
     The bounds use 0.49999, not 0.5: the rounding errors of the products are about a millionth of slx, and 0.00001 is
@@ -65,7 +68,7 @@ cdef inline vf search_descent(const vf *x, vf *q, Standing *at, int nmax) noexce
         w = v * v
         wxq = w * v * l
         wqq = w * l * l
-        stand(at, j, l, wxq, wqq, nmax)
+        set_terms(at, j, l, wxq, wqq, nmax)
         q[j] = l
         sum_lx = sum_lx + wxq
         sum_l2 = sum_l2 + wqq
@@ -89,7 +92,7 @@ cdef inline vf search_descent(const vf *x, vf *q, Standing *at, int nmax) noexce
             if vm_any(better):
                 changed = True
                 l = vf_select(better, l, q[j])
-                stand(at, j, l, w * v * l, w * l * l, nmax)
+                set_terms(at, j, l, w * v * l, w * l * l, nmax)
                 q[j] = l
                 sum_lx = vf_select(better, slx, sum_lx)
                 sum_l2 = vf_select(better, sl2, sum_l2)

@@ -24,7 +24,7 @@ from quantreg_kernels.lanes cimport (
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kernels.search cimport largest, search_symmetric, search_symmetric_exact, sum_of
-from quantreg_kquants._descent cimport Standing, search_descent
+from quantreg_kquants._descent cimport Terms, search_descent
 from quantreg_kquants._search cimport (
     block_sigma2, error_weights, requantize, score_super_blocks, store_2bit,
 )
@@ -38,11 +38,11 @@ cdef enum:
 cdef float VARIANCE = 2
 
 
-# What the searches read and write. The order of the members matters: see Standing in _descent.pxd.
+# What the searches read and write. The order of the members matters: see Terms in _descent.pxd.
 cdef struct Searched:
     vf x[BLOCK]
     vf q[BLOCK]
-    Standing at
+    Terms at
 
 
 cdef inline void search_scales(const EncodeArgs *a, const Group *g, Searched *s, vi *d, vi *scales) noexcept nogil:
