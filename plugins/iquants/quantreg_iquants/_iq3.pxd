@@ -195,7 +195,7 @@ cdef inline void find_points(const Codebook *b, Trials *t, const float *x, const
                 vi_store(<int32_t *>work_entry + n_work + k * LANES, vi_load(entries + k * LANES))
                 vi_store(work_vector + n_work + k * LANES, vi_set1(c // LANES))
                 vi_store(work_reset + n_work + k * LANES, vi_set1(LANES))
-            for j in range(16, many):  # seldom
+            for j in range(16, many):  # few lists are longer
                 work_entry[n_work + j] = entries[j]
                 work_vector[n_work + j] = c // LANES
                 work_reset[n_work + j] = LANES
