@@ -1,12 +1,12 @@
-/* Fixed-width vector lanes: one quant block per lane, so that every lane does the scalar reference's operations in the
- * scalar reference's order. Almost the only C in the project; lanes.pxd shows it to Cython, which sees vf, vi and vm as
- * opaque scalars and writes arithmetic on them as ordinary expressions.
+/* Vector lanes. Encoders put one block into each lane, so every lane does the operations of ggml's scalar reference in the
+ * order of the reference. docs/lanes.md explains the idea with an example. lanes.pxd declares all this to Cython, which takes
+ * the vector types for scalars.
  *
- *   vf  LANES floats            + - * / and unary minus are element-wise; a float operand is broadcast
+ *   vf  LANES floats            + - * / and unary minus work lane by lane; a float operand is broadcast
  *   vi  LANES int32             + - * & | ^ << >> likewise (>> keeps the sign)
- *   vm  LANES booleans          what comparisons give and select() takes
+ *   vm  LANES booleans          the result of a comparison, the condition of a select
  *
- * LANES is 16 (AVX-512), 8 (AVX2) or 4 (everything else). No operation here contracts, reassociates or approximates. */
+ * LANES is 16 with AVX-512, 8 with AVX2, else 4. No operation here contracts, reassociates or approximates. */
 #ifndef QUANTREG_LANES_H
 #define QUANTREG_LANES_H
 
@@ -28,7 +28,7 @@
 
 #define LANE_FN static inline __attribute__((always_inline))
 
-/* may_alias: the same memory is read as either */
+/* may_alias: codecs read the same memory as floats and as integers */
 typedef float vf __attribute__((vector_size(LANES * 4), may_alias));
 typedef int32_t vi __attribute__((vector_size(LANES * 4), may_alias));
 typedef uint32_t vu_ __attribute__((vector_size(LANES * 4), may_alias));
@@ -52,7 +52,7 @@ LANE_FN float vf_get(vf v, int lane) { return v[lane]; }
 LANE_FN int32_t vi_get(vi v, int lane) { return v[lane]; }
 LANE_FN vi vi_shr(vi v, int n) { return (vi)((vu_)v >> n); } /* logical shift right */
 
-/* LANES consecutive small integers, widened */
+/* Load LANES consecutive small integers and widen them. */
 LANE_FN vi vi_load_u8(const uint8_t *p) {
 #if LANES == 16
     __m128i b; memcpy(&b, p, 16); return (vi)_mm512_cvtepu8_epi32(b);
@@ -72,7 +72,7 @@ LANE_FN vi vi_load_i8(const int8_t *p) {
     int64_t b; memcpy(&b, p, 8); return (vi)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(b));
 #elif defined(__SSE2__)
     int32_t b; memcpy(&b, p, 4);
-    __m128i w = _mm_unpacklo_epi8(_mm_setzero_si128(), _mm_cvtsi32_si128(b)); /* each byte on top of a zero */
+    __m128i w = _mm_unpacklo_epi8(_mm_setzero_si128(), _mm_cvtsi32_si128(b)); /* each byte as an upper half: b * 256 */
     return (vi)_mm_unpacklo_epi16(_mm_setzero_si128(), w) >> 24;
 #else
     vi v = {p[0], p[1], p[2], p[3]}; return v;
@@ -91,7 +91,7 @@ LANE_FN vi vi_load_u16(const uint16_t *p) {
 #endif
 }
 
-/* 16 signed bytes to 16 / LANES vectors */
+/* Load 16 signed bytes into 16 / LANES vectors. */
 LANE_FN void vi_load_i8x16(vi *v, const uint8_t *p) {
 #if LANES == 4 && defined(__SSE2__)
     __m128i b; memcpy(&b, p, 16);
@@ -104,7 +104,7 @@ LANE_FN void vi_load_i8x16(vi *v, const uint8_t *p) {
     for (int i = 0; i < 16 / LANES; i++) v[i] = vi_load_i8((const int8_t *)p + LANES * i);
 #endif
 }
-/* The reverse: 16 integers of 0..255 (u8) or -128..127 (i8), in 16 / LANES vectors, to 16 bytes */
+/* Store 16 integers of 0..255 (u8) or -128..127 (i8), in 16 / LANES vectors, as 16 bytes. */
 LANE_FN void vi_store_u8x16(uint8_t *p, const vi *v) {
 #if LANES == 16
     __m128i b = _mm512_cvtepi32_epi8((__m512i)v[0]); memcpy(p, &b, 16);
@@ -131,7 +131,7 @@ LANE_FN void vi_store_i8x16(uint8_t *p, const vi *v) {
     vi_store_u8x16(p, v);
 #endif
 }
-/* LANES integers of -32768..32767 to 2 * LANES bytes */
+/* Store LANES integers of -32768..32767 as 2 * LANES bytes. */
 LANE_FN void vi_store_i16(uint8_t *p, vi v) {
 #if LANES == 16
     __m256i b = _mm512_cvtepi32_epi16((__m512i)v); memcpy(p, &b, 32);
@@ -145,7 +145,7 @@ LANE_FN void vi_store_i16(uint8_t *p, vi v) {
 #endif
 }
 
-/* lanes 1 and up of a, then lane 0 of b */
+/* Lanes 1 and up of a, then lane 0 of b. */
 LANE_FN vi vi_next(vi a, vi b) {
 #if LANES == 16
     return (vi)_mm512_alignr_epi32((__m512i)b, (__m512i)a, 1);
@@ -156,8 +156,8 @@ LANE_FN vi vi_next(vi a, vi b) {
 #endif
 }
 
-/* 16 bytes as four words, for taking bit fields out of all of them at once: & | << >> work on the words, so mask after a
- * shift; then widened to 16 / LANES vectors of 0..255. */
+/* 16 bytes, for taking bit fields out of all of them at once. & | << >> work on four 32-bit words, so mask after a shift.
+ * vi_from_vb widens the bytes to 16 / LANES vectors of 0..255. */
 typedef uint32_t vb __attribute__((vector_size(16), may_alias));
 LANE_FN vb vb_load(const uint8_t *p) { vb b; memcpy(&b, p, 16); return b; }
 LANE_FN void vi_from_vb(vi *v, vb b) {
@@ -217,7 +217,7 @@ LANE_FN unsigned vm_bits(vm m) { return (m[0] & 1) | (m[1] & 2) | (m[2] & 4) | (
 #endif
 #endif
 #endif
-LANE_FN vm vm_from_bits(unsigned bits) { /* the reverse of vm_bits; higher bits are ignored */
+LANE_FN vm vm_from_bits(unsigned bits) { /* undoes vm_bits; higher bits are ignored */
 #if LANES == 16
     return (vm)bits;
 #else
@@ -253,7 +253,7 @@ LANE_FN vm vm_first(int n) { /* the first n lanes */
 
 /* ---- arithmetic ---- */
 
-/* a < b ? a : b and a > b ? a : b: with a NaN on either side the result is b, as in the scalar expression */
+/* a < b ? a : b, and a > b ? a : b. If either is a NaN the result is b, as in the scalar expression. */
 LANE_FN vf vf_min(vf a, vf b) {
 #if LANES == 16
     return (vf)_mm512_min_ps((__m512)a, (__m512)b);
@@ -310,7 +310,7 @@ LANE_FN vf vf_sqrt(vf v) {
 #endif
 }
 LANE_FN vf vf_from_vi(vi v) { return __builtin_convertvector(v, vf); }
-/* towards zero, as a C cast; the caller keeps |v| < 2^31, because processors disagree beyond */
+/* Round towards zero, as a C cast does. The caller keeps |v| < 2^31, because processors differ beyond. */
 LANE_FN vi vi_trunc(vf v) {
 #if LANES == 16
     return (vi)_mm512_cvttps_epi32((__m512)v);
@@ -323,11 +323,10 @@ LANE_FN vi vi_trunc(vf v) {
 #endif
 }
 
-/* Round to nearest, ties to even, by adding 1.5 * 2^23: the integer sits in the low mantissa bits. vi_nearest keeps the
- * bit trick's result for any input, also beyond +-2^22 where it is no longer the rounded value, since ggml's files hold
- * it. vf_nearest is the same value as a float, holds for |v| < 2^22 only, and may be -0.0 at one level and 0.0 at another. */
+/* Round to nearest, ties to even. ggml does it with a bit trick: after adding 1.5 * 2^23 the integer is in the low bits of the
+ * mantissa. Beyond +-2^22 the result is not the rounded value, but files hold it, so vi_nearest gives it for every input. */
 LANE_FN vi vi_nearest(vf v) { return ((vi)(v + 12582912.0f) & 0x007fffff) - 0x00400000; }
-/* The same in one instruction where there is one, for |v| < 2^22 only. */
+/* The same for |v| < 2^22 only, in one instruction where the CPU level has one. */
 LANE_FN vi vi_rint(vf v) {
 #if LANES == 16
     return (vi)_mm512_cvtps_epi32((__m512)v);
@@ -339,6 +338,7 @@ LANE_FN vi vi_rint(vf v) {
     return vi_nearest(v);
 #endif
 }
+/* The same as a float, for |v| < 2^22 only. Zero may be -0.0 at one CPU level and 0.0 at another. */
 LANE_FN vf vf_nearest(vf v) {
 #if LANES == 16
     return (vf)_mm512_roundscale_ps((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -348,8 +348,8 @@ LANE_FN vf vf_nearest(vf v) {
     return (v + 12582912.0f) - 12582912.0f;
 #endif
 }
-/* Round to nearest, ties away from zero, as C's roundf, for |v| < 2^23: the largest float below 0.5 is added, because 0.5
- * itself would carry 0.49999997 over to 1. */
+/* Round to nearest, ties away from zero, as C's roundf does, for |v| < 2^23. This adds the largest float below 0.5 and
+ * truncates: adding 0.5 itself would round 0.49999997 up to 1. */
 LANE_FN vi vi_roundf(vf v) { return vi_trunc(v + (vf)(((vi)v & (int32_t)0x80000000) | 0x3effffff)); }
 LANE_FN vf vf_roundf(vf v) { return (vf)((vi)vf_from_vi(vi_roundf(v)) | ((vi)v & (int32_t)0x80000000)); }
 

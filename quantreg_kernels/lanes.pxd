@@ -1,4 +1,4 @@
-"""Vector lanes for codecs: see lanes.h for what each function does exactly."""
+"""Vector lanes for codecs. lanes.h says what each function does, docs/lanes.md how to write a codec with them."""
 
 from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -7,9 +7,10 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
     enum:
         LANES
 
-    # To Cython these are scalars, so `a * b + c` becomes the C expression. Never mix vf and vi in one expression, never
-    # compare them with `<` (use vf_lt ...), and write every constant beside a vf as vf_set1(0.5); a vi takes plain
-    # ints. Needs cdivision=True, in a .pxd too: Cython's check for division by zero would compare a vector.
+    # Cython takes these for scalars and writes `a * b + c` into the C code, where they are vectors. So:
+    # - Do not mix vf and vi in one expression, and do not compare them with `<`: use vf_lt and its like.
+    # - Write a constant beside a vf as vf_set1(<float>0.5). A vi takes plain ints.
+    # - Set cdivision=True, in a .pxd too: Cython's own check for division by zero would compare a vector.
     ctypedef float vf
     ctypedef int vi
     ctypedef int vm

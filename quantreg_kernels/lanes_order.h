@@ -1,10 +1,8 @@
-/* The part of lanes.h (include that) that goes between memory order and lane order, one block a lane. */
+/* Part of lanes.h, which includes it: between memory order and lane order, where each lane holds one block. */
 #ifndef QUANTREG_LANES_ORDER_H
 #define QUANTREG_LANES_ORDER_H
 
-/* ---- between memory order and lane order ---- */
-
-/* out[j] lane l = in[l] element j, for LANES vectors: a square transpose. in and out may be the same. */
+/* Transpose LANES vectors: lane l of out[j] is element j of in[l]. in and out may be the same. */
 LANE_FN void vi_transpose(vi *out, const vi *in) {
 #if LANES == 16
     __m512i a[16], b[16];
@@ -53,7 +51,8 @@ LANE_FN void vi_transpose(vi *out, const vi *in) {
 #endif
 }
 
-/* lane l = the largest (smallest) element of rows[l], for LANES vectors: half the elements go at each step of a transpose */
+/* Lane l: the largest (smallest) element of rows[l], for LANES vectors. This is a transpose in which each step halves the
+ * number of elements. */
 LANE_FN vf lanes_extreme_(const vf *rows, int largest) {
 #define EXTREME_(a, b) (largest ? vf_max((vf)(a), (vf)(b)) : vf_min((vf)(a), (vf)(b)))
     vf a[LANES / 2], b[LANES / 4];
@@ -124,9 +123,9 @@ LANE_FN float vf_reduce_min(vf v) { /* the smallest element */
     return v[0];
 }
 LANE_FN void prefetch(const void *p) { __builtin_prefetch(p); }
-LANE_FN int lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); } /* of vm_bits: the first lane; bits is not 0 */
+LANE_FN int lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); } /* of vm_bits, the first lane; bits is not 0 */
 
-/* out[j] lane l = src[l][offset + j] for j < n; n is a multiple of 16. */
+/* Lane l of out[j] is src[l][offset + j], for j < n. n is a multiple of 16. */
 LANE_FN void lanes_load(vf *out, const float *const *src, intptr_t offset, int n) {
     for (int j = 0; j < n; j += LANES) {
         vi rows[LANES];
@@ -135,7 +134,7 @@ LANE_FN void lanes_load(vf *out, const float *const *src, intptr_t offset, int n
     }
 }
 
-/* The reverse, to the bytes from dst[l] + 4 * offset on, for the first `live` lanes. */
+/* Undo lanes_load for the first `live` lanes: store to the bytes from dst[l] + 4 * offset up. */
 LANE_FN void lanes_store(uint8_t *const *dst, intptr_t offset, const vf *in, int n, int live) {
     for (int j = 0; j < n; j += LANES) {
         vi rows[LANES];
@@ -144,7 +143,7 @@ LANE_FN void lanes_store(uint8_t *const *dst, intptr_t offset, const vf *in, int
     }
 }
 
-/* Four words of each lane side by side: the s-th 16 bytes of quads[k] are lane 4 * s + k. */
+/* Put the four words of a lane side by side: bytes 16 * s to 16 * s + 15 of quads[k] are lane 4 * s + k of w[0..3]. */
 LANE_FN void lanes_quads_(vi *quads, const vi *w) {
 #if LANES == 16
     __m512i a = _mm512_unpacklo_epi32((__m512i)w[0], (__m512i)w[1]), b = _mm512_unpackhi_epi32((__m512i)w[0], (__m512i)w[1]);
@@ -161,14 +160,14 @@ LANE_FN void lanes_quads_(vi *quads, const vi *w) {
 #endif
 }
 
-/* One lane, opaque to the compiler: it would turn a loop of stores into scatter instructions, which are slower. */
+/* One lane, hidden from the compiler. It would otherwise turn a loop of stores into scatter instructions, which are slower. */
 LANE_FN int32_t lane_word_(vi v, int l) {
     int32_t w = v[l];
     __asm__("" : "+r"(w));
     return w;
 }
 
-/* 4 * n bytes to each of the first `live` lanes: dst[l] + offset receives lane l of words[0], words[1] ... */
+/* Store 4 * n bytes for each of the first `live` lanes: lane l of words[0], words[1] ... to dst[l] + offset. */
 LANE_FN void lanes_store_words(uint8_t *const *dst, intptr_t offset, const vi *words, int n, int live) {
     int j = 0;
     for (; j + LANES <= n; j += LANES) {
@@ -188,7 +187,7 @@ LANE_FN void lanes_store_words(uint8_t *const *dst, intptr_t offset, const vi *w
         }
 }
 
-/* n bytes to each live lane from n vectors whose lanes hold 0..255; n is a multiple of 4, at most 256. */
+/* Store n bytes for each live lane, from n vectors of 0..255. n is a multiple of 4 and 256 at most. */
 LANE_FN void lanes_store_bytes(uint8_t *const *dst, intptr_t offset, const vi *bytes, int n, int live) {
     vi words[64];
     for (int j = 0; j < n / 4; j++)
@@ -196,7 +195,7 @@ LANE_FN void lanes_store_bytes(uint8_t *const *dst, intptr_t offset, const vi *b
     lanes_store_words(dst, offset, words, n / 4, live);
 }
 
-/* the low 16 bits of each live lane to dst[l] + offset, little-endian */
+/* Store the low 16 bits of each live lane to dst[l] + offset, little-endian. */
 LANE_FN void lanes_store_u16(uint8_t *const *dst, intptr_t offset, vi v, int live) {
     for (int l = 0; l < live; l++) {
         uint16_t h = (uint16_t)v[l];

@@ -1,10 +1,10 @@
-/* The part of lanes.h (include that) that turns codes into values: table look-ups, signs, half precision. */
+/* Part of lanes.h, which includes it: table look-ups, signs and half precision. */
 #ifndef QUANTREG_LANES_VALUES_H
 #define QUANTREG_LANES_VALUES_H
 
 /* ---- small codes to values ---- */
 
-/* lane l = element index[l] & 15 of a table of 16 floats */
+/* Lane l: element index[l] & 15 of a table of 16 floats. */
 LANE_FN vf vf_lookup16(const vf *table, vi index) {
 #if LANES == 16
     return (vf)_mm512_permutexvar_ps((__m512i)index, (__m512)table[0]);
@@ -17,7 +17,7 @@ LANE_FN vf vf_lookup16(const vf *table, vi index) {
     return (vf){t[index[0] & 15], t[index[1] & 15], t[index[2] & 15], t[index[3] & 15]};
 #endif
 }
-/* lane l = element index[l] & 7 of a table of 8 floats, which must be repeated to fill 16 */
+/* Lane l: element index[l] & 7 of a table of 8 floats, which must be stored twice to fill 16. */
 LANE_FN vf vf_lookup8(const vf *table, vi index) {
 #if LANES == 8
     return (vf)_mm256_permutevar8x32_ps((__m256)table[0], (__m256i)index);
@@ -25,7 +25,7 @@ LANE_FN vf vf_lookup8(const vf *table, vi index) {
     return vf_lookup16(table, index);
 #endif
 }
-/* lane l = element index[l] & 3 of a table of 4 floats, which must be repeated to fill the vector */
+/* Lane l: element index[l] & 3 of a table of 4 floats, which must be repeated to fill the vector. */
 LANE_FN vf vf_lookup4(vf table, vi index) {
 #if LANES == 16
     return (vf)_mm512_permutevar_ps((__m512)table, (__m512i)index);
@@ -38,7 +38,7 @@ LANE_FN vf vf_lookup4(vf table, vi index) {
     return vf_select(high, vf_select(low, odd2, even2), vf_select(low, odd, even));
 #endif
 }
-/* lane l = base[index[l]] */
+/* Lane l: base[index[l]]. */
 LANE_FN vi vi_gather(const int32_t *base, vi index) {
 #if LANES == 16
     return (vi)_mm512_i32gather_epi32((__m512i)index, base, 4);
@@ -48,7 +48,7 @@ LANE_FN vi vi_gather(const int32_t *base, vi index) {
     return (vi){base[index[0]], base[index[1]], base[index[2]], base[index[3]]};
 #endif
 }
-/* v with the sign of lane l flipped where bit l is set; higher bits are ignored */
+/* v, with the sign of lane l flipped if bit l is set. Higher bits are ignored. */
 LANE_FN vf vf_flip(vf v, uint32_t bits) {
 #if LANES == 16
     return (vf)_mm512_mask_xor_epi32((__m512i)v, (__mmask16)bits, (__m512i)v, _mm512_set1_epi32((int32_t)0x80000000));
@@ -60,7 +60,7 @@ LANE_FN vf vf_flip(vf v, uint32_t bits) {
     return (vf)((vi)v ^ (((vi_set1((int32_t)bits) & bit) == bit) << 31));
 #endif
 }
-/* LANES / 4 runs of four floats */
+/* Load LANES / 4 times four consecutive floats, from p[0], p[1] ... */
 LANE_FN vf vf_load_fours(const float *const *p) {
 #if LANES == 16
     __m256 lo = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[0])), _mm_loadu_ps(p[1]), 1);
@@ -72,7 +72,7 @@ LANE_FN vf vf_load_fours(const float *const *p) {
     return vf_load(p[0]);
 #endif
 }
-/* lane l = bits 2 * l and 2 * l + 1; higher bits are ignored */
+/* Lane l: bits 2 * l and 2 * l + 1, as 0..3. Higher bits are ignored. */
 LANE_FN vi vi_spread2(uint32_t bits) {
     vi v = vi_set1((int32_t)bits);
 #if LANES == 16
@@ -80,7 +80,7 @@ LANE_FN vi vi_spread2(uint32_t bits) {
 #elif LANES == 8
     return (vi)_mm256_srlv_epi32((__m256i)v, _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14)) & 3;
 #elif defined(__SSE2__)
-    /* no shift by lane: isolate the two bits, then multiply them up to bits 6 and 7 */
+    /* SSE2 cannot shift each lane by its own amount: isolate the two bits, then multiply them up to bits 6 and 7 */
     __m128i only = _mm_and_si128((__m128i)v, _mm_setr_epi32(3, 12, 48, 192));
     return (vi)_mm_mullo_epi16(only, _mm_setr_epi32(64, 16, 4, 1)) >> 6;
 #else
@@ -89,7 +89,7 @@ LANE_FN vi vi_spread2(uint32_t bits) {
 #endif
 }
 
-/* ---- half precision: the low 16 bits of each lane ---- */
+/* ---- half precision: float16 bits in the low 16 bits of each lane ---- */
 
 LANE_FN vf vf_from_f16(vi h) {
 #if LANES == 16
@@ -98,8 +98,8 @@ LANE_FN vf vf_from_f16(vi h) {
     __m256i p = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)(h & 0xffff), (__m256i)(h & 0xffff)), 0x08);
     return (vf)_mm256_cvtph_ps(_mm256_castsi256_si128(p));
 #else
-    /* exponent and mantissa shifted into place; a subnormal is the mantissa of a number from 0.5 on, minus 0.5. Nothing
-     * here multiplies a subnormal float, which takes many times longer on most processors. */
+    /* Shift exponent and mantissa into place. For a subnormal, put its bits into the mantissa of 0.5 and subtract 0.5. To
+     * multiply a subnormal float instead would take many times longer on most processors. */
     vi sign = (h & 0x8000) << 16, rest = (h & 0x7fff) << 13;
     vi tiny = (vi)((vf)((h & 0x7fff) | 0x3f000000) - 0.5f);
     vi v = vi_select(vi_lt(h & 0x7fff, vi_set1(0x0400)), tiny, rest + (112 << 23));
@@ -108,7 +108,7 @@ LANE_FN vf vf_from_f16(vi h) {
     return (vf)(top | sign);
 #endif
 }
-/* to nearest, ties to even; beyond the range infinity; any NaN becomes a NaN */
+/* Round to nearest, ties to even. Beyond the range the result is infinity, and any NaN becomes a NaN. */
 LANE_FN vi vi_f16(vf v) {
 #if LANES == 16
     return (vi)_mm512_cvtepu16_epi32(_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -116,9 +116,9 @@ LANE_FN vi vi_f16(vf v) {
     return (vi)_mm256_cvtepu16_epi32(_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #else
     vi bits = (vi)v, sign = vi_shr(bits, 16) & 0x8000, a = bits & 0x7fffffff;
-    /* normal: round the 13 bits that go, ties to even, then move the bias from 127 to 15 */
+    /* normal: round away 13 bits, ties to even, then change the bias from 127 to 15 */
     vi normal = vi_shr(a + 0x0fff + (vi_shr(a, 13) & 1), 13) - ((127 - 15) << 10);
-    /* subnormal: adding 0.5 lets the adder shift and round; the mantissa bits are the result */
+    /* subnormal: adding 0.5 makes the adder shift and round; the mantissa bits are the result */
     vi tiny = (vi)((vf)a + 0.5f) - (vi)vf_set1(0.5f);
     vi h = vi_select(vi_lt(a, vi_set1(113 << 23)), tiny, normal);
     h = vi_select(vi_lt(a, vi_set1(143 << 23)), h, vi_set1(0x7c00));
@@ -127,7 +127,7 @@ LANE_FN vi vi_f16(vf v) {
 #endif
 }
 
-/* LANES consecutive halves at any alignment; one half to every lane; and back */
+/* Load LANES consecutive halves at any alignment; load one half into every lane; store LANES halves. */
 LANE_FN vf vf_load_f16(const uint8_t *p) {
 #if LANES == 16
     __m256i h; memcpy(&h, p, 32); return (vf)_mm512_cvtph_ps(h);

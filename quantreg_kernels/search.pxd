@@ -1,11 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Scale searches, one problem a lane.
+"""Scale searches, one block or sub-block per lane.
 
-Each finds, for n weights x[0..n) with error weights w, the scale (and minimum) under which rounding to small integers loses
-least. The candidates, their order, and every sum's order are ggml's, so the result has ggml's bits. Integers are kept as
-floats: they are small enough to be exact.
+Each search takes n weights x with error weights w, and finds the scale (and min) under which rounding to small integers q
+loses least. The candidates, their order and the order of every sum are ggml's, so the result has ggml's bits. q is kept as
+floats, which hold small integers exactly.
 
-A candidate's integers are not stored: the scale that won is, and the integers are computed from it once at the end.
+A search does not keep the q of its best candidate, only the scale it was rounded with. It rounds again at the end.
 """
 
 from libc.math cimport INFINITY
@@ -33,7 +33,7 @@ cdef inline vf sum_of(const vf *x, int n) noexcept nogil:
 
 
 cdef inline void largest(const vf *x, int n, vf *value, vf *magnitude) noexcept nogil:
-    """The first element of greatest magnitude, with its sign, and its magnitude."""
+    """Find the first element of largest magnitude, with its sign, and that magnitude."""
     cdef vf best = vf_set1(0)
     cdef vf amax = vf_set1(0)
     cdef vf a
@@ -47,33 +47,36 @@ cdef inline void largest(const vf *x, int n, vf *value, vf *magnitude) noexcept 
 
 
 cdef inline vf drop_infinite(vf inverse) noexcept nogil:
-    """0 for an infinite inverse scale: infinity times anything rounds to 0 in the bit trick, and so does 0."""
+    """Replace an infinite inverse scale by 0. In the reference's bit trick infinity times anything rounds to 0, as 0 does."""
     return vf_select(vf_eq(vf_abs(inverse), vf_set1(INFINITY)), vf_set1(0), inverse)
 
 
 cdef inline vf round_into(vf v, int nmax, bint exact, bint above=True) noexcept nogil:
-    """v rounded and clamped to 0..nmax. exact follows the bit trick beyond +-2^22, where its result is no rounding. above:
-    whether v can round to more than nmax."""
+    """Return v rounded and clamped to 0..nmax.
+
+    exact follows the reference's bit trick, whose result beyond +-2^22 is not the rounded value. above says whether v
+    can round to more than nmax.
+    """
     if exact:
         return vf_from_vi(vi_clamp(vi_nearest(v), 0, nmax))
     v = vf_nearest(v)
     return vf_max(vf_min(v, vf_set1(<float>nmax)) if above else v, vf_set1(0))
 
 
-# What search_mins knows of a problem: its range and sums, and its best candidate so far.
+# One problem of search_mins: its range and sums, and its best candidate so far.
 cdef struct MinFit:
-    vf lo
-    vf hi
-    vf sum_w
-    vf sum_x
+    vf lo       # smallest x, 0 at most
+    vf hi       # largest x
+    vf sum_w    # sum of w
+    vf sum_x    # sum of w x
     vf scale
     vf error
-    vf low      # the fitted minimum; the next candidate starts from it
-    vf start    # the minimum and the inverse scale that the best candidate was rounded with
-    vf inverse
+    vf low      # minus the fitted minimum; the next candidate starts from it
+    vf start    # the low that the best candidate was rounded with
+    vf inverse  # its inverse scale
 
 
-# Sums over one candidate rounding.
+# Sums over one candidate: of w q, w q^2 and w q x.
 cdef struct MinSums:
     vf l
     vf l2
@@ -81,7 +84,7 @@ cdef struct MinSums:
 
 
 cdef inline MinFit first_min_fit(const vf *x, const vf *w, vf *q, int n, int nmax, bint absolute) noexcept nogil:
-    """The plain rounding between the smallest and the largest x."""
+    """Return the first candidate: the range from the smallest to the largest x divided evenly."""
     cdef MinFit f
     cdef int j
     f.lo = f.hi = x[0]
@@ -106,6 +109,7 @@ cdef inline MinFit first_min_fit(const vf *x, const vf *w, vf *q, int n, int nma
 
 cdef inline void add_roundings(const vf *x, const vf *w, vf *q, int n, int count, int nmax, const MinFit *f,
                                const vf *inverse, bint exact, bint above, MinSums *sums) noexcept nogil:
+    """Round every x under one candidate per problem, and add to the sums."""
     cdef vf l, wl
     cdef int i, j, p
     for i in range(n):
@@ -121,6 +125,7 @@ cdef inline void add_roundings(const vf *x, const vf *w, vf *q, int n, int count
 
 cdef inline void add_errors(const vf *x, const vf *w, const vf *q, int n, int count, const vf *scale, const vf *low,
                             bint absolute, vf *error) noexcept nogil:
+    """Add the weighted errors of scale * q + low to error."""
     cdef vf diff
     cdef int i, j, p
     for i in range(n):
@@ -135,16 +140,17 @@ cdef inline void add_errors(const vf *x, const vf *w, const vf *q, int n, int co
 
 cdef inline void search_mins(const vf *x, const vf *w, vf *q, vf *trial, int n, int count, int nmax, float first,
                              float step, int n_steps, bint absolute, vf *scale, vf *minimum) noexcept nogil:
-    """x is about scale * q - minimum with q in 0..nmax, minimum >= 0: weighted least squares over n_steps + 1 roundings.
+    """Fit x by scale * q - minimum, with q in 0..nmax and minimum >= 0. Write q, scale and minimum.
 
-    Candidate k rounds (x - low) * (first + step * k + nmax) / (max - low), where low is the best minimum so far. absolute
-    weighs |error| instead of its square. Writes q, scale and minimum.
+    Candidate k = 0..n_steps rounds (x - low) * (first + step * k + nmax) / (largest - low), where low is minus the best
+    minimum so far. Then scale and minimum are fitted to its q by weighted least squares. absolute compares candidates by
+    |error| instead of its square.
 
-    `count` problems (1 or 2) lie one after the other. Two at once take little more time than one, which mostly waits for
-    its own last step.
+    `count` problems (1 or 2) lie one after the other. Two at once take little more time than one, because one alone mostly
+    waits for its own last operation.
 
-    trial is room for what is tried, count * n. It is written and read all the time between reads of x and w, so it should not
-    share the low 12 bits of their addresses: a load waits for a store under way whose low bits agree.
+    trial is scratch space for count * n values. It should not lie a multiple of 4 KiB from x or w: it is written and read in
+    turn with them, and a load waits for an unfinished store that lies so.
     """
     cdef MinFit f[2]
     cdef MinSums sums[2]
@@ -164,7 +170,7 @@ cdef inline void search_mins(const vf *x, const vf *w, vf *q, vf *trial, int n, 
         plain = vf_le(vf_set1(0), vf_set1(0))
         for p in range(count):
             inverse[p] = drop_infinite(vf_set1(offset + <float>nmax) / (f[p].hi - f[p].low))
-            # a fitted minimum near the largest x, or above it, makes the products large, or turns them round
+            # a fitted low near the largest x, or above it, makes the products large or changes their sign
             reach = inverse[p] * (f[p].hi - f[p].lo)
             plain = vm_and(plain, vm_and(vf_ge(reach, vf_set1(0)), vf_le(reach, vf_set1(<float>1e6))))
             sums[p].l = vf_set1(0)
@@ -172,7 +178,7 @@ cdef inline void search_mins(const vf *x, const vf *w, vf *q, vf *trial, int n, 
             sums[p].xl = vf_set1(0)
         if not vm_all(plain):
             add_roundings(x, w, trial, n, count, nmax, f, inverse, True, True, sums)
-        elif offset < <float>0.49:  # no product is above nmax + offset but for rounding
+        elif offset < <float>0.49:  # no product exceeds nmax + offset by more than rounding errors, so none rounds above nmax
             add_roundings(x, w, trial, n, count, nmax, f, inverse, False, False, sums)
         else:
             add_roundings(x, w, trial, n, count, nmax, f, inverse, False, True, sums)
@@ -203,15 +209,17 @@ cdef inline void search_mins(const vf *x, const vf *w, vf *q, vf *trial, int n, 
 
 cdef inline vf search_min(const vf *x, const vf *w, vf *q, vf *trial, int n, int nmax, float first, float step,
                           int n_steps, bint absolute, vf *minimum) noexcept nogil:
-    """search_mins for one problem; returns the scale."""
+    """Do search_mins for one problem; return the scale."""
     cdef vf scale
     search_mins(x, w, q, trial, n, 1, nmax, first, step, n_steps, absolute, &scale, minimum)
     return scale
 
 
 cdef inline vf round_signed(vf v, int nmax, bint exact, bint from_above=True, bint from_below=True) noexcept nogil:
-    """v rounded and clamped to -nmax..nmax - 1; exact as in round_into. from_above and from_below: whether that side of
-    the clamp can be needed."""
+    """Return v rounded and clamped to -nmax..nmax - 1. exact is as in round_into.
+
+    from_above and from_below say whether that side of the clamp can be needed.
+    """
     if exact:
         return vf_from_vi(vi_clamp(vi_nearest(v), -nmax, nmax - 1))
     v = vf_nearest(v)
@@ -223,6 +231,8 @@ cdef inline vf round_signed(vf v, int nmax, bint exact, bint from_above=True, bi
 
 
 cdef inline vf symmetric(const vf *x, const vf *w, vf *q, int n, int nmax, bint exact) noexcept nogil:
+    """See search_symmetric and search_symmetric_exact. A candidate wins if its sum_lx^2 / sum_l2 is larger: with the
+    scale fitted to it, that is what it takes off the sum of w x^2."""
     cdef vf wx[32]
     cdef vf peak, amax, inverse, best_inverse, scale, best, sum_lx, sum_l2, l
     cdef vm dead, better
@@ -236,13 +246,13 @@ cdef inline vf symmetric(const vf *x, const vf *w, vf *q, int n, int nmax, bint 
     for j in range(n):
         wx[j] = w[j] * x[j]
     for k in range(19):
-        # the plain rounding first, then 0.1 steps from -9 to 9 without 0
+        # offset 0 first, then -9 to 9 without 0
         offset = 0 if k == 0 else k - 10 if k < 10 else k - 9
         inverse = vf_set1(-(<float>nmax + <float>0.1 * <float>offset)) / peak
         sum_lx = vf_set1(0)
         sum_l2 = vf_set1(0)
         for j in range(n):
-            # |inverse * x| is at most nmax + offset / 10, so -0.6 rounds to nmax - 1 and 0.4 to nmax
+            # |inverse * x| is at most nmax + offset / 10. With offset <= -6 that rounds to nmax - 1, with offset <= 4 to nmax
             l = round_signed(inverse * x[j], nmax, exact, offset > -6, offset > 4)
             sum_lx = sum_lx + wx[j] * l
             sum_l2 = sum_l2 + w[j] * l * l
@@ -262,27 +272,28 @@ cdef inline vf symmetric(const vf *x, const vf *w, vf *q, int n, int nmax, bint 
 
 
 cdef inline vf search_symmetric(const vf *x, const vf *w, vf *q, int n, int nmax) noexcept nogil:
-    """x is about scale * (q - nmax) with q in 0..2 * nmax - 1: best of 19 roundings around -nmax / largest.
+    """Fit x by scale * (q - nmax), with q in 0..2 * nmax - 1. Write q and return the scale.
 
-    Returns the scale; writes q (all 0, not nmax, where x is all but zero). x is finite.
+    The candidates are 19 inverse scales around -nmax / largest. x is finite. Where it is all but zero, q is 0, not nmax.
     """
     return symmetric(x, w, q, n, nmax, False)
 
 
 cdef inline vf search_symmetric_exact(const vf *x, const vf *w, vf *q, int n, int nmax) noexcept nogil:
-    """The same for scales of scales, which are infinite or NaN where the weights below them overflowed."""
+    """Do the same for x that may be infinite or NaN: scales of sub-blocks whose sums have overflowed."""
     return symmetric(x, w, q, n, nmax, True)
 
 
 cdef inline vf wrap_u8(vi l) noexcept nogil:
-    """The reference keeps these integers in bytes, so a negative one wraps."""
+    """Wrap l to 0..255, because the reference keeps it in an unsigned byte."""
     return vf_from_vi(l & 255)
 
 
 cdef inline vf search_positive(const vf *x, const vf *w, vf *q, int n, int nmax) noexcept nogil:
-    """x is about scale * q with q in 0..nmax: best of 9 roundings, then up to 5 rounds of improving one q at a time.
+    """Fit x by scale * q, with q in 0..nmax. Write q and return the scale.
 
-    For scales of scales: x >= 0 but for rounding noise. Returns the scale; writes q.
+    This takes the best of 9 roundings, and then improves one q at a time in up to 5 rounds. x is the scales or mins of
+    sub-blocks, or the magnitudes of IQ2_XXS, so few elements are negative, if any.
     """
     cdef vf peak = vf_set1(0)
     cdef vf inverse, best_inverse, scale, best, error, diff, sum_lx, sum_l2, l, slx, sl2, wx, moved

@@ -35,7 +35,7 @@ def test_the_importance_hook_is_documented_as_giving_the_first_result():
 
 def test_links_between_the_documents_lead_somewhere():
     root = DOCS.parent
-    for path in (root / "plugins" / "README.md", DOCS / "tutorial.md", DOCS / "hooks.md"):
+    for path in (root / "plugins" / "README.md", DOCS / "tutorial.md", DOCS / "hooks.md", DOCS / "lanes.md"):
         for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
             assert link.startswith("https://") or (path.parent / link).exists(), f"{path}: {link}"
 

@@ -1,1 +1,1 @@
-"""Plain numbers: one weight a block, little-endian, at any alignment."""
+"""Plain numbers: one weight per block, little-endian, at any alignment."""

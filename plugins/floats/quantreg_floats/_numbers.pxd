@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Rows of plain numbers: the loops of every codec of this family."""
+"""Loops over rows of plain numbers, shared by all codecs of this family."""
 
 from libc.math cimport copysignf, fabsf
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
@@ -27,10 +27,10 @@ ctypedef fused number:
     double
 
 
-# ---- F32 and F64, which hold every float32, and decoding of integers ----
+# ---- F32 and F64, and decoding of integers ----
 
 cdef inline Py_ssize_t encode_exactly(const EncodeArgs *a, number kind) noexcept nogil:
-    """Every value as it is. Only the type of `kind` counts, here and below."""
+    """Copy every value. The type can hold each float32. Only the type of `kind` counts, not its value, here and below."""
     cdef const float *x
     cdef uint8_t *y
     cdef number v
@@ -45,7 +45,7 @@ cdef inline Py_ssize_t encode_exactly(const EncodeArgs *a, number kind) noexcept
 
 
 cdef inline Py_ssize_t decode_numbers(const DecodeArgs *a, number kind) noexcept nogil:
-    """To the nearest float32, ties to even; doubles beyond its range become infinities."""
+    """Convert to the nearest float32, ties to even. Doubles beyond the range become infinities."""
     cdef const uint8_t *x
     cdef float *y
     cdef number v
@@ -62,16 +62,16 @@ cdef inline Py_ssize_t decode_numbers(const DecodeArgs *a, number kind) noexcept
 # ---- integers ----
 
 cdef inline float nearest(float v) noexcept nogil:
-    """Ties to even: adding 2^23 leaves no fraction, and from there on floats have none.
+    """Round to the nearest integer, ties to even, by adding and subtracting 2^23. Larger floats have no fraction.
 
-    Not rintf, which needs SSE4.1 to be vectorised; and no arithmetic under a condition, which is not vectorised at all.
+    rintf is vectorized only with SSE4.1, and arithmetic under a condition not at all.
     """
     cdef float magic = copysignf(<float>8388608 if fabsf(v) < <float>8388608 else <float>0, v)
     return (v + magic) - magic
 
 
 cdef inline Py_ssize_t encode_integers(const EncodeArgs *a, integer kind) noexcept nogil:
-    """To the nearest integer, ties to even; a row with a value that does not fit is refused."""
+    """Convert to the nearest integer, ties to even. A row with a value that does not fit is refused."""
     cdef const float *x
     cdef uint8_t *y
     cdef float limit = <float>2 * <float>(<uint64_t>1 << (8 * sizeof(integer) - 2))
@@ -95,10 +95,10 @@ cdef inline Py_ssize_t encode_integers(const EncodeArgs *a, integer kind) noexce
     return a.n_rows
 
 
-# ---- F16 and BF16 (`brain`) ----
+# ---- F16, and BF16 with `brain` ----
 
 cdef inline void store_halves(uint8_t *y, vf v, bint brain) noexcept nogil:
-    """To nearest, ties to even."""
+    """Store LANES floats, rounded to nearest, ties to even."""
     cdef vi bits
     if brain:
         bits = vi_bits(v)
@@ -114,7 +114,7 @@ cdef inline vf load_halves(const uint8_t *x, bint brain) noexcept nogil:
 
 
 cdef inline Py_ssize_t encode_halves(const EncodeArgs *a, bint brain, float limit) noexcept nogil:
-    """A row with a magnitude of `limit` or more, which would round to infinity, is refused."""
+    """Convert to F16 or BF16. A row with a magnitude of `limit` or more, which would round to infinity, is refused."""
     cdef float x_rest[LANES]
     cdef uint8_t y_rest[2 * LANES]
     cdef const float *x
@@ -145,7 +145,7 @@ cdef inline Py_ssize_t encode_halves(const EncodeArgs *a, bint brain, float limi
 
 
 cdef inline Py_ssize_t decode_halves(const DecodeArgs *a, bint brain) noexcept nogil:
-    """Every half is a float32; a NaN stays one."""
+    """Convert to float32, which is exact. A NaN stays a NaN."""
     cdef uint8_t x_rest[2 * LANES]
     cdef float y_rest[LANES]
     cdef const uint8_t *x

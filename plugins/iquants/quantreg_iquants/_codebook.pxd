@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Codebooks: the points that a group of 4 or 8 weights may take, a few bits a coordinate.
+"""Codebooks: the points that a group of 4 or 8 weights may take.
 
-A point is an integer, coordinate i in bits `bits * i` and up; a codebook lists its points in increasing order. It is kept
-as a string of the differences between them, in base 28: '?' to 'Z' are leading digits, '#' to '>' the last digit of a
-difference.
+A point is an integer that holds coordinate i in `bits` bits from bit `bits * i` up. A codebook lists its points in increasing
+order. The source keeps the differences between consecutive points as text, in base 28: '#' to '>' are the last digit of a
+difference, '?' to 'Z' the digits before it.
 """
 
 from libc.stdint cimport uint8_t, uint16_t
@@ -14,7 +14,7 @@ cdef enum:
 
 
 cdef inline int unpack_codebook(const char *text, uint16_t *points) noexcept nogil:
-    """Returns the number of points."""
+    """Write the points that `text` packs; return their number."""
     cdef int n = 0, point = -1, step = 0
     cdef int digit
     while text[0]:
@@ -31,7 +31,7 @@ cdef inline int unpack_codebook(const char *text, uint16_t *points) noexcept nog
 
 
 cdef inline void split_coordinates(const uint16_t *points, int n, int dims, int bits, uint8_t *coordinates) noexcept nogil:
-    """coordinates[i * n + k] = coordinate i of point k, the order that `nearest_points` wants."""
+    """Set coordinates[i * n + k] to coordinate i of point k, the order that nearest_points reads."""
     cdef int i, k
     for i in range(dims):
         for k in range(n):
@@ -40,12 +40,13 @@ cdef inline void split_coordinates(const uint16_t *points, int n, int dims, int 
 
 cdef inline int nearest_points(const uint8_t *coordinates, int n, int dims, int bits, int at, int n_distances,
                                uint16_t *nearest) noexcept nogil:
-    """Indices of the points at the n_distances smallest distances from the integer point `at`, by distance, then index.
+    """Write the indices of the points at the n_distances smallest distances from the point `at`; return how many there are.
 
-    Returns how many. Encoders choose among them, and the first of equals wins, so the order is part of the format's bytes.
+    They are sorted by distance, then by index. Encoders take the first of several equally good points, so the order
+    decides bytes.
     """
     cdef uint8_t distance[MOST_POINTS]  # squared: at most 4 * 7 * 7 or 8 * 3 * 3
-    cdef uint8_t level, step, least, floor = 0  # bytes throughout, or nothing is vectorised
+    cdef uint8_t level, step, least, floor = 0  # all are bytes, or the compiler does not vectorize the loops
     cdef const uint8_t *found
     cdef int found_n = 0
     cdef int i, k, _d
@@ -54,7 +55,7 @@ cdef inline int nearest_points(const uint8_t *coordinates, int n, int dims, int 
         level = (at >> (bits * i)) & ((1 << bits) - 1)
         for k in range(n):
             step = coordinates[i * n + k] - level
-            step = step if step < 128 else -step  # gcc does not vectorise the square of what wraps
+            step = step if step < 128 else -step  # GCC does not vectorize the square of a byte that has wrapped
             distance[k] += <uint8_t>(step * step)
     for _d in range(n_distances):
         least = 255

@@ -1,16 +1,23 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""What IQ1_S and IQ1_M share. A weight is scale * (-1, 0 or 1, plus delta), delta = +-1/8 for eight weights or more; eight
-weights' coordinates are one of 2048 points.
+"""Shared by IQ1_S and IQ1_M: the search for coordinates, delta and the scale of a sub-block, and for codebook points.
 
-The best coordinates are found first without the codebook. They rise with the weights, so sort these (n of them) and try
-every split of the order into minus ones, zeros and ones: first[i1], i1 <= i2. Then each eight coordinates that the codebook
-lacks are replaced by its nearest point.
+A weight is scale * (coordinate + delta). The coordinate is -1, 0 or 1, and delta is 1/8 or -1/8, the same for a group of
+weights. The coordinates of eight weights are one of the 2048 points of a codebook.
 
-The reference tries the splits in turn and takes one whose score sum_qx^2 / sum_q2 beats the best so far. Few can: a cheap
-look (a few roundings less, 1 % of tolerance) at a lower bound of the best score leaves out the others. Whatever order and
-rounding make of ties among the remaining ones is unchanged by that: a split 1 % below the best could never stay.
+What the reference searches. It first ignores the codebook. The best coordinates rise with the weights, so it sorts the n
+weights of a sub-block and tries every split of this order: -1 below rank i1, 0 below rank i2, 1 from there on. It takes the
+split and delta with the largest score, sum_qx^2 / sum_q2. Then it replaces each eight coordinates that the codebook lacks by
+the nearest point in a list, and fits the scale again.
 
-Lanes are super-blocks.
+What we search. The score of a split takes some operations with the reference's rounding and order, but few splits can win.
+So we first compute the scores of every fourth rank only, in a cheaper way. Their maximum, lowered a little, is a bound that
+the winner exceeds (start_split). Then we go through all splits with the cheaper score, and only where it exceeds the bound
+in some lane, the reference's own operations follow (keep_better). The bound rises with the best score.
+
+Why the bytes are the same. The bounds are lowered by 1 to 2 %, while cheap and exact scores differ by rounding only. So a
+split that is left out is worse than the winner beyond doubt, and it cannot change which of the others wins.
+
+Each lane holds one super-block.
 """
 
 from libc.float cimport FLT_MAX
@@ -23,21 +30,22 @@ from quantreg_kernels.lanes cimport (
     vi, vi_add_where, vi_bits, vi_clamp, vi_eq, vi_gather, vi_gt, vi_load, vi_lt, vi_max, vi_nearest, vi_select, vi_set1,
     vi_shr, vm, vm_and, vm_any, vm_bits, vm_not, vm_or,
 )
-from quantreg_iquants._ternary cimport ANY_LEVEL, Codebook, nearest_point, rows_of_lanes
+from quantreg_iquants._codebook8 cimport ANY_LEVEL, Codebook, nearest_point, rows_of_lanes
 
 cdef enum:
     POINTS = 2048
-    LISTED = 460784     # codes in the lists of nearest points, with vectors of 16
+    LISTED = 460784     # codes in the lists of neighbors, at 16 lanes
 
 
-# n weights in rising order, equal ones in their own order.
+# n weights in ascending order. Equal weights keep their order.
 cdef struct Sorted:
-    vf x[33]            # x[n] and order[n] lie behind all others
+    vf x[33]            # x[n] and order[n] are larger than all others
     vf w[32]
-    vi order[33]
+    vi order[33]        # the position of each weight in the sub-block
 
 
 cdef inline void exchange(Sorted *s, int i, int j) noexcept nogil:
+    """Swap entries i and j where they are out of order."""
     cdef vm swap = vm_or(vf_gt(s.x[i], s.x[j]), vm_and(vf_eq(s.x[i], s.x[j]), vi_gt(s.order[i], s.order[j])))
     cdef vf x = s.x[i], w = s.w[i]
     cdef vi order = s.order[i]
@@ -50,7 +58,7 @@ cdef inline void exchange(Sorted *s, int i, int j) noexcept nogil:
 
 
 cdef inline void sort(const vf *x, const vf *w, int n, Sorted *s) noexcept nogil:
-    """Batcher's odd-even merge sort: the same exchanges for all lanes."""
+    """Sort with Batcher's odd-even merge sort, whose sequence of comparisons does not depend on the data."""
     cdef int size = 1, step, i, j
     for i in range(n):
         s.x[i] = x[i]
@@ -76,7 +84,7 @@ cdef struct Split:
     vf score
     vf scale
     vi first[2]     # ranks of the first zero and the first one
-    vi shift        # of delta, as the type counts them
+    vi shift        # which delta, in the numbering of the type
 
 
 cdef inline void keep_better(Split *best, vf sum_qx, vf sum_q2, int i1, int i2, int shift) noexcept nogil:
@@ -90,8 +98,11 @@ cdef inline void keep_better(Split *best, vf sum_qx, vf sum_q2, int i1, int i2, 
 
 
 cdef inline vm start_split(Split *best, vf sum_qx2, vf sum_q2) noexcept nogil:
-    """The score to beat: just below that of a split which exists. Lanes of numbers too extreme for that start from nothing,
-    and are returned."""
+    """Set the score to beat to a little below the score of a split that exists.
+
+    Return the lanes whose sums are so extreme that rounding errors are not relative. They start from nothing, and every
+    split has to be computed for them.
+    """
     cdef vf score = sum_qx2 / sum_q2 * vf_set1(<float>(63.0 / 64))
     cdef vm extreme = vm_not(vm_and(
         vm_and(vf_gt(sum_qx2, vf_set1(<float>1e-33)), vf_lt(sum_qx2, vf_set1(<float>1e33))),
@@ -117,7 +128,10 @@ cdef inline vi lane_numbers() noexcept nogil:
 
 
 cdef inline void split_indices(const vf *x, const Sorted *s, const Split *best, int n, vm mirrored, vi *index) noexcept nogil:
-    """Index of the point of each eight weights. mirrored: 2 - coordinate."""
+    """Write the index (base 3, see _codebook8.pxd) of the point of each eight weights.
+
+    Where mirrored, the scale was negative: the point takes the opposite coordinates.
+    """
     cdef vf edge[2]
     cdef vi order[2]
     cdef vi at
@@ -140,7 +154,7 @@ cdef inline void split_indices(const vf *x, const Sorted *s, const Split *best, 
 
 
 cdef inline vf coordinates() noexcept nogil:
-    """-1, 0 and 1, repeated."""
+    """Return -1, 0 and 1, repeated with a period of 4."""
     cdef float value[LANES]
     cdef int i
     for i in range(LANES):
@@ -149,7 +163,7 @@ cdef inline vf coordinates() noexcept nogil:
 
 
 cdef inline vf shifted_levels(float delta) noexcept nogil:
-    """-1, 0 and 1 plus delta, and infinity, repeated."""
+    """Return -1, 0 and 1 plus delta, and infinity, repeated."""
     cdef float value[LANES]
     cdef int i
     for i in range(LANES):
@@ -158,10 +172,12 @@ cdef inline vf shifted_levels(float delta) noexcept nogil:
 
 
 cdef inline vm is_rounded(const vf *x, vf scale, vf delta, vi index) noexcept nogil:
-    """Whether all coordinates are the nearest levels to their weights, and clearly so: the rule, because a split with
-    another one would not be the best."""
+    """Return whether every coordinate is clearly the nearest level to its weight.
+
+    It usually is, because otherwise another split would be better.
+    """
     cdef vf inverse = vf_set1(1) / scale
-    cdef vf off = vf_set1(1)    # least distance of a weight from the middle between two levels
+    cdef vf off = vf_set1(1)    # smallest distance of any weight from the middle between two levels (-1/2 or 1/2)
     cdef vf p
     cdef int power = 1
     cdef int i
@@ -176,9 +192,9 @@ cdef inline vm is_rounded(const vf *x, vf scale, vf delta, vi index) noexcept no
 
 cdef inline void choose_points(const Codebook *b, const vf *x, const vf *w, int n, vm alive, const vf *delta, vf *scale,
                                const vi *index, vi *code) noexcept nogil:
-    """Codes of the points for `index`; the scale is fitted again in lanes where the codebook lacks one.
+    """Write the codes of the points to store for `index`, and fit the scale again in lanes where the codebook lacked one.
 
-    delta[k] is +-1/8 for each eight weights.
+    delta[k] is the delta of eight weights, 1/8 or -1/8.
     """
     cdef float x_rows[32 * LANES]
     cdef float w_rows[32 * LANES]
@@ -223,12 +239,12 @@ cdef inline void choose_points(const Codebook *b, const vf *x, const vf *w, int 
 
 
 cdef inline vi share_of_15(vf scale, vf inverse) noexcept nogil:
-    """The integer scale of a sub-block, 0..7, for scale = (2 * share + 1) / inverse."""
+    """Return the 3-bit scale of a sub-block: the nearest share with scale = (2 * share + 1) / inverse, 0..7."""
     return vi_clamp(vi_nearest(vf_set1(<float>0.5) * (inverse * scale - vf_set1(1))), 0, 7)
 
 
 cdef inline const char *codebook_text() noexcept nogil:
-    """kgrid_1bit_2048 of llama.cpp's ggml-quants.c (MIT)."""
+    """Return kgrid_1bit_2048 of llama.cpp's ggml-quants.c (MIT), as _codebook.pxd packs it."""
     return (
         b"$%&&%*'.%)%>/&%2>%)%..%)%B)$/&%&$.@#(&,&(*&%%@$/&%2B*%)%..%)%>/+.(:%)%*''*%)%K:&%2@#+/(-$@3+/B+&$$2&%2:(()$&$$&*%"
         b"&&%:3'&%*&$$&B:(@/&/%&&+$(&@#/&(K:%)%..%)%>/(2>%)%..%)%B*/&(.$@#2$'/&(@/&%&/B*%)%..%)%>/++'>%&&%..%)%@T-$&(.$@#&/"
@@ -254,7 +270,7 @@ cdef inline const char *codebook_text() noexcept nogil:
 
 
 cdef inline void build_grid(const uint16_t *points, uint64_t *grid) noexcept nogil:
-    """For decoding: eight times each coordinate as a byte, 144 added."""
+    """Fill the decoder's table: 8 * coordinate + 144 for each coordinate -1, 0 or 1 of a point, one per byte."""
     cdef int i, k
     for k in range(POINTS):
         grid[k] = 0
@@ -263,8 +279,11 @@ cdef inline void build_grid(const uint16_t *points, uint64_t *grid) noexcept nog
 
 
 cdef inline void put_shifted(int8_t *q, uint64_t point, bint minus) noexcept nogil:
-    """Eight signed bytes, 8 * coordinate plus or minus 1. Bytes of `point` are above 128 and stay so until that is flipped:
-    nothing is borrowed."""
+    """Write eight signed bytes, 8 * coordinate + 1 or 8 * coordinate - 1 (minus).
+
+    The bytes of point are 8 * coordinate + 144. Subtracting 15 or 17 leaves the result plus 128, so no byte borrows from
+    the next, and flipping the top bit removes the 128.
+    """
     point -= <uint64_t>0x1111111111111111 if minus else <uint64_t>0x0f0f0f0f0f0f0f0f
     point ^= <uint64_t>0x8080808080808080
     memcpy(q, &point, 8)

@@ -1,13 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""IQ1_M: super-blocks of 256 weights; eight at a time are one of 2048 points. 1.75 bits a weight.
+"""IQ1_M: super-blocks of 256 weights; each eight weights are one of 2048 points. 1.75 bits per weight.
 
     x = d * (2 * scale + 1) * (coordinate + delta),  coordinate -1, 0 or 1
 
-    bytes 0-31   for each 8 weights, the lower 8 bits of the number of a point
-    bytes 32-47  for each 8 weights, 4 bits, the first in the low nibble: the upper 3 bits of the point's number, and on top
+    bytes 0-31   one byte for each 8 weights: the lower 8 bits of the number of a point
+    bytes 32-47  4 bits for each 8 weights, the first in the low nibble: the upper 3 bits of the same number, and on top
                  the sign of delta (0: 1/8, 1: -1/8)
-    bytes 48-55  for each 64 weights, 16 bits: four 3-bit scales from the low bits up, and on top 4 bits of d, a float16,
-                 its lowest bits first
+    bytes 48-55  16 bits for each 64 weights: a 3-bit scale for each 16 weights, from the low bits up, and on top 4 bits of
+                 the float16 d, the lowest 4 in the first word
 """
 
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint64_t
@@ -27,7 +27,7 @@ from quantreg_iquants._iq1 cimport (
     share_of_15, sort, split_indices, start_split, tolerant,
 )
 from quantreg_iquants._points cimport scale_points
-from quantreg_iquants._ternary cimport Codebook, build_codebook, number_of
+from quantreg_iquants._codebook8 cimport Codebook, build_codebook, number_of
 
 cdef enum:
     TYPE_ID = 29
@@ -51,8 +51,10 @@ cdef void prepare() noexcept nogil:
 
 
 cdef inline void search_split(const Sorted *s, vm alive, Split *best) noexcept nogil:
-    """The best of all splits of 16 weights, with delta 1/8 or -1/8 for each half: shift is 1 for -1/8 in the upper half plus
-    2 for -1/8 in the lower."""
+    """Find the best of all splits of 16 weights, with delta 1/8 or -1/8 for each half. See _iq1.pxd.
+
+    shift is 1 if the delta of weights 8-15 is -1/8, plus 2 if that of weights 0-7 is.
+    """
     cdef vf sx[2][SUB + 1]      # sums over a half's weights among the first i: of w x, of w
     cdef vf sw[2][SUB + 1]
     cdef vf both[SUB + 1]       # of w x over both halves
@@ -93,7 +95,7 @@ cdef inline void search_split(const Sorted *s, vm alive, Split *best) noexcept n
     floor = vf_set1(0)
     hit = extreme = vf_lt(vf_set1(0), vf_set1(0))
     for step in range(2):
-        # coarsely for the score to beat, then all
+        # step 0 takes every fourth rank, for a score to beat; step 1 takes all
         for i1 in range(0, SUB + 1):
             if step == 0 and i1 % 4:
                 continue

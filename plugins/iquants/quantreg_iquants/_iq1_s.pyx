@@ -1,10 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""IQ1_S: super-blocks of 256 weights; eight at a time are one of 2048 points. 1.5625 bits a weight.
+"""IQ1_S: super-blocks of 256 weights; each eight weights are one of 2048 points. 1.5625 bits per weight.
 
     bytes 0-1    d  float16                x = d * (2 * scale + 1) * (coordinate + delta),  coordinate -1, 0 or 1
-    bytes 2-33   for each 8 weights, the lower 8 bits of the number of a point
-    bytes 34-49  for each 32 weights, 16 bits: the upper 3 bits of four points' numbers from the low bits up, a 3-bit scale,
-                 and on top the sign of delta (0: 1/8, 1: -1/8)
+    bytes 2-33   one byte for each 8 weights: the lower 8 bits of the number of a point
+    bytes 34-49  16 bits for each 32 weights, with the upper 3 bits of the numbers of their four points:
+
+    bit   15     14  12 11   9 8    6 5    3 2    0
+         +------+------+------+------+------+------+
+         | sign | scale| pt 3 | pt 2 | pt 1 | pt 0 |    sign of delta: 0 is 1/8, 1 is -1/8
+         +------+------+------+------+------+------+
 """
 
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint64_t
@@ -24,7 +28,7 @@ from quantreg_iquants._iq1 cimport (
     split_indices, start_split, tolerant,
 )
 from quantreg_iquants._points cimport scale_points
-from quantreg_iquants._ternary cimport Codebook, build_codebook, number_of
+from quantreg_iquants._codebook8 cimport Codebook, build_codebook, number_of
 
 cdef enum:
     TYPE_ID = 19
@@ -48,7 +52,7 @@ cdef void prepare() noexcept nogil:
 
 
 cdef inline void search_split(const Sorted *s, vm alive, Split *best) noexcept nogil:
-    """The best of all splits of 32 weights, with delta 1/8 (shift 1) and -1/8 (shift -1)."""
+    """Find the best of all splits of 32 weights, with delta 1/8 (shift 1) and -1/8 (shift -1). See _iq1.pxd."""
     cdef vf sx[SUB + 1]     # sums over the first i weights: of w x, of w
     cdef vf sw[SUB + 1]
     cdef vf plus2[SUB + 1]  # what the second boundary adds to sum w q^2
@@ -70,7 +74,7 @@ cdef inline void search_split(const Sorted *s, vm alive, Split *best) noexcept n
     floor = vf_set1(0)
     hit = extreme = vf_lt(vf_set1(0), vf_set1(0))
     for step in range(2):
-        # coarsely for the score to beat, then all
+        # step 0 takes every fourth rank, for a score to beat; step 1 takes all
         for i1 in range(0, SUB + 1):
             if step == 0 and i1 % 4:
                 continue

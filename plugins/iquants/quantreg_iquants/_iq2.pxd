@@ -1,15 +1,40 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""What IQ2_XXS, IQ2_XS and IQ2_S share: the search for a scale at which the nearest points of a codebook fit best.
+"""Shared by IQ2_XXS, IQ2_XS and IQ2_S: the search for the scale and the codebook points of a sub-block.
 
-Weights are a sign times scale * 1, 3 or 5. A search tries inverse scales around 5 / largest. At each, eight weights at a
-time round to a point of {1, 3, 5}^8, which is replaced by the best of the codebook's nearest points where the codebook
-lacks it; the scale whose points fit best wins.
+What the formats store. A weight is sign * scale * level. The encoder takes the levels as 1, 3 and 5; the decoder as 1, 25/8
+and 43/8. The levels of eight weights form a point, and only the points of a codebook (256, 512 or 1024 of the 6561) can
+be stored, as their number. A sub-block of 16 or 32 weights shares one 4-bit scale. In IQ2_XXS and IQ2_XS eight weights have
+seven sign bits: the number of minus signs is made even by giving the least important weight the wrong sign.
 
-Lanes are super-blocks, except where points are looked for: there one group of eight weights is taken through all scales,
-with the points in the lanes. Along the scales the rounded point changes only a few times. While it stays, the candidates
-are the same list, and which of two candidates is nearer changes at most once: the difference of their weighted squared
-distances is scale times a linear function of the scale. So a point that is clearly nearest at two scales is nearest at all
-between, whatever the rounding errors.
+What the reference searches. For each sub-block it tries 19 scales around largest / 5 (IQ2_XXS: 13 scales around a first fit
+without the codebook). At each scale it
+
+    1. rounds each group of eight magnitudes to a point of {1, 3, 5}^8;
+    2. if the codebook lacks that point, computes the weighted distance to each codebook point in a list of its neighbors
+       (up to a few hundred) and takes the nearest;
+    3. fits the scale to the points it has chosen, and remembers the best fit.
+
+Then it repeats steps 1 and 2 at the fitted scale and fits once more. Nearly all of its time goes into step 2.
+
+What we search. Steps 1 and 3 run with one super-block per lane. Step 2 takes one group of one lane at a time through all
+scales (find_points), with the neighbors in the lanes (nearest_point), and skips most of the scales:
+
+- From one scale to the next the rounded point seldom changes. Consecutive scales with the same point form a run, and all
+  scales of a run choose from the same list.
+- For two neighbors a and b, the difference of their distances at scale s is
+
+      sum of w * ((s a - x)^2 - (s b - x)^2)  =  s * (s * sum of w * (a^2 - b^2)  -  2 * sum of w * x * (a - b))
+
+  which is s times a linear function of s, so it changes sign at most once for s > 0. If a is nearer than b at both
+  ends of a run, it is nearer everywhere in the run.
+- So each run is searched at both ends. If the same point wins both, it wins at all scales between them. If not, the run
+  is split in the middle, and so on.
+- Neighbors that cannot win are not looked at: see `few` in _codebook8.pxd.
+
+Why the bytes are the same. A distance that is computed has the reference's terms and order of additions. A distance that
+is skipped could matter only where rounding decides. So a winner counts at both ends of a run only if it is clearly
+nearest, by far more than rounding errors (`clear`), and the shortened list is used only if no weight lies near
+the middle between two levels (rounded_entry). Otherwise everything is computed.
 """
 
 from libc.math cimport INFINITY
@@ -22,7 +47,7 @@ from quantreg_kernels.lanes cimport (
     vi_select, vi_set1, vi_shr, vm, vm_and, vm_any, vm_bits, vm_not, vm_or,
 )
 from quantreg_kernels.search cimport sum_of
-from quantreg_iquants._ternary cimport ANY_LEVEL, Codebook, nearest_point, rows_of_lanes
+from quantreg_iquants._codebook8 cimport ANY_LEVEL, Codebook, nearest_point, rows_of_lanes
 
 cdef enum:
     BLOCK = 256
@@ -31,7 +56,7 @@ cdef enum:
 
 
 cdef inline vf levels() noexcept nogil:
-    """1, 3, 5 and infinity, repeated."""
+    """Return 1, 3, 5 and infinity, repeated."""
     cdef float value[LANES]
     cdef int i
     for i in range(0, LANES, 4):
@@ -43,8 +68,11 @@ cdef inline vf levels() noexcept nogil:
 
 
 cdef inline vi take_signs(const vf *x, const vf *w, bint even, vf *magnitude) noexcept nogil:
-    """Bit i: eight weights' signs. even: an odd number of minus signs is evened out by giving the cheapest weight the wrong
-    one, so that seven bits are enough; its magnitude is then negative."""
+    """Return the signs of eight weights, bit i set where x[i] is negative, and write their magnitudes.
+
+    even: make the number of minus signs even, so that seven bits are enough. Where it is odd, the weight with the smallest
+    w * x^2 gets the wrong sign, and its magnitude becomes negative.
+    """
     cdef vi signs = vi_set1(0)
     cdef vi flip, odd
     cdef vf cost, least
@@ -72,12 +100,13 @@ cdef inline vi take_signs(const vf *x, const vf *w, bint even, vf *magnitude) no
 
 
 cdef inline vi rounded_entry(const Codebook *b, const vf *x, vf inverse, bint exact) noexcept nogil:
-    """Entry of the point that eight weights round to: 0.5 * (inverse * x - 1) to nearest even, clamped to 0..2.
+    """Return the table entry of the point that eight weights round to: 0.5 * (inverse * x - 1), clamped to 0..2.
 
-    exact follows the bit trick beyond +-2^22; otherwise comparing is enough.
+    Two comparisons per weight do that. exact follows the reference's bit trick instead, whose result beyond +-2^22 is
+    not the rounded value. The entry gets ANY_LEVEL if a weight lies near the middle between two levels.
     """
     cdef vi index = vi_set1(0), free
-    cdef vf off = vf_set1(1)    # least distance of a weight from the middle between two levels
+    cdef vf off = vf_set1(1)    # smallest distance of any weight from the middle between two levels (2 or 4)
     cdef vf p, away
     cdef int power = 1
     cdef int i
@@ -98,7 +127,7 @@ cdef inline vi rounded_entry(const Codebook *b, const vf *x, vf inverse, bint ex
 
 
 cdef inline void fit(const vf *wx, const vf *w, const vi *codes, int n, vf level, vf *sum_qx, vf *sum_q2) noexcept nogil:
-    """Sums of w q x and w q^2 over n weights at the points `codes`."""
+    """Compute the sums of w q x and w q^2 over n weights, with q from the points `codes`."""
     cdef vf q
     cdef int j
     sum_qx[0] = vf_set1(0)
@@ -109,23 +138,22 @@ cdef inline void fit(const vf *wx, const vf *w, const vi *codes, int n, vf level
         sum_q2[0] = sum_q2[0] + w[j] * q * q
 
 
-# The steps of one search: their scales, and for each group of eight weights what it rounds to and which point it gets. Of
-# the lists, a bit a step: where one begins that is not the step's before, which steps need one, and which must choose
-# among all.
+# The steps of one search, one per scale tried. For each group of eight weights: the entry of the point it rounds to, and the
+# code of the point it gets. The last three members hold one bit per step.
 cdef struct Steps:
     vf scale[MOST_STEPS]
     vi entry[MOST_STEPS][4]
     vi code[MOST_STEPS][4]
-    vi begins[4]
-    vi lacking[4]
-    vi any_level[4]
+    vi begins[4]        # a run begins here: the rounded point is not that of the step before
+    vi lacking[4]       # the codebook lacks the rounded point
+    vi any_level[4]     # the whole list has to be searched
 
 
-# One group of one lane.
+# What find_points needs of one group in one lane.
 cdef struct Search:
-    const int32_t *entry        # a step's is STRIDE after that of the step before
-    const float *scale          # LANES after
-    int32_t *code               # STRIDE after
+    const int32_t *entry        # of step 0; the next step's lies STRIDE further on
+    const float *scale          # of step 0; the next step's lies LANES further on
+    int32_t *code               # of step 0; the next step's lies STRIDE further on
     const float *x
     const float *w
     float slack
@@ -139,12 +167,16 @@ cdef inline void find_point(const Codebook *b, Search *s, vf level, int step) no
 
 cdef inline void find_points(const Codebook *b, Search *s, vf level, int n_steps, uint32_t begins, uint32_t lacking,
                              uint32_t any_level) noexcept nogil:
-    """The points at every step that needs one."""
+    """Find the point of every step whose rounded point the codebook lacks. See the head of this file.
+
+    The searches that are certain to be needed come first: the ends of all runs, and the steps that need the whole list.
+    They do not depend on each other, so the processor can overlap them. Runs whose ends disagree are then bisected.
+    """
     cdef uint32_t left = begins & lacking, known
     cdef int first, last, i, a, z
     begins |= <uint32_t>1 << n_steps
     known = 0
-    while left:  # first all of what is certain to be needed, so that searches overlap
+    while left:
         first = lowest_bit(left)
         left &= left - 1
         last = first + lowest_bit(begins >> (first + 1))
@@ -178,15 +210,15 @@ cdef inline void find_points(const Codebook *b, Search *s, vf level, int n_steps
             a = z
 
 
-# What a search returns, and what it starts from.
+# The result of a search. The caller sets it to what holds if no step fits.
 cdef struct Fit:
     vf scale
     vi code[4]
-    vi entry[4]     # below 0 where rounding gave the point itself
+    vi entry[4]     # negative where the codebook holds the rounded point
 
 
 cdef inline void start_fit(Fit *f, vf scale) noexcept nogil:
-    """Where no step fits: the point of ones."""
+    """Set the result for the case that no step fits: this scale, and level 1 for every weight."""
     cdef int k
     f.scale = scale
     for k in range(4):
@@ -196,11 +228,11 @@ cdef inline void start_fit(Fit *f, vf scale) noexcept nogil:
 
 cdef inline void search_scale(const Codebook *b, const vf *x, const vf *w, int n, int reach, vf peak, vm alive, bint all_again,
                               Fit *found) noexcept nogil:
-    """Best of the scales peak / (5 + 0.1 * step), step = -reach .. reach, for n = 16 or 32 weights x >= 0 (all but).
+    """Find the best of the scales peak / (5 + 0.1 * step), step = -reach .. reach, for n = 16 or 32 magnitudes x.
 
-    found holds scale and codes for lanes where no step fits. The winner's points are looked for once more at the fitted
-    scale: of all groups (all_again), or of those whose rounded point the codebook lacks. Lanes that are not alive get
-    arbitrary results.
+    x is not negative, except for weights whose sign take_signs has changed. found holds what is right if no step fits.
+    At the end the points are searched once more at the fitted scale: those of all groups (all_again), or only those
+    that the codebook lacked. Lanes that are not alive get arbitrary results.
     """
     cdef Steps s
     cdef Search one
@@ -229,7 +261,7 @@ cdef inline void search_scale(const Codebook *b, const vf *x, const vf *w, int n
         root[j] = vf_sqrt(w[j])
         wx[j] = w[j] * x[j]
         largest = vf_max(vf_abs(x[j]), largest)
-    # a weight of no importance may lie far above the others
+    # peak is that of the weights that matter; one without importance can be so much larger that comparing is not enough
     far = vm_any(vm_and(alive, vf_gt(largest * (vf_set1(6) / peak), vf_set1(<float>4e6))))
     for k in range(groups):
         total[k] = sum_of(root + 8 * k, 8)
@@ -312,12 +344,12 @@ cdef inline void search_scale(const Codebook *b, const vf *x, const vf *w, int n
 
 
 cdef inline vi share_of_31(vf scale, vf inverse) noexcept nogil:
-    """The integer scale of a sub-block, 0..15, for scale = (2 * share + 1) / inverse."""
+    """Return the 4-bit scale of a sub-block: the nearest share with scale = (2 * share + 1) / inverse, 0..15."""
     return vi_clamp(vi_nearest(vf_set1(<float>0.5) * (inverse * scale - vf_set1(1))), 0, 15)
 
 
 cdef inline void build_grid(const uint16_t *points, int n, uint64_t *grid) noexcept nogil:
-    """For decoding: the eight magnitudes of each point, in eighths of the scale, as bytes."""
+    """Fill the decoder's table: the eight magnitudes of each point as bytes, in eighths of the scale."""
     cdef uint64_t magnitude
     cdef int i, k
     for k in range(n):
@@ -329,7 +361,8 @@ cdef inline void build_grid(const uint16_t *points, int n, uint64_t *grid) noexc
 
 
 cdef inline void build_signs(uint64_t *signs, int n) noexcept nogil:
-    """For decoding: a byte of all ones for each minus sign. n = 128: the eighth sign makes their number even."""
+    """Fill the decoder's table of signs: a byte of ones for each minus sign. With n = 128 the eighth sign makes the number
+    of minus signs even."""
     cdef int bits, i, k
     for k in range(n):
         bits = k
@@ -343,13 +376,13 @@ cdef inline void build_signs(uint64_t *signs, int n) noexcept nogil:
 
 
 cdef inline void put_signed(int8_t *q, uint64_t magnitudes, uint64_t signs) noexcept nogil:
-    """Eight signed bytes: no magnitude is 0, so negating one byte carries nothing into the next."""
+    """Write eight signed bytes. A byte is negated as ~b + 1; no magnitude is 0, so nothing carries into the next byte."""
     magnitudes = (magnitudes ^ signs) + (signs & <uint64_t>0x0101010101010101)
     memcpy(q, &magnitudes, 8)
 
 
 cdef inline void unpack_shares(const uint8_t *shares, float d, float *scale) noexcept nogil:
-    """Scales of 16 sub-blocks from 4-bit integers."""
+    """Write the scales of 16 sub-blocks, from 4 bits each."""
     cdef int i
     for i in range(8):
         scale[2 * i] = d * (<float>0.5 + <float>(shares[i] & 15)) * <float>0.25

@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""IQ2_S: super-blocks of 256 weights; eight at a time are one of 1024 points with signs. 2.5625 bits a weight.
+"""IQ2_S: super-blocks of 256 weights; each eight weights are one of 1024 points with signs. 2.5625 bits per weight.
 
     bytes 0-1    d  float16                x = d / 4 * (scale + 1/2) * sign * magnitude,  magnitude 8, 25 or 43
-    bytes 2-33   for each 8 weights, the lower 8 bits of the number of a point
-    bytes 34-65  for each 8 weights, 8 signs (1: minus)
-    bytes 66-73  the upper 2 bits of the points' numbers, the first in the lowest bits
+    bytes 2-33   one byte for each 8 weights: the lower 8 bits of the number of a point
+    bytes 34-65  one byte for each 8 weights: their signs (set: minus)
+    bytes 66-73  the upper 2 bits of the points' numbers, four per byte, the first in the lowest bits
     bytes 74-81  a 4-bit scale for each 16 weights, the first in the low nibble
 """
 
@@ -24,18 +24,18 @@ from quantreg_iquants._iq2 cimport (
     Fit, build_grid, build_signs, put_signed, search_scale, share_of_31, start_fit, take_signs, unpack_shares,
 )
 from quantreg_iquants._points cimport scale_points
-from quantreg_iquants._ternary cimport Codebook, build_codebook, number_of
+from quantreg_iquants._codebook8 cimport Codebook, build_codebook, number_of
 
 cdef enum:
     TYPE_ID = 22
     BLOCK = 256
     BYTES = 82
     POINTS = 1024
-    LISTED = 201152     # codes in the lists of nearest points, with vectors of 16
+    LISTED = 201152     # codes in the lists of neighbors, at 16 lanes
 
 
 cdef inline const char *codebook_text() noexcept nogil:
-    """kgrid_2bit_1024 of llama.cpp's ggml-quants.c (MIT)."""
+    """Return kgrid_2bit_1024 of llama.cpp's ggml-quants.c (MIT), as _codebook.pxd packs it."""
     return (
         b"$%&&%*&%&*%&&<&%&*%&&,&%&:%&&,&/((B&&%&*%&&,&@#%&&,&%&*(&<&/%&/&B+%&&,&/-:&%&*(@2((-1K2&%&*%&&,&%&:%&&%*&%&*%&@#&"
         b"%&*(&,&B+%&&%*&%&*(&<&%&*%&&,&@#%&&,&/B0&%&*(@2(&,&/@(&/L'%&&,&%&*((:&%&*%&&,&@#(29B&&/%&&,@&(&,&/@(2C#4&1)%@-A4@"
@@ -73,7 +73,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef vf w[16]
     cdef vf magnitude[16]
     cdef vf scale[16]
-    cdef vi bytes[64]   # the points' lower bits, then signs
+    cdef vi bytes[64]   # 32 bytes of points, then 32 bytes of signs
     cdef vi upper[8]
     cdef vi shares[8]
     cdef Fit fit

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""IQ2_XS: super-blocks of 256 weights; eight at a time are one of 512 points with signs. 2.3125 bits a weight.
+"""IQ2_XS: super-blocks of 256 weights; each eight weights are one of 512 points with signs. 2.3125 bits per weight.
 
     bytes 0-1    d  float16                x = d / 4 * (scale + 1/2) * sign * magnitude,  magnitude 8, 25 or 43
-    bytes 2-65   for each 8 weights, 16 bits: the number of a point (9 bits), then 7 signs (1: minus; the eighth makes their
-                 number even)
+    bytes 2-65   16 bits for each 8 weights: the number of a point in bits 0-8, then the signs of weights 0-6 (set: minus).
+                 Weight 7 has no sign bit: the number of minus signs is even
     bytes 66-73  a 4-bit scale for each 16 weights, the first in the low nibble
 """
 
@@ -23,18 +23,18 @@ from quantreg_iquants._iq2 cimport (
     Fit, build_grid, build_signs, put_signed, search_scale, share_of_31, start_fit, take_signs, unpack_shares,
 )
 from quantreg_iquants._points cimport scale_points
-from quantreg_iquants._ternary cimport Codebook, build_codebook, number_of
+from quantreg_iquants._codebook8 cimport Codebook, build_codebook, number_of
 
 cdef enum:
     TYPE_ID = 17
     BLOCK = 256
     BYTES = 74
     POINTS = 512
-    LISTED = 375104     # codes in the lists of nearest points, with vectors of 16
+    LISTED = 375104     # codes in the lists of neighbors, at 16 lanes
 
 
 cdef inline const char *codebook_text() noexcept nogil:
-    """kgrid_2bit_512 of llama.cpp's ggml-quants.c (MIT)."""
+    """Return kgrid_2bit_512 of llama.cpp's ggml-quants.c (MIT), as _codebook.pxd packs it."""
     return (
         b"$%&&%*&%&*%&&<&%&*%&&,&@#%&&,&(*B0&%&*%&&%*&@#%&&,&/+<&/C#%&&,&/@(&/(@2-L.&%&*%&&,&@#%&&,&%-@(&/C#%&&,&/@(&/4@&C4"
         b"&/9=%A-L3%&&%*&/(@#&/+@/@'-B&&/@7A,+C*@'+B=-@T(&%&*%&&,&@#%&&,&/-:&/C#%&&,&/@(&/@77%B:&%-@7@'M;%&&,&/@(&(*7@#C4&/"

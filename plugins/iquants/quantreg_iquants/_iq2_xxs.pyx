@@ -1,9 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""IQ2_XXS: super-blocks of 256 weights; eight at a time are one of 256 points with signs. 2.0625 bits a weight.
+"""IQ2_XXS: super-blocks of 256 weights; each eight weights are one of 256 points with signs. 2.0625 bits per weight.
 
     bytes 0-1   d  float16                 x = d / 4 * (scale + 1/2) * sign * magnitude,  magnitude 8, 25 or 43
-    bytes 2-65  for each 32 weights, eight bytes: the numbers of four points, then 32 bits: 4 * 7 signs (1: minus; the
-                eighth makes their number even), from the low bits up, and the 4-bit scale on top
+    bytes 2-65  eight bytes for each 32 weights: the numbers of four points, then a 32-bit word:
+
+    bit   31      28 27         21 20         14 13          7 6           0
+         +----------+-------------+-------------+-------------+-------------+
+         |  scale   | signs 24-30 | signs 16-22 |  signs 8-14 |  signs 0-6  |    bit set: minus
+         +----------+-------------+-------------+-------------+-------------+
+
+    Weights 7, 15, 23 and 31 have no sign bit: each eight weights have an even number of minus signs.
 """
 
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -23,18 +29,18 @@ from quantreg_iquants._iq2 cimport (
     Fit, build_grid, build_signs, put_signed, search_scale, share_of_31, take_signs,
 )
 from quantreg_iquants._points cimport scale_points
-from quantreg_iquants._ternary cimport Codebook, build_codebook, number_of
+from quantreg_iquants._codebook8 cimport Codebook, build_codebook, number_of
 
 cdef enum:
     TYPE_ID = 16
     BLOCK = 256
     BYTES = 66
     POINTS = 256
-    LISTED = 291408     # codes in the lists of nearest points, with vectors of 16
+    LISTED = 291408     # codes in the lists of neighbors, at 16 lanes
 
 
 cdef inline const char *codebook_text() noexcept nogil:
-    """kgrid_2bit_256 of llama.cpp's ggml-quants.c (MIT)."""
+    """Return kgrid_2bit_256 of llama.cpp's ggml-quants.c (MIT), as _codebook.pxd packs it."""
     return (
         b"$%&&%*&/%)%:&/+,&@#%+;B.&/(@2A/7B7%@'B/L6&/4&@#%);@(&/7B+%);@-@*:4C+*@7A/@'K/(&/7<&/%@=C/A'E=5@Y(&/4@&@'@+/(B:+;@"
         b"7-@-D;@(N:+;(@+@>D/A5D59P2&/@7A,C2(D2E,@V>%+A%@$@&%D>@&E3%Q*&/@79E%A,@*I7L/;C'N/FA8&/+,&@#+1-@(&/C#@'A,@&(C/2A#15"

@@ -1,10 +1,35 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""What IQ3_XXS and IQ3_S share: codebooks of four coordinates 0..7, standing for 1, 3 .. 15, and the scale search over them.
+"""Shared by IQ3_XXS and IQ3_S: the search for the scale and the codebook points of a sub-block.
 
-The search rounds a sub-block of 32 magnitudes under n scales, moves each group of four to a point of the codebook where
-it is none, and keeps the scale whose points fit best; then it does so again at the fitted scale. Here the lanes are the n
-scales of one sub-block: as the scale falls a group's coordinates only grow, so the scales fall into a few runs of one
-place each, and a place's list of nearest points is walked once for the whole run.
+What the formats store. A weight is sign * scale * level, with the levels 1, 3, 5 .. 15 written as coordinates 0..7. Four
+weights form a point, and only the points of a codebook (256 or 512 of the 8^4 = 4096 places) can be stored, as their index.
+A sub-block of 32 weights has eight points and a 4-bit scale.
+
+What the reference searches. For each sub-block it tries n scales around largest / 15 (31 in IQ3_XXS, 19 in IQ3_S). At each it
+
+    1. rounds each group of four magnitudes to a place;
+    2. if the codebook has no point at that place, computes the weighted distance to each point in a list of the nearest
+       points (38 at most) and takes the nearest;
+    3. fits the scale to the eight points it has chosen, and remembers the best fit.
+
+Then it repeats steps 1 and 2 at the fitted scale and fits once more. Nearly all of its time goes into step 2.
+
+What we search. Here the lanes are the n scales of one sub-block (try_scales). Larger scales give smaller coordinates, so along
+the scales a group of four passes through a few places only. The scales that share a place form a run, and all of a run
+choose from the same list. So find_points walks each list once for a whole run, not once for each scale:
+
+- A term of a distance, weight * (scale * level - x)^2, depends on one coordinate and its level only. There are 4 * 8 of them.
+  They are computed for all scales at once, as the rows of a table that has one column for each scale.
+- The distance to a point is then the sum of four rows, for LANES scales at once. An entry of a list holds the numbers of
+  its four rows as bytes, so nothing is unpacked.
+- A point is left out if one listed before it lies between it and the place in every coordinate: it cannot win.
+
+Afterwards step 3 continues with one super-block per lane (search_points). In the second round there is only one scale, so
+there the lanes are the points of a list (move_again).
+
+Why the bytes are the same. Every distance has the reference's terms and order of additions, and the first of several equally
+near points wins. Leaving points out is right while terms grow away from the place. If a weight lies so near the middle
+between two levels that rounding decides, the whole list is used.
 """
 
 from libc.math cimport INFINITY
@@ -21,23 +46,23 @@ from quantreg_kernels.search cimport drop_infinite
 cdef enum:
     POINTS = 512
     PLACES = 4096           # of four coordinates 0..7, 3 bits each
-    MOST_ENTRIES = 25300    # with room for a whole vector at the last
+    MOST_ENTRIES = 25300    # in all lists, with room to read a whole vector at the last one
     ON_GRID = 1 << 30
-    MOST_WORK = 1200        # 31 runs of the longest list, 38
+    MOST_WORK = 1200        # 31 runs times 38 entries of the longest list, with room for a whole vector
 
-# An entry is a point ready for look-ups: byte i holds 8 * i + coordinate i, a row of a table of four times eight; bit 30
-# is set where the place itself is the point.
+# An entry is a point, ready for look-ups: byte i holds 8 * i + coordinate i, the number of a row of the table of terms.
+# ON_GRID is set if the place itself is a codebook point; its list then has this one entry.
 cdef struct Lists:
-    uint16_t first[PLACES + 1]      # of a place's entries: the place itself, or the nearest points
-    uint32_t rows[PLACES]           # the set of rows that these entries touch; 0 where there is no choice
+    uint16_t first[PLACES + 1]      # entries of place p: from first[p] up to first[p + 1]
+    uint32_t rows[PLACES]           # bit r: an entry of the place reads row r. 0 if there is only one entry
     uint32_t entries[MOST_ENTRIES]
 
 cdef struct Codebook:
     int n
     uint16_t points[POINTS]
-    uint16_t index[PLACES]          # of the point at a place of the codebook
-    Lists every
-    Lists better                    # without those that are no nearer in any coordinate than one before them
+    uint16_t index[PLACES]          # the index of the point at a place; undefined where there is none
+    Lists every                     # the reference's lists
+    Lists better                    # without points that cannot win
 
 
 cdef inline uint32_t entry_at(int place) noexcept nogil:
@@ -50,7 +75,7 @@ cdef inline int place_of(uint32_t entry) noexcept nogil:
 
 
 cdef inline bint no_nearer(int point, int other, int place) noexcept nogil:
-    """Whether in every coordinate `other` lies between the place and the point, or on either."""
+    """Return whether, in every coordinate, `other` lies between the place and the point or coincides with one of them."""
     cdef int i, at, step
     for i in range(4):
         at = (place >> (3 * i)) & 7
@@ -97,19 +122,20 @@ cdef inline void build_codebook(Codebook *b, const char *text, int n_distances) 
     build_lists(b, &b.better, False, n_distances)
 
 
-# The scales tried for one sub-block, one a lane, in up to 8 vectors.
+# The scales tried for one sub-block, one per lane, in up to 8 vectors.
 cdef struct Trials:
     vf step[8]              # peak / scale
     vf values[4]            # 1, 3 .. 15, twice
-    vi reset[LANES + 1]     # reset[l], set in a least error so far: lanes below l are done and keep it, the others begin anew
+    # reset[l] is ORed into the smallest distances so far when a new run begins at lane l. It makes lanes below l negative, so
+    # nothing replaces them any more, and the others NaN, so anything replaces them. reset[LANES] changes nothing.
+    vi reset[LANES + 1]
     vf half_inverse[8]
     vf scaled[64]           # scaled[8 * k + c] = scale * (2 * c + 1) in vector k
-    # row 8 * i + level: the error of coordinate i at that level. Rows that no list needs keep what they held.
-    vf table[256]
+    vf table[256]           # row 8 * i + c: the term of coordinate i at level 2 * c + 1. Rows that no list reads are stale
 
 
 cdef inline vf value_of(const vf *values, vi entries, int i) noexcept nogil:
-    """Coordinate i as the value 1, 3 .. 15 that it stands for."""
+    """Return the level 1, 3 .. 15 of coordinate i."""
     if LANES == 4:
         return vf_from_vi((((entries >> (8 * i)) & 7) << 1) | 1)
     return vf_lookup8(values, entries >> (8 * i))
@@ -117,7 +143,12 @@ cdef inline vf value_of(const vf *values, vi entries, int i) noexcept nogil:
 
 cdef inline void find_points(const Codebook *b, Trials *t, const float *x, const float *root, int n,
                              vi *points) noexcept nogil:
-    """Lane c of points = the entry nearest to x[0], x[LANES], x[2 * LANES], x[3 * LANES] under scale c, weighed by root."""
+    """Find the entry nearest to x[0], x[LANES], x[2 * LANES], x[3 * LANES] under each scale: lane c of points for scale c.
+
+    root holds the weights of the four terms. The work arrays hold the lists of all runs one after the other, because the
+    processor predicts one long loop better than many short ones. work_vector is the vector of scales that an entry is for.
+    A run that crosses vectors appears once in each.
+    """
     cdef vi place_room[9]
     cdef uint32_t work_entry[MOST_WORK]
     cdef int32_t work_vector[MOST_WORK]
@@ -138,7 +169,7 @@ cdef inline void find_points(const Codebook *b, Trials *t, const float *x, const
         for i in range(4):
             v = t.half_inverse[k] * vf_set1(x[i * LANES]) - vf_set1(<float>0.5)
             v = vf_min(vf_max(v, vf_set1(0)), vf_set1(7))
-            rounded = v + vf_set1(12582912)  # in the low bits
+            rounded = v + vf_set1(12582912)  # the integer is in the low bits
             code = code | (vi_bits(rounded) << (3 * i))
             remainder = vf_max(remainder, vf_abs(v - (rounded - vf_set1(12582912))))
         place_room[k] = code & 0xfff
@@ -147,10 +178,9 @@ cdef inline void find_points(const Codebook *b, Trials *t, const float *x, const
     for k in range(vectors):
         ends |= <uint32_t>(vm_bits(vi_eq(place_room[k], vi_next(place_room[k], place_room[k + 1])))) << (k * LANES)
     ends = ~ends | <uint32_t>1 << (n - 1)
-    # Among the levels of a coordinate, errors grow away from the place on either side, also as rounded here, unless it
-    # lies so near the middle of two levels that rounding decides. Then points that should not win may.
+    # The place holds the nearest level of each coordinate, and terms grow away from it on either side, even as rounded here.
+    # That fails if a weight lies near the middle between two levels: then points that should not win can.
     lists = &b.every if vm_any(vf_gt(remainder, vf_set1(<float>0.49999))) else &b.better
-    # every run's list, one after the other: one long loop is predictable where many short ones are not
     rows = 0
     n_work = 0
     c = 0
@@ -165,7 +195,7 @@ cdef inline void find_points(const Codebook *b, Trials *t, const float *x, const
                 vi_store(<int32_t *>work_entry + n_work + k * LANES, vi_load(entries + k * LANES))
                 vi_store(work_vector + n_work + k * LANES, vi_set1(c // LANES))
                 vi_store(work_reset + n_work + k * LANES, vi_set1(LANES))
-            for j in range(16, many):  # seldom
+            for j in range(16, many):  # few lists are longer
                 work_entry[n_work + j] = entries[j]
                 work_vector[n_work + j] = c // LANES
                 work_reset[n_work + j] = LANES
@@ -196,7 +226,7 @@ cdef inline void find_points(const Codebook *b, Trials *t, const float *x, const
 
 
 cdef inline vf look_up(const vf *table, vi entries, int i) noexcept nogil:
-    """From rows 8 * i .. 8 * i + 7 of a table of 32 floats."""
+    """Look up coordinate i of each entry in rows 8 * i to 8 * i + 7 of a table of 32 floats."""
     if LANES == 8:
         return vf_lookup8(table + i, entries >> (8 * i))
     return vf_lookup16(table + i // 2 * (16 // LANES), entries >> (8 * i))
@@ -204,7 +234,10 @@ cdef inline vf look_up(const vf *table, vi entries, int i) noexcept nogil:
 
 cdef inline void move_again(const Codebook *b, const vf *x, const vf *root, vf scale, unsigned int lanes, bint keep,
                             vi *points) noexcept nogil:
-    """The second round: the points nearest at the fitted scale, in the given lanes. Here a list's points are the lanes."""
+    """Find the points nearest at the fitted scale, in the given lanes (super-blocks). Within a list, the lanes are points.
+
+    keep: a group whose place was a codebook point keeps it.
+    """
     cdef vf table[32]
     cdef vf tables[32]      # by lane
     cdef vf column[8]
@@ -259,13 +292,16 @@ cdef inline void start_trials(Trials *t, int n) noexcept nogil:
     for k in range(256):
         t.table[k] = vf_set1(0)
     for k in range(LANES + 1):
-        for lane in range(LANES):  # a NaN gives way to whatever comes, a negative number to nothing
+        for lane in range(LANES):
             (<uint32_t *>t.reset)[k * LANES + lane] = 0 if k == LANES else 0x80000000 if lane < k else 0xffffffff
 
 
 cdef inline void try_scales(const Codebook *b, Trials *t, const float *x, const float *w, const float *wx, const float *root,
                             float peak, int n, vi *points, float *sums_lx, float *sums_l2) noexcept nogil:
-    """One sub-block, LANES floats between its weights, under n scales: the eight points under each, and how they fit."""
+    """Find the eight points of one sub-block under each of n scales, and the sums that say how well they fit.
+
+    x, w, wx and root are one lane of vectors: the next weight lies LANES floats further on.
+    """
     cdef vf lx[8]
     cdef vf l2[8]
     cdef vf scale, inverse, q
@@ -276,7 +312,7 @@ cdef inline void try_scales(const Codebook *b, Trials *t, const float *x, const 
         scale = vf_set1(1) / inverse
         for c in range(8):
             t.scaled[8 * k + c] = scale * vf_set1(<float>(2 * c + 1))
-        # under an infinite inverse, of a tiny peak, the reference rounds everything to 0
+        # a tiny peak has an infinite inverse; the reference then rounds everything to 0
         t.half_inverse[k] = vf_set1(<float>0.5) * drop_infinite(inverse)
         lx[k] = vf_set1(0)
         l2[k] = vf_set1(0)
@@ -294,11 +330,11 @@ cdef inline void try_scales(const Codebook *b, Trials *t, const float *x, const 
 
 cdef inline vf search_points(const Codebook *b, Trials *t, const vf *x, const vf *w, vf peak, unsigned int active, int n,
                              bint keep, vi *chosen) noexcept nogil:
-    """x is about scale * point for groups of four of the 32 magnitudes x: the best of n scales, fitted. Fills chosen with the
-    indices of the eight points; both are 0 in lanes that are not active.
+    """Return the fitted scale for the 32 magnitudes x, and write the indices of their eight points to chosen.
 
-    t is from start_trials, peak the largest x. keep: groups that were on the codebook stay as they are in the second round.
-    A scale is infinite where the weights overflow; the reference aborts on these.
+    t comes from start_trials, and peak is the largest x. In lanes that are not active, the scale is 0. keep is as
+    in move_again (IQ3_XXS keeps, IQ3_S does not). Where the weights overflow the scale is infinite, so that the row is
+    refused; the reference aborts there.
     """
     cdef vi points[256]     # [lane][group][scale]
     cdef vf root[32]
@@ -319,7 +355,7 @@ cdef inline vf search_points(const Codebook *b, Trials *t, const vf *x, const vf
         root[k] = vf_sqrt(w[k])
         wx[k] = w[k] * x[k]
         total = total + w[k]
-    sane = vm_bits(vf_lt(total, vf_set1(INFINITY)))  # no NaN gets into the table of errors
+    sane = vm_bits(vf_lt(total, vf_set1(INFINITY)))  # so that the table of terms holds no NaN
     for lane in range(LANES):
         if (active & sane) >> lane & 1:
             try_scales(b, t, <const float *>x + lane, <const float *>w + lane, <const float *>wx + lane,

@@ -1,12 +1,17 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""IQ3_S: super-blocks of 256 weights, 8 sub-blocks of 32 with a 4-bit scale each; four weights are one of 512 points, each
-weight has a sign. 3.4375 bits a weight.
+"""IQ3_S: super-blocks of 256 weights, 8 sub-blocks of 32 with a 4-bit scale each. 3.4375 bits per weight.
+
+Four weights are one of 512 points with signs.
 
     bytes 0-1      d  float16              x = d * (2 * scale[j] + 1) * point value * sign
-    bytes 2-65     low 8 bits of the index of the point of weights 4 * i .. 4 * i + 3
-    bytes 66-73    its ninth bit: bit i % 8 of byte 66 + i / 8
-    bytes 74-105   signs: bit l % 8 of byte 74 + l / 8 is set where weight l is negative
-    bytes 106-109  scales: byte 106 + j holds sub-block 2 * j (low nibble) and 2 * j + 1 (high nibble)
+    bytes 2-65     byte 2 + i: low 8 bits of the index of the point of weights 4 * i to 4 * i + 3
+    bytes 66-73    bit i % 8 of byte 66 + i / 8: bit 8 of the same index
+    bytes 74-105   bit l % 8 of byte 74 + l / 8: set if weight l is negative
+    bytes 106-109  byte 106 + j: scale of sub-block 2 * j (low nibble) and of 2 * j + 1 (high nibble)
+
+The reference does not store the points and signs of a sub-block of zeros, and does not leave room for them either: those of
+the next sub-block take their place. Their ninth bits and the scales do stay in place, so such a super-block decodes
+to the wrong points. The bytes have to be the reference's, so the encoder does the same.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
@@ -31,7 +36,7 @@ cdef enum:
 
 
 cdef inline const char *codebook_text() noexcept nogil:
-    """kgrid_512 of llama.cpp's ggml-quants.c (MIT)."""
+    """Return kgrid_512 of llama.cpp's ggml-quants.c (MIT), as _codebook.pxd packs it."""
     return (
         b"$$$&%$$$%%%$')(%&%%%(%*&&$$$%'$'&&'%'*0'()$'%$&&&'&')&%%%0&+)'&%*%&)'%0%'&.'%&))&)2-%/%'()'%2(.&%142*%%/%'(0'7$$"
         b"%'$%%%$%*&%1%&,)$%&%'(*&)*%1)%-&%$'))&-&-*&&$&))$'(4).%(%0%*'%'8*&)*%2@.'&0%>%(%*/'4)+$%%%$%%%&%'$%*%%&%0$&%&%)&"
@@ -50,6 +55,7 @@ cdef void prepare() noexcept nogil:
 
 
 cdef void fill_tables() noexcept nogil:
+    """Fill the decoder's table: the values of each point."""
     cdef uint16_t points[512]
     cdef int i, k
     unpack_codebook(codebook_text(), points)
@@ -58,10 +64,13 @@ cdef void fill_tables() noexcept nogil:
             values[4 * k + i] = <float>(2 * ((points[k] >> (3 * i)) & 7) + 1)
 
 
+fill_tables()
+
+
 cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
     cdef Group g
     cdef Trials trials
-    cdef int slot[LANES]    # the reference stores sub-blocks of zeros nowhere, and later ones in their place
+    cdef int slot[LANES]    # where the points and signs of the next sub-block go: sub-blocks of zeros take no place
     cdef vf x[BLOCK]
     cdef vf w[32]
     cdef vf magnitude[32]
@@ -154,6 +163,5 @@ cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept n
     return score_blocks(s, BLOCK)
 
 
-fill_tables()
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows, prepare)

@@ -1,11 +1,18 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""IQ3_XXS: super-blocks of 256 weights, 8 sub-blocks of 32 with a 4-bit scale each; four weights are one of 256 points, eight
-share 7 bits of signs. 3.0625 bits a weight.
+"""IQ3_XXS: super-blocks of 256 weights, 8 sub-blocks of 32 with a 4-bit scale each. 3.0625 bits per weight.
+
+Four weights are one of 256 points with signs.
 
     bytes 0-1    d  float16                x = d * (scale[j] + 0.5) / 2 * point value * sign
-    bytes 2-65   index of the point of weights 4 * i .. 4 * i + 3
-    bytes 66-97  one little-endian 32-bit word a sub-block: 4 times 7 sign bits, from the low bits up, then the scale.
-                 Bit l is set where weight l of eight is negative; the eighth sign makes their number even
+    bytes 2-65   byte 2 + i: index of the point of weights 4 * i to 4 * i + 3
+    bytes 66-97  one 32-bit word per sub-block:
+
+    bit   31      28 27         21 20         14 13          7 6           0
+         +----------+-------------+-------------+-------------+-------------+
+         |  scale   | signs 24-30 | signs 16-22 |  signs 8-14 |  signs 0-6  |    bit set: minus
+         +----------+-------------+-------------+-------------+-------------+
+
+    Weights 7, 15, 23 and 31 have no sign bit: each eight weights have an even number of minus signs.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
@@ -31,7 +38,7 @@ cdef enum:
 
 
 cdef inline const char *codebook_text() noexcept nogil:
-    """kgrid_256 of llama.cpp's ggml-quants.c (MIT)."""
+    """Return kgrid_256 of llama.cpp's ggml-quants.c (MIT), as _codebook.pxd packs it."""
     return (
         b"$%%(%'$%*,<%'%(%*'&%*./+%%(*%*%'-)1')$%.@*67(./%')63@::7'%813%(%*%(%%.$;%**%@6%(%**@))%1,03.'@*@/'56/A81@'%*%(%'"
         b"&,@&%%&%**>'$+%*)$%0$07*'@3'@(1;7->A0%.:@#*%*%80()%1,.%>%(08325A(26))/>@&58@/87.1%/'A872$3)4@%@&@,.@(18A8&%1@9::"
@@ -49,6 +56,7 @@ cdef void prepare() noexcept nogil:
 
 
 cdef void fill_tables() noexcept nogil:
+    """Fill the decoder's tables: the values of each point, and all eight signs for each seven."""
     cdef uint16_t points[256]
     cdef int i, k, level
     unpack_codebook(codebook_text(), points)
@@ -62,9 +70,15 @@ cdef void fill_tables() noexcept nogil:
         all_signs[k] = <uint8_t>(k | (((level ^ (level >> 1)) & 1) << 7))
 
 
+fill_tables()
+
+
 cdef inline vi split_signs(const vf *x, const vf *w, vf *magnitude) noexcept nogil:
-    """Magnitudes and sign bits of eight weights. Where the number of negative ones is odd, the weight that matters least
-    flips: its magnitude becomes negative."""
+    """Write the magnitudes of eight weights and return their signs in seven bits.
+
+    Where the number of negative weights is odd, the weight with the smallest w * x^2 gets the wrong sign, and its magnitude
+    becomes negative.
+    """
     cdef vi signs = vi_set1(0)
     cdef vi least = vi_set1(0)
     cdef vf low = w[0] * x[0] * x[0]
@@ -117,7 +131,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
             active = vm_not(vf_lt(peak, vf_set1(<float>1e-8)))
             scales[j] = search_points(&codebook, &trials, magnitude, w, peak,
                                       vm_bits(active) & ((<unsigned int>1 << g.live) - 1), TRIALS, True, points + 8 * j)
-            # the flipped weights can outweigh the others
+            # magnitudes that have become negative can outweigh the others
             signs = vi_select(vf_lt(scales[j], vf_set1(0)), signs ^ 0x0fffffff, signs)
             scales[j] = vf_abs(scales[j])
             words[j] = vi_select(active, signs, vi_set1(0))
@@ -173,6 +187,5 @@ cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept n
     return score_blocks(s, BLOCK)
 
 
-fill_tables()
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows, prepare)

@@ -1,10 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""What IQ4_NL and IQ4_XS share: 16 uneven levels, a scale search over them, and decoding.
+"""Shared by IQ4_NL and IQ4_XS: 16 uneven levels, a scale search over them, and decoding.
 
-The search tries 1 + 15 inverse scales: -127 / largest, mirrored, then (k - 127) / largest for k = -7..7. Along the 15 every
-|inverse * x| falls by the factor 120 / 134, while neighbouring boundaries between levels lie a factor 0.82 or less apart
-(seen from 0), so a weight meets at most one of them: it takes one level until it does and the next one from there on. Both
-levels' contributions to the sums are computed once, and a candidate only chooses.
+The reference tries 16 inverse scales for each sub-block: 127 / largest first, then (k - 127) / largest for k = -7..7. Under
+each it finds the nearest level of every weight.
+
+From the first of the 15 to the last, |inverse * x| falls by a factor of 120 / 134 = 0.896. The boundaries between levels on
+one side of zero lie further apart: the ratio of two neighboring ones is 0.82 at most. So a weight crosses at most one
+boundary. It takes one level up to the crossing and the neighboring level after it. The search computes once what both levels
+add to the sums, and each scale only chooses between them. The sums keep the reference's terms and order.
 """
 
 from libc.stdint cimport uint8_t
@@ -18,11 +21,11 @@ from quantreg_kernels.search cimport largest
 
 cdef struct Levels:
     vf value[4]
-    vf boundary[4]      # between value[i - 1] and value[i], for i > 0; a weight on it takes value[i]
+    vf boundary[4]      # boundary[i] is the middle of value[i - 1] and value[i]; a weight on it takes value[i]
 
 
 cdef inline void fill_levels(Levels *levels) noexcept nogil:
-    """The values are kvalues_iq4nl of llama.cpp's ggml-common.h (MIT)."""
+    """Fill in the levels, which are kvalues_iq4nl of llama.cpp's ggml-common.h (MIT)."""
     cdef float *value = <float *>levels.value
     cdef float *boundary = <float *>levels.boundary
     cdef int i
@@ -34,9 +37,10 @@ cdef inline void fill_levels(Levels *levels) noexcept nogil:
 
 
 cdef inline vi nearest_level(const Levels *levels, vf x) noexcept nogil:
-    """Index of the value nearest to x, the upper of equals; 15 for a NaN, as the reference's bisection ends.
+    """Return the index of the value nearest to x, the upper one of two; 15 for a NaN, where the reference's bisection ends.
 
-    The reference compares the rounded distances to two values. Near a boundary both are exact, so this is the same.
+    The reference compares the rounded distances to two values. Near a boundary both distances are exact, so counting
+    boundaries gives the same index.
     """
     cdef const float *boundary = <const float *>levels.boundary
     cdef vi index = vi_set1(0)
@@ -47,7 +51,7 @@ cdef inline vi nearest_level(const Levels *levels, vf x) noexcept nogil:
     return index
 
 
-# What a weight adds to sum w q x (lx) and sum w q^2 (l2) below and from its boundary on.
+# What a weight adds to sum w q x (lx) and to sum w q^2 (l2), on the low and on the high side of its boundary.
 cdef struct Choice:
     vf x
     vf boundary
@@ -58,7 +62,7 @@ cdef struct Choice:
 
 
 cdef inline vf search_levels(const Levels *levels, const vf *x, const vf *w, Choice *choice) noexcept nogil:
-    """x is about scale * value: the scale of the best of 16 candidates; 0 where x is all but zero. choice is room for 32."""
+    """Return the best of 16 scales for 32 weights x, or 0 where x is all but zero. choice is scratch space for 32."""
     cdef vf peak, amax, inverse, scale, best, sum_lx, sum_l2, q, wq
     cdef vf inverses[15]
     cdef vf lx[15]
@@ -81,7 +85,7 @@ cdef inline vf search_levels(const Levels *levels, const vf *x, const vf *w, Cho
         sum_l2 = sum_l2 + wq * q
         c = choice + j
         q = inverses[0] * x[j]
-        k = vi_count(nearest_level(levels, q), vf_lt(q, vf_set1(0)))  # the next boundary towards 0 is below value[k]
+        k = vi_count(nearest_level(levels, q), vf_lt(q, vf_set1(0)))  # boundary[k] is the next one towards 0
         c.x = x[j]
         c.boundary = vf_lookup16(levels.boundary, k)
         q = vf_lookup16(levels.value, k - 1)
@@ -94,7 +98,7 @@ cdef inline vf search_levels(const Levels *levels, const vf *x, const vf *w, Cho
         c.high_l2 = wq * q
     scale = vf_select(vf_gt(sum_l2, vf_set1(0)), sum_lx / sum_l2, vf_set1(0))
     best = scale * sum_lx
-    for start in range(0, 15, 5):  # as many sums as there are registers for
+    for start in range(0, 15, 5):  # the sums of five scales at a time fit into registers
         for i in range(5):
             lx[i] = vf_set1(0)
             l2[i] = vf_set1(0)
@@ -112,18 +116,19 @@ cdef inline vf search_levels(const Levels *levels, const vf *x, const vf *w, Cho
 
 
 cdef inline void store_levels(const Levels *levels, const vf *x, vf inverse, vi *packed) noexcept nogil:
-    """16 bytes for 32 weights: byte l holds weight l (low nibble) and weight 16 + l (high nibble)."""
+    """Write 16 bytes for 32 weights: byte l holds weight l (low nibble) and weight 16 + l (high nibble)."""
     cdef int l
     for l in range(16):
         packed[l] = nearest_level(levels, inverse * x[l]) | (nearest_level(levels, inverse * x[l + 16]) << 4)
 
 
 cdef inline void decode_levels(const Levels *levels, const uint8_t *packed, float scale, float *out) noexcept nogil:
+    """Write the 32 weights of 16 bytes."""
     cdef const float *value = <const float *>levels.value
     cdef float product[16]
     cdef vi b
     cdef int i, l
-    if LANES == 4:  # no table look-up by lane
+    if LANES == 4:  # this CPU level has no instruction that looks up a table lane by lane
         for l in range(16):
             product[l] = scale * value[l]
         for l in range(16):

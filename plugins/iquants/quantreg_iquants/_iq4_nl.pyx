@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""IQ4_NL: blocks of 32 weights, 4 bits a weight on 16 uneven levels. 4.5 bits a weight.
+"""IQ4_NL: blocks of 32 weights, each on one of 16 uneven levels, with one scale. 4.5 bits per weight.
 
     bytes 0-1   d  float16                        x = d * value[q]
     bytes 2-17  q: byte 2 + l holds weight l (low nibble) and weight 16 + l (high nibble)

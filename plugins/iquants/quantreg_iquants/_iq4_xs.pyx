@@ -1,10 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""IQ4_XS: super-blocks of 256 weights, 8 sub-blocks of 32, each with a 6-bit scale; 4 bits a weight on the 16 uneven levels of
-IQ4_NL. 4.25 bits a weight.
+"""IQ4_XS: super-blocks of 256 weights, 8 sub-blocks of 32 with a 6-bit scale each. 4.25 bits per weight.
+
+Each weight is on one of the 16 uneven levels of IQ4_NL.
 
     bytes 0-1    d  float16                        x = d * (scale[j] - 32) * value[q]
-    bytes 2-3    upper two bits of the scales: bits 2 * j and 2 * j + 1 for sub-block j
-    bytes 4-7    lower four bits: byte 4 + j holds sub-block 2 * j (low nibble) and 2 * j + 1 (high nibble)
+    bytes 2-3    upper two bits of the scales: bits 2 * j and 2 * j + 1 belong to sub-block j
+    bytes 4-7    lower four bits of the scales: byte 4 + j holds sub-block 2 * j (low nibble) and 2 * j + 1 (high nibble)
     bytes 8-135  q: byte 8 + 16 * j + l holds weight 32 * j + l (low nibble) and 32 * j + 16 + l (high nibble)
 """
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Decoding of points: from small signed integers to floats."""
+"""The last step of decoding: small signed integers to floats."""
 
 from libc.stdint cimport int8_t, uint8_t
 
@@ -7,7 +7,7 @@ from quantreg_kernels.lanes cimport LANES, vf_from_vi, vf_set1, vf_store, vi, vi
 
 
 cdef inline void scale_points(const int8_t *q, const float *scale, int sub, float *out) noexcept nogil:
-    """A super-block of weights from its points, one scale for each `sub` weights."""
+    """Write the 256 weights q times scale. There is one scale for each `sub` weights."""
     cdef vi v[4]
     cdef int i, j
     for i in range(16):

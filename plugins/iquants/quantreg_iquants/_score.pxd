@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Error weights of the weighted searches: importance * sqrt(sigma^2 + x^2), sigma^2 twice the block's mean square."""
+"""Error weights of the searches with importance: importance * sqrt(sigma^2 + x^2). sigma^2 is a multiple of the mean square of
+the block, usually twice."""
 
 from quantreg_kernels.abi cimport IMPORTANCE_COLUMNS, IMPORTANCE_NONE, EncodeArgs, ScoreArgs
 from quantreg_kernels.lanes cimport lanes_load, lanes_store, vf, vf_set1, vf_sqrt
@@ -13,8 +14,10 @@ cdef inline vf block_sigma2(const vf *x, int block) noexcept nogil:
 
 cdef inline void error_weights(const EncodeArgs *a, const Group *g, const vf *x, vf sigma2, Py_ssize_t offset, int n,
                                vf *w) noexcept nogil:
-    """Error weights of the n weights at x = block + offset: x^2 without importance, scored column statistics, or the
-    given weights."""
+    """Set w to the error weights of the n weights at x, which lie `offset` weights into the block.
+
+    They are x^2 without importance, importance * sqrt(sigma^2 + x^2) if it is one value per column, else the importance itself.
+    """
     cdef int j
     if a.importance_kind == IMPORTANCE_NONE:
         for j in range(n):
@@ -27,12 +30,12 @@ cdef inline void error_weights(const EncodeArgs *a, const Group *g, const vf *x,
 
 
 cdef inline Py_ssize_t score_blocks(const ScoreArgs *s, int block) noexcept nogil:
-    """The whole of score_rows."""
+    """Do all that score_rows has to do, with sigma^2 twice the mean square."""
     return score_blocks_of(s, block, 2)
 
 
 cdef inline Py_ssize_t score_blocks_of(const ScoreArgs *s, int block, float variance) noexcept nogil:
-    """The same where sigma^2 is another multiple of the mean square."""
+    """Do all that score_rows has to do, with sigma^2 `variance` times the mean square."""
     cdef EncodeArgs a = as_encode_args(s)
     cdef Group g
     cdef vf x[256]

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q2_K: super-blocks of 256 weights, 16 sub-blocks of 16, each with a 4-bit scale and a 4-bit minimum. 2.625 bits a weight.
+"""Q2_K: super-blocks of 256 weights, 16 sub-blocks of 16, each with a 4-bit scale and a 4-bit min. 2.625 bits per weight.
 
     bytes 0-15   byte j: scale[j] (low nibble), min[j]     x = d * scale[j] * q - dmin * min[j]
-    bytes 16-79  q: byte 32 * c + l holds weights 128 * c + l, + 32, + 64 and + 96, from the low bits up
+    bytes 16-79  q: byte 16 + 32 * c + l holds weights 128 * c + l, + 32, + 64 and + 96, from the low bits up
     bytes 80-81  d     float16
     bytes 82-83  dmin  float16
 """

@@ -1,11 +1,17 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q3_K: super-blocks of 256 weights, 16 sub-blocks of 16, each with a 6-bit scale. 3.4375 bits a weight.
+"""Q3_K: super-blocks of 256 weights, 16 sub-blocks of 16, each with a 6-bit scale. 3.4375 bits per weight.
 
     bytes 0-31    bit 2 of q: bit j of byte l belongs to weight 32 * j + l     x = d * (scale[j] - 32) * (q - 4)
-    bytes 32-95   bits 0-1: byte 32 * c + l holds weights 128 * c + l, + 32, + 64 and + 96, from the low bits up
-    bytes 96-103  byte j: bits 0-3 of scale[j] (low nibble) and of scale[j + 8]
-    bytes 104-107 byte j: bits 4-5 of scale[j], scale[j + 4], scale[j + 8] and scale[j + 12], from the low bits up
+    bytes 32-95   bits 0-1 of q: byte 32 + 32 * c + l holds weights 128 * c + l, + 32, + 64 and + 96, from the low bits up
+    bytes 96-107  16 scales of 6 bits, drawn below
     bytes 108-109 d float16
+
+    bit               7     6     5     4     3     2     1     0
+                   +-----------------------+-----------------------+
+    byte 96 + j    |   scale[j + 8] 3:0    |     scale[j] 3:0      |   j = 0..7
+                   +-----------+-----------+-----------+-----------+
+    byte 104 + j   | [j+12] 5:4|  [j+8] 5:4|  [j+4] 5:4|   [j] 5:4 |   j = 0..3
+                   +-----------+-----------+-----------+-----------+
 """
 
 from libc.stdint cimport uint8_t, uint32_t
@@ -18,7 +24,7 @@ from quantreg_kernels.lanes cimport (
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kernels.search cimport largest, search_symmetric, search_symmetric_exact, sum_of
-from quantreg_kquants._descent cimport Standing, search_descent
+from quantreg_kquants._descent cimport Terms, search_descent
 from quantreg_kquants._search cimport (
     block_sigma2, error_weights, requantize, score_super_blocks, store_2bit,
 )
@@ -32,15 +38,19 @@ cdef enum:
 cdef float VARIANCE = 2
 
 
-# What the searches read and write; the order matters (see Standing).
+# What the searches read and write. The order of the members matters: see Terms in _descent.pxd.
 cdef struct Searched:
     vf x[BLOCK]
     vf q[BLOCK]
-    Standing at
+    Terms at
 
 
 cdef inline void search_scales(const EncodeArgs *a, const Group *g, Searched *s, vi *d, vi *scales) noexcept nogil:
-    """Both levels: per sub-block q in 0..7 and a scale in 0..63, and the float16 step d."""
+    """Find q in 0..7 and a scale in 0..63 for each sub-block, and the float16 d. A scale of 32 stands for 0.
+
+    Without importance the reference uses another search (_descent.pxd), and it divides the range of the scales evenly
+    instead of searching for d.
+    """
     cdef vf w[16]
     cdef vf scale[16]
     cdef vf total[16]
@@ -56,7 +66,7 @@ cdef inline void search_scales(const EncodeArgs *a, const Group *g, Searched *s,
         largest(scale, 16, &peak, &amax)
         zero = vf_eq(peak, vf_set1(0))
         inverse = vf_set1(-32) / peak
-        for j in range(16):  # the reference keeps the share in a byte before it cuts it
+        for j in range(16):  # the reference stores the integer in a signed byte before it clamps, so it can wrap
             scales[j] = vi_clamp((vi_nearest(inverse * scale[j]) << 24) >> 24, -32, 31) + 32
             scales[j] = vi_select(zero, vi_set1(0), scales[j])
         d[0] = vi_f16(vf_select(zero, vf_set1(0), vf_set1(1) / inverse))
@@ -110,7 +120,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
 
 
 cdef inline void unpack_scales(const uint8_t *p, vf d, float *scales) noexcept nogil:
-    """d * (scale - 32) from the 12 bytes at p."""
+    """Write d * (scale[j] - 32) for j = 0..15, from the 12 bytes at p. Each u is four scales, one per byte."""
     cdef uint32_t a, b, c
     cdef uint32_t u[4]
     cdef int i

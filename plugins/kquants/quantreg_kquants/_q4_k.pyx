@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q4_K: super-blocks of 256 weights, 8 sub-blocks of 32, each with a 6-bit scale and a 6-bit minimum. 4.5 bits a weight.
+"""Q4_K: super-blocks of 256 weights, 8 sub-blocks of 32, each with a 6-bit scale and a 6-bit min. 4.5 bits per weight.
 
     bytes 0-1    d     float16                    x = d * scale[j] * q - dmin * min[j]
     bytes 2-3    dmin  float16
-    bytes 4-15   8 scales and 8 minimums of 6 bits: see pack_k4
-    bytes 16-143 q: byte 32 * c + l holds weight 64 * c + l (low nibble) and weight 64 * c + 32 + l (high nibble)
+    bytes 4-15   8 scales and 8 mins of 6 bits: pack_k4 in _search.pxd draws them
+    bytes 16-143 q: byte 16 + 32 * c + l holds weight 64 * c + l (low nibble) and weight 64 * c + 32 + l (high nibble)
 """
 
 from libc.stdint cimport uint8_t

@@ -1,11 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q5_K: super-blocks of 256 weights, 8 sub-blocks of 32, each with a 6-bit scale and a 6-bit minimum. 5.5 bits a weight.
+"""Q5_K: super-blocks of 256 weights, 8 sub-blocks of 32, each with a 6-bit scale and a 6-bit min. 5.5 bits per weight.
 
     bytes 0-1    d     float16                    x = d * scale[j] * q - dmin * min[j]
     bytes 2-3    dmin  float16
-    bytes 4-15   8 scales and 8 minimums of 6 bits: see pack_k4
-    bytes 16-47  bit 4 of q: bit j of byte l belongs to weight 32 * j + l
-    bytes 48-175 bits 0-3: byte 32 * c + l holds weight 64 * c + l (low nibble) and weight 64 * c + 32 + l (high nibble)
+    bytes 4-15   8 scales and 8 mins of 6 bits: pack_k4 in _search.pxd draws them
+    bytes 16-47  bit 4 of q: bit j of byte 16 + l belongs to weight 32 * j + l
+    bytes 48-175 bits 0-3 of q: byte 48 + 32 * c + l holds weight 64 * c + l (low nibble) and weight 64 * c + 32 + l
+                 (high nibble)
 """
 
 from libc.stdint cimport uint8_t
@@ -48,7 +49,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
         lanes_load(x, g.src, 0, BLOCK)
         search_scales_mins(a, &g, x, q, &p, &d, &dmin, scales, mins)
         bad = keep_finite_rows(&g, d, dmin)
-        for j in range(8):  # a negative scale has wrapped; unlike Q4_K's it is cut
+        for j in range(8):  # a negative scale has wrapped around; the reference clamps it here, but not in Q4_K
             scales[j] = vi_min(scales[j], vi_set1(63))
             mins[j] = vi_min(mins[j], vi_set1(63))
         pack_k4(scales, mins, packed)
@@ -76,7 +77,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
 
 
 cdef inline void decode_64(const uint8_t *block, const vb *high, int c, const float *steps, float *out) noexcept nogil:
-    """Weights 64 * c to 64 * c + 63."""
+    """Decode weights 64 * c to 64 * c + 63."""
     cdef vb b, q
     cdef int l
     for l in range(2):
@@ -100,7 +101,7 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
             k4_steps(block, steps)
             high[0] = vb_load(block + 16)
             high[1] = vb_load(block + 32)
-            decode_64(block, high, 0, steps, out)  # written out, so that the shifts become constants at every level
+            decode_64(block, high, 0, steps, out)  # no loop: the shifts have to be constants at every CPU level
             decode_64(block, high, 1, steps, out)
             decode_64(block, high, 2, steps, out)
             decode_64(block, high, 3, steps, out)

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q6_K: super-blocks of 256 weights, 16 sub-blocks of 16, each with a signed 8-bit scale. 6.5625 bits a weight.
+"""Q6_K: super-blocks of 256 weights, 16 sub-blocks of 16, each with a signed 8-bit scale. 6.5625 bits per weight.
 
     bytes 0-127   bits 0-3 of q: byte 64 * c + l holds weights 128 * c + l (low nibble) and + 64, for l in 0..63
-    bytes 128-191 bits 4-5: byte 32 * c + l holds weights 128 * c + l, + 32, + 64 and + 96, from the low bits up
+    bytes 128-191 bits 4-5 of q: byte 128 + 32 * c + l holds weights 128 * c + l, + 32, + 64 and + 96, from the low bits up
     bytes 192-207 scale[j], int8                          x = d * scale[j] * (q - 32)
     bytes 208-209 d  float16
 """
@@ -27,7 +27,7 @@ cdef enum:
 
 
 cdef inline void search_scales(const EncodeArgs *a, const Group *g, const vf *x, vf *q, vf *scale) noexcept nogil:
-    """Per sub-block q in 0..63 and a float scale. The importance is the error weight as it is; without any it is x^2."""
+    """Find q in 0..63 and a float scale for each sub-block. The error weight is the importance itself; without any, x^2."""
     cdef vf w[16]
     cdef int i, j
     for j in range(0, BLOCK, 16):
@@ -56,7 +56,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
         lanes_load(x, g.src, 0, BLOCK)
         search_scales(a, &g, x, q, scale)
         largest(scale, 16, &peak, &amax)
-        zero = vf_lt(amax, vf_set1(<float>1e-15))  # then every byte is zero, and not q = 32
+        zero = vf_lt(amax, vf_set1(<float>1e-15))  # the reference fills such a block with zero bytes, though q = 32 is 0
         inverse = vf_set1(-128) / peak
         d = vi_select(zero, vi_set1(0), vi_f16(vf_set1(1) / inverse))
         bad = keep_finite_rows(&g, d, d)

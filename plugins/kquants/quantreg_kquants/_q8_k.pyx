@@ -1,9 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q8_K: blocks of 256 weights with one float32 scale: ggml's intermediate format for dot products. 9.125 bits a weight.
+"""Q8_K: blocks of 256 weights with one float32 scale. 9.125 bits per weight.
+
+ggml stores activations in it for dot products.
 
     bytes 0-3     d  float32                              x = d * q
     bytes 4-259   q  int8
-    bytes 260-291 sums of 16 consecutive q, int16
+    bytes 260-291 16 sums, each of 16 consecutive q, int16
 """
 
 from libc.stdint cimport uint8_t
@@ -32,7 +34,10 @@ cdef inline float first_of_magnitude(const float *x, float amax) noexcept nogil:
 
 
 cdef inline vf peaks(const Group *g) noexcept nogil:
-    """Lane by lane the first weight of greatest magnitude in its block."""
+    """Return, for each lane's block, the first weight of largest magnitude, with its sign.
+
+    Which weight is first only matters where a block holds both +peak and -peak. Only such blocks are read again.
+    """
     cdef vf top[LANES]
     cdef vf bottom[LANES]
     cdef float peak[LANES]
@@ -70,7 +75,7 @@ cdef inline void encode_block(const float *x, uint8_t *block, float d, float inv
     for j in range(16):
         sums[j] = vi_set1(0)
         for i in range(16 // LANES):
-            q[i] = vi_rint(scale * vf_load(x + 16 * j + i * LANES))  # at most 127 in magnitude
+            q[i] = vi_rint(scale * vf_load(x + 16 * j + i * LANES))  # |product| is at most 127: no clamp needed
             sums[j] = sums[j] + q[i]
         vi_store_i8x16(block + 4 + 16 * j, q)
     for j in range(16 // LANES):

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""What the K-quants share: error weights, scales and minimums of a super-block, and the 6-bit packing of Q4_K and Q5_K.
+"""Shared by the K-quants: error weights, scales and mins of a super-block, and the 6-bit packing of Q4_K and Q5_K.
 
-Lanes are super-blocks of 256 weights throughout.
+Each lane holds one super-block of 256 weights.
 """
 
 from quantreg_kernels.abi cimport IMPORTANCE_COLUMNS, IMPORTANCE_NONE, EncodeArgs, ScoreArgs
@@ -16,16 +16,16 @@ cdef enum:
     BLOCK = 256
 
 
-# How one type fits a scale and a minimum to each sub-block.
+# How one type fits a scale and a min to each sub-block. "Weighted" means with importance, "plain" means without.
 cdef struct MinSearch:
-    int sub             # weights a sub-block: 16 or 32
+    int sub             # weights per sub-block: 16 or 32
     int nmax            # largest q
-    int top             # largest integer scale and minimum
-    float variance      # sigma^2 of the weighted search is this times the mean square
-    float first         # of the plain search (see search_min)
+    int top             # largest integer scale and min
+    float variance      # the weighted search takes this times the mean square of the super-block as sigma^2
+    float first         # first, step and n_steps of the plain search: see search_mins
     float step
     int n_steps
-    bint absolute       # the plain search weighs |error| by |x|, not its square by the root mean square plus |x|
+    bint absolute       # the plain search minimizes |x| * |error|; otherwise (root mean square + |x|) * error^2
 
 
 cdef inline vf block_sigma2(const vf *x, float variance) noexcept nogil:
@@ -34,8 +34,10 @@ cdef inline vf block_sigma2(const vf *x, float variance) noexcept nogil:
 
 cdef inline void error_weights(const EncodeArgs *a, const Group *g, const vf *x, vf sigma2, Py_ssize_t offset, int n,
                                vf *w) noexcept nogil:
-    """Error weights of the n weights at x = block + offset: importance * sqrt(sigma^2 + x^2) under column statistics, else
-    the given weights."""
+    """Set w to the error weights of the n weights at x, which lie `offset` weights into the super-block.
+
+    They are importance * sqrt(sigma^2 + x^2) if the importance is one value per column, else the importance itself.
+    """
     cdef int j
     lanes_load(w, g.importance, offset, n)
     if a.importance_kind == IMPORTANCE_COLUMNS:
@@ -44,7 +46,7 @@ cdef inline void error_weights(const EncodeArgs *a, const Group *g, const vf *x,
 
 
 cdef inline Py_ssize_t score_super_blocks(const ScoreArgs *s, float variance) noexcept nogil:
-    """The whole of score_rows for Q2_K .. Q5_K."""
+    """Do all that score_rows has to do for Q2_K to Q5_K."""
     cdef EncodeArgs a = as_encode_args(s)
     cdef Group g
     cdef vf x[BLOCK]
@@ -63,9 +65,10 @@ cdef inline Py_ssize_t score_super_blocks(const ScoreArgs *s, float variance) no
 
 
 cdef inline void share_of_top(const vf *values, int n, int top, vi *f16, vi *shares) noexcept nogil:
-    """The plain second level: each value as a share of the largest, 0..top; f16 is the step between shares.
+    """Quantize the scales (or mins) of the sub-blocks without importance: shares[j] is values[j] / f16, rounded.
 
-    A negative value wraps as in the reference's bytes: cut to 63 in Q4_K and Q5_K, and kept (up to 255) in Q2_K.
+    f16 is the largest value divided by top, so the largest share is top. A negative value wraps around, because the
+    reference stores it in an unsigned byte. Q4_K and Q5_K then clamp the byte to 63; Q2_K keeps up to 255.
     """
     cdef vf peak = vf_set1(0)
     cdef vf inverse
@@ -80,9 +83,12 @@ cdef inline void share_of_top(const vf *values, int n, int top, vi *f16, vi *sha
 
 cdef inline void search_scales_mins(const EncodeArgs *a, const Group *g, const vf *x, vf *q, const MinSearch *p,
                                     vi *d, vi *dmin, vi *scales, vi *mins) noexcept nogil:
-    """Both levels: per sub-block q, an integer scale and minimum in 0..top, and the float16 steps d and dmin."""
+    """Find q, an integer scale and an integer min in 0..top for each sub-block, and the float16 d and dmin.
+
+    Sub-blocks are searched two at a time: one search alone mostly waits for its own last operation.
+    """
     cdef vf w[64]
-    cdef vf trial[72]  # not 64: by chance these may lie a multiple of 4 KiB from x, and loads then wait for stores
+    cdef vf trial[72]  # not 64: the compiler then happened to place it a multiple of 4 KiB from x, and loads wait for stores
     cdef vf scale[16]
     cdef vf low[16]
     cdef vf total[16]
@@ -119,7 +125,10 @@ cdef inline void search_scales_mins(const EncodeArgs *a, const Group *g, const v
 
 
 cdef inline void requantize(const vf *x, const vf *q, int n, vf d, int lo, int hi, vi *out) noexcept nogil:
-    """q for the scale as stored: x / d rounded, from lo on; where d is 0 the search's q stays."""
+    """Write x / d - lo, with x / d rounded and clamped to lo..hi. d is the scale as the decoder will see it.
+
+    Where d is 0 the q of the search stays, as in the reference.
+    """
     cdef vm keep = vf_eq(d, vf_set1(0))
     cdef int j
     if not vm_any(keep):
@@ -132,7 +141,7 @@ cdef inline void requantize(const vf *x, const vf *q, int n, vf d, int lo, int h
 
 
 cdef inline void requantize_above_min(const vf *x, const vf *q, int n, vf d, vf m, int hi, vi *out) noexcept nogil:
-    """The same for (x + m) / d, from 0 on."""
+    """Write (x + m) / d, rounded and clamped to 0..hi. m is the min as the decoder will see it."""
     cdef vf above[32]
     cdef int j
     for j in range(n):
@@ -141,7 +150,10 @@ cdef inline void requantize_above_min(const vf *x, const vf *q, int n, vf d, vf 
 
 
 cdef inline void store_2bit(Group *g, Py_ssize_t offset, vi *q) noexcept nogil:
-    """Two bits a weight: byte 32 * c + l holds weights 128 * c + l, + 32, + 64 and + 96, from the low bits up."""
+    """Store two bits per weight: byte 32 * c + l holds weights 128 * c + l, + 32, + 64 and + 96, from the low bits up.
+
+    q is overwritten.
+    """
     cdef vi *p
     cdef int c, l
     for c in range(2):
@@ -152,8 +164,17 @@ cdef inline void store_2bit(Group *g, Py_ssize_t offset, vi *q) noexcept nogil:
 
 
 cdef inline void pack_k4(const vi *scales, const vi *mins, vi *packed) noexcept nogil:
-    """Eight 6-bit scales and minimums in 12 bytes. Bytes 0-3: scales 0-3, bytes 4-7: mins 0-3, with the upper two bits of
-    scales and mins 4-7 on top; bytes 8-11: the lower four bits of scales (low nibble) and mins 4-7."""
+    """Pack eight 6-bit scales and eight 6-bit mins into 12 bytes, for j = 0..3:
+
+    bit            7     6     5     4     3     2     1     0
+                +-----------+-----------------------------------+
+    byte j      |[j + 4] 5:4|             scale[j]              |   upper two bits: of scale[j + 4]
+                +-----------+-----------------------------------+
+    byte 4 + j  |[j + 4] 5:4|              min[j]               |   upper two bits: of min[j + 4]
+                +-----------+-----------+-----------------------+
+    byte 8 + j  |    min[j + 4] 3:0     |   scale[j + 4] 3:0    |
+                +-----------------------+-----------------------+
+    """
     cdef int j
     for j in range(4):
         packed[j] = (scales[j] | ((scales[j + 4] >> 4) << 6)) & 255
@@ -162,7 +183,7 @@ cdef inline void pack_k4(const vi *scales, const vi *mins, vi *packed) noexcept 
 
 
 cdef inline void unpack_k4(const vi *packed, vi *scales, vi *mins) noexcept nogil:
-    """The reverse of pack_k4, lane by lane: what a decoder will see."""
+    """Undo pack_k4. A scale that had wrapped above 63 comes back as the decoder will see it."""
     cdef int j
     for j in range(4):
         scales[j] = packed[j] & 63

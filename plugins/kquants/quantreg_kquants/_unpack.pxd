@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""How the K-quants decode: 16 weights at a time, as bytes until their bits are together."""
+"""Decoding of the K-quants: 16 weights at a time, kept as bytes until all bits of q are in place."""
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
@@ -9,13 +9,13 @@ from quantreg_kernels.lanes cimport (
 )
 
 cdef inline vb field(vb b, int at, int bits, int to) noexcept nogil:
-    """From each byte `bits` bits from bit `at` on, moved to bit `to`."""
+    """Take `bits` bits of each byte, starting at bit `at`, and move them to bit `to`."""
     b = b >> (at - to) if at > to else b << (to - at)
     return b & <int>((((1 << bits) - 1) << to) * 0x01010101)
 
 
 cdef inline void put_above_min(float *out, vb q, float scale, float low) noexcept nogil:
-    """scale * q - low."""
+    """Write 16 weights scale * q - low."""
     cdef vi v[4]
     cdef int i
     vi_from_vb(v, q)
@@ -24,7 +24,7 @@ cdef inline void put_above_min(float *out, vb q, float scale, float low) noexcep
 
 
 cdef inline void put_centred(float *out, vb q, int zero, float scale) noexcept nogil:
-    """scale * (q - zero)."""
+    """Write 16 weights scale * (q - zero)."""
     cdef vi v[4]
     cdef int i
     vi_from_vb(v, q)
@@ -33,7 +33,10 @@ cdef inline void put_centred(float *out, vb q, int zero, float scale) noexcept n
 
 
 cdef inline void k4_steps(const uint8_t *block, float *steps) noexcept nogil:
-    """From the first 16 bytes of Q4_K and Q5_K (see pack_k4): d * scale for 8 sub-blocks, then dmin * min."""
+    """Write d * scale[j] to steps[j] and dmin * min[j] to steps[8 + j], from the first 16 bytes of Q4_K or Q5_K.
+
+    pack_k4 in _search.pxd draws these bytes. Each u is four scales or four mins, one per byte.
+    """
     cdef vf d = vf_set1_f16(block)
     cdef vf dmin = vf_set1_f16(block + 2)
     cdef uint32_t a, b, c

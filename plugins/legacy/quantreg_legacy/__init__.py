@@ -1,1 +1,1 @@
-"""The first formats: blocks of 32 weights, each with a float16 scale and, in some, a minimum."""
+"""The oldest formats: blocks of 32 weights with a float16 scale and, in some, a min."""

@@ -1,5 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Blocks of 32 weights in memory order, LANES of them at a time: extremes and scales in lanes, the rest as it lies."""
+"""LANES blocks of 32 weights at a time, for the encoders without a search.
+
+Memory limits these encoders, so they do not transpose the weights. Only what there is one of per block, such as its largest
+weight and its scale, goes into lanes.
+"""
 
 from libc.math cimport INFINITY
 from libc.stdint cimport uint8_t
@@ -15,17 +19,17 @@ from quantreg_kernels.rows cimport AHEAD
 cdef enum:
     BLOCK = 32
     MOST_LANES = 16
-    MOST_VECTORS = 8    # BLOCK / LANES, at most
-    MOST_BYTES = 36     # of an encoded block
+    MOST_VECTORS = 8    # BLOCK / LANES at 4 lanes, the most there can be
+    MOST_BYTES = 36     # the largest type_size, Q8_1's
 
 
-# Encodes LANES consecutive blocks; returns a bit for each whose scale or minimum is not finite in float16.
+# Encodes LANES consecutive blocks. Returns a bit for each block whose scale or min is not finite in float16.
 ctypedef unsigned int (*encode_group_t)(const float *x, uint8_t *y) noexcept nogil
 
 
 cdef inline Py_ssize_t encode_in_groups(const EncodeArgs *a, Py_ssize_t type_size,
                                         encode_group_t encode) noexcept nogil:
-    """encode_rows for encoders that know nothing of rows."""
+    """Do all that encode_rows has to do, with an encoder of LANES blocks."""
     cdef float x_rest[MOST_LANES * BLOCK]
     cdef uint8_t y_rest[MOST_LANES * MOST_BYTES]
     cdef Py_ssize_t per_row = a.n_cols // BLOCK
@@ -33,7 +37,7 @@ cdef inline Py_ssize_t encode_in_groups(const EncodeArgs *a, Py_ssize_t type_siz
     cdef const float *x
     cdef uint8_t *y
     cdef unsigned int bad
-    if a.src_stride == a.n_cols and a.dst_stride == per_row * type_size:  # one long row: a remainder only once
+    if a.src_stride == a.n_cols and a.dst_stride == per_row * type_size:  # treat them as one long row with one remainder
         n_blocks *= n_rows
         n_rows = 1
     for row in range(n_rows):
@@ -90,7 +94,7 @@ cdef inline vf block_magnitude(const float *x) noexcept nogil:
 
 
 cdef inline float first_of(const float *x, float magnitude) noexcept nogil:
-    """The first element of this magnitude, with its sign."""
+    """Return the first element of a block that has this magnitude, with its sign."""
     cdef int j
     for j in range(BLOCK - 1):
         if x[j] == magnitude or x[j] == -magnitude:
@@ -99,7 +103,7 @@ cdef inline float first_of(const float *x, float magnitude) noexcept nogil:
 
 
 cdef inline vf where_first(const float *x, vm which, vf v) noexcept nogil:
-    """v, in the chosen lanes replaced by the first element of that magnitude."""
+    """Replace the chosen lanes of v by the first element of their block that has the magnitude in v."""
     cdef float values[LANES]
     cdef unsigned int bits = vm_bits(which)
     cdef int l
@@ -111,7 +115,10 @@ cdef inline vf where_first(const float *x, vm which, vf v) noexcept nogil:
 
 
 cdef inline vf block_peak(const float *x) noexcept nogil:
-    """Of each block the first element of greatest magnitude, with its sign; +0.0 where all are zero."""
+    """Return the first element of largest magnitude of each block, with its sign; +0.0 where all are zero.
+
+    Which element is first only matters where a block holds both +peak and -peak. Only such blocks are read again.
+    """
     cdef vf lo, hi, low
     cdef vm zero, both
     block_extremes(x, &lo, &hi)
@@ -125,7 +132,10 @@ cdef inline vf block_peak(const float *x) noexcept nogil:
 
 
 cdef inline void block_range(const float *x, vf *low, vf *span) noexcept nogil:
-    """Smallest element of each block, of zeros the first, which decides the sign; and largest minus smallest."""
+    """Find the smallest element of each block, and the largest minus the smallest.
+
+    If the smallest is zero, the first zero of the block decides between 0.0 and -0.0, which are different bytes.
+    """
     cdef vf lo, hi
     cdef vm zero
     block_extremes(x, &lo, &hi)
@@ -137,9 +147,10 @@ cdef inline void block_range(const float *x, vf *low, vf *span) noexcept nogil:
 
 
 cdef inline vf inverse_of(vf d, vm *infinite) noexcept nogil:
-    """1 / d, but 0 where d is 0, and 0 and marked where d is so small that 1 / d is infinite.
+    """Return 1 / d, or 0 where d is 0 or so small that 1 / d is infinite. The second case is marked in `infinite`.
 
-    There all q are 0: the reference casts infinities and NaNs to integers, and the low byte of the result is 0 on x86.
+    In these blocks every q is 0: the reference casts infinities and NaNs to integers, and on x86 the low byte of the result
+    is 0.
     """
     cdef vm zero = vf_eq(d, vf_set1(0))
     cdef vf inverse = vf_set1(1) / vf_select(zero, vf_set1(1), d)
@@ -148,5 +159,5 @@ cdef inline vf inverse_of(vf d, vm *infinite) noexcept nogil:
 
 
 cdef inline unsigned int infinite_halves(vi h) noexcept nogil:
-    """A bit for each lane whose float16 is infinite or NaN."""
+    """Return a bit for each lane whose float16 is infinite or NaN."""
     return vm_bits(vi_gt(h & 0x7c00, vi_set1(0x7bff)))

@@ -1,15 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""All of Q4_0, Q4_1, Q5_0 and Q5_1 but for their sizes.
+"""The codecs of Q4_0, Q4_1, Q5_0 and Q5_1.
 
-They differ in the bits of q (4 or 5), and in whether a block has a minimum besides its scale. A block's bytes are
+They differ in the bits of q (`bits`, 4 or 5) and in whether a block has a min besides its scale (`minimum`). A block is
 
-    d     float16                 x = d * (q - 8), or d * (q - 16) with 5 bits; with a minimum x = d * q + m
-    m     float16                 where there is a minimum
-    high  32 bits                 with 5 bits: bit j is the top bit of weight j
-    low   16 bytes                byte j holds the low 4 bits of weight j (low nibble) and weight 16 + j (high nibble)
+    d     float16                 x = d * (q - 8), or d * (q - 16) with 5 bits; with a min, x = d * q + m
+    m     float16                 only with a min
+    high  32 bits                 only with 5 bits: bit j is the top bit of weight j
+    low   16 bytes                byte j holds the low 4 bits of weight j (low nibble) and of weight 16 + j (high nibble)
 
-Both are compile-time constants in every call, so each codec contains one path only. The plain encoders work in memory
-order; the weighted searches have one block a lane.
+Every call passes constants for both, so the compiler leaves one path in each codec. Without importance the encoders work in
+memory order (_blocks.pxd). With importance they search, with one block per lane.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
@@ -27,19 +27,22 @@ from quantreg_kernels.search cimport search_min, search_symmetric
 from quantreg_legacy._blocks cimport BLOCK, MOST_VECTORS, block_peak, block_range, infinite_halves, inverse_of
 
 
-# ---- error weights: rows are walked in batches, because sigma^2 is a row's ----
+# ---- error weights: sigma^2 is the mean square of the whole row, so rows are walked in batches ----
 
-# Up to LANES rows at a time, for what needs a statistic of the whole row.
+# A walk over all blocks, in batches of up to LANES rows.
 cdef struct Walk:
     EncodeArgs rows             # the rows of this batch
     Py_ssize_t first_row
-    Py_ssize_t block            # the next, counted over the batch
-    float sigma2[LANES]         # mean square of each row
+    Py_ssize_t block            # the next block, counted within the batch
+    float sigma2[LANES]         # mean square of each row of the batch
     Group g
 
 
 cdef inline void mean_squares(const EncodeArgs *a, float *out) noexcept nogil:
-    """The sum runs over the row from its first weight to its last, as the reference's does, so rows are lanes."""
+    """Write the mean square of up to LANES rows.
+
+    The reference adds from the first weight of a row to the last, so a row cannot be split. The lanes are rows.
+    """
     cdef const float *src[LANES]
     cdef vf x[BLOCK]
     cdef vf total = vf_set1(0)
@@ -67,7 +70,7 @@ cdef inline void begin_walk(Walk *walk) noexcept nogil:
 
 
 cdef inline int next_group(Walk *walk, const EncodeArgs *a, Py_ssize_t type_size) noexcept nogil:
-    """Point walk.g at the next LANES blocks; returns how many are live, 0 at the end."""
+    """Point walk.g at the next LANES blocks. Return how many are live, 0 at the end."""
     cdef int live = <int>fill_group(&walk.g, &walk.rows, walk.block, BLOCK, type_size)
     if live == 0:
         walk.first_row += walk.rows.n_rows
@@ -88,7 +91,10 @@ cdef inline int next_group(Walk *walk, const EncodeArgs *a, Py_ssize_t type_size
 
 
 cdef inline void load_weighted(const Walk *walk, vf *x, vf *w) noexcept nogil:
-    """A group's weights and error weights: importance * sqrt(sigma^2 + x^2) under column statistics, else as given."""
+    """Load the weights and the error weights of a group.
+
+    Error weights are importance * sqrt(sigma^2 + x^2) if it is one value per column, else the importance itself.
+    """
     cdef float sigma2[LANES]
     cdef vf s
     cdef int j
@@ -103,7 +109,7 @@ cdef inline void load_weighted(const Walk *walk, vf *x, vf *w) noexcept nogil:
 
 
 cdef inline Py_ssize_t score_blocks(const ScoreArgs *s) noexcept nogil:
-    """The whole of score_rows for Q4_0 .. Q5_1."""
+    """Do all that score_rows has to do."""
     cdef EncodeArgs a = as_encode_args(s)
     cdef Walk walk
     cdef vf x[BLOCK]
@@ -118,17 +124,17 @@ cdef inline Py_ssize_t score_blocks(const ScoreArgs *s) noexcept nogil:
 # ---- encode and decode ----
 
 cdef inline int top_of(int bits) noexcept nogil:
-    """The largest q."""
+    """Return the largest q."""
     return (1 << bits) - 1
 
 
 cdef inline Py_ssize_t bytes_of(int bits, bint minimum) noexcept nogil:
-    """type_size."""
+    """Return type_size."""
     return 2 + (2 if minimum else 0) + BLOCK * bits // 8
 
 
 cdef inline void store_block(uint8_t *y, int bits, bint minimum, int d, int m, const vi *q) noexcept nogil:
-    """One block from its halves and its q in memory order."""
+    """Write one block. d and m are float16 bits, and q holds the weights in memory order."""
     cdef vi low[MOST_VECTORS]
     cdef uint32_t high = 0
     cdef int half = BLOCK // 2 // LANES
@@ -152,7 +158,7 @@ cdef inline void store_block(uint8_t *y, int bits, bint minimum, int d, int m, c
 
 
 cdef inline unsigned int encode_group(const float *x, uint8_t *y, int bits, bint minimum) noexcept nogil:
-    """The plain encoder: see encode_group_t."""
+    """Encode LANES blocks without importance: see encode_group_t."""
     cdef vf low, d, inverse, shift
     cdef vm infinite
     cdef vi dh, mh
@@ -197,8 +203,9 @@ cdef inline unsigned int encode_group(const float *x, uint8_t *y, int bits, bint
     return infinite_halves(dh) | (infinite_halves(mh) if minimum else 0)
 
 
-# What a search reads and writes. The order matters: each array may be 2 KiB, and a load waits for a store whose address
-# agrees in the low 12 bits, so what is written must not lie 4 KiB from x or w (a third of the speed).
+# What a search reads (x, w) and writes (q, trial). The order of the members matters: at 16 lanes each array is 2 KiB long,
+# and a load waits for an unfinished store that lies a multiple of 4 KiB away. In this order only q and trial, and x and w,
+# are 4 KiB apart. The wrong order costs a third of the speed.
 cdef struct Searched:
     vf x[BLOCK]
     vf q[BLOCK]
@@ -207,6 +214,7 @@ cdef struct Searched:
 
 
 cdef inline Py_ssize_t encode_weighted(const EncodeArgs *a, int bits, bint minimum) noexcept nogil:
+    """Do all that encode_rows has to do with importance."""
     cdef Walk walk
     cdef Searched s
     cdef vi rows[MOST_VECTORS][LANES]
@@ -267,6 +275,7 @@ cdef inline void decode_block(const uint8_t *p, float *out, int bits, bint minim
 
 
 cdef inline Py_ssize_t decode_blocks(const DecodeArgs *a, int bits, bint minimum) noexcept nogil:
+    """Do all that decode_rows has to do."""
     cdef Py_ssize_t type_size = bytes_of(bits, minimum)
     cdef const uint8_t *p
     cdef float *out

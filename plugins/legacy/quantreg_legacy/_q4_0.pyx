@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q4_0: blocks of 32 weights with one scale. 4.5 bits a weight.
+"""Q4_0: blocks of 32 weights with one scale. 4.5 bits per weight.
 
     bytes 0-1   d  float16         x = d * (q - 8)
     bytes 2-17  q: byte 2 + j holds weight j (low nibble) and weight 16 + j (high nibble)

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q4_1: blocks of 32 weights with one scale and one minimum. 5 bits a weight.
+"""Q4_1: blocks of 32 weights with one scale and one min. 5 bits per weight.
 
     bytes 0-1   d  float16         x = d * q + m
     bytes 2-3   m  float16

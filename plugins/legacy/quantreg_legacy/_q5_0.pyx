@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q5_0: blocks of 32 weights with one scale. 5.5 bits a weight.
+"""Q5_0: blocks of 32 weights with one scale. 5.5 bits per weight.
 
     bytes 0-1   d  float16         x = d * (q - 16)
-    bytes 2-5   top bits of q: bit j, counted from the low end of byte 2, belongs to weight j
-    bytes 6-21  low bits of q: byte 6 + j holds weight j (low nibble) and weight 16 + j (high nibble)
+    bytes 2-5   32 bits from the low bit of byte 2 up: bit j is the top bit of weight j
+    bytes 6-21  byte 6 + j holds the low 4 bits of weight j (low nibble) and of weight 16 + j (high nibble)
 """
 
 from libc.stdint cimport uint8_t

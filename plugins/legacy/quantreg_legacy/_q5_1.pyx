@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q5_1: blocks of 32 weights with one scale and one minimum. 6 bits a weight.
+"""Q5_1: blocks of 32 weights with one scale and one min. 6 bits per weight.
 
     bytes 0-1   d  float16         x = d * q + m
     bytes 2-3   m  float16
-    bytes 4-7   top bits of q: bit j, counted from the low end of byte 4, belongs to weight j
-    bytes 8-23  low bits of q: byte 8 + j holds weight j (low nibble) and weight 16 + j (high nibble)
+    bytes 4-7   32 bits from the low bit of byte 4 up: bit j is the top bit of weight j
+    bytes 8-23  byte 8 + j holds the low 4 bits of weight j (low nibble) and of weight 16 + j (high nibble)
 """
 
 from libc.stdint cimport uint8_t

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Q8_0 and Q8_1: 32 weights as signed bytes times one scale. Q8_1 also keeps a sum, between scale and bytes."""
+"""The codecs of Q8_0 and Q8_1: 32 weights as signed bytes times one scale. Q8_1 also stores their sum, after the scale."""
 
 from libc.stdint cimport uint8_t, uint16_t
 
@@ -13,7 +13,7 @@ from quantreg_legacy._blocks cimport BLOCK, MOST_VECTORS, block_magnitude, infin
 
 
 cdef inline unsigned int encode_q8_group(const float *x, uint8_t *y, bint with_sum) noexcept nogil:
-    """See encode_group_t. The sum is d * sum(q), from d before it is rounded to float16."""
+    """Encode LANES blocks: see encode_group_t. The sum is d * sum(q), with d as it is before it is rounded to float16."""
     cdef vf d = block_magnitude(x) / vf_set1(127)
     cdef vm infinite
     cdef vf inverse = inverse_of(d, &infinite)
@@ -49,6 +49,7 @@ cdef inline unsigned int encode_q8_group(const float *x, uint8_t *y, bint with_s
 
 
 cdef inline Py_ssize_t decode_q8_blocks(const DecodeArgs *a, bint with_sum) noexcept nogil:
+    """Do all that decode_rows has to do."""
     cdef Py_ssize_t header = 4 if with_sum else 2
     cdef const uint8_t *p
     cdef float *out

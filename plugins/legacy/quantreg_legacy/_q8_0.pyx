@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q8_0: blocks of 32 weights with one scale. 8.5 bits a weight. Importance is ignored.
+"""Q8_0: blocks of 32 weights with one scale. 8.5 bits per weight. Importance is ignored.
 
     bytes 0-1   d  float16         x = d * q
     bytes 2-33  q  signed bytes

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q8_1: blocks of 32 weights with one scale and their sum. 9 bits a weight. Importance is ignored.
+"""Q8_1: blocks of 32 weights with one scale and a sum. 9 bits per weight. Importance is ignored.
 
     bytes 0-1   d  float16         x = d * q
-    bytes 2-3   s  float16         d * sum(q): what a dot product with Q4_1 or Q5_1 adds, times their minimum
+    bytes 2-3   s  float16         d * sum(q): times the min of a Q4_1 or Q5_1 block, it is part of their dot product
     bytes 4-35  q  signed bytes
 """
 

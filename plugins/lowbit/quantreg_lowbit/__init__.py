@@ -1,1 +1,1 @@
-"""One and two bits a weight: signs, ternary weights, and blocks of a single scale."""
+"""One and two bits per weight: signs, ternary weights, and blocks of a single scale."""

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q1_0: blocks of 128 signs under one scale, the mean magnitude. 1.125 bits a weight.
+"""Q1_0: blocks of 128 signs under one scale, the mean magnitude. 1.125 bits per weight.
 
     bytes 0-1   d     float16         x = d where the bit is 1, -d where it is 0
-    bytes 2-17  signs                 bit i of byte j is weight 8 * j + i; 1 for x >= 0, -0.0 included
+    bytes 2-17  signs                 bit i of byte 2 + j is weight 8 * j + i: 1 for x >= 0, which includes -0.0
 """
 
 from libc.stdint cimport uint32_t

@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Q2_0: blocks of 64 weights of two bits under one scale, the largest magnitude. 2.25 bits a weight.
+"""Q2_0: blocks of 64 weights of two bits under one scale, the largest magnitude. 2.25 bits per weight.
 
     bytes 0-1   d     float16         x = d * (q - 1)
-    bytes 2-17  q                     bits 2 * i and 2 * i + 1 of byte j are weight 4 * j + i
+    bytes 2-17  q                     bits 2 * i and 2 * i + 1 of byte 2 + j are weight 4 * j + i
 
-No encoder writes q = 3, which stands for 2 * d.
+q = 3 decodes to 2 * d, but no encoder writes it.
 """
 
 from libc.math cimport INFINITY
@@ -17,7 +17,7 @@ from quantreg_kernels.lanes cimport (
     vf_set1_f16, vf_store, vi, vi_f16, vi_select, vi_set1, vi_spread2, vm,
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
-from quantreg_lowbit._ternary cimport ternary
+from quantreg_lowbit._ternary_rounding cimport ternary
 
 cdef enum:
     TYPE_ID = 42
@@ -43,7 +43,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
         d = vi_f16(amax)
         bad = keep_finite_rows(&g, d, d)
         inverse = vf_select(vf_eq(amax, vf_set1(0)), vf_set1(0), vf_set1(1) / amax)
-        # the reference then casts infinities and NaNs to integers: the smallest on x86, so q is 0
+        # where 1 / amax is infinite, the reference casts infinities and NaNs to integers; on x86 that makes q 0
         infinite = vf_eq(inverse, vf_set1(INFINITY))
         for c in range(WORDS):
             word = vi_set1(0)

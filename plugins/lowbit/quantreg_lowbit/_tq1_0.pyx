@@ -1,13 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""TQ1_0: blocks of 256 ternary weights, five a byte, under one scale, the largest magnitude. 1.6875 bits a weight.
-
-A byte is a fraction in base 3: ceil(256 * t / 243), where t is five digits 0..2, the first the most significant. Multiplied by
-3 it carries its first digit into bit 8 and leaves the fraction of the rest.
+"""TQ1_0: blocks of 256 ternary weights, five per byte, under one scale, the largest magnitude. 1.6875 bits per weight.
 
     bytes 0-31   digit n of byte m is weight m + 32 * n             x = d * (digit - 1)
     bytes 32-47  digit n of byte 32 + m is weight 160 + m + 16 * n
-    bytes 48-51  digit n of byte 48 + m is weight 240 + m + 4 * n; four digits and a 0
+    bytes 48-51  digit n of byte 48 + m is weight 240 + m + 4 * n; the fifth digit is 0
     bytes 52-53  d     float16
+
+The five digits of a byte, each 0, 1 or 2, form a number t in base 3, the first digit being the most significant. The byte
+is ceil(256 * t / 243), that is the fraction t / 3^5 in 8 bits. Multiplied by 3, the fraction carries its first digit into
+bit 8 and leaves the fraction of the remaining digits, so decoding needs no division.
 """
 
 from libc.stdint cimport int32_t, uint8_t
@@ -18,22 +19,22 @@ from quantreg_kernels.half cimport f16_is_finite, f32_to_f16, store_u16
 from quantreg_kernels.lanes cimport (
     LANES, vf, vf_from_vi, vf_load, vf_set1_f16, vf_store, vi, vi_load, vi_load_u8, vi_store_u8x16,
 )
-from quantreg_lowbit._ternary cimport block_magnitude, inverse_magnitude, ternary
+from quantreg_lowbit._ternary_rounding cimport block_magnitude, inverse_magnitude, ternary
 
 cdef enum:
     TYPE_ID = 34
     BLOCK = 256
     BYTES = 54
-    VECTORS = 4     # 16 / LANES, at most
+    VECTORS = 4     # 16 / LANES at 4 lanes, the most there can be
 
 
 cdef inline vi as_fraction(vi t) noexcept nogil:
-    """ceil(256 * t / 243) for t up to 242."""
+    """Return ceil(256 * t / 243), for t up to 242."""
     return (t * 69042 + 65535) >> 16
 
 
 cdef inline void pack_five(const float *x, int stride, vf inverse, uint8_t *y) noexcept nogil:
-    """16 bytes: digit n of byte m from x[m + stride * n]."""
+    """Write 16 bytes. Digit n of byte m is weight x[m + stride * n]."""
     cdef vi t[VECTORS]
     cdef vi digit
     cdef int i, n
@@ -47,7 +48,7 @@ cdef inline void pack_five(const float *x, int stride, vf inverse, uint8_t *y) n
 
 
 cdef inline void pack_four(const float *x, vf inverse, uint8_t *y) noexcept nogil:
-    """The last 4 bytes, from 16 weights."""
+    """Write the last 4 bytes, from 16 weights. Digit n of byte m is weight x[m + 4 * n]."""
     cdef vi digits[VECTORS]
     cdef uint8_t q[16]
     cdef int i, m
@@ -83,12 +84,12 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
 
 
 cdef inline void store_digit(float *out, vi fraction, vf d) noexcept nogil:
-    """The weights of the first digit of each fraction of 256."""
+    """Write the weights that the first digits of the fractions stand for."""
     vf_store(out, vf_from_vi(((fraction + fraction + fraction) >> 8) - 1) * d)
 
 
 cdef inline void unpack_five(const uint8_t *p, float *out, int stride, vf d) noexcept nogil:
-    """The reverse of pack_five."""
+    """Undo pack_five."""
     cdef vi fraction
     cdef int i, n
     for i in range(16 // LANES):
@@ -99,7 +100,7 @@ cdef inline void unpack_five(const uint8_t *p, float *out, int stride, vf d) noe
 
 
 cdef inline void unpack_two_fives(const uint8_t *p, int count, float *out, int stride, vf d) noexcept nogil:
-    """The same for the `count` bytes at p and those behind them, which share the lanes: 16 bits for each."""
+    """Undo pack_five for 2 * count bytes. Bytes i and count + i share a lane, with 16 bits each."""
     cdef vi both
     cdef int i, n
     for i in range(count // LANES):
@@ -112,7 +113,7 @@ cdef inline void unpack_two_fives(const uint8_t *p, int count, float *out, int s
 
 
 cdef inline void unpack_four(const uint8_t *p, float *out, vf d) noexcept nogil:
-    """The reverse of pack_four: every byte times 1, 3, 9 and 27, which leaves its digit n in front."""
+    """Undo pack_four. A byte times 1, 3, 9 or 27 has digit 0, 1, 2 or 3 in front."""
     cdef int32_t power[16]
     cdef uint8_t bytes[16]
     cdef int i

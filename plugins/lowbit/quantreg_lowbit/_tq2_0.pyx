@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""TQ2_0: blocks of 256 ternary weights of two bits under one scale, the largest magnitude. 2.0625 bits a weight.
+"""TQ2_0: blocks of 256 ternary weights of two bits under one scale, the largest magnitude. 2.0625 bits per weight.
 
     bytes 0-63   q                   byte 32 * c + m holds weights 128 * c + m, + 32, + 64 and + 96, from the low bits up
     bytes 64-65  d     float16       x = d * (q - 1)
 
-No encoder writes q = 3, which stands for 2 * d.
+q = 3 decodes to 2 * d, but no encoder writes it.
 """
 
 from libc.stdint cimport uint8_t
@@ -14,17 +14,17 @@ from quantreg_kernels.half cimport f16_is_finite, f32_to_f16, store_u16
 from quantreg_kernels.lanes cimport (
     LANES, vf, vf_from_vi, vf_load, vf_set1_f16, vf_store, vi, vi_load_u8, vi_store_u8x16,
 )
-from quantreg_lowbit._ternary cimport block_magnitude, inverse_magnitude, ternary
+from quantreg_lowbit._ternary_rounding cimport block_magnitude, inverse_magnitude, ternary
 
 cdef enum:
     TYPE_ID = 35
     BLOCK = 256
     BYTES = 66
-    VECTORS = 4     # 16 / LANES, at most
+    VECTORS = 4     # 16 / LANES at 4 lanes, the most there can be
 
 
 cdef inline void pack_four(const float *x, vf inverse, uint8_t *y) noexcept nogil:
-    """16 bytes, from x[m + 32 * n]."""
+    """Write 16 bytes. Byte m holds weights x[m], x[m + 32], x[m + 64] and x[m + 96], from the low bits up."""
     cdef vi q[VECTORS]
     cdef int i, n
     for i in range(16 // LANES):

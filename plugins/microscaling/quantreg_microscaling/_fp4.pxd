@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""e2m1, the 4-bit float that MXFP4 and NVFP4 share: sign in bit 3, then the index of a magnitude 0, .5, 1, 1.5, 2, 3, 4, 6.
+"""e2m1, the 4-bit float of MXFP4 and NVFP4: bit 3 is the sign, bits 0-2 the index of a magnitude 0, .5, 1, 1.5, 2, 3, 4 or 6.
 
-As in ggml the magnitudes are doubled to integers, and a scale d is half the stored one.
+As in ggml, magnitudes are doubled so that they are integers, and d is half the stored scale.
 """
 
 from quantreg_kernels.lanes cimport (
@@ -11,12 +11,12 @@ from quantreg_kernels.lanes cimport (
 
 
 cdef inline float doubled(int code) noexcept nogil:
-    """The doubled magnitude of a code 0..7: 0, 1, 2, 3, 4, 6, 8, 12."""
+    """Return the doubled magnitude of a code 0..7: 0, 1, 2, 3, 4, 6, 8 or 12."""
     return <float>(code if code < 5 else 6 if code == 5 else 4 * code - 16)
 
 
 cdef inline void value_table(vf *table) noexcept nogil:
-    """The doubled values of the 16 codes, for vf_lookup16. Code 8 is +0."""
+    """Fill a table of the doubled values of the 16 codes, for vf_lookup16. Code 8 is +0."""
     cdef float values[16]
     cdef int i
     for i in range(8):
@@ -27,10 +27,11 @@ cdef inline void value_table(vf *table) noexcept nogil:
 
 
 cdef inline vf value_of(const vf *scaled, vf d, vi code) noexcept nogil:
-    """d times the doubled value of the low four bits of each code; `scaled` is value_table times d.
+    """Return d times the doubled value of the low four bits of each code. `scaled` is value_table times d.
 
-    Without look-ups by lane the bits of a code are those of a float32, an exponent and a half, but that 0 and 1 stand for
-    1 and 1.5.
+    At 4 lanes there is no instruction that looks up a table lane by lane. There the bits of a code are moved to where
+    float32 has them, two bits of exponent and one of mantissa. That is right for all magnitudes but 0 and 1, which come
+    out as 1 and 1.5 and are corrected.
     """
     cdef vf v
     if LANES > 4:
@@ -42,6 +43,7 @@ cdef inline vf value_of(const vf *scaled, vf d, vi code) noexcept nogil:
 
 
 cdef inline vf magnitude(const vf *x, int n) noexcept nogil:
+    """Return the largest magnitude of n weights."""
     cdef vf a = vf_set1(0)
     cdef int j
     for j in range(n):
@@ -50,16 +52,16 @@ cdef inline vf magnitude(const vf *x, int n) noexcept nogil:
 
 
 cdef inline vi sign_of(vf x) noexcept nogil:
-    """8 for a negative x."""
+    """Return 8 where x is negative, else 0."""
     return vi_shr(vi_bits(x), 28) & 8
 
 
 cdef inline void nearest_fp4(const vf *x, int n, vf d, vi *code) noexcept nogil:
-    """The code of the value times d nearest to each x, of two equally near the smaller.
+    """Write the code whose value times d is nearest to each x, the smaller code of two equally near ones.
 
-    The reference compares the rounded distances |value * d - x| in the order of codes. Between two neighbours (and a little
-    above the last) both distances are exact, as long as the products are: then this is counting the midpoints below |x|. They
-    are compared by their bits, which have the order of the values, because integers are compared faster.
+    The reference compares the rounded distances |value * d - x| in the order of the codes. Between two neighboring values, and
+    a little above the last, both distances are exact as long as the products are. Then the index is the number of midpoints
+    below |x|. The bits of non-negative floats have the order of their values, and comparing integers is faster.
     """
     cdef vi middle[7]
     cdef vi a, c
@@ -75,8 +77,11 @@ cdef inline void nearest_fp4(const vf *x, int n, vf d, vi *code) noexcept nogil:
 
 
 cdef inline void nearest_fp4_as_rounded(const vf *x, int n, vf d, vi *code) noexcept nogil:
-    """The same where |x| is so far above the largest value that distances round to the same number, or a product overflows:
-    the reference's comparisons themselves, without the values of the other sign, which are never nearer than 0."""
+    """Do the same with the reference's own comparisons.
+
+    This is needed where |x| is so far above the largest value that different distances round to the same number, or where
+    a product overflows. Values of the other sign are left out, because they are never nearer than 0.
+    """
     cdef vf a, best, distance
     cdef vi c
     cdef vm nearer

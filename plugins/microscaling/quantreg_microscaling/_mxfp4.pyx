@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""MXFP4: blocks of 32 4-bit floats (see _fp4.pxd) under one power of two. 4.25 bits a weight.
+"""MXFP4: blocks of 32 4-bit floats (see _fp4.pxd) with a power of two as scale. 4.25 bits per weight.
 
     byte  0     e     e8m0            x = 2^(e - 128) * doubled value
     bytes 1-16  code                  byte 1 + j holds weight j (low nibble) and weight 16 + j (high nibble)
@@ -20,16 +20,17 @@ cdef enum:
     TYPE_ID = 39
     BLOCK = 32
     BYTES = 17
-    VECTORS = 4     # 16 / LANES, at most
+    VECTORS = 4     # 16 / LANES at 4 lanes, the most there can be
 
 
 cdef inline vi floor_log2(vf a) noexcept nogil:
-    """floor(log2f(a)) for a > 0, as with a correctly rounded logarithm.
+    """Return floor(log2f(a)) for a > 0, where log2f rounds correctly.
 
-    That is a's exponent, except just below a power of two 2^n, where the logarithm rounds up to n. With a = 2^n (1 - u / 2^24)
-    it is n - u / (2^24 ln 2), and it rounds to n if that is within half a unit of n's last place, 2^(e - 24) where e is
-    the exponent of the floats next to n on that side: if u < 2^e ln 2. There are u more floats up to 2^n, and the longest reach
-    is 88, so adding the reach to a's bits carries into the exponent where needed.
+    That is the exponent of a, except just below a power of two 2^n, where the logarithm rounds up to n. For
+    a = 2^n * (1 - u / 2^24) the logarithm is n - u / (2^24 * ln 2). It rounds to n if this is within half a unit in the last
+    place, that is 2^(e - 24), where e is the exponent of the floats just below n. So it rounds up if u < 2^e * ln 2, which
+    is called the reach here and is 88 at most. a lies u floats below 2^n, so adding the reach to the bits of a carries into
+    the exponent exactly where the logarithm rounds up.
     """
     cdef vm subnormal = vf_lt(a, vf_bits(vi_set1(1 << 23)))
     cdef vf scaled = vf_select(subnormal, a * vf_set1(<float>16777216), a)
@@ -51,7 +52,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     while fill_group(&g, a, start, BLOCK, BYTES):
         lanes_load(x, g.src, 0, BLOCK)
         amax = magnitude(x, BLOCK)
-        # below 2^-125 the byte wraps, the scale is huge, and all codes are 0
+        # below 2^-125 the reference's byte wraps around: the scale is huge, and all codes are 0
         e = vi_select(vf_eq(amax, vf_set1(0)), vi_set1(0), (floor_log2(amax) + 125) & 255)
         d = vf_bits(vi_select(vi_lt(e, vi_set1(2)), vi_set1(0x00200000) + (e << 21), (e - 1) << 23))
         if vm_any(vi_eq(e, vi_set1(253))):  # the largest values times d overflow

@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""NVFP4: blocks of 64 4-bit floats (see _fp4.pxd), four sub-blocks of 16 with an 8-bit float scale each. 4.5 bits a weight.
+"""NVFP4: blocks of 64 4-bit floats (see _fp4.pxd), four sub-blocks of 16 with an 8-bit float scale each. 4.5 bits per weight.
 
     bytes 0-3   scale  ue4m3          x = scale[s] / 2 * doubled value
     bytes 4-35  code                  byte 4 + 8 * s + j holds weight 16 * s + j (low nibble) and 16 * s + 8 + j (high nibble)
 
-The largest scale is 448, and there is no infinity: larger weights than 2688 are cut off there.
+The largest scale is 448 and the largest magnitude 6, so weights beyond 2688 are clamped.
 """
 
 from libc.math cimport INFINITY
@@ -25,11 +25,11 @@ cdef enum:
     BLOCK = 64
     BYTES = 36
     SUB = 16
-    VECTORS = 4     # 16 / LANES, at most
+    VECTORS = 4     # 16 / LANES at 4 lanes, the most there can be
 
 
 cdef inline vi nearest_ue4m3(vf a) noexcept nogil:
-    """As ggml rounds to ue4m3: halves up, and everything from 248 on to 448."""
+    """Round to ue4m3 as ggml does: halves up, and everything from 248 up to 448."""
     cdef vi normal = ((vi_bits(a) + (1 << 19)) >> 20) - ((127 - 7) << 3)
     cdef vi subnormal = vi_trunc(vf_min(a, vf_set1(1)) * vf_set1(512) + vf_set1(<float>0.5))
     normal = vi_select(vi_gt(normal, vi_set1((15 << 3) - 1)), vi_set1(126), normal)

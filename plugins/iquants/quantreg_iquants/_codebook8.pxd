@@ -1,12 +1,22 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Codebooks of IQ1 and IQ2: eight weights are one point, each coordinate 0, 1 or 2.
+"""The codebooks of IQ1 and IQ2: eight weights share one point, and each coordinate is 0, 1 or 2.
 
-A point's code is its eight coordinates, two bits each; its index is the same in base 3, dense enough for a table. A table
-entry for a point of the codebook is below zero, ~(number << 16 | code). For any other point it says where the codes of the
-codebook's nearest points are listed, among which an encoder chooses: `at << 14 | all << 7 | few << 1`, where `few` vectors
-of LANES codes at `at` are followed by `all` vectors. All are the list as the reference has it, nearest first. Few are those
-of them that can win if every coordinate of the listed-for point is the nearest level to its weight: a point that moves
-further away from there than another one, in some coordinates and in no other direction, is never better.
+There are 3^8 = 6561 possible points, and a codebook holds 256 to 2048 of them. An encoder rounds eight weights to a
+possible point. If the codebook lacks it, the encoder takes the best of the codebook points nearest to it. The reference
+lists these neighbors in advance, and so do we:
+
+    code    a point as stored here: two bits per coordinate
+    index   the same eight digits in base 3, which is dense enough to index a table
+    entry   table[index], one of
+                ~(number << 16 | code)                 the codebook holds the point (the entry is negative)
+                at << 14 | all << 7 | few << 1         it does not: lists + at * LANES holds `few` vectors of LANES codes,
+                                                       then `all` vectors
+
+`all` is the reference's list, nearest first. `few` is the part of it that can win in the usual case, which is that every
+coordinate of the rounded point is the level nearest to its weight. Then a neighbor loses if another neighbor deviates
+from the rounded point in the same directions, in no more coordinates and no further: each of its terms
+w * (scale * level - x)^2 is at least as large. An encoder that is not in the usual case adds ANY_LEVEL to the entry and gets
+the whole list.
 """
 
 from libc.float cimport FLT_MAX
@@ -20,9 +30,9 @@ from quantreg_iquants._codebook cimport nearest_points, split_coordinates
 
 cdef enum:
     INDICES = 6561          # 3^8
-    MOST_VECTORS = 76       # of any list, four points each
-    NO_POINT = 0xffff       # fills a list's last vector: coordinates 3, infinitely far away
-    ANY_LEVEL = 1           # added to an entry: choose among all
+    MOST_VECTORS = 76       # in the longest list at 4 lanes
+    NO_POINT = 0xffff       # pads the last vector of a list: each coordinate is 3, which is infinitely far away
+    ANY_LEVEL = 1           # added to an entry: search the whole list
 
 
 cdef struct Codebook:
@@ -31,7 +41,8 @@ cdef struct Codebook:
 
 
 cdef inline uint32_t moves(int code, int origin) noexcept nogil:
-    """Four bits a coordinate: 1 for a step up, 3 for two, 4 and 12 down. A subset is a shorter way in the same direction."""
+    """Return the way from origin to code, four bits per coordinate: 1 for one step up, 3 for two, 4 for one step down, 12
+    for two. If the bits of one way are a subset of another's, it goes in the same directions and no further."""
     cdef uint32_t bits = 0
     cdef int i, step
     for i in range(8):
@@ -41,7 +52,7 @@ cdef inline uint32_t moves(int code, int origin) noexcept nogil:
 
 
 cdef inline int put_list(uint16_t *out, const uint16_t *codes, int n) noexcept nogil:
-    """Returns how many vectors were filled."""
+    """Copy n codes to out, padded to whole vectors; return the number of vectors."""
     cdef int vectors = (n + LANES - 1) // LANES
     cdef int i
     for i in range(vectors * LANES):
@@ -50,7 +61,10 @@ cdef inline int put_list(uint16_t *out, const uint16_t *codes, int n) noexcept n
 
 
 cdef inline void build_codebook(Codebook *b, const uint16_t *points, int n, int n_distances) noexcept nogil:
-    """The table and the lists (b.lists has room): points at the n_distances smallest distances, nearest first."""
+    """Fill the table and the lists. A list holds the points at the n_distances smallest distances, nearest first.
+
+    The caller has set b.lists to enough room.
+    """
     cdef uint8_t coordinates[8 * 2048]
     cdef uint16_t nearest[2048]
     cdef uint16_t winners[2048]
@@ -94,23 +108,26 @@ cdef inline int code_at(int index) noexcept nogil:
 
 
 cdef inline vi index_of(vi code) noexcept nogil:
-    """From base 4 to base 3: pairs of digits, then fours, then all eight."""
+    """Convert a code (base 4) to an index (base 3): first pairs of digits, then fours, then all eight."""
     code = (code & 0x3333) + (vi_shr(code, 2) & 0x3333) * 3
     code = (code & 0x0f0f) + (vi_shr(code, 4) & 0x0f0f) * 9
     return (code & 0xff) + vi_shr(code, 8) * 81
 
 
 cdef inline vi number_of(const Codebook *b, vi code) noexcept nogil:
-    """The number of a point of the codebook. Lanes that are not used may hold any code, and must not read elsewhere."""
+    """Return the number of a codebook point. The clamp keeps unused lanes, which may hold anything, inside the table."""
     return vi_shr(~vi_gather(b.table, vi_clamp(index_of(code), 0, INDICES - 1)), 16)
 
 
 cdef inline int nearest_point(const Codebook *b, int32_t entry, const float *x, const float *w, float scale, vf levels,
                               float slack, bint *clear) noexcept nogil:
-    """The code in the list of `entry` that has the least sum of w * (scale * level - x)^2; the first of equals.
+    """Return the code in the list of `entry` with the smallest sum of w * (scale * level - x)^2, the first if several tie.
 
-    levels holds the three levels of a coordinate and infinity, repeated. clear: all others of the list are worse by more
-    than one part in 10^4 plus slack * scale^2.
+    levels holds the three levels of a coordinate and infinity, repeated. The lanes are codes of the list. The terms of a
+    coordinate only depend on its level, so they are computed once per level, looked up, and added in the reference's order.
+
+    clear is set if every other code of the list is worse by more than one part in 10^4 plus slack * scale^2, which is
+    far more than rounding can change.
     """
     cdef vf table[8]
     cdef vf distance[MOST_VECTORS]
@@ -152,7 +169,7 @@ cdef inline int nearest_point(const Codebook *b, int32_t entry, const float *x, 
 
 
 cdef inline void rows_of_lanes(float *out, const vf *v, int n) noexcept nogil:
-    """out[l * n + j] = lane l of v[j]; n is a multiple of 16."""
+    """Set out[l * n + j] to lane l of v[j]. n is a multiple of 16."""
     cdef vi rows[LANES]
     cdef int j, l
     for j in range(n // LANES):
