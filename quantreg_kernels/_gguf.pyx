@@ -1,19 +1,19 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 # cython: freethreading_compatible=True
-"""The scan of a GGUF header: one pass that finds where everything is and decodes nothing.
+"""Scan a GGUF header in one pass that finds where everything is and decodes nothing.
 
-No number of the file is trusted. A length is compared with the bytes left before it is added to a position, both as
-unsigned 64-bit integers, so no sum can wrap; after `_Cursor.need(n)` the next n bytes are in memory.
+No number in the file is trusted. A length is compared with the number of bytes left before it is added to a position.
+Both are unsigned 64-bit integers, so no sum can wrap. After `_Cursor.need(n)` the next n bytes are in memory.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-# A header larger than this is refused before it is read: the largest known (a vocabulary of 262,144) takes 16 MB.
+# A larger header is refused before it is read. The largest known one, with a vocabulary of 262,144, takes 16 MB.
 MAX_HEADER_BYTES = 1 << 30
 MAX_NAME_BYTES = 65535
-# Bounds the Python objects that a hostile header can ask for; the largest known models hold some 70,000 tensors.
+# Limits the number of Python objects that a hostile header can ask for. The largest known models hold 70,000 tensors.
 MAX_COUNT = 1 << 20
 
 cdef enum:
@@ -31,11 +31,11 @@ cdef uint64_t COUNT_LIMIT = MAX_COUNT
 
 
 class ScanError(Exception):
-    """The bytes are no GGUF header; `args` are code, message, offset, field, found and limit."""
+    """The bytes are not a GGUF header. `args` are code, message, offset, field, found and limit."""
 
 
 cdef inline uint32_t load32(const uint8_t* p) noexcept nogil:
-    # Byte by byte: correct on any byte order and alignment, and compilers make one load of it.
+    # Byte by byte is correct for any byte order and alignment, and compilers turn it into one load.
     return <uint32_t>p[0] | <uint32_t>p[1] << 8 | <uint32_t>p[2] << 16 | <uint32_t>p[3] << 24
 
 
@@ -44,7 +44,7 @@ cdef inline uint64_t load64(const uint8_t* p) noexcept nogil:
 
 
 cdef inline Py_ssize_t value_size(uint32_t kind) noexcept nogil:
-    """Bytes of one value of this type; 0 for strings and arrays, -1 for no type of GGUF's."""
+    """Return the bytes of one value of this type, 0 for strings and arrays, or -1 if GGUF has no such type."""
     if kind <= 1 or kind == BOOL:
         return 1
     if kind <= 3:
@@ -59,7 +59,7 @@ cdef inline Py_ssize_t value_size(uint32_t kind) noexcept nogil:
 cdef Py_ssize_t step_over_strings(
     const uint8_t* p, Py_ssize_t have, Py_ssize_t* position, Py_ssize_t n
 ) noexcept nogil:
-    """Moves `position` past up to n strings, as many as lie whole within `have` bytes; returns how many those are."""
+    """Move `position` past up to n strings, as long as they end within `have` bytes. Return the number of strings."""
     cdef Py_ssize_t at = position[0]
     cdef Py_ssize_t i = 0
     cdef uint64_t length
@@ -82,7 +82,7 @@ cdef Py_ssize_t find_bad_bool(const uint8_t* p, Py_ssize_t n) noexcept nogil:
 
 
 cdef class _Cursor:
-    """A position in a buffer that holds the beginning of a file of `size` bytes, and grows by `more` when it must."""
+    """A position in a buffer that holds the beginning of a file of `size` bytes. `more` makes it grow if necessary."""
 
     cdef Py_buffer view
     cdef bint held
@@ -91,7 +91,7 @@ cdef class _Cursor:
     cdef Py_ssize_t size
     cdef Py_ssize_t at
     cdef object more
-    # For messages only: which key or tensor is being read.
+    # The key or tensor that is being read, for messages only.
     cdef str what
     cdef Py_ssize_t index
     cdef object name
@@ -114,7 +114,7 @@ cdef class _Cursor:
         self.have = 0
 
     cdef int need(self, uint64_t n, str part) except -1:
-        """Makes the n bytes at the position readable, or raises: they must lie in the file and within the limit."""
+        """Make the n bytes at the position readable. Raise ScanError unless they lie in the file and within the limit."""
         cdef Py_ssize_t limit = min(self.size, HEADER_LIMIT)
         if n > <uint64_t>(limit - self.at):
             if n > <uint64_t>(self.size - self.at):
@@ -123,7 +123,7 @@ cdef class _Cursor:
                 code, room, what = "too-long", limit - self.at, "the limit for a header leaves"
             raise self.error(code, part, f"takes {n} bytes but {what} {room} left", n, room)
         if n > <uint64_t>(self.have - self.at):
-            # The owner of the buffer may move it while it grows, so no pointer is kept across the call.
+            # The buffer may move while it grows, so the cursor keeps no pointer across the call.
             self.release()
             self.hold(self.more(self.at + <Py_ssize_t>n))
             if self.have < self.at or n > <uint64_t>(self.have - self.at):
@@ -141,10 +141,10 @@ cdef class _Cursor:
         return load64(self.p + self.at - 8)
 
     cdef Py_ssize_t read_name(self) except -1:
-        """Offset of the name of a key or tensor, which is in `name`."""
+        """Read the name of a key or tensor into `name`, and return its offset."""
         cdef uint64_t length = self.u64("name")
         if length > NAME_LIMIT:
-            raise self.error("name-too-long", "name", f"is {length} bytes long, the limit is {NAME_LIMIT}",
+            raise self.error("name-too-long", "name", f"is {length} bytes long, but the limit is {NAME_LIMIT}",
                              length, NAME_LIMIT)
         self.need(length, "name")
         cdef Py_ssize_t start = self.at
@@ -159,10 +159,10 @@ cdef class _Cursor:
         return 0
 
     cdef int check_count(self, uint64_t n, Py_ssize_t size) except -1:
-        """n elements of at least `size` bytes each can still be in the file."""
+        """Raise ScanError unless the rest of the file has room for n elements of at least `size` bytes each."""
         cdef Py_ssize_t most = (self.size - self.at) // size
         if n > <uint64_t>most:
-            raise self.error("truncated", "array length", f"is {n}, the rest of the file can hold {most} elements",
+            raise self.error("truncated", "array length", f"is {n}, but the rest of the file can only hold {most} elements",
                              n, most)
         return 0
 
@@ -174,7 +174,7 @@ cdef class _Cursor:
             bad = find_bad_bool(self.p + self.at, <Py_ssize_t>n)
             if bad >= 0:
                 self.at += bad
-                raise self.error("bad-bool", "value", f"is {self.p[self.at]}, a bool is 0 or 1", self.p[self.at], 1)
+                raise self.error("bad-bool", "value", f"is {self.p[self.at]}, but a bool is 0 or 1", self.p[self.at], 1)
         self.at += <Py_ssize_t>n * size
         return 0
 
@@ -184,7 +184,7 @@ cdef class _Cursor:
             with nogil:
                 left -= step_over_strings(self.p, self.have, &self.at, left)
             if left:
-                # The next one is not wholly in memory: get more of the file, or find out that it does not fit.
+                # The next string is not completely in memory: read more of the file, or find that it does not fit.
                 self.skip_string("array element")
                 left -= 1
         return 0
@@ -212,7 +212,7 @@ cdef int scan_key(_Cursor c, object take) except -1:
             raise c.error("nested-array", "value", "is an array of arrays, which no GGUF reader supports", ARRAY, 12)
         count = c.u64("array length")
     if value_size(element) < 0:
-        raise c.error("bad-value-type", "value type", f"is {element}, the types are 0 to 12", element, 12)
+        raise c.error("bad-value-type", "value type", f"is {element}, but the types are 0 to 12", element, 12)
     if kind == ARRAY:
         c.check_count(count, 8 if element == STRING else value_size(element))
     if kind == STRING:
@@ -230,7 +230,7 @@ cdef int scan_tensor(_Cursor c, object take) except -1:
     cdef Py_ssize_t name_at = c.read_name()
     n_dims = c.u32("number of dimensions")
     if n_dims > MAX_DIMS:
-        raise c.error("too-many-dims", "number of dimensions", f"is {n_dims}, the limit is {MAX_DIMS}",
+        raise c.error("too-many-dims", "number of dimensions", f"is {n_dims}, but the limit is {MAX_DIMS}",
                       n_dims, MAX_DIMS)
     dims = []
     for _ in range(n_dims):
@@ -247,23 +247,23 @@ cdef tuple scan_header(_Cursor c, object take_key, object take_tensor):
         c.need(4, "magic")
         magic = (<const char*>c.p)[:4]
         if magic != b"GGUF":
-            raise c.error("bad-magic", "magic", f"is {magic!r}, a GGUF file starts with b'GGUF'", magic, b"GGUF")
+            raise c.error("bad-magic", "magic", f"is {magic!r}, but a GGUF file starts with b'GGUF'", magic, b"GGUF")
     if c.size < FIXED_HEADER:
         raise c.error("too-short", "header", f"takes {FIXED_HEADER} bytes but the file has {c.size}",
                       c.size, FIXED_HEADER)
     c.at = 4
     version = c.u32("version")
     if version and version & 0xFFFF == 0:
-        raise c.error("byte-swapped", "version", f"is {version:#x}: the file is big-endian, only little-endian files "
+        raise c.error("byte-swapped", "version", f"is {version:#x}: the file is big-endian, but only little-endian files "
                       "can be read", version, 3)
     if version != 2 and version != 3:
-        raise c.error("bad-version", "version", f"is {version}, only 2 and 3 can be read", version, 3)
+        raise c.error("bad-version", "version", f"is {version}, but only 2 and 3 can be read", version, 3)
     counts = []
     for what, least in (("tensor count", MIN_TENSOR), ("key count", MIN_KEY)):
         count = c.u64(what)
         limit = min(COUNT_LIMIT, (c.size - FIXED_HEADER) // least)
         if count > limit:
-            raise c.error("bad-count", what, f"is {count}, a file of {c.size} bytes can hold at most {limit}",
+            raise c.error("bad-count", what, f"is {count}, but a file of {c.size} bytes can hold at most {limit}",
                           count, limit)
         counts.append(count)
     c.what = "key"
@@ -278,13 +278,14 @@ cdef tuple scan_header(_Cursor c, object take_key, object take_tensor):
 
 
 def scan(buffer, Py_ssize_t size, more, take_key, take_tensor):
-    """Finds every key and tensor of a GGUF header; returns (version, end of the header).
+    """Find every key and tensor of a GGUF header, and return (version, end of the header).
 
-    `buffer` holds the first bytes of a file of `size` bytes, and `more(n)` returns a buffer with at least the first n;
-    the scan holds no buffer while it calls. Each find is handed over at once, so that one that is refused ends the scan:
+    `buffer` holds the first bytes of a file of `size` bytes, and `more(n)` returns a buffer with at least the first n
+    bytes. The scan holds no buffer while it calls `more`. It passes on each key and tensor as soon as it finds it, and
+    an exception from these functions ends the scan:
     take_key(name, offset of the name, value type, element type, array length, start of value, end of value), then
-    take_tensor(name, offset of the name, dims in ne order, type id, offset in the data section). Names are bytes and
-    not checked. Raises ScanError.
+    take_tensor(name, offset of the name, dims in ne order, type id, offset in the data section). Names are unchecked
+    bytes. Raise ScanError for a header that breaks the format.
     """
     cdef _Cursor c = _Cursor()
     c.size = size
@@ -297,9 +298,10 @@ def scan(buffer, Py_ssize_t size, more, take_key, take_tensor):
 
 
 def read_strings(buffer, Py_ssize_t start, Py_ssize_t count):
-    """The `count` strings of an array whose first length field is at `start`, as a list of str.
+    """Return the `count` strings of an array whose first length field is at `start`, as a list of str.
 
     Bytes that are not UTF-8 become lone surrogates (the surrogateescape handler), so that they can be written back.
+    Raise ScanError if the strings do not fit into the buffer.
     """
     cdef Py_buffer view
     cdef const uint8_t* p
@@ -308,7 +310,7 @@ def read_strings(buffer, Py_ssize_t start, Py_ssize_t count):
     cdef list strings
     PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
     try:
-        # Checked again: the caller's buffer may have changed since the scan.
+        # The scan checked this, but the caller's buffer may have changed since then.
         if start < 0 or start > view.len or count < 0 or count > (view.len - start) // 8:
             raise ScanError("truncated", "array of strings does not fit", start, "array", count, view.len)
         p = <const uint8_t*>view.buf

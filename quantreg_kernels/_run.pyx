@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Where Python hands arrays to compiled codecs.
+"""The door between Python and compiled codecs.
 
-Checks the ABI and every size, then runs rows without the GIL.
+It checks the ABI number, every size and every stride, and then runs the codec's functions without the GIL.
 """
 
 import threading
@@ -20,13 +20,20 @@ cdef extern from "quantreg_kernels/stream.h" nogil:
     void stream_end()
 
 cdef enum:
-    PY_SSIZE_MAX_BITS = 62
-    CHECKED_WEIGHTS = 1 << 16  # 256 KiB of float32: looked through for NaN, then encoded while in cache
-    STREAMED_WEIGHTS = 1 << 9  # decoded to first-level cache, then written around the caches
+    MOST_BYTES_BITS = 62  # a row has fewer than 2^62 bytes
+    CHECKED_WEIGHTS = 1 << 16  # 256 KiB of float32: checked and encoded in one go, while they are in the cache
+    STREAMED_WEIGHTS = 1 << 9  # decoded into the first-level cache, then written around the caches
     STREAMED_MOST = 1 << 13  # 32 KiB on the stack; longer pieces are decoded in place
 
+# Capsules whose prepare() has run. A codec may be loaded more than once, and its tables belong to its module.
+cdef set PREPARED = set()
+cdef object PREPARING = threading.Lock()
+
+
+# ---- arrays ----
+
 cdef Py_ssize_t find_nonfinite(const float *x, Py_ssize_t n) noexcept nogil:
-    """Index of the first NaN or infinity in x, or -1."""
+    """Return the index of the first NaN or infinity in x, or -1."""
     cdef const uint32_t *bits = <const uint32_t *>x
     cdef Py_ssize_t i = 0, j, end
     cdef uint32_t bad
@@ -35,7 +42,7 @@ cdef Py_ssize_t find_nonfinite(const float *x, Py_ssize_t n) noexcept nogil:
         end = i + 1024 if n - i > 1024 else n
         bad = 0
         for j in range(i, end):
-            zero = x[j] - x[j]  # or NaN
+            zero = x[j] - x[j]  # NaN if x[j] is NaN or infinite
             bad |= bits_from_float(zero)
         if bad:
             for j in range(i, end):
@@ -45,50 +52,90 @@ cdef Py_ssize_t find_nonfinite(const float *x, Py_ssize_t n) noexcept nogil:
     return -1
 
 
-cdef int check_aligned(const void *floats) except -1:
-    """Codecs may use instructions that fault on float32 at an odd address."""
-    if <size_t>floats % sizeof(float):
-        raise ValueError("float32 that is not aligned in memory: np.require(x, np.float32, ['C', 'A']) copies it")
+cdef Py_ssize_t find_nonfinite_in_rows(const float *x, Py_ssize_t n_rows, Py_ssize_t n_cols,
+                                       Py_ssize_t stride) noexcept nogil:
+    """Return row * n_cols + column of the first NaN or infinity, or -1. The stride is in floats."""
+    cdef Py_ssize_t row, column
+    if stride == n_cols:
+        return find_nonfinite(x, n_rows * n_cols)
+    for row in range(n_rows):
+        column = find_nonfinite(x + row * stride, n_cols)
+        if column >= 0:
+            return row * n_cols + column
+    return -1
+
+
+cdef int check_aligned(str name, const void *floats, Py_ssize_t stride=0) except -1:
+    """Codecs may use instructions that fault on a float32 at an odd address. The stride is in bytes."""
+    if <size_t>floats % sizeof(float) or stride % <Py_ssize_t>sizeof(float):
+        raise ValueError(f"{name} is float32 that is not aligned in memory: np.require({name}, np.float32, 'CA') "
+                         "makes an aligned copy")
     return 0
 
 
-def first_nonfinite(const float[:, ::1] x):
-    """Index, counted over all of x, float32 (rows, cols), of the first NaN or infinity, or -1."""
-    cdef Py_ssize_t found
+cdef Py_ssize_t row_stride(str name, const Py_ssize_t *shape, const Py_ssize_t *strides, Py_ssize_t itemsize,
+                           bint written=False) except? -1:
+    """Return the distance in bytes between two rows of a two-dimensional array, negative if they run backwards.
+
+    Raise ValueError if the columns are not contiguous, or if rows that are written overlap.
+    """
+    cdef Py_ssize_t nbytes = shape[1] * itemsize
+    if shape[1] > 1 and strides[1] != itemsize:
+        raise ValueError(f"columns of {name} lie {strides[1]} bytes apart, but must be contiguous ({itemsize} bytes "
+                         f"apart): np.ascontiguousarray({name}) makes such a copy. Rows may lie apart")
+    if shape[0] <= 1:
+        return nbytes
+    if written and -nbytes < strides[0] < nbytes:
+        raise ValueError(f"rows of {name} overlap: they lie {strides[0]} bytes apart and have {nbytes} bytes each. "
+                         "Pass an array whose rows do not share memory")
+    return strides[0]
+
+
+def first_nonfinite(const float[:, :] x):
+    """Return row * cols + column of the first NaN or infinity in x, float32 (rows, cols), or -1.
+
+    Raise ValueError for columns that are not contiguous and for float32 that is not aligned.
+    """
+    cdef Py_ssize_t found, stride
     if x.shape[0] == 0 or x.shape[1] == 0:
         return -1
-    check_aligned(&x[0, 0])
+    stride = row_stride("x", x.shape, x.strides, sizeof(float))
+    check_aligned("x", &x[0, 0], stride)
     with nogil:
-        found = find_nonfinite(&x[0, 0], x.shape[0] * x.shape[1])
+        found = find_nonfinite_in_rows(&x[0, 0], x.shape[0], x.shape[1], stride // <Py_ssize_t>sizeof(float))
     return found
 
 
 class RowError(ValueError):
     """A row that cannot be encoded.
 
-    ``row`` is its index; ``column`` the index of a NaN or infinity, or None if the values are finite but too large for
-    the type's scales.
+    ``row`` is its index. ``column`` is the index of a NaN or infinity, or None if the values are finite but too large
+    for the type's scales.
     """
 
     def __init__(self, row, column):
         self.row = row
         self.column = column
-        super().__init__(f"row {row} cannot be encoded")
+        what = "values that are too large for the type's scales" if column is None else f"NaN or infinity at column {column}"
+        super().__init__(f"row {row} cannot be encoded: it holds {what}")
 
+
+# ---- codecs ----
 
 cdef class Codec:
-    """A compiled codec: rows in, rows out. Made by `load_codec`; holds the capsule alive.
+    """A compiled codec, which encodes and decodes rows. `load_codec` makes it; it keeps the capsule alive.
 
     ``type_id``, ``block_size``, ``type_size`` and ``row_header_size`` come from the codec's own struct, so that the
-    host can hold them against the plugin's QuantType. ``level`` is the CPU level it was compiled for, ``built`` are all
-    levels that there are of it, ``abi`` is the ABI number it was built for.
+    host can compare them with the plugin's QuantType. ``level`` is the CPU level that it was compiled for, ``built``
+    lists all levels at which it was built, and ``abi`` is the ABI number that it was built for.
+
+    In every array the columns must be contiguous, but rows may lie apart: ``x[:, 256:512]`` and ``out[::2]`` are read
+    and written in place.
     """
 
     cdef object capsule
     cdef const RowCodec *given
     cdef RowCodec c
-    cdef object lock
-    cdef bint prepared
     cdef readonly str level
     cdef readonly tuple built
     cdef readonly int abi
@@ -103,14 +150,15 @@ cdef class Codec:
         self.given = <const RowCodec *>PyCapsule_GetPointer(capsule, "quantreg.RowCodec")
         if self.given.abi_major != ABI_MAJOR:
             advice = "rebuild the plugin" if self.given.abi_major < ABI_MAJOR else "upgrade quantreg"
-            raise ImportError(
-                f"codec was built for quantreg ABI {self.given.abi_major}, this quantreg has ABI {ABI_MAJOR}: {advice}")
+            raise ImportError(f"the codec was built for quantreg ABI {self.given.abi_major}, but this quantreg has ABI "
+                              f"{ABI_MAJOR}: {advice}")
         if self.given.struct_size < <Py_ssize_t>(5 * sizeof(Py_ssize_t)):
-            raise ImportError("codec struct is too short: rebuild the plugin")
+            raise ImportError(f"the codec's struct is too short ({self.given.struct_size} bytes): rebuild the plugin")
         memset(&self.c, 0, sizeof(RowCodec))
         memcpy(&self.c, self.given, min(self.given.struct_size, <Py_ssize_t>sizeof(RowCodec)))
         if self.c.block_size <= 0 or self.c.type_size <= 0 or self.c.row_header_size < 0:
-            raise ValueError("codec has an empty block")
+            raise ValueError(f"the codec has an empty block: {self.c.block_size} weights in {self.c.type_size} bytes, "
+                             f"row header of {self.c.row_header_size} bytes. Correct its call of codec_capsule")
         self.level = level
         self.built = built
         self.abi = self.c.abi_major
@@ -118,8 +166,6 @@ cdef class Codec:
         self.block_size = self.c.block_size
         self.type_size = self.c.type_size
         self.row_header_size = self.c.row_header_size
-        self.lock = threading.Lock()
-        self.prepared = self.c.prepare == NULL
 
     @property
     def can_encode(self):
@@ -127,7 +173,7 @@ cdef class Codec:
 
     @property
     def whole_rows(self):
-        """Whether a row's blocks can only be decoded together."""
+        """Whether the blocks of a row can only be decoded together."""
         return self.c.whole_rows != 0 or self.c.row_header_size != 0
 
     @property
@@ -139,62 +185,80 @@ cdef class Codec:
         cdef Py_ssize_t blocks = n_cols // self.c.block_size
         if n_cols % self.c.block_size:
             raise ValueError(f"a row of {n_cols} weights does not divide into blocks of {self.c.block_size}")
-        if blocks > ((<Py_ssize_t>1 << PY_SSIZE_MAX_BITS) - self.c.row_header_size) // self.c.type_size:
-            raise ValueError("row too long")
+        if blocks > ((<Py_ssize_t>1 << MOST_BYTES_BITS) - self.c.row_header_size) // self.c.type_size:
+            raise ValueError(f"a row of {n_cols} weights takes more than 2^{MOST_BYTES_BITS} bytes")
         return self.c.row_header_size + blocks * self.c.type_size
 
-    def encode_rows(self, const float[:, ::1] x, uint8_t[:, ::1] out, importance=None, Py_ssize_t first_row=0):
+    # ---- encode ----
+
+    def encode_rows(self, const float[:, :] x, uint8_t[:, :] out, importance=None, Py_ssize_t first_row=0):
         """Encode x, float32 (rows, cols), into out, uint8 (rows, row_bytes).
 
         importance: None, float32 (cols,) column statistics, or float32 (rows, cols) error weights.
-        Raises RowError (with first_row added) for a NaN, an infinity or an overflowing scale; ValueError for wrong
-        sizes and for float32 that is not aligned.
+        Raise RowError (with first_row added) for a NaN, an infinity or an overflowing scale. Raise ValueError for wrong
+        sizes, for columns that are not contiguous, for rows of out that overlap, and for float32 that is not aligned.
         """
         cdef EncodeArgs a
-        cdef Py_ssize_t done, column = -1
+        cdef Py_ssize_t done, column = -1, nbytes, stride
         cdef const float[::1] columns
-        cdef const float[:, ::1] weights
+        cdef const float[:, :] weights
         memset(&a, 0, sizeof(EncodeArgs))
         a.struct_size = sizeof(EncodeArgs)
         if self.c.encode_rows == NULL:
             raise TypeError("this codec only decodes")
-        if out.shape[0] != x.shape[0] or out.shape[1] != self.row_bytes(x.shape[1]):
-            raise ValueError(
-                f"{x.shape[0]} rows of {x.shape[1]} weights do not fit ({out.shape[0]}, {out.shape[1]}) bytes")
+        nbytes = self.row_bytes(x.shape[1])
+        if out.shape[0] != x.shape[0] or out.shape[1] != nbytes:
+            raise ValueError(f"{x.shape[0]} rows of {x.shape[1]} weights encode to ({x.shape[0]}, {nbytes}) bytes, but "
+                             f"out has the shape ({out.shape[0]}, {out.shape[1]})")
         if x.shape[0] == 0 or x.shape[1] == 0:
             return
         if importance is not None and self.c.score_rows != NULL:
             if importance.ndim == 1:
                 columns = importance
                 if columns.shape[0] != x.shape[1]:
-                    raise ValueError(f"{columns.shape[0]} column statistics for {x.shape[1]} columns")
+                    raise ValueError(f"importance holds {columns.shape[0]} column statistics for {x.shape[1]} columns")
+                check_aligned("importance", &columns[0])
                 a.importance = &columns[0]
                 a.importance_kind = IMPORTANCE_COLUMNS
             else:
                 weights = importance
                 if weights.shape[0] != x.shape[0] or weights.shape[1] != x.shape[1]:
-                    raise ValueError("importance weights must have the shape of the rows")
+                    raise ValueError(f"importance holds ({weights.shape[0]}, {weights.shape[1]}) error weights for "
+                                     f"({x.shape[0]}, {x.shape[1]}) weights")
+                stride = row_stride("importance", weights.shape, weights.strides, sizeof(float))
+                check_aligned("importance", &weights[0, 0], stride)
                 a.importance = &weights[0, 0]
                 a.importance_kind = IMPORTANCE_WEIGHTS
-                a.importance_stride = x.shape[1]
-            check_aligned(a.importance)
-        check_aligned(&x[0, 0])
+                a.importance_stride = stride // <Py_ssize_t>sizeof(float)
+        stride = row_stride("x", x.shape, x.strides, sizeof(float))
+        check_aligned("x", &x[0, 0], stride)
         a.src = &x[0, 0]
         a.dst = &out[0, 0]
         a.n_rows = x.shape[0]
         a.n_cols = x.shape[1]
-        a.src_stride = x.shape[1]
-        a.dst_stride = out.shape[1]
+        a.src_stride = stride // <Py_ssize_t>sizeof(float)
+        a.dst_stride = row_stride("out", out.shape, out.strides, 1, written=True)
         self._prepare()
         with nogil:
             done = self._encode(&a, &column)
         if done < x.shape[0]:
             raise RowError(first_row + done, column if column >= 0 else None)
 
-    cdef Py_ssize_t _encode(self, EncodeArgs *a, Py_ssize_t *column) noexcept nogil:
-        """Rows done; if fewer than all, column is set where a NaN or infinity stopped it.
+    cdef int _prepare(self) except -1:
+        """Run the codec's prepare(), once in this process. The lock also makes its tables visible to this thread."""
+        if self.c.prepare == NULL:
+            return 0
+        with PREPARING:
+            if self.capsule not in PREPARED:
+                with nogil:
+                    self.c.prepare()
+                PREPARED.add(self.capsule)
+        return 0
 
-        A few rows at a time, so that they are in cache for the second of check and codec.
+    cdef Py_ssize_t _encode(self, EncodeArgs *a, Py_ssize_t *column) noexcept nogil:
+        """Return the number of rows done. If that is not all, a NaN or infinity sets `column`.
+
+        A few rows at a time: the NaN check and the codec both read them, and the second finds them in the cache.
         """
         cdef Py_ssize_t n_rows = a.n_rows, step = CHECKED_WEIGHTS // a.n_cols, first = 0, few, done
         step = step if step > 0 else 1
@@ -205,22 +269,22 @@ cdef class Codec:
                 return first + done
             a.src += done * a.src_stride
             a.dst += done * a.dst_stride
-            if a.importance_stride:
+            if a.importance != NULL:
                 a.importance += done * a.importance_stride
             first += done
         return n_rows
 
     cdef Py_ssize_t _encode_few(self, EncodeArgs *a, Py_ssize_t *column) noexcept nogil:
-        """The first bad row counts: what is not finite at all, or too large for the codec."""
+        """Stop at the first bad row, whether it holds a NaN or infinity or values too large for the codec."""
         cdef Py_ssize_t done, bad
         if self.c.takes_nonfinite:
             done = self._call_encoder(a)
-            bad = find_nonfinite(a.src, min(done + 1, a.n_rows) * a.n_cols)
+            bad = find_nonfinite_in_rows(a.src, min(done + 1, a.n_rows), a.n_cols, a.src_stride)
             if bad >= 0:
                 column[0] = bad % a.n_cols
                 return bad // a.n_cols
             return done
-        bad = find_nonfinite(a.src, a.n_rows * a.n_cols)
+        bad = find_nonfinite_in_rows(a.src, a.n_rows, a.n_cols, a.src_stride)
         if bad >= 0:
             a.n_rows = bad // a.n_cols
         done = self._call_encoder(a) if a.n_rows else 0
@@ -229,98 +293,109 @@ cdef class Codec:
         return done
 
     cdef Py_ssize_t _call_encoder(self, const EncodeArgs *a) noexcept nogil:
-        """Rows done: within what there are, whatever the codec says, so that no row is passed over."""
+        """Return the number of rows done, limited to 0..n_rows: a wrong count must not skip a row."""
         return max(0, min(self.c.encode_rows(self.given, a), a.n_rows))
 
-    def decode_rows(self, const uint8_t[:, ::1] data, float[:, ::1] out, bint stream=False):
+    # ---- decode ----
+
+    def decode_rows(self, const uint8_t[:, :] data, float[:, :] out, bint stream=False):
         """Decode data, uint8 (rows, row_bytes), into out, float32 (rows, cols).
 
-        stream: write around the caches, which is faster where out is larger than they are.
-        ValueError for wrong sizes and for float32 that is not aligned.
+        stream: write around the caches, which is faster if out does not fit into them.
+        Raise ValueError for wrong sizes, for columns that are not contiguous, for rows of out that overlap, and for
+        float32 that is not aligned.
         """
         cdef DecodeArgs a
+        cdef Py_ssize_t nbytes, stride
         memset(&a, 0, sizeof(DecodeArgs))
         a.struct_size = sizeof(DecodeArgs)
         if self.c.decode_rows == NULL:
             raise TypeError("this codec does not decode")
-        if out.shape[0] != data.shape[0] or data.shape[1] != self.row_bytes(out.shape[1]):
-            raise ValueError(f"({data.shape[0]}, {data.shape[1]}) bytes do not decode to {out.shape[0]} rows of "
-                             f"{out.shape[1]} weights")
+        nbytes = self.row_bytes(out.shape[1])
+        if out.shape[0] != data.shape[0] or data.shape[1] != nbytes:
+            raise ValueError(f"{out.shape[0]} rows of {out.shape[1]} weights decode from ({out.shape[0]}, {nbytes}) bytes, "
+                             f"but data has the shape ({data.shape[0]}, {data.shape[1]})")
         if out.shape[0] == 0 or out.shape[1] == 0:
             return
-        check_aligned(&out[0, 0])
+        stride = row_stride("out", out.shape, out.strides, sizeof(float), written=True)
+        check_aligned("out", &out[0, 0], stride)
         a.src = &data[0, 0]
         a.dst = &out[0, 0]
         a.n_rows = out.shape[0]
         a.n_cols = out.shape[1]
-        a.src_stride = data.shape[1]
-        a.dst_stride = out.shape[1]
+        a.src_stride = row_stride("data", data.shape, data.strides, 1)
+        a.dst_stride = stride // <Py_ssize_t>sizeof(float)
         with nogil:
-            if not stream or not self._decode_streaming(&a):
+            if not stream or not self._decode_streaming(&a, nbytes):
                 self.c.decode_rows(self.given, &a)
 
-    cdef bint _decode_streaming(self, const DecodeArgs *whole) noexcept nogil:
-        """A piece at a time to the stack, and from there past the caches: memory is written without being read first.
+    cdef bint _decode_streaming(self, const DecodeArgs *whole, Py_ssize_t row_bytes) noexcept nogil:
+        """Decode a piece at a time to the stack and copy it around the caches, which reads no memory before writing it.
 
-        A piece is some rows, or some blocks where the format allows it. Returns whether one fits.
+        A piece is some blocks if the format allows that, else some rows. Return False if a piece does not fit.
         """
         cdef float room[STREAMED_MOST + 16]
         cdef float *piece = room + (-<size_t>room % 64) // sizeof(float)  # stores across two cache lines are slow
         cdef DecodeArgs a = whole[0]
         cdef bint cut = self.c.whole_rows == 0 and self.c.row_header_size == 0
-        cdef Py_ssize_t unit = self.c.block_size if cut else whole.n_cols
-        cdef Py_ssize_t nbytes = self.c.type_size if cut else whole.src_stride
-        cdef Py_ssize_t left = whole.n_rows * (whole.n_cols // unit), step = 1
-        cdef float *dst = whole.dst
-        if unit > STREAMED_MOST:
+        cdef Py_ssize_t n_rows = whole.n_rows, n_cols = whole.n_cols, rows = 1, blocks, row = 0, column, i
+        if (self.c.block_size if cut else n_cols) > STREAMED_MOST:
             return False
-        if unit < STREAMED_WEIGHTS:
-            step = STREAMED_WEIGHTS // unit
+        if cut:
+            if whole.src_stride == row_bytes and whole.dst_stride == n_cols:  # one long row
+                n_cols *= n_rows
+                n_rows = 1
+            blocks = max(1, STREAMED_WEIGHTS // self.c.block_size)
+        else:
+            rows = max(1, STREAMED_WEIGHTS // n_cols)
+            blocks = n_cols // self.c.block_size
         a.dst = piece
-        while left > 0:
-            step = step if step < left else left
-            a.n_rows = 1 if cut else step
-            a.n_cols = a.dst_stride = step * unit if cut else unit
-            self.c.decode_rows(self.given, &a)
-            stream_floats(dst, piece, step * unit)
-            dst += step * unit
-            a.src += step * nbytes
-            left -= step
+        while row < n_rows:
+            a.n_rows = min(rows, n_rows - row)
+            a.src = whole.src + row * whole.src_stride
+            column = 0
+            while column < n_cols:
+                a.n_cols = a.dst_stride = min(blocks * self.c.block_size, n_cols - column)
+                self.c.decode_rows(self.given, &a)
+                for i in range(a.n_rows):
+                    stream_floats(whole.dst + (row + i) * whole.dst_stride + column, piece + i * a.n_cols, a.n_cols)
+                a.src += blocks * self.c.type_size
+                column += a.n_cols
+            row += a.n_rows
         stream_end()
         return True
 
-    def score_rows(self, const float[:, ::1] x, const float[::1] columns, float[:, ::1] out):
-        """The encoder's error weights, to out: x and out float32 (rows, cols), columns float32 (cols,).
+    # ---- score ----
 
-        ValueError for wrong sizes and for float32 that is not aligned.
+    def score_rows(self, const float[:, :] x, const float[::1] columns, float[:, :] out):
+        """Write the encoder's error weights to out: x and out are float32 (rows, cols), columns float32 (cols,).
+
+        Raise ValueError for wrong sizes, for columns that are not contiguous, for rows of out that overlap, and for
+        float32 that is not aligned.
         """
         cdef ScoreArgs a
+        cdef Py_ssize_t src_stride, dst_stride
         memset(&a, 0, sizeof(ScoreArgs))
         a.struct_size = sizeof(ScoreArgs)
         if self.c.score_rows == NULL:
             raise TypeError("this type reads no importance")
         self.row_bytes(x.shape[1])
         if out.shape[0] != x.shape[0] or out.shape[1] != x.shape[1] or columns.shape[0] != x.shape[1]:
-            raise ValueError("rows, columns and out must agree in shape")
+            raise ValueError(f"x, columns and out must agree in shape: they are ({x.shape[0]}, {x.shape[1]}), "
+                             f"({columns.shape[0]},) and ({out.shape[0]}, {out.shape[1]})")
         if x.shape[0] == 0 or x.shape[1] == 0:
             return
-        check_aligned(&x[0, 0])
+        src_stride = row_stride("x", x.shape, x.strides, sizeof(float))
+        dst_stride = row_stride("out", out.shape, out.strides, sizeof(float), written=True)
+        check_aligned("x", &x[0, 0], src_stride)
+        check_aligned("columns", &columns[0])
+        check_aligned("out", &out[0, 0], dst_stride)
         a.src = &x[0, 0]
         a.dst = &out[0, 0]
+        a.columns = &columns[0]
         a.n_rows = x.shape[0]
         a.n_cols = x.shape[1]
-        a.src_stride = x.shape[1]
-        a.dst_stride = out.shape[1]
-        check_aligned(&columns[0])
-        check_aligned(&out[0, 0])
-        a.columns = &columns[0]
+        a.src_stride = src_stride // <Py_ssize_t>sizeof(float)
+        a.dst_stride = dst_stride // <Py_ssize_t>sizeof(float)
         with nogil:
             self.c.score_rows(self.given, &a)
-
-    def _prepare(self):
-        if not self.prepared:
-            with self.lock:
-                if not self.prepared:
-                    with nogil:
-                        self.c.prepare()
-                    self.prepared = True

@@ -1,13 +1,16 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The codec ABI: one struct of function pointers, passed in a capsule named "quantreg.RowCodec".
 
-Members are appended, never reordered. The host zero-fills every Args struct and sets its struct_size, so a member
-that one side does not know reads as zero. A change that breaks this raises ABI_MAJOR, and codecs of another major are
-refused.
+Members are appended, never reordered. The host fills every Args struct with zeros and sets its struct_size, so a member
+that one side does not know reads as zero. A change that breaks this raises ABI_MAJOR, and the host refuses codecs with
+another major number.
 """
 
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int32_t, uint8_t
+
+cdef extern from "quantreg_kernels/platform.h":
+    pass  # stops the compiler if a codec built with it could not write the right bytes
 
 cdef enum:
     ABI_MAJOR = 1
@@ -15,14 +18,15 @@ cdef enum:
 # importance_kind
 cdef enum:
     IMPORTANCE_NONE = 0
-    IMPORTANCE_COLUMNS = 1  # one float32 a column (an imatrix row); the codec applies its own scoring
-    IMPORTANCE_WEIGHTS = 2  # one float32 a weight, used as the error weight as it is
+    IMPORTANCE_COLUMNS = 1  # one float32 per column (a row of an imatrix); the codec applies its own scoring
+    IMPORTANCE_WEIGHTS = 2  # one float32 per weight, which is the error weight itself
 
 cdef struct RowCodec
 
-# Rows of n_cols float32 at src, src_stride floats apart, to rows of bytes at dst, dst_stride bytes apart. Every value
-# of src is finite, but for codecs that take others. importance_stride is the distance in floats between the importance
-# of two rows (0: all rows share it).
+# From rows of n_cols float32 at src, src_stride floats apart, to rows of bytes at dst, dst_stride bytes apart. The
+# strides are real: rows may lie apart, overlap where they are only read, or run backwards (a negative stride), and the
+# bytes between two rows of dst belong to somebody else. Every value of src is finite unless the codec sets
+# takes_nonfinite. importance_stride is the distance in floats between the importance of two rows (0: all rows share it).
 cdef struct EncodeArgs:
     Py_ssize_t struct_size
     const float *src
@@ -35,8 +39,8 @@ cdef struct EncodeArgs:
     int32_t importance_kind
     Py_ssize_t importance_stride
 
-# The reverse: bytes at src, src_stride bytes apart, to float32 at dst, dst_stride floats apart. Any bytes are valid
-# input.
+# The reverse: from bytes at src, src_stride bytes apart, to float32 at dst, dst_stride floats apart. The codec must
+# accept any bytes.
 cdef struct DecodeArgs:
     Py_ssize_t struct_size
     const uint8_t *src
@@ -46,7 +50,8 @@ cdef struct DecodeArgs:
     Py_ssize_t src_stride
     Py_ssize_t dst_stride
 
-# The encoder's own error weights, one a weight, for rows at src under the column statistics at columns (n_cols floats).
+# The error weights that the encoder derives from the column statistics at columns (n_cols floats), one per weight of
+# the rows at src. Both strides are in floats.
 cdef struct ScoreArgs:
     Py_ssize_t struct_size
     const float *src
@@ -57,8 +62,8 @@ cdef struct ScoreArgs:
     Py_ssize_t dst_stride
     const float *columns
 
-# Each returns the number of rows done. Fewer than n_rows: the row of that index cannot be represented (a scale that
-# overflows to infinity or is NaN); the bytes from that row on are unspecified.
+# Each returns the number of rows done. If that is less than n_rows, the row of that index cannot be represented (a scale
+# overflows to infinity or is NaN), and the bytes from that row on are unspecified.
 ctypedef Py_ssize_t (*encode_rows_t)(const RowCodec *, const EncodeArgs *) noexcept nogil
 ctypedef Py_ssize_t (*decode_rows_t)(const RowCodec *, const DecodeArgs *) noexcept nogil
 ctypedef Py_ssize_t (*score_rows_t)(const RowCodec *, const ScoreArgs *) noexcept nogil
@@ -68,26 +73,31 @@ cdef struct RowCodec:
     Py_ssize_t struct_size
     int32_t abi_major
     int32_t type_id
-    Py_ssize_t block_size       # weights a block
-    Py_ssize_t type_size        # bytes a block
-    Py_ssize_t row_header_size  # bytes before a row's first block; 0 for all of ggml's types
-    prepare_t prepare           # builds lookup tables before the first encode; called once, under a lock; may be NULL
-    encode_rows_t encode_rows   # NULL where the type can only be decoded
+    Py_ssize_t block_size       # weights per block
+    Py_ssize_t type_size        # bytes per block
+    Py_ssize_t row_header_size  # bytes before the first block of a row; 0 for all of ggml's types
+    prepare_t prepare           # builds lookup tables; called once, under a lock, before the first encode; may be NULL
+    encode_rows_t encode_rows   # NULL if the type can only be decoded
     decode_rows_t decode_rows
-    score_rows_t score_rows     # NULL where the type reads no importance
-    int32_t whole_rows          # not 0 where a block cannot be decoded without the rest of its row
-    int32_t takes_nonfinite     # not 0 where encode_rows may be given NaN and infinity; such rows are refused afterwards
+    score_rows_t score_rows     # NULL if the type reads no importance
+    int32_t whole_rows          # not 0 if a block cannot be decoded without the rest of its row
+    int32_t takes_nonfinite     # not 0 if the host may look for NaN and infinity after encode_rows instead of before it
 
 
 cdef inline object codec_capsule(RowCodec *codec, int32_t type_id, Py_ssize_t block_size, Py_ssize_t type_size,
                                  encode_rows_t encode_rows, decode_rows_t decode_rows, score_rows_t score_rows,
                                  prepare_t prepare=NULL, Py_ssize_t row_header_size=0):
-    """Fill `codec`, which must live as long as the module, and wrap it.
+    """Fill `codec`, which must live as long as the module, and wrap it in a capsule.
 
-    Every codec file ends with ``codec = codec_capsule(...)``. A type that only decodes passes NULL for encode_rows, one
-    that reads no importance passes NULL for score_rows; one with a scale or a codebook a row passes its bytes as
-    row_header_size, after NULL or a function for prepare. Below it stand the members that are not 0: whole_rows,
-    takes_nonfinite (for an encoder that reads memory faster than it computes, and that no float leads astray).
+    Every codec file ends with ``codec = codec_capsule(...)``. Pass NULL for encode_rows if the type only decodes, and
+    NULL for score_rows if it reads no importance. A type with a scale or a codebook per row passes its size in bytes as
+    row_header_size.
+
+    Set two more members below that line if they apply: ``row_codec.whole_rows = 1`` and ``row_codec.takes_nonfinite = 1``.
+    The host reads each row twice, once to look for NaN and infinity and once to encode it, and the first of the two waits
+    for memory. A fast encoder prefetches and so waits less: with takes_nonfinite it goes first, and the host checks the
+    rows while they are in the cache. It must be safe with any float, and a NaN must not change the rows before it. What it
+    writes for a row with a NaN or infinity does not matter, because the host refuses that row.
     """
     codec.struct_size = sizeof(RowCodec)
     codec.abi_major = ABI_MAJOR

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Scalar conversions between float32 and the small float formats, bit-exact. The lane versions are in lanes.h."""
+"""Bit-exact conversions of single numbers between float32 and small float formats. lanes.h converts whole vectors."""
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
@@ -18,7 +18,7 @@ cdef inline uint32_t bits_from_float(float f) noexcept nogil:
 
 
 cdef inline uint16_t load_u16(const uint8_t *p) noexcept nogil:
-    """Two bytes, little-endian, at any alignment."""
+    """Load two little-endian bytes at any alignment."""
     return <uint16_t>(p[0] | (p[1] << 8))
 
 
@@ -28,11 +28,14 @@ cdef inline void store_u16(uint8_t *p, uint16_t v) noexcept nogil:
 
 
 cdef inline float f16_to_f32(uint16_t h) noexcept nogil:
-    """IEEE 754 binary16. A subnormal is the mantissa of a number from 0.5 on, minus 0.5: to rescale it as a float would be
-    to multiply a subnormal, which takes many times longer on most processors."""
+    """Convert IEEE 754 binary16; a NaN becomes quiet.
+
+    A subnormal is read as 0.5 plus its value, minus 0.5. Scaling it as a float32 would multiply a float32 subnormal,
+    which takes many times longer on most processors.
+    """
     cdef uint32_t sign = <uint32_t>(h & 0x8000) << 16
     cdef uint32_t a = h & 0x7fff
-    if a >= 0x7c00:  # infinity, or a NaN, which becomes quiet
+    if a >= 0x7c00:  # infinity or NaN
         return float_from_bits(sign | 0x7f800000 | (a << 13) | (0x400000 if a > 0x7c00 else 0))
     if a < 0x0400:
         return float_from_bits(sign | bits_from_float(float_from_bits(0x3f000000 | a) - <float>0.5))
@@ -40,7 +43,7 @@ cdef inline float f16_to_f32(uint16_t h) noexcept nogil:
 
 
 cdef inline uint16_t f32_to_f16(float f) noexcept nogil:
-    """To nearest, ties to even; 65520 and beyond becomes infinity, any NaN 0x7e00 with its sign."""
+    """Round to nearest, ties to even. 65520 and more becomes infinity, and a NaN becomes 0x7e00 with its sign."""
     cdef uint32_t bits = bits_from_float(f)
     cdef uint32_t sign = (bits >> 16) & 0x8000
     cdef uint32_t a = bits & 0x7fffffff
@@ -48,7 +51,7 @@ cdef inline uint16_t f32_to_f16(float f) noexcept nogil:
         return <uint16_t>(sign | 0x7e00)
     if a >= <uint32_t>143 << 23:  # 2^16 and more
         return <uint16_t>(sign | 0x7c00)
-    if a < <uint32_t>113 << 23:  # subnormal or zero: adding 0.5 shifts and rounds
+    if a < <uint32_t>113 << 23:  # subnormal or zero: adding 0.5 shifts the bits and rounds them
         return <uint16_t>(sign | (bits_from_float(float_from_bits(a) + <float>0.5) - bits_from_float(<float>0.5)))
     return <uint16_t>(sign | (((a + 0xfff + ((a >> 13) & 1)) >> 13) - ((127 - 15) << 10)))
 
@@ -61,28 +64,17 @@ cdef inline bint f16_is_finite(uint16_t h) noexcept nogil:
     return (h & 0x7c00) != 0x7c00
 
 
-cdef inline float bf16_to_f32(uint16_t h) noexcept nogil:
-    """The upper half of a float32."""
-    return float_from_bits(<uint32_t>h << 16)
-
-
-cdef inline uint16_t f32_to_bf16(float f) noexcept nogil:
-    """To nearest, ties to even; a NaN keeps its upper bits and becomes quiet."""
-    cdef uint32_t bits = bits_from_float(f)
-    if (bits & 0x7fffffff) > 0x7f800000:
-        return <uint16_t>((bits >> 16) | 64)
-    return <uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)
-
-
 cdef inline float half_e8m0_to_f32(uint8_t e) noexcept nogil:
-    """2^(e - 128), half of what e8m0 stands for, so that 255 fits. No value is a NaN here."""
+    """Return 2^(e - 128), which is half of the e8m0 value, so that 255 fits. No value of e is a NaN."""
     return float_from_bits(<uint32_t>(e - 1) << 23 if e > 1 else <uint32_t>0x00200000 << e)
 
 
 cdef inline float ue4m3_to_f32(uint8_t e) noexcept nogil:
-    """Four bits of exponent, three of mantissa, placed where float32 has them. A subnormal gets a leading one, which is
-    subtracted again: arithmetic on float32's own subnormals is slow. The sign bit is ignored. As ggml reads them 127, the
-    format's NaN, is 0, and 255 is 480."""
+    """Convert a float of four exponent bits and three mantissa bits; the sign bit is ignored.
+
+    As in ggml, 127 (the format's NaN) is 0 and 255 is 480. A subnormal gets a leading one that is subtracted again,
+    because arithmetic on subnormals of float32 is slow.
+    """
     cdef uint32_t bits = e & 127
     cdef bint subnormal = bits < 8
     if e == 127:

@@ -13,6 +13,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "quantreg_kernels/platform.h"
+
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define LANES 16
 #include <immintrin.h>
@@ -295,7 +297,6 @@ LANE_FN vi vi_max(vi a, vi b) {
 #endif
 }
 LANE_FN vi vi_clamp(vi v, int32_t lo, int32_t hi) { return vi_max(vi_min(v, vi_set1(hi)), vi_set1(lo)); }
-LANE_FN vf vf_clamp(vf v, float lo, float hi) { return vf_max(vf_min(v, vf_set1(hi)), vf_set1(lo)); }
 LANE_FN vf vf_abs(vf v) { return (vf)((vi)v & 0x7fffffff); }
 LANE_FN vf vf_sqrt(vf v) {
 #if LANES == 16
@@ -351,7 +352,6 @@ LANE_FN vf vf_nearest(vf v) {
 /* Round to nearest, ties away from zero, as C's roundf does, for |v| < 2^23. This adds the largest float below 0.5 and
  * truncates: adding 0.5 itself would round 0.49999997 up to 1. */
 LANE_FN vi vi_roundf(vf v) { return vi_trunc(v + (vf)(((vi)v & (int32_t)0x80000000) | 0x3effffff)); }
-LANE_FN vf vf_roundf(vf v) { return (vf)((vi)vf_from_vi(vi_roundf(v)) | ((vi)v & (int32_t)0x80000000)); }
 
 #include "quantreg_kernels/lanes_values.h"
 #include "quantreg_kernels/lanes_order.h"

@@ -65,7 +65,6 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
     vi vi_min(vi a, vi b)
     vi vi_max(vi a, vi b)
     vi vi_clamp(vi v, int32_t lo, int32_t hi)
-    vf vf_clamp(vf v, float lo, float hi)
     vf vf_abs(vf v)
     vf vf_sqrt(vf v)
     vf vf_from_vi(vi v)
@@ -73,7 +72,6 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
     vi vi_nearest(vf v)
     vi vi_rint(vf v)
     vf vf_nearest(vf v)
-    vf vf_roundf(vf v)
     vi vi_roundf(vf v)
 
     vf vf_lookup16(const vf *table, vi index)

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""From rows to lanes: which block of which row sits in which lane."""
+"""The way from rows to lanes: which lane holds which block of which row."""
 
 from libc.stdint cimport uint8_t
 
@@ -8,11 +8,11 @@ from quantreg_kernels.lanes cimport LANES, vi, vi_eq, vi_set1, vm, vm_and, vm_bi
 
 
 cdef enum:
-    AHEAD = 1024    # weights to prefetch ahead of those encoded: processors look ahead by themselves, but not past a page
+    AHEAD = 1024    # prefetch this many weights ahead: processors do it by themselves, but not past the end of a page
 
 
-# Up to LANES consecutive blocks. They may lie in several rows; lanes from `live` on repeat the last block, so that
-# every lane computes on valid data, and are not stored.
+# Up to LANES consecutive blocks, which may lie in several rows. Lanes from `live` on repeat the last block, so that every
+# lane computes on valid data; they are not stored.
 cdef struct Group:
     int live
     Py_ssize_t first_row                # row of lane 0
@@ -24,9 +24,9 @@ cdef struct Group:
 
 cdef inline Py_ssize_t fill_group(Group *g, const EncodeArgs *a, Py_ssize_t start,
                                   Py_ssize_t block_size, Py_ssize_t type_size) noexcept nogil:
-    """Point the lanes of `g` at the blocks from `start` on, counted over all rows.
+    """Point the lanes of `g` at the next blocks, from block `start`, counted over all rows.
 
-    Returns how many are live, 0 at the end.
+    Return the number of live lanes, which is 0 at the end.
     """
     cdef Py_ssize_t per_row = a.n_cols // block_size
     cdef Py_ssize_t left = a.n_rows * per_row - start
@@ -55,9 +55,10 @@ cdef inline Py_ssize_t fill_group(Group *g, const EncodeArgs *a, Py_ssize_t star
 
 
 cdef inline Py_ssize_t keep_finite_rows(Group *g, vi d, vi dmin) noexcept nogil:
-    """Row of the first live lane with an infinite or NaN half-precision scale (d, dmin; pass one twice), or -1.
+    """Return the row of the first live lane with an infinite or NaN half-precision scale, or -1.
 
-    The lanes from that row on are no longer live, so that the rows before it are still stored.
+    The scales are d and dmin; pass d twice if there is only one. The lanes from that row on are no longer live, so that
+    only the rows before it are stored.
     """
     cdef vm infinite = vm_or(vi_eq(d & 0x7c00, vi_set1(0x7c00)), vi_eq(dmin & 0x7c00, vi_set1(0x7c00)))
     cdef unsigned int bad = vm_bits(vm_and(infinite, vm_first(g.live)))
@@ -74,8 +75,10 @@ cdef inline Py_ssize_t keep_finite_rows(Group *g, vi d, vi dmin) noexcept nogil:
 
 
 cdef inline EncodeArgs as_encode_args(const ScoreArgs *s) noexcept nogil:
-    """The same rows for `fill_group`: the statistics as importance, and `dst` pointing at float32 weights (type_size is
-    4 * block_size)."""
+    """Return the same rows for `fill_group`, with the statistics as importance.
+
+    `dst` then points at float32 weights, so pass 4 * block_size as type_size.
+    """
     cdef EncodeArgs a
     a.struct_size = sizeof(EncodeArgs)
     a.src = s.src

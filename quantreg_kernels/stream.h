@@ -1,4 +1,4 @@
-/* Copying past the caches, for results larger than they are. An ordinary store first reads the line that it writes. */
+/* Copies around the caches, for results that do not fit into them. An ordinary store first reads the line it writes. */
 #ifndef QUANTREG_STREAM_H
 #define QUANTREG_STREAM_H
 
@@ -9,7 +9,7 @@
 #if defined(__SSE2__)
 #include <emmintrin.h>
 
-/* n floats; whole lines of 64 bytes go around the caches, what lies before and after them does not */
+/* Copy n floats: whole lines of 64 bytes go around the caches, and the rest before and after them does not. */
 static inline void stream_floats(float *dst, const float *src, ptrdiff_t n) {
     ptrdiff_t head = (ptrdiff_t)(-(uintptr_t)dst % 64) / 4, i;
     if (head > n) head = n;
@@ -24,7 +24,7 @@ static inline void stream_floats(float *dst, const float *src, ptrdiff_t n) {
     }
     memcpy(dst + i, src + i, (size_t)(n - i) * 4);
 }
-/* Before other threads may read it */
+/* Call this before another thread reads the result. */
 static inline void stream_end(void) { _mm_sfence(); }
 #else
 static inline void stream_floats(float *dst, const float *src, ptrdiff_t n) { memcpy(dst, src, (size_t)n * 4); }

@@ -1,63 +1,47 @@
 """The codec ABI: structs filled by hand, as a plugin's module would export them."""
 
 import ctypes
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from row_codec import Args, Prepare, RowCodec, Rows, as_capsule, new_capsule
 
 from quantreg_kernels._run import Codec, RowError
 
-ROWS = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_void_p)
-PREPARE = ctypes.CFUNCTYPE(None)
-
-
-class RowCodecStruct(ctypes.Structure):
-    """abi.pxd's RowCodec."""
-
-    _fields_ = (
-        ("struct_size", ctypes.c_ssize_t),
-        ("abi_major", ctypes.c_int32),
-        ("type_id", ctypes.c_int32),
-        ("block_size", ctypes.c_ssize_t),
-        ("type_size", ctypes.c_ssize_t),
-        ("row_header_size", ctypes.c_ssize_t),
-        ("prepare", PREPARE),
-        ("encode_rows", ROWS),
-        ("decode_rows", ROWS),
-        ("score_rows", ROWS),
-        ("whole_rows", ctypes.c_int32),
-        ("takes_nonfinite", ctypes.c_int32),
-    )
-
-
-new_capsule = ctypes.pythonapi.PyCapsule_New
-new_capsule.restype = ctypes.py_object
-new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-NAME = b"quantreg.RowCodec"
-
 
 @pytest.fixture
-def make_codec():
-    """Codecs from structs filled by hand, as a plugin's module would export them."""
+def make_capsule():
+    """Capsules of structs filled by hand."""
     alive = []
 
     def make(**fields):
-        struct = RowCodecStruct(
-            **{
-                "struct_size": ctypes.sizeof(RowCodecStruct),
-                "abi_major": 1,
-                "type_id": 1000,
-                "block_size": 4,
-                "type_size": 2,
-                "encode_rows": ROWS(lambda codec, args: 2),
-                "decode_rows": ROWS(lambda codec, args: 2),
-                **fields,
-            }
-        )
-        alive.append(struct)
-        return Codec(new_capsule(ctypes.addressof(struct), NAME, None))
+        fields = {
+            "struct_size": ctypes.sizeof(RowCodec),
+            "abi_major": 1,
+            "type_id": 1000,
+            "block_size": 4,
+            "type_size": 2,
+            "encode_rows": Rows(lambda codec, args: 2),
+            "decode_rows": Rows(lambda codec, args: 2),
+            **fields,
+        }
+        plain = {
+            key: value if isinstance(value, int) else ctypes.cast(value, ctypes.c_void_p)
+            for key, value in fields.items()
+        }
+        struct = RowCodec(**plain)
+        alive.append((struct, fields))
+        return as_capsule(struct)
 
     return make
+
+
+@pytest.fixture
+def make_codec(make_capsule):
+    return lambda **fields: Codec(make_capsule(**fields))
 
 
 def test_a_struct_of_this_abi_is_taken(make_codec):
@@ -70,20 +54,20 @@ def test_a_struct_of_this_abi_is_taken(make_codec):
 
 @pytest.mark.parametrize(("abi", "advice"), [(0, "rebuild the plugin"), (2, "upgrade quantreg")])
 def test_another_abi_is_refused(make_codec, abi, advice):
-    with pytest.raises(ImportError, match=f"built for quantreg ABI {abi}, this quantreg has ABI 1: {advice}"):
+    with pytest.raises(ImportError, match=f"built for quantreg ABI {abi}, but this quantreg has ABI 1: {advice}"):
         make_codec(abi_major=abi)
 
 
 def test_members_that_an_older_struct_lacks_are_null(make_codec):
-    called = ROWS(lambda codec, args: 2)
-    codec = make_codec(struct_size=RowCodecStruct.score_rows.offset, score_rows=called)
+    called = Rows(lambda codec, args: 2)
+    codec = make_codec(struct_size=RowCodec.score_rows.offset, score_rows=called)
     assert codec.can_encode
     assert not codec.has_scorer
 
 
 def test_a_struct_without_its_sizes_is_refused(make_codec):
     with pytest.raises(ImportError, match="too short"):
-        make_codec(struct_size=RowCodecStruct.type_size.offset)
+        make_codec(struct_size=RowCodec.type_size.offset)
 
 
 @pytest.mark.parametrize("fields", [{"block_size": 0}, {"type_size": 0}, {"block_size": -1}, {"row_header_size": -1}])
@@ -93,13 +77,13 @@ def test_an_empty_block_is_refused(make_codec, fields):
 
 
 def test_other_capsules_and_objects_are_refused():
-    for other in (new_capsule(1, b"something.else", None), None, "codec"):
+    for other in (new_capsule(1, b"something.else"), None, "codec"):
         with pytest.raises(TypeError, match=r"not a quantreg\.RowCodec capsule"):
             Codec(other)
 
 
 def test_functions_that_a_codec_lacks_are_refused(make_codec):
-    codec = make_codec(encode_rows=ROWS(), decode_rows=ROWS())
+    codec = make_codec(encode_rows=Rows(), decode_rows=Rows())
     x, data = np.ones((2, 8), np.float32), np.empty((2, 4), np.uint8)
     assert not codec.can_encode
     with pytest.raises(TypeError, match="only decodes"):
@@ -113,8 +97,8 @@ def test_functions_that_a_codec_lacks_are_refused(make_codec):
 def test_prepare_runs_once_before_the_first_encode(make_codec):
     calls = []
     codec = make_codec(
-        prepare=PREPARE(lambda: calls.append("prepare")),
-        encode_rows=ROWS(lambda codec, args: calls.append("encode") or 2),
+        prepare=Prepare(lambda: calls.append("prepare")),
+        encode_rows=Rows(lambda codec, args: calls.append("encode") or 2),
     )
     assert not calls
     for _ in range(2):
@@ -122,25 +106,42 @@ def test_prepare_runs_once_before_the_first_encode(make_codec):
     assert calls == ["prepare", "encode", "encode"]
 
 
+def test_prepare_runs_once_when_many_threads_encode_at_once(make_codec):
+    """No thread may encode before prepare() has ended, and none may run it a second time."""
+    events = []
+
+    def prepare():
+        events.append("prepare")
+        time.sleep(0.05)
+        events.append("prepared")
+
+    codec = make_codec(prepare=Prepare(prepare), encode_rows=Rows(lambda codec, args: events.append("encode") or 2))
+    start = threading.Barrier(16)
+
+    def encode():
+        start.wait()
+        codec.encode_rows(np.ones((2, 8), np.float32), np.empty((2, 4), np.uint8))
+
+    with ThreadPoolExecutor(16) as pool:
+        for done in [pool.submit(encode) for _ in range(16)]:
+            done.result()
+    assert events == ["prepare", "prepared", *["encode"] * 16]
+
+
+def test_prepare_runs_once_for_a_module_that_is_loaded_twice(make_capsule):
+    """Its tables belong to the module: a second run would write them while another thread encodes with them."""
+    calls = []
+    capsule = make_capsule(prepare=Prepare(lambda: calls.append("prepare")))
+    for codec in (Codec(capsule), Codec(capsule)):
+        codec.encode_rows(np.ones((2, 8), np.float32), np.empty((2, 4), np.uint8))
+    assert calls == ["prepare"]
+
+
 def test_the_row_that_a_codec_stops_at_is_reported(make_codec):
-    codec = make_codec(encode_rows=ROWS(lambda codec, args: 1))
+    codec = make_codec(encode_rows=Rows(lambda codec, args: 1))
     with pytest.raises(RowError) as refused:
         codec.encode_rows(np.ones((2, 8), np.float32), np.empty((2, 4), np.uint8), first_row=10)
     assert (refused.value.row, refused.value.column) == (11, None)
-
-
-class Args(ctypes.Structure):
-    """What EncodeArgs and DecodeArgs begin with."""
-
-    _fields_ = (
-        ("struct_size", ctypes.c_ssize_t),
-        ("src", ctypes.c_void_p),
-        ("dst", ctypes.c_void_p),
-        ("n_rows", ctypes.c_ssize_t),
-        ("n_cols", ctypes.c_ssize_t),
-        ("src_stride", ctypes.c_ssize_t),
-        ("dst_stride", ctypes.c_ssize_t),
-    )
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_past_the_caches_blocks_are_decoded_in_pieces_but_rows_with_a_header_who
         pieces.append((got.n_rows, got.n_cols))
         return got.n_rows
 
-    codec = make_codec(decode_rows=ROWS(decode_rows), **fields)
+    codec = make_codec(decode_rows=Rows(decode_rows), **fields)
     header, block = codec.row_header_size, codec.block_size
     codec.decode_rows(np.zeros((33, header + 100 // block * 2), np.uint8), np.empty((33, 100), np.float32), stream=True)
     assert pieces[0] == piece
@@ -180,7 +181,7 @@ def test_a_codec_that_counts_more_rows_than_it_got_still_gets_all(make_codec, sa
         seen.append((got.src, got.n_rows * got.src_stride * 4))
         return says
 
-    codec = make_codec(encode_rows=ROWS(encode_rows), takes_nonfinite=takes_nonfinite)
+    codec = make_codec(encode_rows=Rows(encode_rows), takes_nonfinite=takes_nonfinite)
     x = np.ones((600, 512), np.float32)
     codec.encode_rows(x, np.empty((600, 256), np.uint8))
     assert len(seen) > 2
@@ -192,7 +193,7 @@ def test_a_codec_that_counts_more_rows_than_it_got_still_gets_all(make_codec, sa
 
 
 def test_a_codec_that_counts_less_than_no_rows_stops_at_the_first(make_codec):
-    codec = make_codec(encode_rows=ROWS(lambda codec, args: -1))
+    codec = make_codec(encode_rows=Rows(lambda codec, args: -1))
     with pytest.raises(RowError) as refused:
         codec.encode_rows(np.ones((2, 8), np.float32), np.empty((2, 4), np.uint8))
     assert refused.value.row == 0

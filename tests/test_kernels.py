@@ -115,10 +115,10 @@ def test_score_refuses_shapes_that_differ(columns, out):
         )
 
 
-def test_only_contiguous_arrays_of_the_right_type_are_taken():
+def test_only_arrays_of_the_right_type_are_taken():
     codec = codec_at("Q4_K", NATIVE[-1])
-    x = np.ones((2, 512), np.float32)
-    for wrong in (x[:, ::2], x.astype(np.float64)[:, :256], x.ravel()):
+    x = np.ones((2, 256), np.float32)
+    for wrong in (x.astype(np.float64), x.astype(">f4"), x.view(np.int32), x.ravel(), x[None]):
         with pytest.raises(ValueError):
             codec.encode_rows(wrong, untouched(2, 144))
 

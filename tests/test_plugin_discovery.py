@@ -174,8 +174,8 @@ def test_a_built_in_is_replaced_on_purpose_and_the_list_says_so(scratch, model, 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("OLDER", "codec was built for quantreg ABI 0, this quantreg has ABI 1: rebuild the plugin"),
-        ("NEWER", "codec was built for quantreg ABI 2, this quantreg has ABI 1: upgrade quantreg"),
+        ("OLDER", "codec was built for quantreg ABI 0, but this quantreg has ABI 1: rebuild the plugin"),
+        ("NEWER", "codec was built for quantreg ABI 2, but this quantreg has ABI 1: upgrade quantreg"),
     ],
 )
 def test_a_codec_of_another_abi_is_refused_with_advice(name, message, scratch, model, tmp_path):

@@ -1,10 +1,10 @@
-"""The structs of quantreg_kernels/abi.pxd through ctypes, for what Python callers cannot pass."""
+"""The structs of quantreg_kernels/abi.pxd in ctypes."""
 
 import ctypes
 import sys
 from ctypes import CFUNCTYPE, c_char_p, c_int32, c_ssize_t, c_void_p, py_object
 
-__all__ = ["Args", "Prepare", "RowCodec", "Rows", "as_capsule", "module_of", "row_codec_of"]
+__all__ = ["Args", "Prepare", "RowCodec", "Rows", "as_capsule", "module_of", "new_capsule", "row_codec_of"]
 
 NAME = b"quantreg.RowCodec"
 Rows = CFUNCTYPE(c_ssize_t, c_void_p, c_void_p)
@@ -12,7 +12,7 @@ Prepare = CFUNCTYPE(None)
 
 
 class Args(ctypes.Structure):
-    """EncodeArgs; DecodeArgs and ScoreArgs begin alike."""
+    """EncodeArgs. The members before `importance` are also those of DecodeArgs and ScoreArgs."""
 
     _fields_ = (
         ("struct_size", c_ssize_t),
@@ -46,20 +46,24 @@ class RowCodec(ctypes.Structure):
 
 
 def module_of(name, level):
-    """The compiled module of a type's codec, at a level at which it was loaded."""
+    """Return the compiled module of a type's codec, which must have been loaded at this level."""
     ending = f"._{name.lower()}_{level}"
     return next(module for key, module in list(sys.modules.items()) if key.endswith(ending))
 
 
 def row_codec_of(name, level):
-    """The struct in that module."""
+    """Return the RowCodec in that module."""
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = c_void_p, [py_object, c_char_p]
     return RowCodec.from_address(pointer(module_of(name, level).codec, NAME))
 
 
 def as_capsule(codec):
-    """What `Codec` takes; the struct must live longer."""
-    capsule = ctypes.pythonapi.PyCapsule_New
-    capsule.restype, capsule.argtypes = py_object, [c_void_p, c_char_p, c_void_p]
-    return capsule(ctypes.addressof(codec), NAME, None)
+    """The capsule of a struct, which `Codec` takes. The struct must live longer."""
+    return new_capsule(ctypes.addressof(codec), NAME)
+
+
+def new_capsule(address, name):
+    make = ctypes.pythonapi.PyCapsule_New
+    make.restype, make.argtypes = py_object, [c_void_p, c_char_p, c_void_p]
+    return make(address, name, None)
