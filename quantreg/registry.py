@@ -288,13 +288,13 @@ class Registry:
         )
 
 
-def _checked(qtype):
+def _checked(qtype: object) -> QuantType:
     if not isinstance(qtype, QuantType):
         raise PluginError(f"register() takes a quantreg.QuantType, not {type(qtype).__name__}")
     return qtype
 
 
-def _layout(qtype) -> str:
+def _layout(qtype: QuantType) -> str:
     header = f" after {qtype.row_header_size} bytes per row" if qtype.row_header_size else ""
     return f"{qtype.name} with id {qtype.type_id}, {qtype.block_size} weights in {qtype.type_size} bytes{header}"
 

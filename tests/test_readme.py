@@ -1,17 +1,24 @@
-"""The README shows what is true: its table of types, its Python, its commands."""
+"""The README and docs/types.md show what is true: the table of types, the sizes of a 7 B model, Python, commands."""
 
+import math
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import quantreg
 from quantreg import cli, types
+from quantreg.gguf import TensorInfo
+from quantreg.recipes import plan_header
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+TYPES = (ROOT / "docs" / "types.md").read_text()
+COMMANDS = (ROOT / "docs" / "commands.md").read_text()
 
 
 def types_table():
-    """The table of types as the README shows it."""
+    """The table of types as docs/types.md shows it."""
     rows = ["| type | id | block | bytes | bits per weight | smaller than F32 | falls back to | needs imatrix |"]
     rows.append("|---|---:|---:|---:|---:|---:|---|---|")
     for t in map(types.get, types):
@@ -22,8 +29,43 @@ def types_table():
 
 
 def test_the_table_of_types_is_the_registrys():
-    shown = re.search(r"<!-- types: begin -->\n(.*?)\n?<!-- types: end -->", README, re.DOTALL)[1]
-    assert shown == types_table(), f"put this into README.md:\n{types_table()}"
+    shown = re.search(r"<!-- types: begin -->\n(.*?)\n?<!-- types: end -->", TYPES, re.DOTALL)[1]
+    assert shown == types_table(), f"put this into docs/types.md:\n{types_table()}"
+
+
+def llama_7b():
+    """The header of Llama 2 7B in F16: what the sizes of a "7 B model" are of."""
+    width, hidden = 4096, 11008
+    dims = {"token_embd": (width, 32000), "output": (width, 32000), "output_norm": (width,)}
+    for i in range(32):
+        dims |= {f"blk.{i}.attn_{part}": (width, width) for part in ("q", "k", "v", "output")}
+        dims |= {f"blk.{i}.{part}_norm": (width,) for part in ("attn", "ffn")}
+        dims |= {f"blk.{i}.ffn_gate": (width, hidden), f"blk.{i}.ffn_up": (width, hidden)}
+        dims |= {f"blk.{i}.ffn_down": (hidden, width)}
+    tensors = [
+        TensorInfo(f"{name}.weight", d, 1, "F16", 0, 2 * math.prod(d), 2 * d[0], True) for name, d in dims.items()
+    ]
+    heads = {"llama.attention.head_count": 32, "llama.attention.head_count_kv": 32}
+    metadata = {"general.architecture": "llama", "llama.block_count": 32, **heads}
+    return SimpleNamespace(metadata=metadata, tensors=tensors)
+
+
+def test_the_sizes_of_a_7b_model_are_the_recipes():
+    section = README.partition("## Which type to pick")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) GB \|", section, re.MULTILINE)
+    assert len(rows) >= 6
+    for file_type, size in rows:
+        assert f"{plan_header(llama_7b(), file_type, check=False).bytes / 1e9:.2f}" == size, file_type
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) <= 900
+
+
+def test_every_link_of_the_readme_and_the_pages_leads_somewhere():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]*)", page.read_text()):
+            assert not target or (page.parent / target).exists(), f"{page}: {target}"
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
@@ -35,9 +77,11 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_every_subcommand_is_listed_and_every_listed_one_exists():
-    rows = re.findall(r"^\| (`quantreg .*?) \|", README, re.MULTILINE)
+    rows = re.findall(r"^\| (`quantreg .*?) \|", COMMANDS, re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"`quantreg ([a-z-]+)", row)}
     assert listed == set(cli.COMMANDS)
+    told = README.partition("## The command line")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`([a-z-]+)`", told)) == set(cli.COMMANDS)
 
 
 def test_the_public_names_exist():
