@@ -15,7 +15,7 @@ from libc.string cimport memcpy
 from quantreg_kernels.abi cimport IMPORTANCE_NONE, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
 from quantreg_kernels.half cimport load_f16
 from quantreg_kernels.lanes cimport (
-    lanes_load, lanes_store_bytes, lanes_store_u16, vf, vf_abs, vf_clamp, vf_from_f16, vf_gt, vf_nearest, vf_select,
+    lanes_load, lanes_store_bytes, lanes_store_u16, vf, vf_abs, vf_from_f16, vf_gt, vf_max, vf_min, vf_nearest, vf_select,
     vf_set1, vi, vi_f16, vi_set1, vi_trunc,
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
@@ -31,7 +31,7 @@ cdef inline void round_to_levels(const vf *x, vf scale, vf *q) noexcept nogil:
     cdef vf inverse = vf_select(vf_gt(vf_abs(scale), vf_set1(<float>1e-30)), vf_set1(1) / scale, vf_set1(0))
     cdef int i
     for i in range(BLOCK):
-        q[i] = vf_nearest(vf_clamp(x[i] * inverse, -4, 3))
+        q[i] = vf_nearest(vf_min(vf_max(x[i] * inverse, vf_set1(-4)), vf_set1(3)))
 
 
 cdef inline vf fit_scale(const vf *x, const vf *w, vf *q) noexcept nogil:
