@@ -7,6 +7,7 @@ from pathlib import Path
 __all__ = ["LEVELS", "get_include", "load_codec"]
 
 LEVELS = ("base", "avx2", "avx512")
+WORKS = ("plain", "weighted", "decode")
 
 
 def get_include() -> str:
@@ -32,19 +33,35 @@ def usable_levels() -> tuple[str, ...]:
     return (forced,)
 
 
-def load_codec(module: str, codec: str, level: str | None = None):
+def load_codec(module: str, codec: str, level: str | None = None, faster_at: dict[str, str] | None = None):
     """Load the codec file ``codec`` ("_q4_k") that lies beside the plugin module ``module`` (pass ``__name__``).
 
-    The extension modules are named ``_q4_k_base``, ``_q4_k_avx2`` and ``_q4_k_avx512``; the fastest that was built
-    and that this machine can run is taken, or exactly ``level``. Returns a `quantreg_kernels._run.Codec`; ImportError
-    if none fits.
+    The extension modules are named ``_q4_k_base``, ``_q4_k_avx2`` and ``_q4_k_avx512``. The highest level that was built
+    and that this machine can run is taken, or exactly ``level``. More lanes are not always faster: ``faster_at`` maps a
+    work ("plain", "weighted" or "decode", see `quantreg_kernels._run.Codec`) to the lower level at which it was measured
+    to run faster. It has no effect where that level was not built, or where ``level`` or ``QUANTREG_CPU`` asks for one
+    level.
+
+    Returns a `quantreg_kernels._run.Codec`. Raises ImportError if no level fits, ValueError if ``faster_at`` holds an
+    unknown work or level.
     """
     from quantreg_kernels._run import Codec
 
     package = module.rpartition(".")[0] or module
     wanted = (level,) if level else usable_levels()
+    for work, lower in (faster_at or {}).items():
+        if work not in WORKS or lower not in LEVELS:
+            raise ValueError(f"faster_at has {work!r}: {lower!r}, expected one of {WORKS} and one of {LEVELS}")
     built = tuple(name for name in LEVELS if util.find_spec(f"{package}.{codec}_{name}") is not None)
-    for name in reversed(wanted):
-        if name in built:
-            return Codec(import_module(f"{package}.{codec}_{name}").codec, name, built)
-    raise ImportError(f"{package}.{codec} was not built for the CPU level {' or '.join(wanted)}: reinstall {package}")
+    usable = [name for name in built if name in wanted]
+    if not usable:
+        raise ImportError(
+            f"{package}.{codec} was not built for the CPU level {' or '.join(wanted)}: reinstall {package}"
+        )
+
+    def at(name, lower=None):
+        return Codec(import_module(f"{package}.{codec}_{name}").codec, name, built, lower)
+
+    instead = {work: lower for work, lower in (faster_at or {}).items() if lower in usable[:-1]}
+    codecs = {name: at(name) for name in set(instead.values())}
+    return at(usable[-1], {work: codecs[name] for work, name in instead.items()})

@@ -81,7 +81,8 @@ cdef class Codec:
 
     ``type_id``, ``block_size``, ``type_size`` and ``row_header_size`` come from the codec's own struct, so that the
     host can hold them against the plugin's QuantType. ``level`` is the CPU level it was compiled for, ``built`` are all
-    levels that there are of it, ``abi`` is the ABI number it was built for.
+    levels that there are of it, ``abi`` is the ABI number it was built for. ``lower`` maps "plain" (encoding without
+    importance), "weighted" (encoding with it) and "decode" to the Codec of another level that does that work instead.
     """
 
     cdef object capsule
@@ -91,11 +92,12 @@ cdef class Codec:
     cdef bint prepared
     cdef readonly str level
     cdef readonly tuple built
+    cdef readonly dict lower
     cdef readonly int abi
     cdef readonly int type_id
     cdef readonly Py_ssize_t block_size, type_size, row_header_size
 
-    def __init__(self, capsule, str level="base", tuple built=("base",)):
+    def __init__(self, capsule, str level="base", tuple built=("base",), dict lower=None):
         if not PyCapsule_IsValid(capsule, "quantreg.RowCodec"):
             raise TypeError("the codec module's `codec` is not a quantreg.RowCodec capsule: end the .pyx with "
                             "codec = codec_capsule(...)")
@@ -113,6 +115,7 @@ cdef class Codec:
             raise ValueError("codec has an empty block")
         self.level = level
         self.built = built
+        self.lower = {} if lower is None else lower
         self.abi = self.c.abi_major
         self.type_id = self.c.type_id
         self.block_size = self.c.block_size
@@ -154,6 +157,9 @@ cdef class Codec:
         cdef Py_ssize_t done, column = -1
         cdef const float[::1] columns
         cdef const float[:, ::1] weights
+        cdef Codec other = self.lower.get("weighted" if importance is not None and self.c.score_rows != NULL else "plain")
+        if other is not None:
+            return other.encode_rows(x, out, importance, first_row)
         memset(&a, 0, sizeof(EncodeArgs))
         a.struct_size = sizeof(EncodeArgs)
         if self.c.encode_rows == NULL:
@@ -239,6 +245,9 @@ cdef class Codec:
         ValueError for wrong sizes and for float32 that is not aligned.
         """
         cdef DecodeArgs a
+        cdef Codec other = self.lower.get("decode")
+        if other is not None:
+            return other.decode_rows(data, out, stream)
         memset(&a, 0, sizeof(DecodeArgs))
         a.struct_size = sizeof(DecodeArgs)
         if self.c.decode_rows == NULL:
