@@ -36,14 +36,14 @@ def usable_levels() -> tuple[str, ...]:
 def load_codec(module: str, codec: str, level: str | None = None, faster_at: dict[str, str] | None = None):
     """Load the codec file ``codec`` ("_q4_k") that lies beside the plugin module ``module`` (pass ``__name__``).
 
-    The extension modules are named ``_q4_k_base``, ``_q4_k_avx2`` and ``_q4_k_avx512``. The highest level that was built
-    and that this machine can run is taken, or exactly ``level``. More lanes are not always faster: ``faster_at`` maps a
-    work ("plain", "weighted" or "decode", see `quantreg_kernels._run.Codec`) to the lower level at which it was measured
-    to run faster. It has no effect where that level was not built, or where ``level`` or ``QUANTREG_CPU`` asks for one
-    level.
+    The extension modules are named ``_q4_k_base``, ``_q4_k_avx2`` and ``_q4_k_avx512``. The loader takes the highest
+    level that was built and that this machine can run, or exactly ``level``. More lanes are not always faster:
+    ``faster_at`` maps a kind of work ("plain", "weighted" or "decode", see `quantreg_kernels._run.Codec`) to the lower
+    level at which it was measured to run faster. It has no effect where that level was not built, or where ``level`` or
+    ``QUANTREG_CPU`` asks for one level.
 
     Returns a `quantreg_kernels._run.Codec`. Raises ImportError if no level fits, ValueError if ``faster_at`` holds an
-    unknown work or level.
+    unknown kind of work or an unknown level.
     """
     from quantreg_kernels._run import Codec
 
