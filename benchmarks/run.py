@@ -26,7 +26,8 @@ def arguments():
     add = parser.add_argument
     add("--only", type=words, default=list(SECTIONS), metavar="PART,...", help=f"of {', '.join(SECTIONS)}")
     add("--types", type=words, metavar="TYPE,...", help="types (file types for files and memory); default: all")
-    add("--levels", type=words, metavar="LEVEL,...", help=f"of {', '.join(LEVELS)}; default: all of this machine")
+    levels = ", ".join((*LEVELS, codecs.DEFAULT))
+    add("--levels", type=words, metavar="LEVEL,...", help=f"of {levels}; default: all of this machine")
     add("--works", type=words, metavar="WORK,...", help="of plain, weighted, decode; default: all")
     add("--rounds", type=int, help="samples a cell (default: 5 for codecs, 3 for files)")
     add("--threads", type=words, default=["1", "2"], metavar="N,...", help="for files (default: 1,2)")
@@ -40,7 +41,7 @@ def arguments():
     refuse_unknown(parser, "--only", given.only, SECTIONS)
     refuse_unknown(parser, "--works", given.works, [work.split()[-1] for work in codecs.WORKS])
     for level in given.levels or ():
-        if level not in usable_levels():
+        if level not in (*usable_levels(), codecs.DEFAULT):
             parser.error(f"--levels {level}: this machine has {', '.join(usable_levels())}")
     return given
 

@@ -13,12 +13,19 @@ class RowError(ValueError):
 class Codec:
     level: str
     built: tuple[str, ...]
+    lower: dict[str, Codec]
     abi: int
     type_id: int
     block_size: int
     type_size: int
     row_header_size: int
-    def __init__(self, capsule: Any, level: str = "base", built: tuple[str, ...] = ("base",)) -> None: ...
+    def __init__(
+        self,
+        capsule: Any,
+        level: str = "base",
+        built: tuple[str, ...] = ("base",),
+        lower: dict[str, Codec] | None = None,
+    ) -> None: ...
     @property
     def can_encode(self) -> bool: ...
     @property

@@ -127,7 +127,9 @@ cdef class Codec:
 
     ``type_id``, ``block_size``, ``type_size`` and ``row_header_size`` come from the codec's own struct, so that the
     host can compare them with the plugin's QuantType. ``level`` is the CPU level that it was compiled for, ``built``
-    lists all levels at which it was built, and ``abi`` is the ABI number that it was built for.
+    lists all levels at which it was built, and ``abi`` is the ABI number that it was built for. ``lower`` maps "plain"
+    (encoding without importance), "weighted" (encoding with it) and "decode" to the Codec of another level that does
+    this work instead.
 
     In every array the columns must be contiguous, but rows may lie apart: ``x[:, 256:512]`` and ``out[::2]`` are read
     and written in place.
@@ -138,11 +140,12 @@ cdef class Codec:
     cdef RowCodec c
     cdef readonly str level
     cdef readonly tuple built
+    cdef readonly dict lower
     cdef readonly int abi
     cdef readonly int type_id
     cdef readonly Py_ssize_t block_size, type_size, row_header_size
 
-    def __init__(self, capsule, str level="base", tuple built=("base",)):
+    def __init__(self, capsule, str level="base", tuple built=("base",), dict lower=None):
         if not PyCapsule_IsValid(capsule, "quantreg.RowCodec"):
             raise TypeError("the codec module's `codec` is not a quantreg.RowCodec capsule: end the .pyx with "
                             "codec = codec_capsule(...)")
@@ -161,6 +164,7 @@ cdef class Codec:
                              f"row header of {self.c.row_header_size} bytes. Correct its call of codec_capsule")
         self.level = level
         self.built = built
+        self.lower = {} if lower is None else lower
         self.abi = self.c.abi_major
         self.type_id = self.c.type_id
         self.block_size = self.c.block_size
@@ -202,6 +206,9 @@ cdef class Codec:
         cdef Py_ssize_t done, column = -1, nbytes, stride
         cdef const float[::1] columns
         cdef const float[:, :] weights
+        cdef Codec other = self.lower.get("weighted" if importance is not None and self.c.score_rows != NULL else "plain")
+        if other is not None:
+            return other.encode_rows(x, out, importance, first_row)
         memset(&a, 0, sizeof(EncodeArgs))
         a.struct_size = sizeof(EncodeArgs)
         if self.c.encode_rows == NULL:
@@ -307,6 +314,9 @@ cdef class Codec:
         """
         cdef DecodeArgs a
         cdef Py_ssize_t nbytes, stride
+        cdef Codec other = self.lower.get("decode")
+        if other is not None:
+            return other.decode_rows(data, out, stream)
         memset(&a, 0, sizeof(DecodeArgs))
         a.struct_size = sizeof(DecodeArgs)
         if self.c.decode_rows == NULL:

@@ -96,6 +96,7 @@ cdef extern from "quantreg_kernels/lanes.h" nogil:
     vf lanes_max(const vf *rows)
     vf lanes_min(const vf *rows)
     void lanes_load(vf *out, const float *const *src, Py_ssize_t offset, int n)
+    void lanes_load_ahead(vf *out, const float *const *src, Py_ssize_t offset, int n, Py_ssize_t ahead)
     void lanes_store(uint8_t *const *dst, Py_ssize_t offset, const vf *src, int n, int live)
     void lanes_store_words(uint8_t *const *dst, Py_ssize_t offset, const vi *words, int n, int live)
     void lanes_store_bytes(uint8_t *const *dst, Py_ssize_t offset, const vi *bytes, int n, int live)

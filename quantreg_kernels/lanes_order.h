@@ -134,6 +134,18 @@ LANE_FN void lanes_load(vf *out, const float *const *src, intptr_t offset, int n
     }
 }
 
+/* Like lanes_load, but also prefetch what lies `ahead` floats further, for encoders that are faster than memory. */
+LANE_FN void lanes_load_ahead(vf *out, const float *const *src, intptr_t offset, int n, intptr_t ahead) {
+    for (int j = 0; j < n; j += LANES) {
+        vi rows[LANES];
+        for (int l = 0; l < LANES; l++) {
+            if (j % 16 == 0) prefetch(src[l] + offset + j + ahead); /* once per cache line */
+            rows[l] = (vi)vf_load(src[l] + offset + j);
+        }
+        vi_transpose((vi *)out + j, rows);
+    }
+}
+
 /* Undo lanes_load for the first `live` lanes: store to the bytes from dst[l] + 4 * offset up. */
 LANE_FN void lanes_store(uint8_t *const *dst, intptr_t offset, const vf *in, int n, int live) {
     for (int j = 0; j < n; j += LANES) {
@@ -160,6 +172,21 @@ LANE_FN void lanes_quads_(vi *quads, const vi *w) {
 #endif
 }
 
+/* Store the s-th 16 bytes of quad to dst[4 * s] + offset. */
+LANE_FN void lanes_store_quad_(uint8_t *const *dst, intptr_t offset, vi quad) {
+#if LANES == 16
+    _mm_storeu_si128((__m128i *)(dst[0] + offset), _mm512_castsi512_si128((__m512i)quad));
+    _mm_storeu_si128((__m128i *)(dst[4] + offset), _mm512_extracti32x4_epi32((__m512i)quad, 1));
+    _mm_storeu_si128((__m128i *)(dst[8] + offset), _mm512_extracti32x4_epi32((__m512i)quad, 2));
+    _mm_storeu_si128((__m128i *)(dst[12] + offset), _mm512_extracti32x4_epi32((__m512i)quad, 3));
+#elif LANES == 8
+    _mm_storeu_si128((__m128i *)(dst[0] + offset), _mm256_castsi256_si128((__m256i)quad));
+    _mm_storeu_si128((__m128i *)(dst[4] + offset), _mm256_extracti128_si256((__m256i)quad, 1));
+#else
+    memcpy(dst[0] + offset, &quad, 16);
+#endif
+}
+
 /* One lane, hidden from the compiler. It would otherwise turn a loop of stores into scatter instructions, which are slower. */
 LANE_FN int32_t lane_word_(vi v, int l) {
     int32_t w = v[l];
@@ -178,6 +205,10 @@ LANE_FN void lanes_store_words(uint8_t *const *dst, intptr_t offset, const vi *w
     for (; j + 4 <= n; j += 4) {
         vi quads[4];
         lanes_quads_(quads, words + j);
+        if (live == LANES) { /* out of registers: not every processor forwards part of a 64-byte store to a load */
+            for (int k = 0; k < 4; k++) lanes_store_quad_(dst + k, offset + 4 * j, quads[k]);
+            continue;
+        }
         for (int l = 0; l < live; l++) memcpy(dst[l] + offset + 4 * j, (const char *)&quads[l % 4] + 16 * (l / 4), 16);
     }
     for (; j < n; j++)
@@ -197,10 +228,16 @@ LANE_FN void lanes_store_bytes(uint8_t *const *dst, intptr_t offset, const vi *b
 
 /* Store the low 16 bits of each live lane to dst[l] + offset, little-endian. */
 LANE_FN void lanes_store_u16(uint8_t *const *dst, intptr_t offset, vi v, int live) {
+#if LANES == 16
+    uint16_t halves[LANES]; /* 32 bytes: see lanes_store_words */
+    vi_store_i16((uint8_t *)halves, v);
+    for (int l = 0; l < live; l++) memcpy(dst[l] + offset, halves + l, 2);
+#else
     for (int l = 0; l < live; l++) {
         uint16_t h = (uint16_t)v[l];
         memcpy(dst[l] + offset, &h, 2);
     }
+#endif
 }
 
 #endif

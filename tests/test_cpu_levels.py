@@ -7,15 +7,23 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from oracles import NATIVE, codec_at, row_codec_at
+from row_codec import as_capsule
+from weights import make_rows
 
 import quantreg_kernels
+from quantreg import types
 from quantreg_kernels import load_codec, usable_levels
 from quantreg_kernels._cpu import level_features, machine_levels, missing_features
+from quantreg_kernels._run import Codec
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 on_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="levels above base are for x86-64")
+
+FASTER_AT = {"plain": "avx2", "weighted": "base", "decode": "base"}
 
 
 def test_levels_are_slowest_first_and_begin_with_base(monkeypatch):
@@ -49,6 +57,95 @@ def test_a_level_that_the_machine_lacks_is_refused(monkeypatch):
     monkeypatch.setattr("quantreg_kernels._cpu.machine_levels", lambda: ("base", "avx2"))
     with pytest.raises(ValueError, match="QUANTREG_CPU=avx512: this machine only has base, avx2"):
         usable_levels()
+
+
+def lowered(codec):
+    """Work -> the level that does it, where that is not the codec's own."""
+    return {work: other.level for work, other in codec.lower.items()}
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        (("base",), {}),
+        (("base", "avx2"), {"weighted": "base", "decode": "base"}),
+        (("base", "avx2", "avx512"), FASTER_AT),
+    ],
+)
+def test_a_lower_level_does_the_work_it_is_faster_at(monkeypatch, levels, expected):
+    if levels[-1] not in NATIVE:
+        pytest.skip(f"this machine lacks {levels[-1]}")
+    monkeypatch.setattr(quantreg_kernels, "usable_levels", lambda: levels)
+    codec = load_codec("quantreg_legacy.q4_1", "_q4_1", faster_at=FASTER_AT)
+    assert codec.level == levels[-1]
+    assert lowered(codec) == expected
+
+
+@pytest.mark.parametrize("level", machine_levels())
+def test_a_level_that_was_asked_for_does_all_the_work(monkeypatch, level):
+    assert lowered(load_codec("quantreg_legacy.q4_1", "_q4_1", level, faster_at=FASTER_AT)) == {}
+    monkeypatch.setenv("QUANTREG_CPU", level)
+    assert lowered(load_codec("quantreg_legacy.q4_1", "_q4_1", faster_at=FASTER_AT)) == {}
+
+
+def test_a_lower_level_that_was_not_built_is_not_taken(monkeypatch):
+    find = quantreg_kernels.util.find_spec
+    monkeypatch.delenv("QUANTREG_CPU", raising=False)
+    monkeypatch.setattr(quantreg_kernels.util, "find_spec", lambda name: None if name.endswith("_base") else find(name))
+    codec = load_codec("quantreg_legacy.q4_1", "_q4_1", faster_at={"plain": "base", "decode": "base"})
+    assert lowered(codec) == {}
+    assert codec.level == machine_levels()[-1]
+
+
+@pytest.mark.parametrize("work", quantreg_kernels.WORKS)
+def test_the_lower_level_is_the_one_that_runs(work):
+    """The codec of another type, whose blocks are shorter, stands in for the lower level."""
+    capsule = as_capsule(row_codec_at("Q4_1", "base"))
+    codec = Codec(capsule, lower={work: codec_at("Q4_0", "base")})
+    x, importance = np.ones((2, 32), np.float32), np.ones(32, np.float32)
+    short, whole = np.zeros((2, 18), np.uint8), np.zeros((2, 20), np.uint8)
+    runs = {
+        "plain": lambda data: codec.encode_rows(x, data),
+        "weighted": lambda data: codec.encode_rows(x, data, importance),
+        "decode": lambda data: codec.decode_rows(data, np.empty_like(x)),
+    }
+    for name, run in runs.items():
+        run(short if name == work else whole)
+        with pytest.raises(ValueError, match=r"fit|decode to"):
+            run(whole if name == work else short)
+
+
+@pytest.mark.parametrize("name", ["Q4_1", "Q2_0", "IQ2_S"])
+def test_a_codec_of_several_levels_writes_the_same_bytes(monkeypatch, name):
+    x = make_rows("normal", 5, 768, 0.1, 3)
+    importance = np.random.default_rng(1).random(768, np.float32)
+    expected = codec_at(name, "base")
+    monkeypatch.delenv("QUANTREG_CPU", raising=False)
+    family = {"Q4_1": "legacy", "Q2_0": "lowbit", "IQ2_S": "iquants"}[name]
+    codec = load_codec(f"quantreg_{family}.{name.lower()}", f"_{name.lower()}", faster_at=FASTER_AT)
+    for weights in (None, importance):
+        data, same = (np.zeros((5, 768 // c.block_size * c.type_size), np.uint8) for c in (codec, expected))
+        codec.encode_rows(x, data, weights)
+        expected.encode_rows(x, same, weights)
+        np.testing.assert_array_equal(data, same)
+    back, again = np.empty_like(x), np.empty_like(x)
+    codec.decode_rows(data, back)
+    expected.decode_rows(data, again)
+    np.testing.assert_array_equal(back, again)
+
+
+@pytest.mark.parametrize("wrong", [{"encode": "avx2"}, {"plain": "sse9"}])
+def test_an_unknown_work_or_level_is_refused(wrong):
+    with pytest.raises(ValueError, match="faster_at has"):
+        load_codec("quantreg_legacy.q4_1", "_q4_1", faster_at=wrong)
+
+
+@pytest.mark.skipif("avx512" not in NATIVE, reason="the built-in types only name a level below avx512")
+def test_built_in_types_use_their_tables(monkeypatch):
+    monkeypatch.delenv("QUANTREG_CPU", raising=False)
+    assert lowered(types["BF16"]._load_codec()) == {"plain": "avx2", "decode": "avx2"}
+    assert lowered(types["Q4_1"]._load_codec()) == {"plain": "avx2"}
+    assert lowered(types["Q4_K"]._load_codec()) == {}
 
 
 def test_a_codec_that_was_not_built_is_reported(monkeypatch):

@@ -9,7 +9,9 @@ Q5_0 = quantreg.QuantType(
     block_size=32,
     type_size=22,
     fallback="F16",
-    codec=lambda: load_codec(__name__, "_q5_0"),
+    # Limited by memory: 16 lanes encode a little slower than 8 on a Zen 4, and at the same speed on a Sapphire Rapids.
+    # The search with importance gains from 16 lanes.
+    codec=lambda: load_codec(__name__, "_q5_0", faster_at={"plain": "avx2"}),
 )
 
 

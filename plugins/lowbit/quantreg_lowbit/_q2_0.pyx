@@ -13,10 +13,10 @@ from libc.string cimport memcpy
 
 from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, codec_capsule
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_load, lanes_store_u16, lanes_store_words, vf, vf_abs, vf_eq, vf_from_vi, vf_max, vf_select, vf_set1,
+    LANES, lanes_load_ahead, lanes_store_u16, lanes_store_words, vf, vf_abs, vf_eq, vf_from_vi, vf_max, vf_select, vf_set1,
     vf_set1_f16, vf_store, vi, vi_f16, vi_select, vi_set1, vi_spread2, vm,
 )
-from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
+from quantreg_kernels.rows cimport AHEAD, Group, fill_group, keep_finite_rows
 from quantreg_lowbit._ternary_rounding cimport ternary
 
 cdef enum:
@@ -36,7 +36,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef Py_ssize_t start = 0, bad
     cdef int c, j
     while fill_group(&g, a, start, BLOCK, BYTES):
-        lanes_load(x, g.src, 0, BLOCK)
+        lanes_load_ahead(x, g.src, 0, BLOCK, AHEAD)
         amax = vf_set1(0)
         for j in range(BLOCK):
             amax = vf_max(vf_abs(x[j]), amax)

@@ -10,10 +10,10 @@ from libc.stdint cimport uint8_t
 from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, codec_capsule
 from quantreg_kernels.half cimport half_e8m0_to_f32
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_load, lanes_store_bytes, vf, vf_bits, vf_eq, vf_from_vi, vf_lt, vf_select, vf_set1, vf_store, vi,
+    LANES, lanes_load_ahead, lanes_store_bytes, vf, vf_bits, vf_eq, vf_from_vi, vf_lt, vf_select, vf_set1, vf_store, vi,
     vi_bits, vi_eq, vi_get, vi_gt, vi_load_u8, vi_lt, vi_select, vi_set1, vi_trunc, vm, vm_any,
 )
-from quantreg_kernels.rows cimport Group, fill_group
+from quantreg_kernels.rows cimport AHEAD, Group, fill_group
 from quantreg_microscaling._fp4 cimport magnitude, nearest_fp4, nearest_fp4_as_rounded, value_of, value_table
 
 cdef enum:
@@ -50,7 +50,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef Py_ssize_t start = 0
     cdef int j
     while fill_group(&g, a, start, BLOCK, BYTES):
-        lanes_load(x, g.src, 0, BLOCK)
+        lanes_load_ahead(x, g.src, 0, BLOCK, AHEAD)
         amax = magnitude(x, BLOCK)
         # below 2^-125 the reference's byte wraps around: the scale is huge, and all codes are 0
         e = vi_select(vf_eq(amax, vf_set1(0)), vi_set1(0), (floor_log2(amax) + 125) & 255)

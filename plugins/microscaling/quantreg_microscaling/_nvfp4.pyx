@@ -14,10 +14,10 @@ from libc.string cimport memcpy
 from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, codec_capsule
 from quantreg_kernels.half cimport ue4m3_to_f32
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_load, lanes_store_bytes, vf, vf_bits, vf_gt, vf_lt, vf_min, vf_select, vf_set1, vf_store, vi,
+    LANES, lanes_load_ahead, lanes_store_bytes, vf, vf_bits, vf_gt, vf_lt, vf_min, vf_select, vf_set1, vf_store, vi,
     vi_bits, vi_eq, vi_gt, vi_load_u8, vi_min, vi_select, vi_set1, vi_trunc, vm_any,
 )
-from quantreg_kernels.rows cimport Group, fill_group
+from quantreg_kernels.rows cimport AHEAD, Group, fill_group
 from quantreg_microscaling._fp4 cimport magnitude, nearest_fp4, nearest_fp4_as_rounded, value_of, value_table
 
 cdef enum:
@@ -47,7 +47,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef int s, j
     while fill_group(&g, a, start, BLOCK, BYTES):
         for s in range(4):
-            lanes_load(x, g.src, SUB * s, SUB)
+            lanes_load_ahead(x, g.src, SUB * s, SUB, AHEAD)
             amax = magnitude(x, SUB)
             scales[s] = nearest_ue4m3(amax / vf_set1(6))
             d = vf_bits(scales[s] << 20) * vf_bits(vi_set1((127 + 119) << 23))
