@@ -55,7 +55,7 @@ def test_an_unknown_level_is_refused(monkeypatch):
 def test_a_level_that_the_machine_lacks_is_refused(monkeypatch):
     monkeypatch.setenv("QUANTREG_CPU", "avx512")
     monkeypatch.setattr("quantreg_kernels._cpu.machine_levels", lambda: ("base", "avx2"))
-    with pytest.raises(ValueError, match="QUANTREG_CPU=avx512: this machine only has base, avx2"):
+    with pytest.raises(ValueError, match="QUANTREG_CPU=avx512: this machine runs base, avx2 and lacks"):
         usable_levels()
 
 
