@@ -1,132 +1,202 @@
-"""Whole arrays: any shape and dtype in, type id -> QuantType -> codec, rows split over threads."""
+"""Quantize and dequantize whole arrays: find the codec of a type, and split the rows over threads."""
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 
 from quantreg.errors import CodecError, NonFiniteError, PluginError, ShapeError
+from quantreg.qtype import QuantType
 from quantreg.registry import registry, types
 from quantreg_kernels._run import first_nonfinite
 
+if TYPE_CHECKING:
+    from typing import SupportsIndex
+
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+    from typing_extensions import Buffer
+
+    TypeKey: TypeAlias = str | SupportsIndex | QuantType
+    Scalar = TypeVar("Scalar", bound=np.generic)
+
 __all__ = ["cpu_count", "dequantize", "quantize"]
 
-SLAB_WEIGHTS = 1 << 18  # weights an encoder's work item: 1 MiB of float32 stays in cache from conversion to encoding
-DECODE_SLAB_WEIGHTS = 1 << 20  # a decoder's: its output is written once, so that fewer calls win
-STREAM_BYTES = 1 << 25  # results of 32 MiB and more are written past the caches, which would not hold them
-PLAIN = ("C_CONTIGUOUS", "ALIGNED")  # what compiled codecs take
+SLAB_WEIGHTS: int = 1 << 18  # weights per slab of an encoder: 1 MiB of float32 stays in cache until it is encoded
+DECODE_SLAB_WEIGHTS: int = 1 << 20  # of a decoder: it writes its output once, so fewer calls are faster
+STREAM_BYTES: int = 1 << 25  # results from 32 MiB on are written around the caches, which are too small for them
+# The memory layout that compiled codecs accept.
+_PLAIN: tuple[Literal["C_CONTIGUOUS"], Literal["ALIGNED"]] = ("C_CONTIGUOUS", "ALIGNED")
 
 
 def cpu_count() -> int:
-    """Processors this process may use."""
+    """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def quantize(x, qtype, importance=None, threads=None, *, tensor=None) -> np.ndarray:
-    """Encode an array of weights; returns its bytes.
+def quantize(
+    x: "ArrayLike",
+    qtype: "TypeKey",
+    importance: "ArrayLike | None" = None,
+    threads: int | None = None,
+    *,
+    tensor: str | None = None,
+) -> "NDArray[np.uint8]":
+    """Encode an array of weights and return its bytes: uint8 of shape (..., bytes per row).
 
-    x: array of shape (..., cols), float32, float16, bfloat16 or float64 (integers are converted), any memory layout.
-    qtype: name, GGUF type id or QuantType. importance: None; column statistics, float32 (cols,) or x.shape[:-2] +
-    (cols,) for experts; or the error weights themselves, of x.shape. threads: default all processors. tensor: name
-    handed to the score_importance hook. Returns uint8 (..., row_bytes): the last axis in weights becomes bytes. The
-    bytes do not depend on threads. Raises UnknownTypeError; ShapeError for sizes; CodecError if the type needs
-    importance and has none; NonFiniteError, naming the row, for NaN, infinity, or values that overflow the type's
-    scales.
+    - ``x``: float32, float16, bfloat16, float64 or integers, of shape (..., cols), in any memory layout.
+    - ``qtype``: the name, the GGUF type id, or the QuantType.
+    - ``importance``: None; column statistics, of shape (cols,), or x.shape[:-2] + (cols,) with one row per expert; or
+      error weights, of the shape of x. Converted to float32.
+    - ``threads``: how many threads encode; by default as many as processors. The bytes do not depend on it.
+    - ``tensor``: the name that the hook score_importance and error messages get.
+
+    Raises UnknownTypeError; ShapeError for a wrong shape or dtype; CodecError if the type has no encoder, or needs
+    importance and has none; NonFiniteError, with the row, for NaN, infinity, or values that overflow the scales of the
+    type.
     """
-    qtype = types[qtype]
+    found = types[qtype]
     x = np.asarray(x)
     if x.ndim == 0:
-        raise ShapeError("x must have at least one dimension: the last one holds the rows of weights")
+        raise ShapeError("x must have at least one dimension: the last one is the weights of a row")
     if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
-        raise ShapeError(f"x has dtype {x.dtype}, expected a float or integer type")
-    codec = qtype.codec
-    if not codec.can_encode:
-        raise CodecError(f"{qtype.name} can only be decoded")
-    row_bytes = qtype.row_bytes(x.shape[-1])
+        raise ShapeError(f"x has dtype {x.dtype}: convert it to a float or integer type")
+    if not found.codec.can_encode:
+        raise CodecError(f"{found.name} can only be decoded: choose another type")
+    row_bytes = found.row_bytes(x.shape[-1])
     out = np.empty((*x.shape[:-1], row_bytes), np.uint8)
-    if qtype.requires_importance and importance is None:
+    if found.requires_importance and importance is None:
         raise CodecError(
-            f"{qtype.name} cannot be encoded without importance: pass importance=, column statistics of shape "
+            f"{found.name} cannot be encoded without importance: pass importance=, column statistics of shape "
             f"({x.shape[-1]},) as llama-imatrix collects them"
         )
     if x.size == 0:
-        out[...] = 0  # row headers may be left
+        out[...] = 0  # rows without weights may still have headers
         return out
-    matrices, kind = _split_importance(x, importance)
-    scorer = registry.scorer(qtype) if kind != "weights" else None
-    x = x.reshape(-1, x.shape[-2] if kind == "columns" and x.ndim > 1 else _rows(x), x.shape[-1])
-    flat = out.reshape(x.shape[0], x.shape[1], row_bytes)
+    given = None if importance is None else _check_importance(x, importance)
+    scorer = registry.scorer(found) if given is None or given[1] == "columns" else None
+    by_matrix = given is not None and given[1] == "columns" and x.ndim > 1
+    slabs = x.reshape(-1, x.shape[-2] if by_matrix else _rows(x), x.shape[-1])
+    flat = out.reshape(slabs.shape[0], slabs.shape[1], row_bytes)
 
-    def encode(matrix, first, last):
+    def encode(matrix: int, first: int, last: int) -> None:
         weights = None
-        if kind == "columns":
-            weights = matrices[matrix]
-        elif kind == "weights":
-            weights = np.require(matrices.reshape(x.shape)[matrix, first:last], np.float32, PLAIN)
-        rows = _float32(x[matrix, first:last])
-        first_row = matrix * x.shape[1] + first
+        if given is not None:
+            values, kind = given
+            if kind == "columns":
+                weights = values[matrix]
+            else:
+                weights = np.require(values.reshape(slabs.shape)[matrix, first:last], np.float32, _PLAIN)
         encode_slab(
-            qtype,
-            rows,
+            found,
+            _float32(slabs[matrix, first:last]),
             flat[matrix, first:last],
             weights,
             scorer=scorer,
-            first_row=first_row,
+            first_row=matrix * slabs.shape[1] + first,
             tensor=tensor,
         )
 
-    _run(encode, x.shape, threads, SLAB_WEIGHTS)
+    _run(encode, slabs.shape, threads, SLAB_WEIGHTS)
     return out
 
 
-def dequantize(data, qtype, dtype=np.float32, out=None, threads=None) -> np.ndarray:
-    """Decode bytes; returns weights.
+@overload
+def dequantize(
+    data: "Buffer | ArrayLike",
+    qtype: "TypeKey",
+    dtype: type[np.float32] = ...,
+    out: None = None,
+    threads: int | None = None,
+) -> "NDArray[np.float32]": ...
+@overload
+def dequantize(
+    data: "Buffer | ArrayLike",
+    qtype: "TypeKey",
+    dtype: "DTypeLike" = ...,
+    *,
+    out: "NDArray[Scalar]",
+    threads: int | None = None,
+) -> "NDArray[Scalar]": ...
+@overload
+def dequantize(
+    data: "Buffer | ArrayLike",
+    qtype: "TypeKey",
+    dtype: "DTypeLike" = ...,
+    out: "NDArray[Any] | None" = None,
+    threads: int | None = None,
+) -> "NDArray[Any]": ...
+def dequantize(
+    data: "Buffer | ArrayLike",
+    qtype: "TypeKey",
+    dtype: "DTypeLike" = np.float32,
+    out: "NDArray[Any] | None" = None,
+    threads: int | None = None,
+) -> "NDArray[Any]":
+    """Decode bytes and return the weights: an array of shape (..., cols).
 
-    data: uint8 (..., row_bytes), or any bytes-like object, taken as one row. qtype: name, GGUF type id or QuantType.
-    dtype: of the result. out: array of shape (..., cols) to fill instead, of any float dtype. threads: default all
-    processors. Raises UnknownTypeError; ShapeError for sizes.
+    - ``data``: uint8 of shape (..., bytes per row), or a bytes-like object that holds one row.
+    - ``qtype``: the name, the GGUF type id, or the QuantType.
+    - ``dtype``: of the result; ignored if ``out`` is given.
+    - ``out``: an array of shape (..., cols), of any float dtype and memory layout, to fill and return.
+    - ``threads``: how many threads decode; by default as many as processors.
+
+    Raises UnknownTypeError, and ShapeError for a wrong shape or dtype.
     """
-    qtype = types[qtype]
-    if not isinstance(data, np.ndarray):
-        data = np.frombuffer(data, np.uint8) if isinstance(data, (bytes, bytearray, memoryview)) else np.asarray(data)
-    if data.ndim == 0 or data.dtype.itemsize != 1:
-        raise ShapeError(f"data must be uint8 of shape (..., row_bytes), not {data.dtype} of shape {data.shape}")
-    cols = qtype.row_weights(data.shape[-1])
-    shape = (*data.shape[:-1], cols)
+    found = types[qtype]
+    source = np.frombuffer(data, np.uint8) if isinstance(data, (bytes, bytearray, memoryview)) else np.asarray(data)
+    if source.ndim == 0 or source.dtype.itemsize != 1:
+        raise ShapeError(
+            f"data must be uint8 of shape (..., bytes per row), not {source.dtype} of shape {source.shape}: pass what "
+            "quantreg.quantize returns"
+        )
+    cols = found.row_weights(source.shape[-1])
+    shape = (*source.shape[:-1], cols)
     if out is None:
         out = np.empty(shape, dtype)
     elif out.shape != shape:
-        raise ShapeError(f"out has shape {out.shape}, the data decodes to {shape}")
+        raise ShapeError(
+            f"out has shape {out.shape}, but the data decodes to shape {shape}: pass an array of that shape"
+        )
     if out.size == 0:
         return out
-    source = data.view(np.uint8) if data.dtype != np.uint8 else data
-    source = source.reshape(1, -1, data.shape[-1])
-    in_place = out.dtype == np.float32 and out.flags.carray
-    target = out.reshape(1, -1, cols) if in_place else None
+    rows = (source.view(np.uint8) if source.dtype != np.uint8 else source).reshape(1, -1, source.shape[-1])
+    target = out.reshape(1, -1, cols) if out.dtype == np.float32 and out.flags.carray else None
 
-    def decode(matrix, first, last):
-        rows = np.ascontiguousarray(source[matrix, first:last])
-        if in_place:
-            decode_slab(qtype, rows, target[matrix, first:last], stream=out.nbytes >= STREAM_BYTES)
+    def decode(matrix: int, first: int, last: int) -> None:
+        slab = np.ascontiguousarray(rows[matrix, first:last])
+        if target is not None:
+            decode_slab(found, slab, target[matrix, first:last], stream=out.nbytes >= STREAM_BYTES)
             return
-        slab = np.empty((last - first, cols), np.float32)
-        decode_slab(qtype, rows, slab)
-        _assign(out, first, slab)
+        decoded = np.empty((last - first, cols), np.float32)
+        decode_slab(found, slab, decoded)
+        _assign(out, first, decoded)
 
-    _run(decode, (1, source.shape[1], cols), threads, DECODE_SLAB_WEIGHTS)
+    _run(decode, (1, rows.shape[1], cols), threads, DECODE_SLAB_WEIGHTS)
     return out
 
 
-# ---- slabs: what the pipeline shares ----
+# ---- slabs, also used by the jobs on files ----
 
 
-def encode_slab(qtype, rows, out, importance=None, *, scorer=None, first_row=0, tensor=None) -> None:
-    """Encode float32 (rows, cols) into uint8 (rows, row_bytes).
+def encode_slab(
+    qtype: QuantType,
+    rows: "NDArray[np.float32]",
+    out: "NDArray[np.uint8]",
+    importance: "NDArray[np.float32] | None" = None,
+    *,
+    scorer: "Callable[..., Any] | None" = None,
+    first_row: int = 0,
+    tensor: str | None = None,
+) -> None:
+    """Encode rows, float32 (rows, cols), into out, uint8 (rows, bytes per row).
 
-    importance: None, column statistics (cols,) or error weights (rows, cols). scorer: the score_importance hook that
-    may give others (see `Registry.scorer`). NonFiniteError names ``tensor`` and the row, counted from first_row.
+    ``importance`` is None, column statistics (cols,) or error weights (rows, cols). ``scorer`` is the hook
+    score_importance, which may replace it (see `Registry.scorer`). Raises NonFiniteError, which names ``tensor`` and
+    the row, counted from ``first_row``; PluginError if the scorer fails; ShapeError if its result has a wrong shape.
     """
     if rows.size == 0:
         out[...] = 0
@@ -139,27 +209,29 @@ def encode_slab(qtype, rows, out, importance=None, *, scorer=None, first_row=0, 
         raise _explain(error, qtype, tensor) from None
 
 
-def decode_slab(qtype, data, out, stream=False) -> None:
-    """Decode uint8 (rows, row_bytes) into float32 (rows, cols); stream: past the caches."""
+def decode_slab(qtype: QuantType, data: "NDArray[np.uint8]", out: "NDArray[np.float32]", stream: bool = False) -> None:
+    """Decode data, uint8 (rows, bytes per row), into out, float32 (rows, cols); ``stream`` writes around the caches."""
     qtype.codec.decode_rows(data, out, stream)
 
 
 # ---- rows ----
 
 
-def _rows(x):
+def _rows(x: "NDArray[Any]") -> int:
     return int(np.prod(x.shape[:-1], dtype=np.int64)) if x.ndim > 1 else 1
 
 
 def rows_per_slab(n_cols: int, weights: int) -> int:
-    """How many rows of n_cols weights make a slab of about this many weights; at least one."""
+    """Return how many rows of n_cols weights make a slab of about this many weights: at least one."""
     return max(1, weights // max(1, n_cols))
 
 
-def _run(work, shape, threads, slab):
-    """Call work(matrix, first row, last row) for slabs of about `slab` weights that never cross a matrix."""
+def _run(
+    work: "Callable[[int, int, int], None]", shape: tuple[int, ...], threads: int | None, slab_weights: int
+) -> None:
+    """Call work(matrix, first row, last row) for slabs of about slab_weights weights. A slab lies in one matrix."""
     matrices, rows, cols = shape
-    step = rows_per_slab(cols, slab)
+    step = rows_per_slab(cols, slab_weights)
     items = [(m, r, min(r + step, rows)) for m in range(matrices) for r in range(0, rows, step)]
     threads = min(threads or cpu_count(), len(items))
     if threads <= 1:
@@ -176,17 +248,17 @@ def _run(work, shape, threads, slab):
                 future.cancel()
 
 
-def _float32(rows):
+def _float32(rows: "NDArray[Any]") -> "NDArray[np.float32]":
     if rows.dtype.name == "bfloat16":
         rows = (rows.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     if rows.dtype == np.float64:
-        with np.errstate(over="ignore"):  # what overflows is reported as infinity, with its row
+        with np.errstate(over="ignore"):  # an overflow becomes infinity, which is reported with its row
             rows = rows.astype(np.float32)
-    return np.require(rows, np.float32, PLAIN)
+    return np.require(rows, np.float32, _PLAIN)
 
 
-def _assign(out, first, slab):
-    """Rows from `first` on, counted over all leading axes, of an array of any layout and dtype."""
+def _assign(out: "NDArray[Any]", first: int, slab: "NDArray[np.float32]") -> None:
+    """Assign rows from ``first`` on, counted over all leading axes of out, which may have any layout and dtype."""
     if out.ndim == 1:
         out[...] = slab[0]
         return
@@ -197,51 +269,64 @@ def _assign(out, first, slab):
 # ---- importance ----
 
 
-def _split_importance(x, importance):
-    """(float32 array, "columns" | "weights" | None); columns are (matrices, cols)."""
-    if importance is None:
-        return None, None
-    importance = np.asarray(importance)
+def _check_importance(
+    x: "NDArray[Any]", importance: "ArrayLike"
+) -> "tuple[NDArray[Any], Literal['columns', 'weights']]":
+    """Return (values, kind). Column statistics become float32 (matrices, cols); error weights stay as they are."""
+    kind: Literal["columns", "weights"] = "columns"
+    given = np.asarray(importance)
     cols = x.shape[-1]
-    if importance.shape == (cols,) and x.ndim != 1:
+    if given.shape == (cols,) and x.ndim != 1:
         count = int(np.prod(x.shape[:-2], dtype=np.int64))
-        values, kind = np.broadcast_to(np.require(importance, np.float32, PLAIN), (count, cols)), "columns"
-    elif x.ndim == 1 and importance.shape == x.shape:
-        values, kind = np.require(importance, np.float32, PLAIN).reshape(1, cols), "columns"
-    elif importance.shape == (*x.shape[:-2], cols):
-        values, kind = np.require(importance, np.float32, PLAIN).reshape(-1, cols), "columns"
-    elif importance.shape == x.shape:
-        values, kind = importance, "weights"
+        values = np.broadcast_to(np.require(given, np.float32, _PLAIN), (count, cols))
+    elif x.ndim == 1 and given.shape == x.shape:
+        values = np.require(given, np.float32, _PLAIN).reshape(1, cols)
+    elif given.shape == (*x.shape[:-2], cols):
+        values = np.require(given, np.float32, _PLAIN).reshape(-1, cols)
+    elif given.shape == x.shape:
+        values, kind = given, "weights"
     else:
         raise ShapeError(
-            f"importance has shape {importance.shape}, expected ({cols},) or {(*x.shape[:-2], cols)} (column "
-            f"statistics) or {x.shape} (error weights)"
+            f"importance has shape {given.shape}, expected ({cols},) or {(*x.shape[:-2], cols)} for column statistics, "
+            f"or {x.shape} for error weights"
         )
     if not np.isfinite(values).all() or (values < 0).any():
-        raise NonFiniteError("importance holds NaN, infinity or negative values")
+        raise NonFiniteError("importance holds NaN, infinity or negative values: replace them, for example by 0")
     return values, kind
 
 
-def _ask_scorer(scorer, qtype, tensor, rows, columns):
+def _ask_scorer(
+    scorer: "Callable[..., Any]",
+    qtype: QuantType,
+    tensor: str | None,
+    rows: "NDArray[np.float32]",
+    columns: "NDArray[np.float32] | None",
+) -> "NDArray[np.float32] | None":
     try:
-        weights = scorer(qtype=qtype, tensor=tensor, weights=rows, columns=columns)
-        if weights is None:
+        answer = scorer(qtype=qtype, tensor=tensor, weights=rows, columns=columns)
+        if answer is None:
             return columns
-        weights = np.require(weights, np.float32, PLAIN)
-    except Exception as error:  # the function is a plugin's: anything may come out of it
+        weights = np.require(answer, np.float32, _PLAIN)
+    except Exception as error:  # the function belongs to a plugin and may raise anything
         raise PluginError(f"{tensor or 'a tensor'}, {registry.failed('score_importance', error)}") from error
     if weights.shape not in ((rows.shape[1],), rows.shape):
         expected = f"({rows.shape[1]},) or {rows.shape}"
-        raise ShapeError(f"score_importance returned shape {weights.shape}, expected {expected}")
+        raise ShapeError(f"score_importance returned shape {weights.shape}, expected {expected}: repair the plugin")
     if first_nonfinite(np.atleast_2d(weights)) >= 0 or weights.min(initial=0) < 0:
-        raise NonFiniteError(f"{tensor or 'a tensor'}: score_importance returned NaN, infinity or negative values")
+        raise NonFiniteError(
+            f"{tensor or 'a tensor'}: score_importance returned NaN, infinity or negative values: repair the plugin"
+        )
     return weights
 
 
-def _explain(error, qtype, tensor):
+def _explain(error: ValueError, qtype: QuantType, tensor: str | None) -> ValueError:
+    """Turn a codec's RowError into a NonFiniteError that names the tensor; return any other error as it is."""
     if not hasattr(error, "row"):
         return error
     where = f"{tensor}: row {error.row}" if tensor else f"row {error.row}"
-    if error.column is not None:
-        return NonFiniteError(f"{where} holds NaN or infinity at column {error.column}")
-    return NonFiniteError(f"{where} holds values too large for {qtype.name}: a scale overflows half precision")
+    column = getattr(error, "column", None)
+    if column is not None:
+        return NonFiniteError(f"{where} holds NaN or infinity at column {column}: repair or replace the weights")
+    return NonFiniteError(
+        f"{where} holds values too large for {qtype.name}: a scale overflows half precision; choose another type"
+    )

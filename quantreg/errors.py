@@ -1,4 +1,6 @@
-"""Every error that quantreg raises on purpose: each message names what was wrong, what was expected and what to do."""
+"""The errors that quantreg raises on purpose. Messages say what was found, what was expected and what to do next."""
+
+import os
 
 __all__ = [
     "CodecError",
@@ -18,48 +20,63 @@ __all__ = [
 
 
 class QuantregError(Exception):
-    """Base of all errors below; the command line prints it as one line and exits with 1."""
+    """Base class of all errors below. The command line prints such an error on one line and exits with code 1."""
 
     def __str__(self) -> str:
-        return Exception.__str__(self)  # KeyError, a base of some errors below, would show its message in quotes
+        return Exception.__str__(self)  # some errors below are KeyErrors, which would show the message in quotes
 
 
 class GGUFFormatError(QuantregError):
     """A GGUF file breaks the format.
 
-    ``code`` is stable ("bad-magic", "tensor-overlap" ...), ``offset`` the byte position in the file or None,
-    ``field`` the part of the header, ``found`` what stood there, ``limit`` what is allowed, ``path`` the file if
-    there is one.
+    - ``code``: a stable name of the problem, such as "bad-magic" or "tensor-overlap".
+    - ``message``: the problem in words.
+    - ``offset``: the byte position in the file, or None.
+    - ``field``: the part of the header.
+    - ``found`` and ``limit``: the value in the file, and the value or limit that the format demands.
+    - ``path``: the file, or None if there is none.
     """
 
-    def __init__(self, code, message, *, offset=None, field=None, found=None, limit=None, path=None):
-        self.code = code
-        self.message = message
-        self.offset = offset
-        self.field = field
-        self.found = found
-        self.limit = limit
-        self.path = path
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        offset: int | None = None,
+        field: str | None = None,
+        found: object = None,
+        limit: object = None,
+        path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.code: str = code
+        self.message: str = message
+        self.offset: int | None = offset
+        self.field: str | None = field
+        self.found: object = found
+        self.limit: object = limit
+        self.path: str | os.PathLike[str] | None = path
         super().__init__(message)
 
-    def __str__(self):
+    def __str__(self) -> str:
         where = f"{self.path}: " if self.path else ""
         at = "" if self.offset is None else f" (at byte {self.offset})"
         return f"{where}{self.message}{at} [{self.code}]"
 
-    def __reduce__(self):
-        return _rebuild_format_error, (
-            self.code,
-            self.message,
-            self.offset,
-            self.field,
-            self.found,
-            self.limit,
-            self.path,
-        )
+    def __reduce__(self) -> tuple[object, ...]:
+        # An exception pickles by its positional arguments, which do not include the keywords above.
+        state = (self.code, self.message, self.offset, self.field, self.found, self.limit, self.path)
+        return _rebuild_format_error, state
 
 
-def _rebuild_format_error(code, message, offset, field, found, limit, path):
+def _rebuild_format_error(
+    code: str,
+    message: str,
+    offset: int | None,
+    field: str | None,
+    found: object,
+    limit: object,
+    path: str | os.PathLike[str] | None,
+) -> GGUFFormatError:
     return GGUFFormatError(code, message, offset=offset, field=field, found=found, limit=limit, path=path)
 
 
@@ -72,15 +89,15 @@ class UnknownFileTypeError(QuantregError, KeyError):
 
 
 class PluginError(QuantregError):
-    """A plugin clashes with another, or was built for another ABI."""
+    """A plugin is wrong, clashes with another plugin, or was built for another ABI."""
 
 
 class CodecError(QuantregError):
-    """A type cannot do what was asked: no encoder, or no importance where it is required."""
+    """A type cannot do what was asked: it has no encoder, its codec fails, or it needs importance and got none."""
 
 
 class SafetensorsError(QuantregError, ValueError):
-    """A safetensors file or its index is damaged, or holds what GGUF has no type for."""
+    """A safetensors file or its index is damaged, or holds data for which GGUF has no type."""
 
 
 class ShapeError(QuantregError, ValueError):
@@ -88,7 +105,7 @@ class ShapeError(QuantregError, ValueError):
 
 
 class NonFiniteError(QuantregError, ValueError):
-    """NaN or infinity in the input, or values too large for the type's scales."""
+    """The input holds NaN or infinity, or values too large for the scales of the type."""
 
 
 class ImportanceError(QuantregError, ValueError):
@@ -96,12 +113,12 @@ class ImportanceError(QuantregError, ValueError):
 
 
 class MetadataError(QuantregError, KeyError):
-    """A metadata key is not there, or a name for one is taken."""
+    """A metadata key does not exist, or its new name is already in use."""
 
 
 class PlanError(QuantregError):
-    """The options do not fit the model: no type can be chosen for a tensor."""
+    """The options do not fit the model, or no type can be chosen for a tensor."""
 
 
 class OutputError(QuantregError):
-    """The output cannot be written: it exists, it is the input, or the disk is too small."""
+    """The output cannot be written: for example it exists, it is the input, or the disk is full."""

@@ -1,17 +1,26 @@
-"""Opening a GGUF model as a mapping of tensors, and writing one."""
+"""Open a GGUF model as a mapping of tensors, and write one."""
 
 import mmap
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quantreg import gguf
 from quantreg.errors import GGUFFormatError, ShapeError
 from quantreg.ggml import PLAIN_TYPES, TYPES
+from quantreg.html import table
 from quantreg.registry import layout_of
 from quantreg.storage import AtomicFile
 from quantreg.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from numpy.typing import NDArray
 
 __all__ = ["File", "open", "write"]
 
@@ -21,16 +30,24 @@ _TYPE_OF_DTYPE = {
 }
 
 
-class File(Mapping):
-    """An open model: tensor name -> `QuantizedTensor`, in file order. Made by `open`.
+class File(Mapping[str, QuantizedTensor]):
+    """An open model: a mapping from tensor name to `QuantizedTensor`, in file order. Made by `open`.
 
-    `metadata` maps keys to Python values (see `gguf.Metadata`; of several shards the first one's, without the
-    ``split.`` keys), `headers` has one checked `gguf.Header` a shard, `warnings` what is odd but readable.
+    - ``metadata``: a mapping from key to Python value (see `gguf.Metadata`). For a split model it is that of the first
+      shard, without the ``split.`` keys.
+    - ``headers``: one checked `gguf.Header` per shard.
+    - ``warnings``: texts about what is odd but readable.
+
+    Access to a tensor raises GGUFFormatError ("tensor-past-end") if the file has become too short for it.
     """
 
-    def __init__(self, path):
-        self._tensors = {}
-        self._maps = []
+    headers: tuple[gguf.Header, ...]
+    metadata: gguf.Metadata
+    warnings: list[str]
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._tensors: dict[str, tuple[gguf.TensorInfo, NDArray[np.uint8], gguf.Header, mmap.mmap]] = {}
+        self._maps: list[mmap.mmap] = []
         self.headers = gguf.read_shards(path, layout=layout_of)
         self.metadata = self.headers[0].metadata
         if len(self.headers) > 1:
@@ -45,79 +62,110 @@ class File(Mapping):
             self.close()
             raise
 
-    def _map(self, header):
-        """The data section of one file, as read-only bytes."""
+    def _map(self, header: gguf.Header) -> "NDArray[np.uint8]":
+        """Map the data section of one file, as read-only bytes."""
+        assert header.path is not None  # only headers of buffers have none
         with _open(header.path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._maps.append(mapped)
         if len(mapped) != header.file_size:
-            message = f"the file had {header.file_size} bytes and now has {len(mapped)}"
+            message = (
+                f"the file had {header.file_size} bytes and now has {len(mapped)}: wait until nothing writes it, and "
+                "open it again"
+            )
             raise GGUFFormatError("truncated", message, found=len(mapped), limit=header.file_size, path=header.path)
         return np.frombuffer(mapped, np.uint8)[header.data_offset :]
 
-    def __getitem__(self, name) -> QuantizedTensor:
+    def __getitem__(self, name: str) -> QuantizedTensor:
         info, data, header, mapped = self._tensors[name]
         end, now = header.data_offset + info.offset + info.nbytes, mapped.size()
-        if end > now and info.nbytes:  # touching a page that is no more would kill the process
-            message = f"data of tensor {name!r} ends at byte {end}, but the file has shrunk to {now}"
+        if end > now and info.nbytes:  # the process would die if it touched a page that no longer exists
+            message = (
+                f"data of tensor {name!r} ends at byte {end}, but the file has shrunk to {now}: restore the file and "
+                "open it again"
+            )
             raise GGUFFormatError("tensor-past-end", message, field=name, found=end, limit=now, path=header.path)
         return QuantizedTensor.from_info(info, data[info.offset : info.offset + info.nbytes])
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._tensors)
 
-    def __contains__(self, name):
+    def __contains__(self, name: object) -> bool:
         return name in self._tensors
 
     def close(self) -> None:
-        """Forget the tensors. Those that are still in use keep the file mapped until they are gone."""
+        """Forget the tensors and unmap the file. A tensor that is still in use keeps the file mapped."""
         self._tensors = {}
         for mapped in self._maps:
             with suppress(BufferError):
                 mapped.close()
         self._maps = []
 
-    def __enter__(self):
+    def __enter__(self) -> "Self":
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.close()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<quantreg.File {self.headers[0].path!r}: {len(self)} tensors, {len(self.metadata)} keys>"
+
+    def _repr_html_(self) -> str:
+        infos = [info for info, *_ in self._tensors.values()]
+        size, weights = sum(info.nbytes for info in infos), sum(info.n_elements for info in infos)
+        bits = f", {size * 8 / weights:.4f} bits per weight" if weights else ""
+        return table(
+            f"{self.headers[0].path}: {len(infos)} tensors, {size:,} bytes{bits}",
+            ("tensor", "type", "shape", "bytes"),
+            ((info.name, info.type_name, info.shape, info.nbytes) for info in infos),
+        )
 
 
 _open = open
 
 
-def open(path) -> File:
-    """Open a GGUF model to read its metadata and tensors; of a split model any shard will do.
+def open(path: str | os.PathLike[str]) -> File:
+    """Open a GGUF model to read its metadata and tensors. For a split model give the path of any shard.
 
-    A context manager and a mapping: ``with quantreg.open("m.gguf") as model:
-    model["token_embd.weight"].dequantize()``. The tensors' bytes are mapped, not read or copied: do not shorten the
-    file while you use them. Raises GGUFFormatError for a damaged file, OSError for one that cannot be read.
+    The result is a context manager and a mapping::
+
+        with quantreg.open("m.gguf") as model:
+            weights = model["token_embd.weight"].dequantize()
+
+    The bytes of tensors are mapped, not read or copied, so do not shorten the file while you use them. Raises
+    GGUFFormatError if the file is damaged, and OSError if it cannot be read.
     """
     return File(path)
 
 
-def write(path, metadata, tensors, *, force: bool = False) -> None:
+def write(
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, object],
+    tensors: "Mapping[str, QuantizedTensor | NDArray[Any]]",
+    *,
+    force: bool = False,
+) -> None:
     """Write a GGUF file.
 
-    `metadata` maps keys to values: Python objects, which get the type that `gguf.Value.of` finds, or typed ones such
-    as ``gguf.Value("u64", 5)``; the metadata of an open file is copied byte for byte. `tensors` maps names to
-    `QuantizedTensor` or NumPy arrays in NumPy order, of float16, 32, 64, bfloat16 (ml_dtypes) or int8 to int64. An
-    open file does as well. The order is kept; ``general.alignment`` is obeyed. Nothing is added:
-    ``general.architecture`` and such are yours to give.
+    - ``metadata``: a mapping from key to value: a Python object, whose type `gguf.Value.of` picks, or a typed value
+      such as ``gguf.Value("u64", 5)``. The metadata of an open file is copied byte for byte. No key is added, so
+      include ``general.architecture`` and whatever else a loader needs. ``general.alignment`` is obeyed.
+    - ``tensors``: a mapping, such as an open file, from name to `QuantizedTensor` or NumPy array. Arrays have their
+      axes in NumPy order and the dtype float16, float32, float64, bfloat16 (from ml_dtypes) or int8 to int64. The
+      order is kept.
+    - ``force``: replace an existing file.
 
-    `path` appears only when it is complete, and replaces a file only with `force`. Raises GGUFFormatError for what
-    GGUF cannot hold, ShapeError for other arrays, OutputError if the file cannot be written.
+    The file appears at ``path`` only when it is complete. Raises GGUFFormatError for what GGUF cannot hold, ShapeError
+    for other arrays, and OutputError if the file cannot be written.
     """
     edit = gguf.HeaderEdit(metadata)
     stated = edit.get("general.alignment")
-    alignment = stated.data if stated else gguf.DEFAULT_ALIGNMENT
+    alignment = gguf.rules.check_alignment(stated.type, stated.data) if stated else gguf.DEFAULT_ALIGNMENT
     entries = [_entry(name, tensor) for name, tensor in tensors.items()]
     header = gguf.encode_header(edit.items(), [entry[:4] for entry in entries], alignment)
     size = len(header) + sum(gguf.padded(nbytes, alignment) for *_, nbytes, _ in entries)
@@ -128,17 +176,19 @@ def write(path, metadata, tensors, *, force: bool = False) -> None:
             file.write(bytes(-nbytes % alignment))
 
 
-def _entry(name, tensor):
-    """(name, dims in ne order, type id, size in bytes, array)."""
+def _entry(name: str, tensor: object) -> "tuple[str, tuple[int, ...], int, int, NDArray[Any]]":
+    """Return (name, dims in ne order, type id, size in bytes, array)."""
     if isinstance(tensor, QuantizedTensor):
         return name, tensor.shape[::-1], tensor.type_id, tensor.nbytes, tensor.data
-    dtype = getattr(tensor, "dtype", None)
-    if not isinstance(tensor, np.ndarray) or dtype.name not in _TYPE_OF_DTYPE:
-        found = dtype or type(tensor).__name__
-        raise ShapeError(f"{name}: cannot write {found}, only {', '.join(_TYPE_OF_DTYPE)} arrays and QuantizedTensor")
-    return name, tensor.shape[::-1], _TYPE_OF_DTYPE[dtype.name], tensor.nbytes, tensor
+    if not isinstance(tensor, np.ndarray) or tensor.dtype.name not in _TYPE_OF_DTYPE:
+        found = f"an array of {tensor.dtype}" if isinstance(tensor, np.ndarray) else f"a {type(tensor).__name__}"
+        raise ShapeError(
+            f"{name}: cannot write {found}: convert it to a NumPy array of {', '.join(_TYPE_OF_DTYPE)}, or quantize it "
+            "and pass a QuantizedTensor"
+        )
+    return name, tensor.shape[::-1], _TYPE_OF_DTYPE[tensor.dtype.name], tensor.nbytes, tensor
 
 
-def _raw(array):
-    """The bytes of an array, little-endian in C order, copied only if they are not so yet."""
+def _raw(array: "NDArray[Any]") -> "NDArray[np.uint8]":
+    """Return the bytes of an array, little-endian in C order. Copies only if they are not laid out like that."""
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)

@@ -1,18 +1,19 @@
-"""Small pieces of HTML for notebooks: `_repr_html_` of files, plans, results and comparisons."""
+"""HTML tables for notebooks, shared by the `_repr_html_` of files, plans, results and comparisons."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 __all__ = ["figures", "table"]
 
-MOST_ROWS = 60
+_MOST_ROWS = 60
 
 
 def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table with a caption. Numbers are right-aligned; beyond 60 rows only the number of further rows is shown."""
-    shown, more = [], 0
+    """Format a table with a caption. Numbers are right-aligned. After 60 rows it only says how many more there are."""
+    shown: list[str] = []
+    more = 0
     for row in rows:
-        if len(shown) < MOST_ROWS:
+        if len(shown) < _MOST_ROWS:
             shown.append(f"<tr>{''.join(map(_cell, row))}</tr>")
         else:
             more += 1
@@ -23,12 +24,12 @@ def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def figures(caption: str, values: Mapping[str, object]) -> str:
-    """A table of names and values."""
+    """Format a table of names and values, one per row."""
     rows = "".join(f"<tr><th>{escape(name)}</th>{_cell(value)}</tr>" for name, value in values.items())
     return f"<table><caption>{escape(caption)}</caption>{rows}</table>"
 
 
-def _cell(value):
+def _cell(value: object) -> str:
     if isinstance(value, tuple):
         value = " x ".join(map(str, value))
     number = isinstance(value, (int, float)) and not isinstance(value, bool)

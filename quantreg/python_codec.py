@@ -1,70 +1,100 @@
 """PythonCodec: a quant format in plain NumPy, with the interface of a compiled codec."""
 
 import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quantreg.errors import CodecError
+from quantreg.qtype import QuantType
 from quantreg_kernels._run import RowError, first_nonfinite
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["PythonCodec"]
 
 
 class PythonCodec:
-    """A codec of two functions: the way to try an idea in 30 lines before it earns its Cython.
+    """A codec made of two NumPy functions: the way to try an idea in 30 lines before writing it in Cython.
 
-    ``encode(rows, importance)`` gets float32 (rows, cols), finite and read-only, with cols a multiple of the block
-    size, and ``importance``, float32 (rows, cols) error weights or None; it returns uint8 (rows, row_bytes). An
-    ``encode(rows)`` makes a type that reads no importance. ``decode(blocks)`` gets uint8 (rows, row_bytes), any bytes,
-    read-only; it returns float32 (rows, cols). A row's bytes are ``row_header_size`` bytes of its own, then its blocks.
-    ``score(rows, columns)`` makes error weights (rows, cols) of column statistics (cols,); without it every row takes
-    the statistics as they are. Each row must be encoded by itself: the rows come in slabs of any number.
+    - ``encode(rows, importance)`` gets finite float32 rows of shape (rows, cols), where cols is a multiple of the block
+      size, and the importance: float32 error weights of shape (rows, cols), or None. It returns uint8 of shape
+      (rows, bytes per row). For a type that does not read importance write ``encode(rows)``; for a type that only
+      decodes pass None.
+    - ``decode(blocks)`` gets uint8 of shape (rows, bytes per row), with any bytes in it, and returns float32 of shape
+      (rows, cols).
+    - ``score(rows, columns)`` is optional. It turns column statistics of shape (cols,) into error weights of shape
+      (rows, cols). Without it, each row uses the statistics as its error weights.
+
+    A row consists of ``row_header_size`` bytes and then its blocks. The rows come in slabs of any number, so encode
+    each row by itself. The arguments are read-only, and floating-point warnings are off inside the functions::
 
         Q3 = quantreg.QuantType("MY_Q3", type_id=1042, block_size=32, type_size=14,
                                 codec=lambda: quantreg.PythonCodec(Q3, encode, decode))
 
-    A row that decodes to NaN or infinity, because a scale overflows, is refused by its number. Floating-point warnings
-    are off inside the functions. CodecError if a function fails or returns another shape or dtype.
+    A row that decodes to NaN or infinity, because a scale overflows, is refused with its number. A function that fails
+    or returns another shape or dtype raises CodecError.
     """
 
-    level = "python"
-    built = ("python",)
-    abi = None
+    level: str = "python"
+    built: tuple[str, ...] = ("python",)
+    abi: int | None = None
 
-    def __init__(self, qtype, encode, decode, score=None):
-        self.qtype, self._encode, self._decode, self._score = qtype, encode, decode, score
-        self.type_id, self.block_size, self.type_size = qtype.type_id, qtype.block_size, qtype.type_size
-        self.row_header_size = qtype.row_header_size
+    def __init__(
+        self,
+        qtype: QuantType,
+        encode: "Callable[..., NDArray[np.uint8]] | None",
+        decode: "Callable[[NDArray[np.uint8]], NDArray[np.float32]]",
+        score: "Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[Any]] | None" = None,
+    ) -> None:
+        self.qtype: QuantType = qtype
+        self.type_id: int = qtype.type_id
+        self.block_size: int = qtype.block_size
+        self.type_size: int = qtype.type_size
+        self.row_header_size: int = qtype.row_header_size
+        self._encode, self._decode, self._score = encode, decode, score
         self._weighted = encode is not None and len(inspect.signature(encode).parameters) > 1
 
     @property
     def can_encode(self) -> bool:
+        """Whether there is an ``encode`` function."""
         return self._encode is not None
 
     @property
     def has_scorer(self) -> bool:
+        """Whether ``encode`` takes importance."""
         return self._weighted
 
     def row_bytes(self, n_cols: int) -> int:
-        """Bytes of a row of n_cols weights; ShapeError if it does not divide into blocks."""
+        """Bytes per row of n_cols weights. Raises ShapeError if n_cols is not a multiple of the block size."""
         return self.qtype.row_bytes(n_cols)
 
-    def encode_rows(self, x, out, importance=None, first_row=0) -> None:
-        """Encode x, float32 (rows, cols), into out, uint8 (rows, row_bytes).
+    def encode_rows(
+        self,
+        x: "NDArray[np.float32]",
+        out: "NDArray[np.uint8]",
+        importance: "NDArray[np.float32] | None" = None,
+        first_row: int = 0,
+    ) -> None:
+        """Encode x, float32 (rows, cols), into out, uint8 (rows, bytes per row).
 
-        importance: None, float32 (cols,) column statistics, or float32 (rows, cols) error weights.
-        Raises RowError (with first_row added) for NaN, infinity or an overflow; ShapeError, a ValueError, for sizes.
+        ``importance`` is None, column statistics (cols,) or error weights (rows, cols), all float32. Raises RowError,
+        whose row counts from ``first_row``, for NaN, infinity or an overflow; ValueError for a wrong shape, dtype or
+        layout; CodecError if a function fails; TypeError if there is no ``encode``.
         """
         if not self.can_encode:
-            raise TypeError("this codec only decodes")
+            raise TypeError("this codec can only decode: give PythonCodec an encode function")
         _check(x, np.float32, "x")
         _check(out, np.uint8, "out")
         if out.shape != (x.shape[0], self.row_bytes(x.shape[1])):
-            raise ValueError(f"{x.shape[0]} rows of {x.shape[1]} weights do not fit {out.shape} bytes")
+            expected = (x.shape[0], self.row_bytes(x.shape[1]))
+            raise ValueError(f"out has shape {out.shape}, expected {expected} for x of shape {x.shape}")
         if importance is not None:
             _check(importance, np.float32, "importance", importance.ndim)
             if importance.shape not in (x.shape[1:], x.shape):
-                raise ValueError(f"importance of shape {importance.shape} for rows of shape {x.shape}")
+                raise ValueError(f"importance has shape {importance.shape}, expected {x.shape[1:]} or {x.shape}")
         if x.size == 0:
             return
         bad = first_nonfinite(x)
@@ -74,76 +104,103 @@ class PythonCodec:
             importance = self._call("score", self._weights, (x, importance), first_row, x.shape, np.float32)
         data = self._call("encode", self._encode_once, (x, importance), first_row, out.shape, np.uint8)
         back = self._call("decode", self._decode_once, (data,), first_row, x.shape, np.float32)
-        bad = first_nonfinite(np.require(back, requirements="CA"))
+        bad = first_nonfinite(np.require(back, requirements=["C", "A"]))
         if bad >= 0:
             raise RowError(first_row + bad // x.shape[1], None)
         out[...] = data
 
-    def decode_rows(self, data, out, stream=False) -> None:
-        """Decode data, uint8 (rows, row_bytes), into out, float32 (rows, cols). ValueError for wrong sizes."""
+    def decode_rows(self, data: "NDArray[np.uint8]", out: "NDArray[np.float32]", stream: bool = False) -> None:
+        """Decode data, uint8 (rows, bytes per row), into out, float32 (rows, cols). ``stream`` has no effect.
+
+        Raises ValueError for a wrong shape, dtype or layout, and CodecError if ``decode`` fails.
+        """
         _check(data, np.uint8, "data")
         _check(out, np.float32, "out")
         if data.shape != (out.shape[0], self.row_bytes(out.shape[1])):
-            raise ValueError(f"{data.shape} bytes do not decode to {out.shape[0]} rows of {out.shape[1]} weights")
+            expected = (out.shape[0], self.row_bytes(out.shape[1]))
+            raise ValueError(f"data has shape {data.shape}, expected {expected} for out of shape {out.shape}")
         if out.size:
             out[...] = self._call("decode", self._decode_once, (data,), 0, out.shape, np.float32)
 
-    def score_rows(self, x, columns, out) -> None:
-        """The encoder's error weights, to out: x and out float32 (rows, cols), columns float32 (cols,)."""
+    def score_rows(self, x: "NDArray[np.float32]", columns: "NDArray[np.float32]", out: "NDArray[np.float32]") -> None:
+        """Write the error weights of the encoder to out: x and out float32 (rows, cols), columns float32 (cols,).
+
+        Raises ValueError for a wrong shape, TypeError if ``encode`` takes no importance, and CodecError if ``score``
+        fails.
+        """
         if not self.has_scorer:
-            raise TypeError("this type reads no importance")
+            raise TypeError("this type does not read importance: give PythonCodec an encode(rows, importance) function")
         if out.shape != x.shape or columns.shape != x.shape[1:]:
-            raise ValueError("rows, columns and out must agree in shape")
+            raise ValueError(
+                f"columns has shape {columns.shape} and out {out.shape}, expected {x.shape[1:]} and {x.shape}"
+            )
         if x.size:
             out[...] = self._call("score", self._weights, (x, columns), 0, x.shape, np.float32)
 
-    def _encode_once(self, rows, importance):
+    def _encode_once(
+        self, rows: "NDArray[np.float32]", importance: "NDArray[np.float32] | None"
+    ) -> "NDArray[np.uint8]":
+        assert self._encode is not None  # encode_rows has checked it
         if not self._weighted:
             return self._encode(_read_only(rows))
         return self._encode(_read_only(rows), None if importance is None else _read_only(importance))
 
-    def _decode_once(self, data):
+    def _decode_once(self, data: "NDArray[np.uint8]") -> "NDArray[np.float32]":
         return self._decode(_read_only(data))
 
-    def _weights(self, rows, columns):
+    def _weights(self, rows: "NDArray[np.float32]", columns: "NDArray[np.float32]") -> "NDArray[np.float32]":
         if self._score is None:
             return np.ascontiguousarray(np.broadcast_to(columns, rows.shape))
         return np.ascontiguousarray(self._score(_read_only(rows), _read_only(columns)), np.float32)
 
-    def _call(self, name, function, arrays, first_row, shape, dtype):
-        """function(*arrays), checked; an exception names the first row that raises it alone."""
+    def _call(
+        self,
+        name: str,
+        function: Callable[..., object],
+        arrays: Sequence[Any],
+        first_row: int,
+        shape: tuple[int, ...],
+        dtype: type[np.generic],
+    ) -> "NDArray[Any]":
+        """Return function(*arrays) and check it. If it raises, name the first row that raises on its own."""
         with np.errstate(all="ignore"):
             try:
                 result = function(*arrays)
-                result = result if result is None else np.asarray(result)
-            except Exception as error:  # the function is the user's: anything may come out of it
+                found = None if result is None else np.asarray(result)
+            except Exception as error:  # the function belongs to the user and may raise anything
                 row = self._failing_row(function, arrays)
                 where = "" if row is None else f" at row {first_row + row}"
                 problem = f"{type(error).__name__}: {error}"
                 raise CodecError(f"{name} of {self.qtype.name} failed{where}: {problem}") from error
-        if result is None or result.shape != shape or result.dtype != dtype:
-            found = "None" if result is None else f"{result.dtype} {result.shape}"
+        if found is None or found.shape != shape or found.dtype != dtype:
+            returned = "None" if found is None else f"{found.dtype} {found.shape}"
             expected = f"{np.dtype(dtype)} {shape}"
-            raise CodecError(f"{name} of {self.qtype.name} returned {found}, expected {expected}")
-        return result
+            raise CodecError(
+                f"{name} of {self.qtype.name} returned {returned}, expected {expected}: correct the function"
+            )
+        return found
 
     @staticmethod
-    def _failing_row(function, arrays):
+    def _failing_row(function: Callable[..., object], arrays: Sequence[Any]) -> int | None:
         rows = len(arrays[0])
         for row in range(rows):
             try:
                 function(*(a[row : row + 1] if getattr(a, "ndim", 0) == 2 else a for a in arrays))
-            except Exception:  # as above
+            except Exception:  # may be any error, as in _call
                 return row
         return None
 
 
-def _check(array, dtype, name, ndim=2):
+def _check(array: "NDArray[Any]", dtype: type[np.generic], name: str, ndim: int = 2) -> None:
     if array.ndim != ndim or array.dtype != dtype or not array.flags.c_contiguous:
-        raise ValueError(f"{name} must be a contiguous {np.dtype(dtype)} array of {ndim} dimensions")
+        layout = "" if array.flags.c_contiguous else "non-contiguous "
+        raise ValueError(
+            f"{name} is a {layout}{array.dtype} array of shape {array.shape}: pass a contiguous {np.dtype(dtype)} "
+            f"array of {ndim} dimensions"
+        )
 
 
-def _read_only(array):
+def _read_only(array: "NDArray[Any]") -> "NDArray[Any]":
     view = array.view()
     view.flags.writeable = False
     return view

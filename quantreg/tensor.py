@@ -1,48 +1,78 @@
-"""One tensor of a GGUF file: its type, its shape and its bytes."""
+"""QuantizedTensor: one tensor of a GGUF file, with its type, its shape and its bytes."""
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from quantreg import gguf
 from quantreg.dispatch import dequantize
 from quantreg.errors import ShapeError
+from quantreg.html import figures
 from quantreg.registry import find_layout
+
+if TYPE_CHECKING:
+    from typing import SupportsIndex
+
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+    from typing_extensions import Buffer
+
+    from quantreg.qtype import QuantType
 
 __all__ = ["QuantizedTensor"]
 
 
 class QuantizedTensor:
-    """Raw bytes of a tensor with the shape and type to understand them; float tensors are held the same way.
+    """The raw bytes of a tensor, with the type and shape that give them a meaning. Float tensors are held likewise.
 
-    ``shape`` is in NumPy order: slowest first, the values of a row last. ``data`` is a uint8 array of shape
-    ``shape[:-1] + (row bytes,)``, read-only and not copied when it comes from `quantreg.open`. ``type_id`` is the
-    number in the file, ``type_name`` ggml's name for it or the plugin's.
+    - ``name``: the name of the tensor.
+    - ``shape``: in NumPy order: the values of a row come last.
+    - ``data``: a uint8 array of shape ``shape[:-1] + (bytes per row,)``; read-only and not copied when it comes from
+      `quantreg.open`.
+    - ``type_id``: the number of the type in a file.
+    - ``type_name``: the name that ggml or the plugin gives to the type.
 
-    To write bytes of your own: ``QuantizedTensor("blk.0.ffn_up.weight", (512, 256), "Q4_K", data)``, where the type
-    is a name or an id. Raises UnknownTypeError for a type that nobody registered and ShapeError if data has the wrong
-    size. A file may hold tensors of unknown types: these have flat data and can only be copied.
+    To write bytes of your own use ``QuantizedTensor("blk.0.ffn_up.weight", (512, 256), "Q4_K", data)``, with the type
+    as a name, an id or a QuantType. Raises UnknownTypeError for a type that no plugin provides, and ShapeError if the
+    data has the wrong size or dtype.
+
+    A file may hold tensors of unknown types. Their data is flat, and they can be copied but not decoded.
     """
 
     __slots__ = ("data", "name", "shape", "type_id", "type_name")
 
-    def __init__(self, name: str, shape, type, data):
+    name: str
+    shape: tuple[int, ...]
+    type_id: int
+    type_name: str
+    data: "NDArray[np.uint8]"
+
+    def __init__(
+        self,
+        name: str,
+        shape: "Sequence[SupportsIndex]",
+        type: "str | SupportsIndex | QuantType",
+        data: "Buffer | ArrayLike",
+    ) -> None:
         type_id, layout = find_layout(type)
-        shape = tuple(int(n) for n in shape)
+        dims = tuple(int(n) for n in shape)
         try:
-            row_bytes = layout.row_bytes(shape[-1] if shape else 1)
+            row_bytes = layout.row_bytes(dims[-1] if dims else 1)
         except ShapeError as error:
             raise ShapeError(f"{name}: {error}") from None
-        data = np.frombuffer(data, np.uint8) if isinstance(data, (bytes, bytearray, memoryview)) else np.asarray(data)
-        expected = row_bytes * math.prod(shape[:-1])
-        if data.dtype != np.uint8 or data.size != expected:
-            found = f"{data.size} of {data.dtype}"
-            raise ShapeError(f"{name}: {layout.name} of shape {shape} takes {expected} bytes of uint8, not {found}")
-        self._set(name, shape, type_id, layout.name, data.reshape((*shape[:-1], row_bytes)))
+        array = np.frombuffer(data, np.uint8) if isinstance(data, (bytes, bytearray, memoryview)) else np.asarray(data)
+        expected = row_bytes * math.prod(dims[:-1])
+        if array.dtype != np.uint8 or array.size != expected:
+            raise ShapeError(
+                f"{name}: {layout.name} of shape {dims} takes {expected} bytes of uint8, not {array.size} of "
+                f"{array.dtype}: pass what quantreg.quantize returns for this shape"
+            )
+        self._set(name, dims, type_id, layout.name, array.reshape((*dims[:-1], row_bytes)))
 
     @classmethod
-    def from_info(cls, info: gguf.TensorInfo, data: np.ndarray) -> "QuantizedTensor":
-        """A tensor of a file that has been checked; `data` is flat."""
+    def from_info(cls, info: gguf.TensorInfo, data: "NDArray[np.uint8]") -> "QuantizedTensor":
+        """Make a tensor from a checked header entry and its flat data."""
         tensor = cls.__new__(cls)
         shape = info.shape
         if info.known:
@@ -50,18 +80,35 @@ class QuantizedTensor:
         tensor._set(info.name, shape, info.type_id, info.type_name, data)
         return tensor
 
-    def _set(self, name, shape, type_id, type_name, data):
+    def _set(self, name: str, shape: tuple[int, ...], type_id: int, type_name: str, data: "NDArray[np.uint8]") -> None:
         self.name, self.shape, self.type_id, self.type_name, self.data = name, shape, type_id, type_name, data
 
     @property
     def nbytes(self) -> int:
+        """Bytes of data, without padding."""
         return self.data.nbytes
 
-    def dequantize(self, dtype=np.float32) -> np.ndarray:
-        """The values, as an array of `shape` and `dtype`. Raises UnknownTypeError if no plugin knows the type."""
+    @overload
+    def dequantize(self, dtype: type[np.float32] = ...) -> "NDArray[np.float32]": ...
+    @overload
+    def dequantize(self, dtype: "DTypeLike") -> "NDArray[Any]": ...
+    def dequantize(self, dtype: "DTypeLike" = np.float32) -> "NDArray[Any]":
+        """Decode the values to an array of ``shape`` and this dtype.
+
+        Raises UnknownTypeError if no plugin provides the type.
+        """
         return dequantize(self.data, self.type_id, dtype=dtype).reshape(self.shape)
 
-    def __repr__(self):
-        size = math.prod(self.shape)
-        bits = f", {self.nbytes * 8 / size:.4g} bits a weight" if size else ""
+    def __repr__(self) -> str:
+        bits = f", {self._bits:.4g} bits per weight" if self._bits else ""
         return f"<QuantizedTensor {self.name!r} {self.type_name} {self.shape}, {self.nbytes} bytes{bits}>"
+
+    def _repr_html_(self) -> str:
+        values: dict[str, object] = {"type": self.type_name, "shape": self.shape, "bytes": self.nbytes}
+        return figures(self.name, values | ({"bits per weight": self._bits} if self._bits else {}))
+
+    @property
+    def _bits(self) -> float:
+        """Bits per weight, or 0 for an empty tensor."""
+        size = math.prod(self.shape)
+        return self.nbytes * 8 / size if size else 0.0

@@ -1,4 +1,4 @@
-"""Structured files of any keys and tensors, whole and with one to three fields broken: only our errors escape."""
+"""Generated files with any keys and tensors, sound or with one to three broken fields: only our errors escape."""
 
 import struct
 
@@ -13,11 +13,11 @@ from quantreg import GGUFFormatError, QuantregError, UnknownTypeError, cli
 
 NAMES = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=20)
 INTEGERS = {kind: form for kind, form in ELEMENTS.items() if form and form not in "fd?"}
-OPAQUE = 999  # a type that nobody knows
+OPAQUE = 999  # an unknown type
 
 
 def values(kind):
-    """Values of an element type."""
+    """A strategy for values of an element type."""
     if kind == gf.STRING:
         return st.text(st.characters(codec="utf-8"), max_size=9)
     if kind == gf.BOOL:
@@ -51,7 +51,7 @@ def tensors(draw):
 
 @st.composite
 def structured_files(draw):
-    """(keys, tensors, Structured)"""
+    """Draw (keys, tensors, Structured)."""
     alignment = draw(st.sampled_from([32, 32, 1, 8, 64, 4096]))
     found = [Key("general.architecture", gf.STRING, "llama")]
     found += [Key("general.alignment", gf.U32, alignment)] if alignment != 32 else []
@@ -62,7 +62,7 @@ def structured_files(draw):
 
 @st.composite
 def broken_files(draw):
-    """A structured file with one to three fields broken; sometimes its end is missing, or something follows."""
+    """Draw a file with one to three broken fields. Sometimes its end is missing, or extra bytes follow."""
     _, _, (raw, fields) = draw(structured_files())
     raw = bytearray(raw)
     for offset, width in draw(st.lists(st.sampled_from(fields), min_size=1, max_size=3)):
@@ -87,7 +87,7 @@ def test_a_sound_file_is_read_as_it_was_built(tmp_path_factory, file):
 
 
 def everything(path):
-    """Read all that a file holds. Raises GGUFFormatError."""
+    """Read everything in a file. Raises GGUFFormatError."""
     with quantreg.open(path) as model:
         dict(model.metadata)
         for tensor in model.values():
@@ -99,7 +99,7 @@ def everything(path):
 
 @settings(max_examples=120)
 @given(broken_files())
-def test_of_broken_files_only_format_errors_escape(tmp_path_factory, raw):
+def test_broken_files_raise_only_format_errors(tmp_path_factory, raw):
     folder = tmp_path_factory.mktemp("broken")
     path, out = folder / "in.gguf", folder / "out.gguf"
     path.write_bytes(raw)
@@ -127,7 +127,7 @@ def test_of_broken_files_only_format_errors_escape(tmp_path_factory, raw):
         with quantreg.open(path) as model:
             opaque = {info.name for header in model.headers for info in header.tensors if not info.known}
         same, found = (quantreg.hash_tensors(p, threads=1) for p in (path, folder / "merged.gguf"))
-        # the bytes of a type that nobody knows end at the next tensor, padding included
+        # the bytes of an unknown type extend to the next tensor, so they include padding
         assert {name: same[name] for name in same if name not in opaque} == {
             name: found[name] for name in found if name not in opaque
         }
@@ -135,7 +135,7 @@ def test_of_broken_files_only_format_errors_escape(tmp_path_factory, raw):
 
 @settings(max_examples=20)
 @given(broken_files())
-def test_of_broken_files_the_command_says_one_line(tmp_path_factory, raw):
+def test_the_command_line_survives_broken_files(tmp_path_factory, raw):
     folder = tmp_path_factory.mktemp("broken")
     path = folder / "in.gguf"
     path.write_bytes(raw)

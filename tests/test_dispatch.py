@@ -42,7 +42,7 @@ def test_any_leading_shape(shape):
     assert quantreg.dequantize(data, "Q4_K").shape == shape
 
 
-def test_a_type_is_given_by_name_id_or_itself():
+def test_a_type_may_be_given_by_name_by_id_or_as_an_object():
     expected = quantize(X, "Q4_K")
     for key in ("q4_k", 12, np.int64(12), types["Q4_K"]):
         np.testing.assert_array_equal(quantize(X, key), expected)
@@ -164,7 +164,7 @@ def test_a_plugins_scorer_replaces_the_encoders(scorer):
     np.testing.assert_array_equal(quantize(X, "Q4_K"), expected)
 
 
-def test_a_scorer_that_abstains_leaves_the_encoder_to_its_own(scorer, monkeypatch):
+def test_a_scorer_that_abstains_lets_the_encoder_use_its_own_scores(scorer, monkeypatch):
     expected = quantize(X, "Q4_K", COLUMNS)
     seen = []
     scorer.answer = lambda qtype, tensor, weights, columns: seen.append(qtype.name)
@@ -233,7 +233,7 @@ def test_an_error_names_the_row_of_a_later_slab(monkeypatch):
         quantize(x, "Q4_K", threads=2)
 
 
-def test_arrays_at_odd_addresses_are_taken():
+def test_arrays_at_odd_addresses_are_accepted():
     def odd(array):
         raw = np.frombuffer(b"\0" + array.tobytes(), np.uint8)[1:]
         return raw.view(array.dtype).reshape(array.shape)

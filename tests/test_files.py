@@ -1,5 +1,7 @@
 """Opening and writing models: quantreg.open, quantreg.write, QuantizedTensor."""
 
+import re
+
 import gguf_files as gf
 import numpy as np
 import pytest
@@ -27,7 +29,64 @@ def test_open_is_a_mapping_of_tensors(small):
         tensor = model["b.weight"]
     assert (tensor.name, tensor.shape, tensor.type_id, tensor.type_name) == ("b.weight", (32,), 8, "Q8_0")
     assert tensor.data.shape == (34,)
-    assert repr(tensor) == "<QuantizedTensor 'b.weight' Q8_0 (32,), 34 bytes, 8.5 bits a weight>"
+    assert repr(tensor) == "<QuantizedTensor 'b.weight' Q8_0 (32,), 34 bytes, 8.5 bits per weight>"
+
+
+def test_file_and_metadata_behave_like_dicts(small):
+    with quantreg.open(small) as model:
+        for mapping, key in ((model, "b.weight"), (model.metadata, "llama.block_count")):
+            names = list(mapping)
+            assert key in names
+            assert key in mapping
+            assert "missing" not in mapping
+            assert 5 not in mapping
+            assert len(mapping) == len(names) == len(list(mapping.values()))
+            assert [name for name, _ in mapping.items()] == names == list(mapping.keys())
+            assert mapping.get("missing") is None
+            assert mapping.get("missing", 7) == 7
+            assert mapping.get(key) is not None
+            with pytest.raises(KeyError) as error:
+                mapping["missing"]
+            assert error.value.args == ("missing",)
+        assert model.get("b.weight").name == "b.weight"
+        assert model.metadata.get("llama.block_count") == 1
+        with pytest.raises(KeyError):
+            model.metadata.value("missing")
+        with pytest.raises(KeyError):
+            model.headers[0].tensor("missing")
+    assert len(model) == 0
+    assert "b.weight" not in model
+
+
+def test_a_notebook_shows_the_tensors_of_a_file(small, tmp_path):
+    with quantreg.open(small) as model:
+        html = model._repr_html_()
+        assert f"<caption>{small}: 2 tensors, 58 bytes, 12.2105 bits per weight</caption>" in html
+        assert re.findall(r"<th>(.*?)</th>", html) == ["tensor", "type", "shape", "bytes"]
+        assert re.findall(r"<td.*?>(.*?)</td>", html) == [
+            "a.weight",
+            "F32",
+            "2 x 3",
+            "24",
+            "b.weight",
+            "Q8_0",
+            "32",
+            "34",
+        ]
+        html = model["b.weight"]._repr_html_()
+        assert re.findall(r"<t[hd].*?>(.*?)</t[hd]>", html) == (
+            ["type", "Q8_0", "shape", "32", "bytes", "34", "bits per weight", "8.5"]
+        )
+    quantreg.write(tmp_path / "odd.gguf", {}, {"<b>": np.zeros((0, 8), np.float32)})
+    with quantreg.open(tmp_path / "odd.gguf") as model:
+        assert "odd.gguf: 1 tensors, 0 bytes</caption>" in model._repr_html_()
+        assert "&lt;b&gt;" in model._repr_html_()
+        assert "bits" not in model["<b>"]._repr_html_()
+    quantreg.write(tmp_path / "long.gguf", {}, {f"t{i:03}": np.zeros(1, np.float32) for i in range(100)})
+    with quantreg.open(tmp_path / "long.gguf") as model:
+        assert "t059" in model._repr_html_()
+        assert "t060" not in model._repr_html_()
+        assert "and 40 more" in model._repr_html_()
 
 
 def test_bytes_are_mapped_read_only_and_outlive_the_file_object(small):
@@ -41,7 +100,7 @@ def test_bytes_are_mapped_read_only_and_outlive_the_file_object(small):
         model["a.weight"]
 
 
-def test_dequantize_asks_the_dispatcher(small, monkeypatch):
+def test_dequantize_calls_the_dispatcher(small, monkeypatch):
     seen = []
 
     def fake(data, qtype, dtype=np.float32, out=None, threads=None):
@@ -60,7 +119,7 @@ def test_unchanged_copy_is_byte_identical(small, tmp_path):
     assert (tmp_path / "copy.gguf").read_bytes() == small.read_bytes()
 
 
-def test_unchanged_copy_with_another_alignment_and_unknown_types(tmp_path):
+def test_unchanged_copy_with_unusual_alignment_and_unknown_types(tmp_path):
     source = tmp_path / "m.gguf"
     source.write_bytes(
         gf.gguf(
@@ -124,7 +183,7 @@ def test_quantized_bytes_of_your_own(tmp_path):
         assert model.metadata.value_type("k") == "u64"
 
 
-def test_quantized_tensors_that_are_wrong():
+def test_invalid_quantized_tensors():
     with pytest.raises(ShapeError, match="72 bytes"):
         QuantizedTensor("x", (2, 64), "Q4_0", bytes(71))
     with pytest.raises(ShapeError, match="packs 32 weights per block"):
@@ -137,7 +196,7 @@ def test_quantized_tensors_that_are_wrong():
 
 @pytest.mark.parametrize("tensor", [np.zeros(3, np.uint8), np.zeros(3, complex), [1.0], np.array(["a"])])
 def test_arrays_that_gguf_has_no_type_for(tmp_path, tensor):
-    with pytest.raises(ShapeError, match=r"x: cannot write"):
+    with pytest.raises(ShapeError, match=r"x: cannot write .*: convert it to a NumPy array of .*, or quantize it"):
         quantreg.write(tmp_path / "m.gguf", {}, {"x": tensor})
     assert not list(tmp_path.iterdir())
 
@@ -145,8 +204,31 @@ def test_arrays_that_gguf_has_no_type_for(tmp_path, tensor):
 def test_write_refuses_what_the_format_cannot_hold(small, tmp_path):
     with pytest.raises(GGUFFormatError, match="5 dimensions"):
         quantreg.write(tmp_path / "m.gguf", {}, {"x": np.zeros((1,) * 5, np.float32)})
-    with pytest.raises(OutputError, match="force"):
+    with pytest.raises(OutputError, match="choose another name, or replace it with force"):
         quantreg.write(small, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensors", "message"),
+    [
+        ({"k": None}, {}, "None has no metadata type of its own: give a typed Value"),
+        ({"k": []}, {}, r"\[\] has no metadata type of its own: give a typed Value"),
+        ({"k": 1 << 64}, {}, "no integer type of GGUF holds 18446744073709551616: store smaller numbers, or text"),
+        ({"k": [-1, 1 << 63]}, {}, "holds both -1 and 9223372036854775808: store smaller numbers"),
+        ({"": 1}, {}, "a key is empty: give it at least one character"),
+        ({"k\0": 1}, {}, "contains a NUL byte: remove it"),
+        ({"k" * 65536: 1}, {}, "has 65536 bytes, but the limit is 65535: shorten it"),
+        ({"tokenizer.ggml.scores": [1, 2]}, {}, r"but must have type array\[f32\]: store it with that type"),
+        ({"general.alignment": 48}, {}, "general.alignment is 48 .* power of two .*: use 32, or leave the key out"),
+        ({"general.alignment": "32"}, {}, "general.alignment is '32' .* power of two"),
+        ({}, {"": np.zeros(1, np.float32)}, "a tensor name is empty: give it at least one character"),
+        ({}, {"x": np.zeros((1,) * 5, np.float32)}, "has 5 dimensions, but the limit is 4: reshape it"),
+    ],
+)
+def test_an_error_of_write_says_what_to_do(tmp_path, metadata, tensors, message):
+    with pytest.raises(GGUFFormatError, match=message):
+        quantreg.write(tmp_path / "m.gguf", metadata, tensors)
+    assert not list(tmp_path.iterdir())
 
 
 def test_any_shard_opens_the_whole_model(tmp_path):
@@ -162,8 +244,8 @@ def test_any_shard_opens_the_whole_model(tmp_path):
         assert list(model) == ["t0", "t1", "t2"]
 
 
-def test_file_that_changed_after_its_header_was_read(small, monkeypatch):
-    """18: the sizes are checked again where the data is mapped."""
+def test_a_file_that_changed_after_its_header_was_read(small, monkeypatch):
+    """Rule 18: the sizes are checked again when the data is mapped."""
     from quantreg import gguf
 
     def read_then_cut(path, **options):

@@ -1,4 +1,4 @@
-"""A bounded number of what `python tests/support/fuzz.py` and `interruptions.py` try without end."""
+"""Run a bounded number of the cases that `tests/support/fuzz.py` and `interruptions.py` can generate without end."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def run(script, *words):
 
 
 @pytest.mark.parametrize("target", CASES)
-def test_of_damaged_input_nothing_gets_through(target):
+def test_no_damaged_input_gets_through(target):
     told = run("fuzz.py", "--only", target, "--cases", str(CASES[target]))
     assert told.startswith(f"{target}: {CASES[target]} inputs, ")
 

@@ -1,4 +1,4 @@
-"""What the reader gives, and what it says of what it refuses (numbered as in docs/bad-input.md)."""
+"""What the reader returns, and how it describes what it refuses (rules numbered as in docs/bad-input.md)."""
 
 import struct
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ def with_tensors(*tensors, data=bytes(1024), keys=(), **options):
     return gf.gguf(keys, [gf.tensor(*t) if isinstance(t, tuple) else t for t in tensors], data, **options)
 
 
-# What is read
+# Files that are read
 
 
 def test_header_of_a_small_model():
@@ -86,7 +86,7 @@ def test_metadata_types_and_lengths_without_decoding():
 
 
 def test_header_longer_than_the_first_read(tmp_path):
-    """Strings and arrays that cross the steps in which a file is read."""
+    """Strings and arrays that cross the boundaries between two reads of the file."""
     words = [b"x" * (i % 7000) for i in range(1500)]
     path = tmp_path / "m.gguf"
     payload = b"".join(map(gf.string, words))
@@ -113,7 +113,7 @@ def test_version_2_is_read():
     assert read_header(gf.gguf(version=2)).version == 2
 
 
-def test_no_dimensions_and_zero_dimensions_are_read():
+def test_scalars_and_zero_dimensions_are_accepted():
     header = read_header(
         with_tensors(("scalar", ()), ("none", (32, 0), 8, 32), ("also", (0, 5), 0, 32), data=ONE_FLOAT)
     )
@@ -129,7 +129,7 @@ def test_stated_alignment_moves_the_data():
     assert header.data_offset % 128 == 0
 
 
-def test_missing_padding_after_the_last_tensor_is_read():
+def test_missing_padding_after_the_last_tensor_is_accepted():
     assert read_header(with_tensors(("a", (1,)), data=bytes(4))).warnings == []
 
 
@@ -151,12 +151,12 @@ def test_layout_of_a_plugin_is_used():
 def test_layout_table_agrees_with_gguf_py():
     constants = pytest.importorskip("gguf.constants")
     for known in constants.GGMLQuantizationType:
-        if known.name != "Q8_1":  # gguf-py has the size of the older block with two f32
+        if known.name != "Q8_1":  # gguf-py still has the size of the older block with two f32
             sizes = constants.GGML_QUANT_SIZES[known]
             assert (TYPES[known].name, *sizes) == (known.name, *TYPES[known][1:3])
 
 
-# What is refused: more about it than its code, which tests/test_refusals.py checks
+# Refusals: details beyond the error code, which tests/test_refusals.py checks
 
 
 def test_02_magic():
@@ -195,7 +195,7 @@ def test_09_bool_that_is_neither_0_nor_1():
     refused(with_key(gf.array("k", gf.BOOL, 4, b"\0\1\1\xff")), "bad-bool")
 
 
-def test_10_keys_that_are_empty_too_long_or_twice():
+def test_10_keys_that_are_empty_too_long_or_duplicated():
     refused(with_key(gf.u32("", 1)), "empty-key")
     refused(with_key(gf.u32("k" * 65536, 1)), "name-too-long")
     assert "k" * 65535 in read_header(with_key(gf.u32("k" * 65535, 1))).metadata
@@ -241,12 +241,12 @@ def test_missing_file_is_an_oserror(tmp_path):
         read_header(tmp_path / "none.gguf")
 
 
-def test_what_is_no_regular_file_is_refused(tmp_path):
+def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path):
     refused(tmp_path, "not-a-file")
     refused("/dev/zero", "not-a-file")
 
 
-def test_error_shows_the_file(tmp_path):
+def test_an_error_names_the_file(tmp_path):
     path = tmp_path / "m.gguf"
     path.write_bytes(b"nothing like it, at all")
     assert str(refused(path, "bad-magic")).startswith(f"{path}: magic is b'noth'")

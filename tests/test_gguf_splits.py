@@ -1,4 +1,4 @@
-"""Rule 21: models in several files."""
+"""Rule 21: models that are split into several files."""
 
 import struct
 
@@ -12,7 +12,7 @@ from quantreg.gguf import read_shards, shard_path, split_values
 
 @pytest.fixture
 def model(tmp_path):
-    """Function that writes the three shards, some of them changed, and gives the path of shard i."""
+    """A function that writes three shards, some changed, and returns a function from i to the path of shard i."""
 
     def write(changed=()):
         files = {
@@ -50,7 +50,7 @@ def test_one_file_is_a_set_of_one(tmp_path):
     assert len(read_shards(str(tmp_path / "one.gguf"))) == 1
 
 
-def test_names_and_keys_of_shards():
+def test_file_names_and_keys_of_shards():
     assert shard_path("dir/m", 1, 12) == "dir/m-00002-of-00012.gguf"
     assert [(key, value.type, value.data) for key, value in split_values(1, 3, 30)] == [
         ("split.no", "u16", 1),
@@ -70,7 +70,7 @@ def test_21_numbers_that_disagree_with_the_name(model):
     refused(model({1: shard(1, 2)})(0), "split-numbers")
 
 
-def test_21_name_that_gives_no_number(model, tmp_path):
+def test_21_file_name_without_a_number(model, tmp_path):
     path = model()(0).rename(tmp_path / "renamed.gguf")
     refused(path, "split-numbers", "NAME-00001-of-00003.gguf")
 
@@ -80,7 +80,7 @@ def test_21_number_beyond_the_count(model):
     refused(model({0: shard(1, 1)})(0), "split-numbers")
 
 
-def test_21_split_keys_that_are_no_numbers(model):
+def test_21_split_keys_that_are_not_numbers(model):
     refused(model({0: gf.gguf([gf.text("split.count", "3")])})(0), "split-numbers")
     refused(model({0: gf.gguf([gf.key("split.count", gf.I32, struct.pack("<i", -3))])})(0), "split-numbers")
 

@@ -1,4 +1,4 @@
-"""Values, headers and the file that appears only when complete."""
+"""Metadata values, headers, and files that appear only when they are complete."""
 
 import os
 import stat
@@ -51,7 +51,7 @@ def refused(code, call, *args, **options):
         (np.array([], np.uint16), "array[u16]"),
     ],
 )
-def test_python_objects_find_their_type(data, type):
+def test_python_objects_get_a_type(data, type):
     value = Value.of(data)
     assert value.type == type
     assert value.data == (list(data) if isinstance(data, (tuple, np.ndarray)) else data)
@@ -120,7 +120,7 @@ def test_whatever_is_written_is_read_back(pairs):
 # Headers
 
 
-def test_header_is_that_of_an_independent_builder():
+def test_header_equals_that_of_an_independent_builder():
     keys = [("a", Value("u32", 7)), ("b", Value("array[string]", ["x", "yz"]))]
     expected = gf.gguf(
         [gf.u32("a", 7), gf.array("b", gf.STRING, 2, gf.string("x") + gf.string("yz"))],
@@ -136,7 +136,7 @@ def test_header_read_and_written_is_the_same():
     assert encode_header(header.metadata.raw_items(), tensors) == data[: header.data_offset]
 
 
-def test_alignment_of_the_tensors_must_be_the_stated_one():
+def test_tensors_must_be_aligned_as_the_metadata_states():
     items = [("general.alignment", Value("u32", 64))]
     assert len(encode_header(items, [], 64)) % 64 == 0
     refused("bad-alignment", encode_header, items, [])
@@ -198,7 +198,7 @@ def test_file_appears_when_it_is_complete(tmp_path):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_failure_leaves_what_was_there(tmp_path, error):
+def test_failure_keeps_the_old_file(tmp_path, error):
     path = tmp_path / "out.gguf"
     path.write_bytes(b"old")
     with pytest.raises(error), AtomicFile(path, force=True):
@@ -216,7 +216,7 @@ def test_existing_file_needs_force(tmp_path):
     assert contents(tmp_path) == {"out.gguf": b"new"}
 
 
-def test_file_that_appeared_meanwhile_needs_force(tmp_path):
+def test_a_file_that_appears_in_the_meantime_needs_force(tmp_path):
     path = tmp_path / "out.gguf"
     with pytest.raises(OutputError, match="force"), AtomicFile(path):
         path.write_bytes(b"other")
@@ -224,7 +224,7 @@ def test_file_that_appeared_meanwhile_needs_force(tmp_path):
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
-def test_output_that_is_the_input_is_refused_even_by_force(tmp_path, link):
+def test_output_that_is_the_input_is_refused_even_with_force(tmp_path, link):
     source, path = tmp_path / "in.gguf", tmp_path / "out.gguf"
     source.write_bytes(b"old")
     link(source, path)
@@ -245,13 +245,13 @@ def test_link_is_followed(tmp_path):
 
 
 @pytest.mark.parametrize("path", [os.devnull, "/"])
-def test_what_is_no_regular_file_is_never_replaced(path):
+def test_a_path_that_is_not_a_regular_file_is_never_replaced(path):
     with pytest.raises(OutputError, match="regular"), AtomicFile(path, force=True):
         pass
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
-def test_mode_of_the_old_file_is_kept_and_a_new_one_follows_the_umask(tmp_path):
+def test_the_mode_of_the_old_file_is_kept_and_a_new_file_follows_the_umask(tmp_path):
     path = tmp_path / "out.gguf"
     old = os.umask(0o027)
     try:
@@ -267,7 +267,7 @@ def test_mode_of_the_old_file_is_kept_and_a_new_one_follows_the_umask(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o604
 
 
-def test_size_is_held_against_the_disk_before_and_the_file_after(tmp_path):
+def test_size_is_checked_against_the_disk_before_and_the_file_after(tmp_path):
     with pytest.raises(OutputError, match="free"), AtomicFile(tmp_path / "out.gguf", size=1 << 62):
         pass
     with pytest.raises(OutputError, match="planned"), AtomicFile(tmp_path / "out.gguf", size=2) as file:
@@ -275,7 +275,7 @@ def test_size_is_held_against_the_disk_before_and_the_file_after(tmp_path):
     assert contents(tmp_path) == {}
 
 
-def test_folder_that_is_missing(tmp_path):
+def test_missing_folder(tmp_path):
     with pytest.raises(OutputError, match="cannot be written"), AtomicFile(tmp_path / "none" / "out.gguf"):
         pass
 

@@ -147,7 +147,7 @@ def set_to(name, value):
         (lambda data, tensors: tensors["output.weight"].update(name="token_embd.weight"), "two lines"),
         (lambda data, tensors: data["tensors"].append(7), "expected an object"),
         (lambda data, tensors: data["metadata"].append(["a"] * 5), "expected [key, type, value]"),
-        (lambda data, tensors: data["metadata"].append(["a", "u8", 700]), "no metadata value"),
+        (lambda data, tensors: data["metadata"].append(["a", "u8", 700]), "is not a metadata value"),
         (lambda data, tensors: data["options"].update(pure=True), "'pure' is none of"),
         (lambda data, tensors: data["options"].update(include_weights=5), "options"),
         (lambda data, tensors: data.pop("tensors"), "'tensors' is None"),
@@ -202,7 +202,7 @@ def test_a_model_does_not_replace_the_plan_or_the_names(at, capsys):
     ):
         before = Path(name).read_bytes()
         assert run("quantize", "--force", *given) == 1
-        assert f"{name}: is the input, choose another name" in capsys.readouterr().err
+        assert f"{name}: is the input: choose another name" in capsys.readouterr().err
         assert Path(name).read_bytes() == before
 
 

@@ -1,4 +1,4 @@
-"""PythonCodec: a format in plain NumPy works wherever a compiled one does."""
+"""PythonCodec: a format in plain NumPy works wherever a compiled codec does."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def q3(request):
     registry.unregister_plugin(plugin)
 
 
-def test_rows_go_in_and_come_back(q3):
+def test_rows_are_encoded_and_decoded(q3):
     data = quantreg.quantize(X, q3)
     assert data.shape == (6, q3.row_header_size + 256 // 32 * 14)
     assert data.dtype == np.uint8
@@ -43,22 +43,22 @@ def test_column_statistics_are_the_error_weights_of_every_row(q3):
     assert not np.array_equal(quantreg.quantize(X, q3, COLUMNS), quantreg.quantize(X, q3))
 
 
-def test_a_score_function_makes_the_error_weights():
+def test_a_score_function_computes_the_error_weights():
     qtype = toy.make(score=lambda rows, columns: columns * np.sqrt(1 + rows**2))
     weights = qtype.score(X, COLUMNS)
     np.testing.assert_allclose(weights, COLUMNS * np.sqrt(1 + X**2), rtol=1e-6)
     np.testing.assert_array_equal(quantreg.quantize(X, qtype, COLUMNS), quantreg.quantize(X, qtype, weights))
 
 
-def test_an_encode_of_one_argument_reads_no_importance():
+def test_an_encode_function_of_one_argument_does_not_read_importance():
     qtype = toy.make(encode=lambda rows: toy.encode(rows, None))
     assert not qtype.codec.has_scorer
     assert qtype.score(X, COLUMNS) is None
     np.testing.assert_array_equal(quantreg.quantize(X, qtype, COLUMNS), quantreg.quantize(X, qtype))
 
 
-def test_decoded_rows_may_lie_at_any_address():
-    """As one row of float32 behind a byte of its own does."""
+def test_decoded_rows_may_have_any_address():
+    """For example a row of float32 that follows a single byte."""
 
     def encode(rows):
         return np.concatenate([np.zeros((len(rows), 1), np.uint8), rows.view(np.uint8)], axis=1)
@@ -113,7 +113,7 @@ def test_an_exception_in_the_function_names_the_row():
         ({"decode": lambda blocks: toy.decode(blocks).astype(float)}, r"decode of TOY3 returned float64"),
     ],
 )
-def test_a_wrong_shape_or_dtype_is_told(parts, message):
+def test_a_wrong_shape_or_dtype_is_reported(parts, message):
     with pytest.raises(CodecError, match=message):
         quantreg.quantize(X, toy.make(**parts))
 

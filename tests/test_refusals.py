@@ -1,4 +1,4 @@
-"""Every numbered refusal of the container's rules: by the reader, by the command and by a run, at little cost."""
+"""Each rule of the container refuses its bad files in the reader, on the command line and in a run, at little cost."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def test_the_readme_counts_them():
     assert f"| {len(BAD_FILES)}, three ways | 0 |" in (DOCS.parent.parent / "README.md").read_text()
 
 
-def test_the_page_about_bad_input_lists_every_code():
+def test_the_page_on_bad_input_lists_every_code():
     rows = re.findall(r"^\| (\d+) \| .*? \| (.*?) \|$", DOCS.read_text(), re.MULTILINE)
     listed = {(int(number), code) for number, codes in rows for code in re.findall(r"`([a-z0-9-]+)`", codes)}
     assert listed == {(bad.number, bad.code) for bad in BAD_FILES}
@@ -51,7 +51,7 @@ def test_no_refusal_takes_more_than_5_mb_beyond_start_up():
         assert all(row[way][1] <= refusals.MOST_KIB for way in refusals.WAYS), row
 
 
-# What is read with a warning
+# Files that are read with a warning
 
 
 ODD = {

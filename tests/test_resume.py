@@ -143,7 +143,7 @@ def not_a_journal():
     ("change", "message"),
     [
         (other_type, "another output"), (other_imatrix, "another imatrix"), (other_metadata, "another output"),
-        (touched_source, "another source"), (not_a_journal, "no journal"),
+        (touched_source, "another source"), (not_a_journal, "not a journal"),
     ],
 )  # fmt: skip
 def test_an_unfinished_run_of_something_else_is_not_continued(at, change, message):

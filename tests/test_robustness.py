@@ -1,4 +1,4 @@
-"""Kills, full disks, shrinking sources, two runs at once, files broken on purpose: the old file or the new one."""
+"""After a full disk, a shrinking source, an interrupt or a second run, the output is the old file or the new one."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def at(tmp_path, monkeypatch):
 
 
 def script(body):
-    """Run Python in a process of its own, in the current folder."""
+    """Run Python code in a separate process, in the current folder."""
     return subprocess.run([sys.executable, "-P", "-c", body], capture_output=True, text=True)
 
 
@@ -42,7 +42,7 @@ sys.exit(cli.main({1!r}))
 @pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE")
 @pytest.mark.parametrize("limit", [0, 100, 5_000, 300_000, 800_000])
 @pytest.mark.parametrize("options", [[], ["--resumable"], ["--split-max-tensors", "10"]], ids=str)
-def test_a_disk_that_fills_up_is_one_clear_line_and_keeps_the_old_file(at, limit, options):
+def test_a_disk_that_fills_up_gives_one_clear_line_and_keeps_the_old_file(at, limit, options):
     name = "out-00001-of-00004.gguf" if "--split-max-tensors" in options else "out.gguf"
     Path(name).write_bytes(OLD)
     done = script(FULL.format(limit, ["quantize", "--force", *options, "small.gguf", "out.gguf", "Q4_K_M"]))
@@ -62,7 +62,7 @@ def test_a_disk_that_fills_up_is_one_clear_line_and_keeps_the_old_file(at, limit
         assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_encoded(at, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_encoded(at, monkeypatch):
     import shutil
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 500_000))
@@ -97,7 +97,7 @@ def test_a_source_that_shrinks_is_an_error_everywhere(at, function, monkeypatch)
     assert sorted(os.listdir()) == ["s-00001-of-00002.gguf", "s-00002-of-00002.gguf", "small.gguf", "whole.gguf"]
 
 
-def test_of_two_runs_onto_one_output_one_wins_whole(at):
+def test_of_two_runs_with_one_output_only_one_wins(at):
     def second(event):
         if isinstance(event, TensorDone) and event.index == 10:
             quantreg.quantize_file("small.gguf", "out.gguf", "Q8_0")
@@ -109,7 +109,7 @@ def test_of_two_runs_onto_one_output_one_wins_whole(at):
     assert sorted(os.listdir()) == ["out.gguf", "q8.gguf", "small.gguf", "whole.gguf"]
 
 
-def test_shards_are_interrupted_while_they_go_to_the_disk_but_not_while_they_are_renamed(at, monkeypatch):
+def test_shards_can_be_interrupted_while_they_are_synced_but_not_while_they_are_renamed(at, monkeypatch):
     def ctrl_c(name):
         real = getattr(os, name)
 

@@ -203,7 +203,7 @@ def test_shards_become_one_file_with_the_new_metadata(at, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("set", "IN", "OUT", "a=u8:300"), 1, "no metadata value"),
+        (("set", "IN", "OUT", "a=u8:300"), 1, "is not a metadata value"),
         (("set", "IN", "OUT", "a=u8:x"), 2, "is no u8"),
         (("set", "IN", "OUT", "a=bool:True"), 2, "'True' is no bool: expected true or false"),
         (("set", "IN", "OUT", "a=array[u8]:[1,"), 2, "is no array[u8]: expected JSON such as [1,2]"),

@@ -75,7 +75,7 @@ def _refuse_to_replace(out, *files):
 
     for path in files:
         if path and os.path.exists(out) and os.path.samefile(out, path):
-            raise OutputError(f"{out}: is the input, choose another name")
+            raise OutputError(f"{out}: is the input: choose another name")
 
 
 def _arguments(arguments, planned):

@@ -1,4 +1,4 @@
-"""The GGUF container: headers in and out. Names, shapes, type ids and bytes; knows no codec."""
+"""The GGUF container: reading and writing headers. It knows names, shapes, type ids and sizes, but not codecs."""
 
 from quantreg.ggml import REMOVED_TYPES, SPLIT_KEYS, TYPES, TypeLayout, layout_of
 from quantreg.gguf.metadata import Metadata, Value

@@ -1,20 +1,27 @@
-"""Metadata values: how they are encoded, and a mapping that decodes them when asked."""
+"""Metadata values: their encoding in a file, and a mapping that decodes them on access."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quantreg.errors import GGUFFormatError
 from quantreg_kernels._gguf import read_strings
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from typing_extensions import Buffer
+
 __all__ = ["Metadata", "Value"]
 
-# The index is the number in the file.
-VALUE_TYPES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64")
-STRING = VALUE_TYPES.index("string")
-ARRAY = VALUE_TYPES.index("array")
-# struct and NumPy name the scalar types in two ways.
+# The index of a name is the type's number in the file.
+VALUE_TYPES: tuple[str, ...] = (
+    "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64",
+)  # fmt: skip
+STRING: int = VALUE_TYPES.index("string")
+ARRAY: int = VALUE_TYPES.index("array")
+# Names of the scalar types in struct and in NumPy.
 _STRUCT = dict(zip(VALUE_TYPES, "BbHhIif?--Qqd", strict=True))
 _DTYPE = {
     name: np.dtype("?" if name == "bool" else f"<{name[0]}{int(name[1:]) // 8}")
@@ -24,119 +31,132 @@ _DTYPE = {
 
 
 class Value:
-    """A typed metadata value, encoded as it stands in a file.
+    """A metadata value with its GGUF type, encoded as in a file.
 
-    ``Value("u32", 5)``, ``Value("string", "llama")``, ``Value("array[f32]", [0.5, 1.0])``: the types are u8 to u64,
-    i8 to i64, f32, f64, bool, string and arrays of these. `Value.of` picks the type from a Python object. Strings may
-    be given as bytes. Raises GGUFFormatError ("bad-value") for what the type cannot hold.
+    For example ``Value("u32", 5)``, ``Value("string", "llama")`` or ``Value("array[f32]", [0.5, 1.0])``. The types are
+    u8 to u64, i8 to i64, f32, f64, bool, string, and arrays of these. Strings may be given as bytes. `Value.of` picks
+    the type from a Python object.
+
+    Raises GGUFFormatError ("bad-value") if the type cannot hold the data.
     """
 
     __slots__ = ("raw", "type")
 
-    def __init__(self, type: str, data):
+    type: str
+    raw: "bytes | memoryview"
+
+    def __init__(self, type: str, data: Any) -> None:
         self.type = type
         try:
             self.raw = _encode(type, data)
         except (TypeError, ValueError, OverflowError, ArithmeticError, struct.error) as error:
             shown = repr(data)
             shown = shown if len(shown) <= 80 else shown[:80] + "..."
-            message = f"{shown} is no metadata value of type {type!r}: {error}"
+            message = f"{shown} is not a metadata value of type {type!r}: {error}: use another value or type"
             raise GGUFFormatError("bad-value", message, found=data, limit=type) from None
 
     @classmethod
-    def from_raw(cls, type: str, raw) -> "Value":
-        """A value from its encoded bytes, which must be right for the type."""
+    def from_raw(cls, type: str, raw: "bytes | memoryview") -> "Value":
+        """Make a value from its encoded bytes, which the caller guarantees to be valid for the type."""
         value = cls.__new__(cls)
         value.type, value.raw = type, raw
         return value
 
     @classmethod
-    def of(cls, data) -> "Value":
-        """A value of the type that fits a Python or NumPy object.
+    def of(cls, data: object) -> "Value":
+        """Make a value of the type that fits a Python or NumPy object; a Value is returned as it is.
 
-        bool, str and bytes as they are; int: u32, else i32, u64, i64, the first that holds it; float: f32; NumPy
-        scalars and one-dimensional arrays by their dtype (float16 as f32); lists and tuples of one of these: as an
-        array, where integers are i32, else u32, i64, u64. An empty list has no type: give a Value.
+        - bool becomes bool; str and bytes become string; float becomes f32.
+        - int becomes the first of u32, i32, u64 and i64 that holds it.
+        - NumPy scalars and one-dimensional arrays keep their dtype, except that float16 becomes f32.
+        - Lists and tuples whose elements have one type become an array. Integers become the first of i32, u32, i64 and
+          u64 that holds them all.
+
+        Raises GGUFFormatError ("bad-value") for anything else, and for an empty list, which has no type.
         """
         if isinstance(data, Value):
             return data
         return cls(_type_of(data), data)
 
     @property
-    def data(self):
+    def data(self) -> Any:
         """The value as bool, int, float, str, or a list of one of these."""
         return _decode(self.type, self.raw)
 
     @property
     def type_id(self) -> int:
+        """The number of the type in a file."""
         return ARRAY if self.type.startswith("array[") else VALUE_TYPES.index(self.type)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Value) and self.type == other.type and bytes(self.raw) == bytes(other.raw)
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((self.type, bytes(self.raw)))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Value({self.type!r}, {self.data!r})"
 
 
-class Metadata(Mapping):
-    """The keys of a GGUF file in its order; values are decoded each time they are asked for.
+class Metadata(Mapping[str, Any]):
+    """The metadata of a GGUF file: a mapping in file order that decodes a value each time it is accessed.
 
-    ``metadata[key]`` is a bool, int, float, str or a list of these. Bytes in strings that are not UTF-8 appear as
-    lone surrogates (the surrogateescape handler). `value` gives the same with its type and its bytes in the file,
-    which is how a key is copied unchanged. Holds a buffer with the file's header, not the file.
+    ``metadata[key]`` is a bool, int, float, str or a list of one of these. In strings, bytes that are not valid UTF-8
+    appear as lone surrogates (the surrogateescape handler). To copy a key unchanged use `value`, which returns the
+    type and the encoded bytes. Holds a buffer with the header of the file; the file itself may be closed.
     """
 
-    def __init__(self, buffer=b"", spans=None):
+    def __init__(
+        self, buffer: "Buffer" = b"", spans: Mapping[str, tuple[int, int, int, int, int]] | None = None
+    ) -> None:
         self._buffer = memoryview(buffer)
-        self._spans = {} if spans is None else spans  # key -> (value type, element type, array length, start, end)
+        # key -> (value type, element type, array length, start, end)
+        self._spans: Mapping[str, tuple[int, int, int, int, int]] = {} if spans is None else spans
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: str) -> Any:
         return self.value(key).data
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._spans)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._spans)
 
-    def __contains__(self, key):
+    def __contains__(self, key: object) -> bool:
         return key in self._spans
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<Metadata of {len(self)} keys>"
 
     def value(self, key: str) -> Value:
-        """The value with its type and encoded bytes, nothing decoded."""
+        """The value with its type and encoded bytes. Nothing is decoded. Raises KeyError for an unknown key."""
         start, end = self._spans[key][3:]
         return Value.from_raw(self.value_type(key), self._buffer[start:end])
 
-    def raw_items(self):
-        """(key, Value) of every key in file order, nothing decoded: what `encode_header` takes."""
+    def raw_items(self) -> list[tuple[str, Value]]:
+        """The (key, Value) pairs in file order, as `encode_header` takes them. Nothing is decoded."""
         return [(key, self.value(key)) for key in self._spans]
 
-    def without(self, keys) -> "Metadata":
-        """The same without some keys."""
+    def without(self, keys: Collection[str]) -> "Metadata":
+        """Return the same metadata without some keys."""
         return Metadata(self._buffer, {key: span for key, span in self._spans.items() if key not in keys})
 
     def value_type(self, key: str) -> str:
-        """Type of a key's value: "u32", "string", "array[string]" ..."""
+        """The type of a value: "u32", "string", "array[string]" and so on. Raises KeyError for an unknown key."""
         return type_name(*self._spans[key][:2])
 
     def array_length(self, key: str) -> int | None:
-        """Number of elements of an array, None for any other value; nothing is decoded."""
+        """The number of elements of an array, or None if the value is not an array. Nothing is decoded."""
         kind, _, length = self._spans[key][:3]
         return length if kind == ARRAY else None
 
 
 def type_name(kind: int, element: int) -> str:
-    """Name of a value type from the two numbers in the file; the second counts for arrays only."""
+    """Name a value type, given its number and, for an array, that of its elements."""
     return f"array[{VALUE_TYPES[element]}]" if kind == ARRAY else VALUE_TYPES[kind]
 
 
-def _decode(type, raw):
+def _decode(type: str, raw: bytes | memoryview) -> Any:
     if type == "string":
         return bytes(raw[8:]).decode("utf-8", "surrogateescape")
     if not type.startswith("array["):
@@ -147,37 +167,37 @@ def _decode(type, raw):
     return np.frombuffer(raw, _DTYPE[element], offset=12).tolist()
 
 
-def _encode(type, data) -> bytes:
+def _encode(type: str, data: Any) -> bytes:
     if type == "string":
         return _encode_string(data)
     if type in _DTYPE:
         if isinstance(data, np.generic | np.ndarray):
             data = data.item()
         if (type == "bool") != isinstance(data, bool):
-            raise TypeError("a bool and nothing else is a bool")
+            raise TypeError("True and False have the type bool, and it holds nothing else")
         return struct.pack(f"<{_STRUCT[type]}", data)
     element = type[6:-1]
     if type != f"array[{element}]" or element not in VALUE_TYPES or element == "array":
-        raise TypeError(f"the types are {', '.join(VALUE_TYPES)}, with array as 'array[u32]'")
+        raise TypeError(f"the types are {', '.join(VALUE_TYPES)}; write an array of u32 as 'array[u32]'")
     head = struct.pack("<IQ", VALUE_TYPES.index(element), len(data))
     if element == "string":
         if isinstance(data, (str, bytes)):
-            raise TypeError("one string is no array of strings")
+            raise TypeError("one string is not an array of strings")
         return head + b"".join(map(_encode_string, data))
     if element[0] in "ui" and not isinstance(data, np.ndarray):
-        # NumPy would make floats of integers from 2^63 on.
+        # NumPy would turn integers from 2^63 on into floats.
         return head + struct.pack(f"<{len(data)}{_STRUCT[element]}", *data)
     return head + _encode_numbers(_DTYPE[element], np.asarray(data))
 
 
-def _encode_string(text) -> bytes:
+def _encode_string(text: object) -> bytes:
     if not isinstance(text, (str, bytes)):
         raise TypeError("expected str or bytes")
     raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _encode_numbers(dtype, array) -> bytes:
+def _encode_numbers(dtype: "np.dtype[Any]", array: "NDArray[Any]") -> bytes:
     allowed = {"b": "b", "f": "fiu"}.get(dtype.kind, "iu")
     if array.ndim != 1 or (array.size and array.dtype.kind not in allowed):
         raise TypeError(f"expected a one-dimensional array of {dtype.name}")
@@ -189,7 +209,7 @@ def _encode_numbers(dtype, array) -> bytes:
         return array.astype(dtype).tobytes()
 
 
-def _type_of(data) -> str:
+def _type_of(data: object) -> str:
     if isinstance(data, (bool, np.bool_)):
         return "bool"
     if isinstance(data, (str, bytes)):
@@ -210,13 +230,15 @@ def _type_of(data) -> str:
             return "array[f32]"
         if len(types) == 1:
             return f"array[{types.pop()}]"
-    message = f"no metadata type for {data!r:.80}: give a Value, as in Value('array[string]', [])"
+    message = f"{data!r:.80} has no metadata type of its own: give a typed Value, as in Value('array[string]', [])"
     raise GGUFFormatError("bad-value", message, found=data)
 
 
-def _int_type(low, high, order) -> str:
+def _int_type(low: int, high: int, order: tuple[str, ...]) -> str:
     for name in order:
         limits = np.iinfo(_DTYPE[name])
         if limits.min <= low and high <= limits.max:
             return name
-    raise GGUFFormatError("bad-value", f"no metadata type holds the integer {low if low < 0 else high}", found=low)
+    numbers = f"{low}" if low == high else f"both {low} and {high}"
+    message = f"no integer type of GGUF holds {numbers}: store smaller numbers, or text"
+    raise GGUFFormatError("bad-value", message, found=low)

@@ -3,16 +3,22 @@
 import math
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from io import FileIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from quantreg.errors import GGUFFormatError
-from quantreg.ggml import layout_of
+from quantreg.ggml import TypeLayout, layout_of
 from quantreg.gguf import rules
 from quantreg.gguf.metadata import Metadata, type_name
 from quantreg_kernels._gguf import ScanError, scan
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["Header", "TensorInfo", "read_header"]
 
@@ -22,11 +28,13 @@ _CAPACITY = 1 << 25
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What a header says of one tensor.
+    """What a header says about one tensor.
 
-    `dims` are in ne order as in the file (fastest first); `offset` counts bytes from `Header.data_offset`. `nbytes`
-    is without padding. An id that the layout does not know is opaque: `known` is False, `row_bytes` is 0, `type_name`
-    is "type 1234", and its bytes are all up to the next tensor or the end of the file.
+    ``dims`` are in ne order, as in the file: the fastest dimension comes first. ``offset`` counts bytes from
+    `Header.data_offset`, and ``nbytes`` does not include padding.
+
+    ``known`` is False if nobody knows the type. Then ``row_bytes`` is 0, ``type_name`` is like "type 1234", and the
+    data extends to the next tensor or the end of the file.
     """
 
     name: str
@@ -40,26 +48,32 @@ class TensorInfo:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape in NumPy order: slowest first, the values of a row last."""
+        """The shape in NumPy order: the values of a row come last."""
         return self.dims[::-1]
 
     @property
     def n_elements(self) -> int:
+        """Number of values."""
         return math.prod(self.dims)
 
     @property
     def n_cols(self) -> int:
-        """Values in a row (ne0)."""
+        """Number of values per row (ne0)."""
         return self.dims[0] if self.dims else 1
 
     @property
     def n_rows(self) -> int:
+        """Number of rows, over all dimensions but the first."""
         return math.prod(self.dims[1:])
 
 
 @dataclass(frozen=True)
 class Header:
-    """A checked GGUF header. `tensors` are in file order, which is also the order of their data."""
+    """A checked GGUF header.
+
+    ``tensors`` are in file order, which is also the order of their data. ``data_offset`` is the position of the data
+    section and ``file_size`` the size of the file, both in bytes. ``warnings`` describe what is odd but readable.
+    """
 
     version: int
     alignment: int
@@ -71,56 +85,68 @@ class Header:
     path: str | None
 
     @cached_property
-    def _by_name(self):
+    def _by_name(self) -> dict[str, TensorInfo]:
         return {tensor.name: tensor for tensor in self.tensors}
 
     def tensor(self, name: str) -> TensorInfo:
-        """The tensor of this name; KeyError if there is none."""
+        """The tensor with this name. Raises KeyError if there is none."""
         return self._by_name[name]
 
 
-def read_header(path_or_buffer, *, layout=layout_of, path=None) -> Header:
-    """Read and check the header of a GGUF file; no tensor data is read.
+def read_header(
+    path_or_buffer: "str | os.PathLike[str] | Buffer",
+    *,
+    layout: Callable[[int], TypeLayout | None] = layout_of,
+    path: str | None = None,
+) -> Header:
+    """Read and check the header of a GGUF file. No tensor data is read.
 
-    `path_or_buffer` is a path or a bytes-like object that holds a whole file (the result keeps a view of it). A file
-    is read, not mapped, up to the end of its header, and closed: it may then shrink or vanish. `layout(type_id)`
-    gives (name, block_size, type_size, row_header_size) of a tensor type or None for one it does not know; the
-    default knows ggml's. `path` names the file in messages.
+    - ``path_or_buffer``: a path, or a bytes-like object that holds a whole file; the result keeps a view of the
+      object. A file is read up to the end of its header and closed, so it may shrink or vanish afterwards.
+    - ``layout``: a function that returns the layout of a type id, or None if it does not know the type. The default
+      knows ggml's types.
+    - ``path``: the name of the file in messages.
 
-    Raises GGUFFormatError for anything that breaks the format, OSError for a file that cannot be read.
+    Raises GGUFFormatError for anything that breaks the format, and OSError if the file cannot be read.
     """
     if not isinstance(path_or_buffer, (str, os.PathLike)):
         view = memoryview(path_or_buffer).cast("B")
         return _read(view, len(view), lambda _: view, layout, path)
     path = path or os.fspath(path_or_buffer)
-    # Opening a pipe would wait for its writer for ever.
+    # Opening a pipe would wait for its writer forever.
     if not stat.S_ISREG(os.stat(path_or_buffer).st_mode):
-        raise GGUFFormatError("not-a-file", "not a regular file", path=path)
+        raise GGUFFormatError("not-a-file", "is not a regular file: give the path of a GGUF file", path=path)
     with open(path_or_buffer, "rb", buffering=0) as file:
         return _read_file(file, layout, path)
 
 
-def _read_file(file, layout, path) -> Header:
+def _read_file(file: FileIO, layout: Callable[[int], TypeLayout | None], path: str) -> Header:
     size = os.fstat(file.fileno()).st_size
-    # Larger than any known header, in one piece: untouched memory costs nothing, growing and copying does.
+    # One buffer that is larger than any known header: untouched memory costs nothing, but growing and copying does.
     head, filled = np.empty(min(size, _CAPACITY), np.uint8), 0
 
-    def more(needed):
+    def more(needed: int) -> memoryview:
         nonlocal head, filled
         if needed > len(head):
             head = np.concatenate([head[:filled], np.empty(min(size, 2 * needed) - filled, np.uint8)])
         while filled < needed:
-            count = file.readinto(memoryview(head)[filled : filled + _CHUNK])
+            count = file.readinto(head.data[filled : filled + _CHUNK])
             if not count:
-                message = "the file has shrunk while it was read"
+                message = "the file shrank while it was read: wait until nothing writes it, and try again"
                 raise GGUFFormatError("truncated", message, offset=filled, limit=size, path=path)
             filled += count
-        return memoryview(head)[:filled]
+        return head.data[:filled]
 
     return _read(b"", size, more, layout, path)
 
 
-def _read(head, size, more, layout, path) -> Header:
+def _read(
+    head: "Buffer",
+    size: int,
+    more: "Callable[[int], Buffer]",
+    layout: Callable[[int], TypeLayout | None],
+    path: str | None,
+) -> Header:
     found = _Found(more, layout, path)
     try:
         version, end = scan(head, size, more, found.key, found.tensor)
@@ -131,27 +157,33 @@ def _read(head, size, more, layout, path) -> Header:
         code, message, offset, field, value, limit = error.args
         raise GGUFFormatError(code, message, offset=offset, field=field, found=value, limit=limit, path=path) from None
     except MemoryError:
-        raise GGUFFormatError("too-long", "the header does not fit into memory", path=path) from None
+        message = "the header does not fit into memory: use a machine with more memory"
+        raise GGUFFormatError("too-long", message, path=path) from None
     warnings = found.warnings
     if size > data_end:
-        warnings.append(f"{size - data_end} bytes after the last tensor belong to nothing")
+        warnings.append(f"{size - data_end} bytes after the last tensor are not part of any tensor")
     metadata = Metadata(view, found.spans)
     return Header(version, found.alignment, metadata, infos, data_offset, size, warnings, path)
 
 
 class _Found:
-    """The keys and tensors of a header as the scan finds them; each is checked before the next is looked at.
+    """Receives the keys and tensors of a header from the scan, and checks each before the scan goes on.
 
-    ``tensors`` are TensorInfos whose places are not checked yet, beside where their names stand in the file.
+    ``tensors`` holds (TensorInfo, offset of the tensor's name in the file). `_placed` checks where their data is.
     """
 
-    def __init__(self, more, layout, path):
+    def __init__(
+        self, more: "Callable[[int], Buffer]", layout: Callable[[int], TypeLayout | None], path: str | None
+    ) -> None:
         self.more, self.layout, self.path = more, layout, path
         self.alignment = rules.DEFAULT_ALIGNMENT
-        self.spans, self.tensors, self.names, self.warnings = {}, [], set(), []
+        self.spans: dict[str, tuple[int, int, int, int, int]] = {}
+        self.tensors: list[tuple[TensorInfo, int]] = []
+        self.names: set[str] = set()
+        self.warnings: list[str] = []
 
-    def key(self, raw, at, kind, element, length, start, end):
-        where = {"offset": at, "path": self.path}
+    def key(self, raw: bytes, at: int, kind: int, element: int, length: int, start: int, end: int) -> None:
+        where: dict[str, Any] = {"offset": at, "path": self.path}
         key = rules.decode_name(raw, "key", **where)
         if key in self.spans:
             raise GGUFFormatError("duplicate-key", f"key {rules.shown(key)} occurs twice", field=key, **where)
@@ -161,8 +193,8 @@ class _Found:
             value = Metadata(self.more(end), self.spans).value(key)
             self.alignment = rules.check_alignment(value.type, value.data, path=self.path)
 
-    def tensor(self, raw, at, dims, type_id, offset):
-        where = {"offset": at, "path": self.path}
+    def tensor(self, raw: bytes, at: int, dims: tuple[int, ...], type_id: int, offset: int) -> None:
+        where: dict[str, Any] = {"offset": at, "path": self.path}
         name = rules.decode_name(raw, "tensor name", **where)
         if name in self.names:
             raise GGUFFormatError("duplicate-tensor", f"tensor {rules.shown(name)} occurs twice", field=name, **where)
@@ -172,34 +204,40 @@ class _Found:
             self.warnings.append(text)
         sizes = rules.tensor_size(name, dims, type_id, self.layout, self.alignment, **where)
         row_bytes, nbytes = sizes or (0, 0)
-        named = f"type {type_id}" if sizes is None else self.layout(type_id)[0]
-        info = TensorInfo(name, dims, type_id, named, offset, nbytes, row_bytes, sizes is not None)
+        known = self.layout(type_id)
+        named = f"type {type_id}" if known is None else known.name
+        info = TensorInfo(name, dims, type_id, named, offset, nbytes, row_bytes, known is not None)
         self.tensors.append((info, at))
 
 
-def _placed(found, data_offset, size):
-    """(TensorInfos, end of the data); each tensor must begin where the one before it ends, padded."""
-    infos, alignment = [], found.alignment
-    expected = 0  # where the next tensor must begin, or the least it can if `floating`
-    floating = False  # the tensor before is opaque: nobody knows how long it is
+def _placed(found: _Found, data_offset: int, size: int) -> tuple[tuple[TensorInfo, ...], int]:
+    """Check that each tensor begins at the padded end of the one before it; return (TensorInfos, end of the data)."""
+    infos: list[TensorInfo] = []
+    alignment = found.alignment
+    expected = 0  # where the next tensor must begin; if `floating`, the first position where it may begin
+    floating = False  # the tensor before has an unknown type, so its length is unknown
     for i, (info, at) in enumerate(found.tensors):
         name, offset, nbytes = info.name, info.offset, info.nbytes
 
-        def refuse(code, message, value, limit, name=name, at=at):
+        def refuse(code: str, message: str, value: int, limit: int, name: str = name, at: int = at) -> NoReturn:
             message = f"data of tensor {rules.shown(name)} {message}"
             field = f"offset of {name}"
             raise GGUFFormatError(code, message, offset=at, field=field, found=value, limit=limit, path=found.path)
 
         if offset % alignment:
-            refuse("tensor-misaligned", f"begins at {offset}, not a multiple of {alignment}", offset, alignment)
+            message = f"begins at {offset}, which is not a multiple of the alignment {alignment}"
+            refuse("tensor-misaligned", message, offset, alignment)
         end = data_offset + offset + nbytes
         if end > size and (nbytes or floating or not info.known):
-            refuse("tensor-past-end", f"ends at byte {end}, but the file has {size} bytes", end, size)
+            message = f"ends at byte {end}, but the file has {size} bytes: download or copy it again"
+            refuse("tensor-past-end", message, end, size)
         if offset < expected:
-            refuse("tensor-overlap", f"begins at {offset}, but the one before ends at {expected}", offset, expected)
+            message = f"begins at {offset}, but the tensor before it ends at {expected}"
+            refuse("tensor-overlap", message, offset, expected)
         if offset > expected and not floating:
             disorder = any(later.offset == expected for later, _ in found.tensors[i + 1 :])
-            code, cause = ("tensor-order", "tensors are out of order") if disorder else ("tensor-gap", "a gap")
+            code = "tensor-order" if disorder else "tensor-gap"
+            cause = "the tensors are out of order" if disorder else "there is a gap"
             refuse(code, f"begins at {offset} instead of {expected}: {cause}", offset, expected)
         if floating:
             infos[-1] = replace(infos[-1], nbytes=offset - infos[-1].offset)

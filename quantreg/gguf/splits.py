@@ -1,36 +1,44 @@
-"""Models split into several files, `NAME-00001-of-00003.gguf` and so on."""
+"""Models split into several files: ``NAME-00001-of-00003.gguf`` and so on."""
 
 import os
 import re
+from collections.abc import Callable, Sequence
 
 from quantreg.errors import GGUFFormatError
-from quantreg.ggml import SPLIT_KEYS, layout_of
+from quantreg.ggml import SPLIT_KEYS, TypeLayout, layout_of
 from quantreg.gguf.metadata import Value
 from quantreg.gguf.reader import Header, read_header
 
 __all__ = ["MAX_SHARDS", "read_shards", "shard_path", "split_values"]
 
-MAX_SHARDS = 65535  # split.count is a u16
+MAX_SHARDS: int = 65535  # split.count is a u16
 
 _NAME = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
-def shard_path(prefix, number: int, count: int) -> str:
-    """File name of shard `number` (from 0) of `count`: the name counts from 1."""
+def shard_path(prefix: str | os.PathLike[str], number: int, count: int) -> str:
+    """Return the file name of shard ``number`` of ``count``. ``number`` counts from 0, the name from 1."""
     return f"{os.fspath(prefix)}-{number + 1:05d}-of-{count:05d}.gguf"
 
 
 def split_values(number: int, count: int, n_tensors: int) -> list[tuple[str, Value]]:
-    """The three keys of shard `number` (from 0) of `count`; `n_tensors` is the number in all shards."""
+    """Return the three split keys of shard ``number`` (from 0) of ``count``, with their values.
+
+    ``n_tensors`` counts the tensors of all shards together.
+    """
     values = Value("u16", number), Value("u16", count), Value("i32", n_tensors)
     return list(zip(SPLIT_KEYS, values, strict=True))
 
 
-def read_shards(path, *, layout=layout_of) -> tuple[Header, ...]:
-    """Headers of all shards of a model, given the path of any; of one file if it is not split.
+def read_shards(
+    path: str | os.PathLike[str], *, layout: Callable[[int], TypeLayout | None] = layout_of
+) -> tuple[Header, ...]:
+    """Read the headers of all shards of a model, given the path of any shard, or of the one file of an unsplit model.
 
-    The first holds the model's metadata. Raises GGUFFormatError: "split-numbers" if numbers, counts and file names do
-    not agree, "split-missing" for a shard that is not there, "split-foreign" for one of another model.
+    The first header holds the metadata of the model. ``layout`` is that of `read_header`.
+
+    Raises GGUFFormatError: "split-numbers" if numbers, counts and file names disagree, "split-missing" if a shard does
+    not exist, "split-foreign" if a shard belongs to another model. Raises OSError if a file cannot be read.
     """
     given = read_header(path, layout=layout)
     count = _number(given, "split.count", 1)
@@ -39,63 +47,67 @@ def read_shards(path, *, layout=layout_of) -> tuple[Header, ...]:
         _check_total((given,))
         return (given,)
     if number >= count:
-        raise _error("split-numbers", given, "split.no", f"is {number}, but split.count is {count}", number, count)
+        message = f"is {number}, but split.count is {count}: download or create the shards again"
+        raise _error("split-numbers", given, "split.no", message, number, count)
     name = _NAME.fullmatch(os.fspath(path))
     if not name or (int(name["number"]), int(name["count"])) != (number + 1, count):
         expected = shard_path("NAME", number, count)
-        raise _error("split-numbers", given, "split.no", f"asks for a file name like {expected}", number, expected)
+        message = f"is {number}, so the file must be named like {expected}: rename it"
+        raise _error("split-numbers", given, "split.no", message, number, expected)
 
-    shards = []
+    shards: list[Header] = []
     for i in range(count):
         try:
             shard = given if i == number else read_header(shard_path(name["prefix"], i, count), layout=layout)
         except FileNotFoundError as error:
-            message = f"shard {i + 1} of {count} is missing: {error.filename}"
+            message = f"shard {i + 1} of {count} is missing: put {error.filename} beside this file"
             raise GGUFFormatError("split-missing", message, field="split.count", limit=count, path=given.path) from None
         for key, wanted in (("split.no", i), ("split.count", count)):
-            found = _number(shard, key, None)
+            found = _number(shard, key, -1)
             if found != wanted:
-                raise _error("split-numbers", shard, key, f"is {found}, expected {wanted}", found, wanted)
+                state = "is missing, but must be" if found < 0 else f"is {found}, but must be"
+                message = f"{state} {wanted} in this file: use the shards of one model"
+                raise _error("split-numbers", shard, key, message, None if found < 0 else found, wanted)
         shards.append(shard)
         _check_family(shards[0], shard)
     _check_total(shards)
     return tuple(shards)
 
 
-def _check_family(first, shard):
-    """The shards after the first need no metadata of the model; what they have must agree."""
+def _check_family(first: Header, shard: Header) -> None:
+    """Check that a shard belongs to the first one. Later shards may lack the model's keys, but must not contradict."""
     for key in ("split.tensors.count", "general.architecture", "general.name"):
         if key in shard.metadata and shard.metadata[key] != first.metadata.get(key):
-            message = f"is {shard.metadata[key]!r:.80}, but {first.metadata.get(key)!r:.80} in the first shard"
-            raise _error("split-foreign", shard, key, message, shard.metadata[key], first.metadata.get(key))
+            found, wanted = shard.metadata[key], first.metadata.get(key)
+            message = f"is {found!r:.80}, but the first shard says {wanted!r:.80}: use the shards of one model"
+            raise _error("split-foreign", shard, key, message, found, wanted)
 
 
-def _check_total(shards):
+def _check_total(shards: Sequence[Header]) -> None:
     seen = set()
     for shard in shards:
         for tensor in shard.tensors:
             if tensor.name in seen:
-                raise _error(
-                    "split-foreign", shard, f"tensor {tensor.name!r:.80}", "is in two shards", tensor.name, None
-                )
+                field = f"tensor {tensor.name!r:.80}"
+                message = "is in two shards: use the shards of one model"
+                raise _error("split-foreign", shard, field, message, tensor.name, None)
             seen.add(tensor.name)
     total = _number(shards[0], "split.tensors.count", len(seen))
     if total != len(seen):
-        message = f"is {total}, but there are {len(seen)} tensors"
+        message = f"is {total}, but the files hold {len(seen)} tensors: use the shards of one model"
         raise _error("split-foreign", shards[0], "split.tensors.count", message, total, len(seen))
 
 
-def _number(header, key, default):
-    """An integer of the metadata."""
+def _number(header: Header, key: str, default: int) -> int:
+    """Return a metadata value that must be an integer from 0 up, or the default if the key does not exist."""
     if key not in header.metadata:
         return default
     value = header.metadata.value(key)
     if value.type[0] not in "ui" or value.data < 0:
-        raise _error(
-            "split-numbers", header, key, f"is {value.data!r:.80} ({value.type}), expected a number", None, None
-        )
+        message = f"is {value.data!r:.80} ({value.type}), but must be an integer from 0 up: correct or remove it"
+        raise _error("split-numbers", header, key, message, None, None)
     return value.data
 
 
-def _error(code, header, field, message, found, limit):
+def _error(code: str, header: Header, field: str, message: str, found: object, limit: object) -> GGUFFormatError:
     return GGUFFormatError(code, f"{field} {message}", field=field, found=found, limit=limit, path=header.path)

@@ -1,4 +1,4 @@
-"""Files that appear under their names only when they are complete. Knows nothing of what is in them."""
+"""Files that appear under their names only when they are complete. This package does not know what they contain."""
 
 from quantreg.storage.atomic import AtomicFile
 from quantreg.storage.locks import one_at_a_time, signals_held

@@ -1,87 +1,131 @@
-"""A file that appears under its name only when it is complete."""
+"""AtomicFile: a file that appears under its name only when it is complete."""
 
+import errno
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from quantreg.errors import OutputError
 from quantreg.storage.system import BINARY, PositionedFile, free_bytes
 
+if TYPE_CHECKING:
+    from typing import Self
+
+    from numpy.typing import NDArray
+    from typing_extensions import Buffer
+
 __all__ = ["AtomicFile"]
 
-_FLUSH = 1 << 18  # bytes: the system is told to begin writing pieces of this size and larger to the disk
+_FLUSH = 1 << 18  # the system is told to start writing pieces of this many bytes or more to the disk at once
+
+_ADVICE = {
+    errno.ENOENT: "create its folder first",
+    errno.ENOTDIR: "choose a path whose parent is a folder",
+    errno.EACCES: "choose a folder that you may write to, or change its permissions",
+    errno.EPERM: "choose a folder that you may write to, or change its permissions",
+    errno.EROFS: "choose a folder on a disk that can be written to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOSPC: "free some space, or choose a folder on another disk",
+    errno.EDQUOT: "free some space, or choose a folder on another disk",
+    errno.EFBIG: "choose a disk and limits that allow a file of this size",
+}
+
+
+def bytes_of(data: Any) -> memoryview:
+    """View a contiguous buffer as bytes. (Type checkers know arrays as buffers only from Python 3.12 on.)"""
+    return memoryview(data).cast("B")
 
 
 class AtomicFile:
-    """Context manager: writes a temporary file beside `path` and renames it to `path` when the block ends well.
+    """Context manager that writes a file which appears at ``path`` only when it is complete.
 
-    Until then `path` keeps what it held; after an exception, KeyboardInterrupt included, the temporary file is
-    removed (turn SIGTERM into an exception to have it covered). `force` allows to replace a file, whose mode is kept;
-    `size` is the number of bytes that will be written: checked against the free space first and against the result at
-    the end; `source` is one path or several that must not be the same file as `path`. Of nested blocks the outermost
-    renames last: open the first of several shards first.
+    The data goes to a temporary file in the same folder, which replaces ``path`` when the block ends without an
+    exception. Until then ``path`` keeps its old content. After an exception, KeyboardInterrupt included, the temporary
+    file is removed. To have SIGTERM covered too, install a handler that raises an exception.
 
-    Raises OutputError, on entering for what can be known then.
+    - ``force``: replace an existing file, and keep its mode.
+    - ``size``: the number of bytes that will be written. It is compared with the free disk space on entry and with the
+      file at the end.
+    - ``source``: a path, or several, that must not be the same file as ``path``.
+
+    When blocks are nested, the outermost file is renamed last, so open the first of several shards first.
+
+    Raises OutputError, on entry wherever the problem can be known by then.
     """
 
-    def __init__(self, path, *, force: bool = False, size: int | None = None, source=None):
-        # A link keeps pointing to its file: the file is replaced, in its own folder.
+    path: Path
+    force: bool
+    size: int | None
+    sources: list[str | os.PathLike[str]]
+    _file: PositionedFile
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        size: int | None = None,
+        source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+    ) -> None:
+        # A link stays a link: the file that it points to is replaced, in the folder of that file.
         self.path = Path(os.path.realpath(path))
         self.force = force
         self.size = size
         self.sources = [] if source is None else [source] if isinstance(source, (str, os.PathLike)) else list(source)
         self._temporary = self.path.parent / f".quantreg-{os.urandom(8).hex()}.tmp"
+        self._shown = self.path  # the name in messages
         self._fd = -1
         self._position = 0
 
-    def __enter__(self):
+    def __enter__(self) -> "Self":
         with self._errors():
             old = self._check_target()
             if self.size is not None:
-                free = free_bytes(self.path.parent)
-                if free < self.size:
-                    raise OutputError(
-                        f"{self.path}: takes {self.size} bytes, only {free} are free in {self.path.parent}"
-                    )
+                self._check_space(self.size)
             self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
             self._file = PositionedFile(self._fd)
             try:
                 if old and hasattr(os, "fchmod"):
-                    # At once, not at the end: what replaces a private file is never readable by others.
+                    # Now, not at the end: others must never be able to read what replaces a private file.
                     os.fchmod(self._fd, stat.S_IMODE(old.st_mode))
             except BaseException:
                 self._discard()
                 raise
         return self
 
-    def write(self, data) -> None:
-        """Append bytes at the current position; any contiguous buffer will do."""
-        view = memoryview(data).cast("B")
+    def write(self, data: "Buffer | NDArray[Any]") -> None:
+        """Append the bytes of a contiguous buffer after those of the last `write`. Raises OutputError."""
+        view = bytes_of(data)
         with self._errors():
             self._file.write(view, self._position)
         self._position += len(view)
 
     def has(self, offset: int, length: int) -> bool:
-        """Whether these bytes are there already: never, here (see `PartialFile`)."""
+        """Whether these bytes were already written by an earlier run. Always False here; see `PartialFile`."""
         return False
 
     def finish(self) -> None:
-        """Called when all files that belong together stand under their names."""
+        """Clean up after all files that belong together have their names. Does nothing here; see `PartialFile`."""
 
-    def pwrite(self, data, offset: int, label: str | None = None) -> None:
-        """Write bytes at `offset`, from any thread; the position of `write` does not move.
+    def pwrite(self, data: "Buffer | NDArray[Any]", offset: int, label: str | None = None) -> None:
+        """Write the bytes of a contiguous buffer at ``offset``, from any thread. Raises OutputError.
 
-        ``label`` is for `PartialFile`.
+        Does not move the position of `write`. Only `PartialFile` uses ``label``.
         """
-        view = memoryview(data).cast("B")
+        view = bytes_of(data)
         with self._errors():
             self._file.write(view, offset)
             if len(view) >= _FLUSH and hasattr(os, "posix_fadvise"):
-                # The disk starts to write now, while more is being encoded, and not only at the final fsync.
+                # Let the disk work while more is being encoded, instead of leaving everything to the final fsync.
                 os.posix_fadvise(self._fd, offset, len(view), os.POSIX_FADV_DONTNEED)
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
                 with self._errors():
@@ -90,22 +134,28 @@ class AtomicFile:
             self._discard()
 
     def settle(self) -> None:
-        """All that can fail before the file gets its name: its size, the disk, what stands under its name."""
+        """Do everything that can fail before the rename: check the size, sync to disk, check ``path`` again."""
         with self._errors():
             written = os.fstat(self._fd).st_size
             if self.size is not None and written != self.size:
-                raise OutputError(f"{self.path}: {written} bytes were written, {self.size} were planned")
+                raise OutputError(
+                    f"{self.path}: {written} bytes were written, but {self.size} were planned: the file was "
+                    "discarded; please report this as a bug"
+                )
             os.fsync(self._fd)
             self._check_target()
 
     def retire(self) -> None:
-        """Remove the file that will be replaced. Of several shards the first: old and new ones make no model."""
+        """Remove the old file at ``path``, if there is one.
+
+        Used for the first of several shards: without it, nobody can open a mix of old and new shards.
+        """
         with self._errors(), suppress(FileNotFoundError):
             os.unlink(self.path)
 
-    def _commit(self):
+    def _commit(self) -> None:
         self.settle()
-        if os.name == "nt":  # cannot rename an open file; elsewhere a lock on it must last until then
+        if os.name == "nt":  # Windows cannot rename an open file; elsewhere a lock on the file must last until then
             os.close(self._fd)
             self._fd = -1
         os.replace(self._temporary, self.path)
@@ -116,22 +166,30 @@ class AtomicFile:
             finally:
                 os.close(folder)
 
-    def _check_target(self):
-        """stat of the file that will be replaced, or None."""
+    def _check_target(self) -> os.stat_result | None:
+        """Return the stat of the file that will be replaced, or None. Raises OutputError if it must not be replaced."""
         try:
             old = os.stat(self.path)
         except FileNotFoundError:
             return None
         for source in self.sources:
             if os.path.exists(source) and os.path.samestat(old, os.stat(source)):
-                raise OutputError(f"{self.path}: is the input, choose another name")
+                raise OutputError(f"{self.path}: is the input: choose another name")
         if not stat.S_ISREG(old.st_mode):
-            raise OutputError(f"{self.path}: exists and is not a regular file")
+            raise OutputError(f"{self.path}: exists and is not a regular file: choose another name")
         if not self.force:
             raise OutputError(f"{self.path}: exists: choose another name, or replace it with force (--force)")
         return old
 
-    def _discard(self):
+    def _check_space(self, size: int, allocated: int = 0) -> None:
+        free = free_bytes(self.path.parent)
+        if free + allocated < size:
+            raise OutputError(
+                f"{self.path}: needs {size - allocated} bytes of disk space, but only {free} are free in "
+                f"{self.path.parent}: free some space, or choose a folder on another disk"
+            )
+
+    def _discard(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -139,8 +197,9 @@ class AtomicFile:
             os.unlink(self._temporary)
 
     @contextmanager
-    def _errors(self):
+    def _errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+            advice = _ADVICE.get(error.errno or 0, "check the folder and its disk")
+            raise OutputError(f"{self._shown}: cannot be written: {error.strerror or error}: {advice}") from error

@@ -1,4 +1,4 @@
-"""Keeping other processes, and signals, out while files are renamed."""
+"""Keep other processes and signals out while files are renamed."""
 
 import os
 import signal
@@ -10,8 +10,8 @@ __all__ = ["lock_file", "one_at_a_time", "signals_held"]
 
 
 @contextmanager
-def one_at_a_time(folder: str) -> Iterator[None]:
-    """Let only one process at a time run the block for this folder. Windows cannot lock folders: nobody waits there."""
+def one_at_a_time(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Run the block in one process at a time per folder. Does not wait on Windows, which cannot lock folders."""
     try:
         import fcntl
     except ImportError:
@@ -19,7 +19,7 @@ def one_at_a_time(folder: str) -> Iterator[None]:
         return
     fd = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):
+        with suppress(OSError):  # some network file systems cannot lock folders
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
@@ -30,12 +30,12 @@ def one_at_a_time(folder: str) -> Iterator[None]:
 def signals_held() -> Iterator[None]:
     """Deliver Ctrl-C, SIGTERM and SIGHUP after the block instead of during it."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python runs signal handlers in the main thread only
+        yield  # Python runs signal handlers only in the main thread
         return
     waiting: list[int] = []
     handlers = {}
     for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
-        if signal.getsignal(number) is not None:  # None: Python did not install it and cannot restore it
+        if signal.getsignal(number) is not None:  # None: Python did not install this handler and cannot restore it
             handlers[number] = signal.signal(number, lambda number, frame: waiting.append(number))
     try:
         yield
@@ -53,7 +53,7 @@ def lock_file(fd: int) -> None:
     except ImportError:
         import msvcrt
 
-        os.lseek(fd, 1 << 62, os.SEEK_SET)  # a lock beyond the end keeps nobody from reading
+        os.lseek(fd, 1 << 62, os.SEEK_SET)  # a lock beyond the end of the file does not block readers
         msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
     else:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

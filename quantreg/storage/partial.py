@@ -1,60 +1,89 @@
-"""A file that is written in pieces and survives the process: `OUT.partial`, with a journal of the pieces beside it."""
+"""PartialFile: a file that is written in pieces to ``OUT.partial`` and can be continued by another process."""
 
 import hashlib
 import json
 import os
 from bisect import bisect_right
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from quantreg.errors import OutputError
-from quantreg.storage.atomic import AtomicFile
+from quantreg.storage.atomic import AtomicFile, bytes_of
 from quantreg.storage.locks import lock_file
-from quantreg.storage.system import BINARY, PositionedFile, allocated_bytes, free_bytes
+from quantreg.storage.system import BINARY, PositionedFile, allocated_bytes
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from numpy.typing import NDArray
+    from typing_extensions import Buffer
 
 __all__ = ["PartialFile", "journal_path", "partial_path"]
 
-VERSION = 1
-READ = 1 << 22
+_VERSION = 1
+_CHUNK = 1 << 22  # bytes read at a time to check a piece
 
 
-def partial_path(path) -> str:
-    """Where the unfinished file stands."""
+def partial_path(path: str | os.PathLike[str]) -> str:
+    """Return the path of the unfinished file."""
     return os.path.realpath(path) + ".partial"
 
 
-def journal_path(path) -> str:
-    """Where the journal stands: a line of JSON that says what the file is made from, then one for each piece:
-    [tensor, offset, length, BLAKE2b of 16 bytes in hex].
+def journal_path(path: str | os.PathLike[str]) -> str:
+    """Return the path of the journal, a file of JSON lines.
+
+    The first line says what the output is made from. Each further line describes one piece: [tensor, offset, length,
+    16-byte BLAKE2b digest in hex].
     """
     return partial_path(path) + ".journal"
 
 
 class PartialFile(AtomicFile):
-    """Like `AtomicFile`, but what was written stays when the block ends with an exception or the process is killed.
+    """Like `AtomicFile`, but keeps what was written when the block raises an exception or the process is killed.
 
-    ``identity`` is a JSON-ready dict of all that the bytes depend on. With ``resume`` an unfinished file of the same
-    identity is continued: pieces whose bytes are as the journal says need not be written again (`has`). Without it an
-    unfinished file is refused, or started over with ``force``. One process at a time: the partial file is locked.
-    Call `finish` when this and all files that belong to it stand under their names.
+    - ``identity``: a JSON-ready mapping of everything that the bytes depend on.
+    - ``resume``: continue an unfinished file that has the same identity. Pieces whose bytes match the journal need not
+      be written again (see `has`). Without it, an unfinished file raises OutputError, or is started over with
+      ``force``.
+    - ``size``: the number of bytes of the finished file. Required here.
+
+    The partial file is locked, so only one process writes it at a time. Call `finish` when this file and all files
+    that belong to it have their names.
     """
 
-    def __init__(self, path, identity: dict, *, resume: bool = False, **keywords):
-        super().__init__(path, **keywords)
-        self.identity = json.loads(json.dumps(identity))
+    size: int
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        identity: Mapping[str, Any],
+        *,
+        size: int,
+        resume: bool = False,
+        force: bool = False,
+        source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+    ) -> None:
+        super().__init__(path, force=force, size=size, source=source)
+        self.identity: dict[str, Any] = json.loads(json.dumps(identity))
         self.resume = resume
-        self._temporary = type(self.path)(partial_path(self.path))
-        self._journal_path = type(self.path)(journal_path(self.path))
+        self._temporary = self._shown = Path(partial_path(self.path))
+        self._journal_path = Path(journal_path(self.path))
         self._journal = -1
-        self._starts, self._ends = [], []  # verified ranges, sorted and apart
-        self._complete = False  # the file stands under its name already, only others that belong to it do not
+        # Ranges of bytes whose digests match the journal: sorted, and merged where they touch.
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._complete = False  # this file already has its name, but a file that belongs to it does not
         self._recorded = 0
 
     def has(self, offset: int, length: int) -> bool:
-        """Whether these bytes are there already, with the checksum that they had when they were written."""
+        """Whether an earlier run wrote these bytes and they still match their digest."""
         i = bisect_right(self._starts, offset) - 1
         return i >= 0 and offset + length <= self._ends[i]
 
-    def __enter__(self):
+    def __enter__(self) -> "Self":
         with self._errors():
             journal = self._read_journal()
             if journal and self.resume and self.path.exists() and not self._temporary.exists():
@@ -63,7 +92,7 @@ class PartialFile(AtomicFile):
             else:
                 self._old = self._check_target()
                 self._open_and_lock()
-                journal = self._read_journal()  # another run may have ended between
+                journal = self._read_journal()  # again: another run may have ended before the file was locked
             try:
                 if journal:
                     self._check_identity(journal)
@@ -78,34 +107,41 @@ class PartialFile(AtomicFile):
                 raise
         return self
 
-    def pwrite(self, data, offset: int, label: str | None = None) -> None:
-        """As in AtomicFile; with a ``label`` (the tensor) the piece is noted in the journal."""
+    def pwrite(self, data: "Buffer | NDArray[Any]", offset: int, label: str | None = None) -> None:
+        """Write as `AtomicFile.pwrite` does; with a ``label`` (the tensor's name) record the piece in the journal."""
         if self._complete:
             if label is not None:
-                raise OutputError(f"{self.path}: exists, and is not what the journal {self._journal_path} says")
+                raise OutputError(
+                    f"{self.path}: exists, but its bytes do not match the journal {self._journal_path}: remove both to "
+                    "start over"
+                )
             return
         super().pwrite(data, offset)
         if label is not None:
-            view = memoryview(data).cast("B")
+            view = bytes_of(data)
             line = json.dumps([label, offset, len(view), _digest(view)]) + "\n"
             with self._errors():
-                os.write(self._journal, line.encode())  # one call to a file opened to append: never mixed with others
+                os.write(self._journal, line.encode())  # one call in append mode: lines of several threads do not mix
             self._recorded += 1
 
     def settle(self) -> None:
+        """Do everything that can fail before the rename, unless the file already has its name."""
         if not self._complete:
             super().settle()
 
     def retire(self) -> None:
+        """Remove the old file at ``path``, unless it is the finished file."""
         if not self._complete:
             super().retire()
 
     def finish(self) -> None:
-        """Forget the journal."""
+        """Remove the journal."""
         with suppress(FileNotFoundError):
             os.unlink(self._journal_path)
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         try:
             if kind is None and not self._complete:
                 with self._errors():
@@ -115,13 +151,13 @@ class PartialFile(AtomicFile):
         finally:
             self._close()
 
-    def _forget(self):
-        """Remove what holds nothing worth keeping; the lock is ours."""
+    def _forget(self) -> None:
+        """Remove a partial file and a journal that hold nothing worth keeping. The caller holds the lock."""
         for path in (self._temporary, self._journal_path):
             with suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def _close(self):
+    def _close(self) -> None:
         for fd in (self._fd, self._journal):
             if fd >= 0:
                 os.close(fd)
@@ -129,7 +165,7 @@ class PartialFile(AtomicFile):
 
     # ---- opening ----
 
-    def _open_and_lock(self):
+    def _open_and_lock(self) -> None:
         while True:
             self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | BINARY, 0o666)
             try:
@@ -141,11 +177,11 @@ class PartialFile(AtomicFile):
                 if os.path.samestat(os.fstat(self._fd), os.stat(self._temporary)):
                     self._file = PositionedFile(self._fd)
                     return
-            self._close()  # a run that ended meanwhile has renamed it
+            self._close()  # another run has ended in the meantime and renamed this file
 
-    def _read_journal(self):
-        """Its lines as parsed JSON, up to the first that is damaged."""
-        lines = []
+    def _read_journal(self) -> list[Any]:
+        """Return the lines of the journal as parsed JSON, up to the first damaged one."""
+        lines: list[Any] = []
         with suppress(FileNotFoundError), open(self._journal_path, "rb") as file:
             for raw in file:
                 try:
@@ -157,27 +193,29 @@ class PartialFile(AtomicFile):
                     break
         return lines
 
-    def _check_identity(self, journal):
+    def _check_identity(self, journal: list[Any]) -> None:
         if not self.resume and not self.force:
             raise OutputError(
-                f"{self._temporary}: an unfinished run is here: go on with resume (--resume), or start over with force "
-                f"(--force)"
+                f"{self._temporary}: holds an unfinished run: go on with resume (--resume), or start over with force "
+                "(--force)"
             )
         if not self.resume:
             return
         begun = journal[0] if isinstance(journal[0], dict) else {}
-        if begun.get("quantreg_journal") != VERSION:
-            raise OutputError(f"{self._journal_path}: is no journal that this quantreg reads: remove it to start over")
+        if begun.get("quantreg_journal") != _VERSION:
+            raise OutputError(
+                f"{self._journal_path}: is not a journal that this version of quantreg reads: remove it to start over"
+            )
         for key in sorted({*begun, *self.identity} - {"quantreg_journal"}):
             if begun.get(key) != self.identity.get(key):
                 raise OutputError(
                     f"{self._temporary}: was begun with another {key} ({begun.get(key)!r:.60} then, "
-                    f"{self.identity.get(key)!r:.60} now): run it as it was begun, or remove it and "
-                    f"{self._journal_path.name} to start over"
+                    f"{self.identity.get(key)!r:.60} now): repeat the command with which it was begun, or remove it "
+                    f"and {self._journal_path.name} to start over"
                 )
 
-    def _verify(self, lines):
-        """Find which of the journal's pieces are there with the right checksum."""
+    def _verify(self, lines: list[Any]) -> None:
+        """Find the pieces of the journal whose bytes are in the file and match their digests."""
         found = []
         for line in lines:
             match line:
@@ -191,24 +229,22 @@ class PartialFile(AtomicFile):
                 self._starts.append(start)
                 self._ends.append(end)
 
-    def _digest_of(self, offset, length):
+    def _digest_of(self, offset: int, length: int) -> str | None:
+        """Return the digest of a range of the file, or None if the file ends before the range does."""
         digest = hashlib.blake2b(digest_size=16)
         os.lseek(self._fd, offset, os.SEEK_SET)
         while length:
-            data = os.read(self._fd, min(length, READ))
+            data = os.read(self._fd, min(length, _CHUNK))
             if not data:
                 return None
             digest.update(data)
             length -= len(data)
         return digest.hexdigest()
 
-    def _begin(self):
+    def _begin(self) -> None:
         if not self._starts:
             os.ftruncate(self._fd, 0)
-        have = allocated_bytes(self._temporary)
-        free = free_bytes(self.path.parent)
-        if free + have < self.size:
-            raise OutputError(f"{self.path}: takes {self.size} bytes, only {free} more are free in {self.path.parent}")
+        self._check_space(self.size, allocated_bytes(self._temporary))
         os.ftruncate(self._fd, min(os.fstat(self._fd).st_size, self.size))
         if self._old and hasattr(os, "fchmod"):
             os.fchmod(self._fd, self._old.st_mode & 0o7777)
@@ -217,21 +253,14 @@ class PartialFile(AtomicFile):
         if self._starts:
             os.truncate(self._journal_path, self._whole_lines())
         else:
-            os.write(self._journal, (json.dumps({"quantreg_journal": VERSION} | self.identity) + "\n").encode())
+            os.write(self._journal, (json.dumps({"quantreg_journal": _VERSION} | self.identity) + "\n").encode())
 
-    def _whole_lines(self):
-        """Bytes of the journal up to its last line end: a line that was cut off must not swallow the next."""
+    def _whole_lines(self) -> int:
+        """Return the length of the journal up to its last line end, so that a new line does not join a cut-off one."""
         with open(self._journal_path, "rb") as file:
             raw = file.read()
         return raw.rfind(b"\n") + 1
 
-    @contextmanager
-    def _errors(self):
-        try:
-            yield
-        except OSError as error:
-            raise OutputError(f"{self._temporary}: cannot be written: {error.strerror or error}") from error
 
-
-def _digest(view):
+def _digest(view: memoryview) -> str:
     return hashlib.blake2b(view, digest_size=16).hexdigest()

@@ -2,23 +2,22 @@
 
 import os
 import threading
-from pathlib import Path
 
 __all__ = ["BINARY", "PositionedFile", "allocated_bytes", "free_bytes"]
 
-# Flags for os.open: no translation of line ends (Windows), and closed in child processes (elsewhere).
+# Flags for os.open: on Windows do not translate line ends, elsewhere close the file in child processes.
 BINARY: int = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class PositionedFile:
-    """Reads and writes at positions of an open file, from several threads at once.
+    """Reads and writes at given positions of an open file, from several threads at once.
 
-    Where the system has no pread and pwrite (Windows), a lock keeps the threads from moving each other's position.
-    Does not close the descriptor.
+    Where the system has no pread and pwrite (Windows), a lock keeps one thread from moving the position that another
+    thread has just set. The caller closes the descriptor.
     """
 
     def __init__(self, fd: int) -> None:
-        self.fd = fd
+        self.fd: int = fd
         self._lock = threading.Lock()
 
     def write(self, data: memoryview, offset: int) -> None:
@@ -29,7 +28,7 @@ class PositionedFile:
             offset += count
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Fill the buffer from offset on; returns how many bytes there were. Raises OSError."""
+        """Fill the buffer from offset on; return how many bytes were read, fewer if the file ends. Raises OSError."""
         done = 0
         while done < len(buffer):
             count = self._read(buffer[done:], offset + done)
@@ -38,14 +37,14 @@ class PositionedFile:
             done += count
         return done
 
-    def _write(self, data, offset):
+    def _write(self, data: memoryview, offset: int) -> int:
         if hasattr(os, "pwrite"):
             return os.pwrite(self.fd, data, offset)
         with self._lock:
             os.lseek(self.fd, offset, os.SEEK_SET)
             return os.write(self.fd, data)
 
-    def _read(self, buffer, offset):
+    def _read(self, buffer: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):
             return os.preadv(self.fd, [buffer], offset)
         with self._lock:
@@ -56,14 +55,14 @@ class PositionedFile:
 
 
 def free_bytes(folder: str | os.PathLike[str]) -> int:
-    """Bytes that are free on the disk of a folder."""
+    """Return how many bytes are free on the disk that holds the folder."""
     import shutil  # slow to load, and few processes write
 
     return shutil.disk_usage(folder).free
 
 
-def allocated_bytes(path: str | Path) -> int:
-    """Bytes of the disk that a file takes already; 0 if there is no such file or the system does not tell."""
+def allocated_bytes(path: str | os.PathLike[str]) -> int:
+    """Return how many bytes of the disk a file already takes, or 0 if it does not exist or the system cannot tell."""
     try:
         return getattr(os.stat(path), "st_blocks", 0) * 512
     except OSError:

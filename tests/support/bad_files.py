@@ -1,6 +1,6 @@
-"""Every refusal of the container's rules as a file: the number of the rule, the error's code, and how it is written.
+"""One or more files for every refusal: the number of the rule, the error code, and a function that writes the file.
 
-The rules are numbered as in docs/bad-input.md. Built byte by byte with nothing of quantreg.
+The rules are numbered as in docs/bad-input.md. The files are built byte by byte, without any code of quantreg.
 """
 
 import struct
@@ -32,7 +32,7 @@ BAD_FILES: list[BadFile] = []
 
 
 def bad(number, code, name, data, size=None):
-    """Add a file of these bytes; zeros, which take no disk, make it ``size`` bytes long."""
+    """Add a file of these bytes. A hole, which takes no disk space, extends it to ``size`` bytes."""
 
     def write(folder):
         path = folder / "bad.gguf"
@@ -55,7 +55,7 @@ def bad_tensors(number, code, name, *tensors, data=bytes(1024), **options):
 
 
 def bad_shards(number, code, name, shards, given=0):
-    """Add a model of three shards, of which `shards` (number -> bytes, or None for a missing one) are changed."""
+    """Add a model of three shards. `shards` replaces some: number -> bytes, or None for a missing shard."""
 
     def write(folder):
         whole = {i: shard(i) for i in range(3)} | shards
@@ -76,7 +76,7 @@ for length in (0, 3, 5, 23):
 
 bad(2, "bad-magic", "a ZIP file", b"PK\3\4" + bytes(40))
 bad(2, "bad-magic", "the magic of GGML", b"lmgg" + gf.gguf()[4:])
-bad(2, "bad-magic", "zeros without end", b"", size=1 << 40)
+bad(2, "bad-magic", "a terabyte of zeros", b"", size=1 << 40)
 
 for version in (0, 1, 4, 0xFFFFFFFF):
     bad(3, "bad-version", f"version {version}", gf.gguf(version=version))
@@ -87,8 +87,20 @@ for version in (2, 3):
 for count in (10, 1 << 32, 1 << 63, U64_MAX):
     bad(5, "bad-count", f"{count} keys", gf.gguf(n_keys=count))
     bad(5, "bad-count", f"{count} tensors", gf.gguf(n_tensors=count))
-bad(5, "bad-count", "more keys than the limit, and room for them", gf.gguf(n_keys=(1 << 20) + 1), size=1 << 26)
-bad(5, "bad-count", "more tensors than the limit, and room for them", gf.gguf(n_tensors=(1 << 20) + 1), size=1 << 26)
+bad(
+    5,
+    "bad-count",
+    "more keys than the limit, in a file with room for them",
+    gf.gguf(n_keys=(1 << 20) + 1),
+    size=1 << 26,
+)
+bad(
+    5,
+    "bad-count",
+    "more tensors than the limit, in a file with room for them",
+    gf.gguf(n_tensors=(1 << 20) + 1),
+    size=1 << 26,
+)
 
 for length in (100, 1 << 31, (1 << 63) - 8, 1 << 63, U64_MAX - 7, U64_MAX):
     bad_key(6, "truncated", f"a string of {length}", gf.key("k", gf.STRING, u64(length)))
@@ -98,8 +110,8 @@ for length in (100, 1 << 31, (1 << 63) - 8, 1 << 63, U64_MAX - 7, U64_MAX):
     bad_key(6, "truncated", f"an array of {length} u8", gf.array("k", gf.U8, length, b""))
 bad_key(6, "truncated", "a key of 100", u64(100) + bytes(20))
 bad(6, "truncated", "the last key cut off", gf.gguf([gf.u32("k", 1)])[:39])
-bad_key(6, "too-long", "a string of 2 GiB that is there", gf.key("k", gf.STRING, u64(1 << 31)), size=3 << 30)
-bad_key(6, "too-long", "an array of 2 GiB that is there", gf.array("k", gf.U8, 1 << 31, b""), size=3 << 30)
+bad_key(6, "too-long", "a string of 2 GiB in a file that large", gf.key("k", gf.STRING, u64(1 << 31)), size=3 << 30)
+bad_key(6, "too-long", "an array of 2 GiB in a file that large", gf.array("k", gf.U8, 1 << 31, b""), size=3 << 30)
 
 for kind in (13, 255, 0xFFFFFFFF):
     bad_key(7, "bad-value-type", f"a value of type {kind}", gf.key("k", kind, bytes(16)))
@@ -159,12 +171,12 @@ bad_tensors(18, "tensor-misaligned", "offset 4", ("a", (1,), 0, 4))
 for offset in (1024, 1 << 62, 1 << 63, U64_MAX - 31):
     bad_tensors(18, "tensor-past-end", f"offset {offset}", ("a", (1,), 0, offset))
 bad_tensors(18, "tensor-past-end", "an end that wraps", ("o", (1,), 999), ("a", (0,), 0, U64_MAX - 31))
-bad_tensors(18, "tensor-past-end", "an opaque tensor at the end of 64 bits", ("o", (1,), 999, U64_MAX - 31))
+bad_tensors(18, "tensor-past-end", "a tensor of unknown type at the end of 64 bits", ("o", (1,), 999, U64_MAX - 31))
 bad_tensors(18, "tensor-past-end", "4 bytes more than the file", ("a", (257,)))
 bad_tensors(18, "tensor-past-end", "a terabyte in a kilobyte", ("a", (1 << 38,)))
-bad_tensors(18, "tensor-overlap", "a tensor in another", ("a", (9,)), ("b", (1,), 0, 32))
+bad_tensors(18, "tensor-overlap", "a tensor that overlaps another", ("a", (9,)), ("b", (1,), 0, 32))
 overlapping = (("o", (1,), 999), ("b", (1,), 0, 64), ("c", (1,), 0, 32))
-bad_tensors(18, "tensor-overlap", "a tensor behind an opaque one", *overlapping)
+bad_tensors(18, "tensor-overlap", "a tensor that overlaps one of unknown type", *overlapping)
 
 bad_tensors(19, "tensor-gap", "a gap before the first", ("a", (1,), 0, 32))
 bad_tensors(19, "tensor-gap", "a gap between two", ("a", (1,)), ("b", (1,), 0, 64))
@@ -175,7 +187,7 @@ bad_shards(21, "split-missing", "the first shard is missing", {0: None}, given=2
 bad_shards(21, "split-numbers", "a number twice", {1: shard(2)})
 bad_shards(21, "split-numbers", "another count", {1: shard(1, count=4)})
 bad_shards(21, "split-numbers", "no numbers", {1: gf.gguf([], [gf.tensor("t1", (1,))], bytes(32))})
-bad_shards(21, "split-numbers", "a number that is a string", {0: gf.gguf([gf.text("split.count", "3")])})
+bad_shards(21, "split-numbers", "a count that is a string", {0: gf.gguf([gf.text("split.count", "3")])})
 bad_shards(21, "split-numbers", "shard 3 of 3, counted from 0", {0: shard(3)})
 bad(21, "split-numbers", "a file name without numbers", shard(0))
 bad_shards(21, "split-foreign", "another architecture", {1: shard(1, keys=[gf.text("general.architecture", "x")])})
@@ -187,7 +199,7 @@ for array in ("tokens", "scores", "merges"):
     bad_key(22, "bad-array-type", f"{array} of u32", gf.array(f"tokenizer.ggml.{array}", gf.U32, 1, bytes(4)))
     bad_key(22, "bad-array-type", f"{array} that is a string", gf.text(f"tokenizer.ggml.{array}", "a"))
 
-# Read, but not when values are asked for: `validate` says so, and quantizing refuses.
+# These files can be opened, but `validate` reports them and quantizing refuses them.
 for value in (float("nan"), float("inf"), float("-inf")):
     block = struct.pack("<e", value).ljust(64, b"\1")
     bad_tensors(23, "non-finite", f"a scale of {value}", ("a", (32,), 8), data=block)

@@ -1,7 +1,7 @@
-"""Damaged inputs without end: python tests/support/fuzz.py [--seconds 60] [--only header,blocks] [--seed 1]
+"""Passes damaged inputs to quantreg: python tests/support/fuzz.py [--seconds 60] [--only header,blocks] [--seed 1]
 
-Each target runs in a process of its own, so that a crash and a hang are findings, too. Case N of a seed is always the
-same input; a finding says how to repeat it. Exit code 1 if anything got through.
+Each target runs in its own process, so that crashes and hangs are findings too. Case N of a seed is always the same
+input, and a finding says how to repeat it. The exit code is 1 if anything got through.
 """
 
 import argparse
@@ -18,12 +18,12 @@ import traceback
 import warnings
 from pathlib import Path
 
-HANG = 60  # seconds without an input done
+HANG = 60  # seconds without a finished input
 
 
 def run(name, *, seconds=None, cases=None, seed=0):
-    """(inputs, those refused, what got through or None) of one target; it ends after ``seconds`` or ``cases``."""
-    shared = mmap.mmap(-1, 16)  # inputs, refused: readable when the process is dead
+    """Run one target for ``seconds`` or ``cases``; return (inputs, refused inputs, what got through or None)."""
+    shared = mmap.mmap(-1, 16)  # (inputs, refused); still readable after the process has died
     reader, writer = os.pipe()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         child = os.fork()
@@ -61,7 +61,7 @@ def case(seed, number):
 
 
 def _wait(child, reader, shared):
-    """What the process ended with: None if well."""
+    """Wait for the process; return what went wrong, or None."""
     before, since = None, time.monotonic()
     while not select.select([reader], [], [], 1)[0]:
         if shared[:] != before:
@@ -82,10 +82,10 @@ def main():
     names = ["header", "file", "blocks", "weights", "imatrix", "plan", "safetensors", "journal"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60, help="for all targets together (default: 60)")
-    parser.add_argument("--cases", type=int, help="inputs for each target, instead of a time")
-    parser.add_argument("--only", default=",".join(names), metavar="TARGET,...", help=f"of {', '.join(names)}")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other inputs")
-    parser.add_argument("--case", type=int, help="this one input of the target, in this process")
+    parser.add_argument("--cases", type=int, help="inputs per target, instead of a time")
+    parser.add_argument("--only", default=",".join(names), metavar="TARGET,...", help=f"any of {', '.join(names)}")
+    parser.add_argument("--seed", type=int, default=0, help="a different seed gives different inputs")
+    parser.add_argument("--case", type=int, help="run only this input of the target, in this process")
     given = parser.parse_args()
     chosen = given.only.split(",")
     if wrong := sorted(set(chosen) - set(names)):
@@ -96,7 +96,7 @@ def main():
         warnings.simplefilter("error")
         with tempfile.TemporaryDirectory() as folder:
             for name in chosen:
-                print(name, "taken" if TARGETS[name](Path(folder))(case(given.seed, given.case)) else "refused")
+                print(name, "accepted" if TARGETS[name](Path(folder))(case(given.seed, given.case)) else "refused")
         return 0
     through = 0
     for name in chosen:

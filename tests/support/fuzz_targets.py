@@ -1,6 +1,6 @@
-"""What is fuzzed: each target is made once with a folder of its own, then called with a random generator a case.
+"""The targets of fuzz.py. Each is made once with its own folder, then called once per case with a random generator.
 
-It returns whether the input was taken; an error that the documentation promises is a refusal, any other a finding.
+A call returns whether the input was accepted. A documented error is a refusal; any other error is a finding.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ __all__ = ["TARGETS"]
 
 
 def random_file(random):
-    """A sound file of up to six keys and four tensors, of any types."""
+    """Build a sound file with up to six keys and four tensors of any types."""
     keys, alignment = [Key("general.architecture", gf.STRING, "llama")], 32
     if random.randrange(3) == 0:
         alignment = random.choice((1, 8, 64, 128))
@@ -56,7 +56,7 @@ def random_value(random, kind):
 
 
 class Header:
-    """A damaged header: read, and every value of the metadata decoded."""
+    """Reads a damaged header and decodes all its metadata."""
 
     def __init__(self, folder):
         from random import Random
@@ -86,7 +86,7 @@ class Header:
 
 
 class File(Header):
-    """The same as a file: opened, every tensor decoded, validated, merged, quantized, shown."""
+    """Does the same with a file: opens it, decodes every tensor, validates, merges, exports, quantizes and shows it."""
 
     def __init__(self, folder):
         super().__init__(folder)
@@ -102,7 +102,7 @@ class File(Header):
                     action(random)
                 except GGUFFormatError:
                     continue
-                raise AssertionError("what `open` refuses is taken") from None
+                raise AssertionError("a file that `open` refuses was accepted") from None
             return False
         with model:
             dict(model.metadata)
@@ -127,7 +127,7 @@ class File(Header):
 
 
 class Blocks:
-    """Arbitrary bytes of every type, decoded at every CPU level between forbidden pages: the same floats everywhere."""
+    """Decodes arbitrary bytes at every CPU level, between forbidden pages: all levels must return the same floats."""
 
     ROWS, BLOCKS = 3, 3
 
@@ -140,7 +140,7 @@ class Blocks:
         return [name for name in types if registry.owner(types[name]).distribution == "quantreg"]
 
     def buffers(self, subject, random):
-        """(bytes, floats) of a random number of rows and blocks, against a forbidden page on a random side."""
+        """Return buffers for bytes and floats of a random shape, next to a forbidden page on a random side."""
         shape = random.randrange(1, self.ROWS + 1), random.randrange(1, self.BLOCKS + 1)
         key = subject.qtype.name, random.choice(("front", "back")), *shape
         if key not in self.memory:
@@ -162,20 +162,20 @@ class Blocks:
         first = None
         for codec in codecs:
             floats.view(np.uint32)[...] = 0xA5A5A5A5
-            codec.decode_rows(data, floats, bool(random.randrange(2)))  # through the caches, or past them
+            codec.decode_rows(data, floats, bool(random.randrange(2)))  # through the caches or around them
             found = floats.tobytes()
             if first is None:
                 first = found
             assert same_floats(first, found), (
-                f"{qtype.name}: {codec.level} decodes to other floats than {codecs[0].level}"
+                f"{qtype.name}: {codec.level} and {codecs[0].level} decode to different floats"
             )
-        assert data.tobytes() == raw, f"{qtype.name}: decoding changes its input"
+        assert data.tobytes() == raw, f"{qtype.name}: decoding changed its input"
         arrays.check()
         return True
 
 
 def same_floats(a, b):
-    """Equal bits, or both NaN."""
+    """Whether all floats have equal bits or are both NaN."""
     if a == b:
         return True
     x, y = np.frombuffer(a, np.float32), np.frombuffer(b, np.float32)
@@ -183,7 +183,7 @@ def same_floats(a, b):
 
 
 class Weights(Blocks):
-    """Floats of any bits, encoded at every CPU level between forbidden pages: the same bytes, or the same refusal."""
+    """Encodes arbitrary floats at every CPU level, between forbidden pages: all must give the same bytes or refusal."""
 
     ROWS, BLOCKS = 2, 2
     CHANGES = (0, 0x80000000, 1, 0x007FFFFF, 0x7F7FFFFF, 0xFF7FFFFF, 0x3F800000, 0x7F800000, 0x7FC00000, 0x477FE000)
@@ -196,7 +196,7 @@ class Weights(Blocks):
         qtype = subject.qtype
         data, floats, arrays = self.buffers(subject, random)
         bits = np.frombuffer(random.randbytes(floats.nbytes), np.uint32).copy()
-        low = random.randrange(256)  # exponents within a range, so that finite rows are common
+        low = random.randrange(256)  # limit the range of exponents, so that many rows are finite
         exponent = low + (bits >> 23) % random.choice((1, 4, 16, 64))
         bits = (bits & 0x807FFFFF) | (np.minimum(exponent, 254).astype(np.uint32) << 23)
         for _ in range(random.randrange(4)):
@@ -217,14 +217,14 @@ class Weights(Blocks):
                 found = error.row, error.column
             if first is None:
                 first = found
-            assert found == first, f"{qtype.name}: {codec.level} encodes otherwise than base"
-        assert (floats.reshape(-1).view(np.uint32) == bits).all(), f"{qtype.name}: encoding changes its input"
+            assert found == first, f"{qtype.name}: {codec.level} and {codecs[0].level} encode differently"
+        assert (floats.reshape(-1).view(np.uint32) == bits).all(), f"{qtype.name}: encoding changed its input"
         arrays.check()
         return isinstance(first, bytes)
 
 
 class Imatrix:
-    """A damaged importance matrix, legacy or GGUF: read, and every row asked for."""
+    """Reads a damaged importance matrix, legacy or GGUF, and all its rows."""
 
     def __init__(self, folder):
         self.path = folder / "imatrix"
@@ -277,7 +277,7 @@ def write_small(path):
 
 
 class Plan:
-    """A damaged plan file: read, and carried out if it is taken."""
+    """Reads a damaged plan file and, if it is accepted, carries it out."""
 
     def __init__(self, folder):
         self.model, self.path, self.out = folder / "in.gguf", folder / "plan.json", folder / "out.gguf"
@@ -290,14 +290,14 @@ class Plan:
         try:
             plan = quantreg.read_plan(self.path, self.model)
             quantreg.quantize_file(self.model, self.out, plan, threads=1, force=True)
-        except (QuantregError, OSError):  # OSError: it may name an imatrix that is not there
+        except (QuantregError, OSError):  # OSError: the plan may name an imatrix that does not exist
             return False
         with quantreg.open(self.out):
             return True
 
 
 class Safetensors:
-    """A damaged safetensors file or index, and damaged names: quantized if it is taken."""
+    """Quantizes a damaged safetensors file or index, or one with damaged names."""
 
     def __init__(self, folder):
         self.folder, self.out = folder, folder / "out.gguf"
@@ -332,7 +332,7 @@ class Safetensors:
 
 
 class Journal:
-    """A damaged journal or partial file: the run is refused, or its result is the one of an undisturbed run."""
+    """Resumes from a damaged journal or partial file: the run is refused, or its result equals an undisturbed run's."""
 
     def __init__(self, folder):
         slabs.SLAB_WEIGHTS = 512
@@ -377,7 +377,7 @@ class Journal:
         except OutputError:
             assert not self.out.exists()
             return False
-        assert self.out.read_bytes() == self.whole, "another file than that of an undisturbed run"
+        assert self.out.read_bytes() == self.whole, "the file differs from that of an undisturbed run"
         assert not self.partial.exists()
         assert not self.journal.exists()
         return True

@@ -1,4 +1,4 @@
-"""Builds GGUF files, right and wrong ones, byte by byte; uses nothing of quantreg, so that both can be compared."""
+"""Builds valid and invalid GGUF files byte by byte, without any code of quantreg, so that the two can be compared."""
 
 import struct
 
@@ -31,14 +31,14 @@ def tensor(name, dims, type_id=0, offset=0) -> bytes:
 
 
 def gguf(keys=(), tensors=(), data=b"", *, version=3, n_keys=None, n_tensors=None, alignment=32) -> bytes:
-    """A file of encoded keys and tensors; `data` follows at the next multiple of `alignment`."""
+    """Build a file from encoded keys and tensors. `data` follows at the next multiple of `alignment`."""
     counts = len(tensors) if n_tensors is None else n_tensors, len(keys) if n_keys is None else n_keys
     head = b"".join([b"GGUF", struct.pack("<IQQ", version, *counts), *keys, *tensors])
     return head.ljust(-(-len(head) // alignment) * alignment, b"\0") + data
 
 
 def small_model() -> bytes:
-    """Keys of every kind, and two tensors: F32 of (2, 3) and Q8_0 of (1, 32)."""
+    """Build a file with keys of many types and two tensors: F32 of shape (2, 3) and Q8_0 of shape (32,)."""
     floats = struct.pack("<6f", *range(6)).ljust(32, b"\0")
     q8_0 = (struct.pack("<e", 0.5) + bytes(range(32))).ljust(64, b"\0")
     return gguf(
@@ -59,7 +59,7 @@ def small_model() -> bytes:
 
 
 def shard(number, count=3, total=3, name=None, keys=()) -> bytes:
-    """Shard `number` (from 0) of `count` with one F32 tensor; `total` is the number of tensors in all shards."""
+    """Build shard `number` (from 0) of `count`, with one F32 tensor. `total` counts the tensors of all shards."""
     split = [
         key("split.no", U16, struct.pack("<H", number)),
         key("split.count", U16, struct.pack("<H", count)),

@@ -1,7 +1,7 @@
-"""Every way of writing a file, stopped at every stage: python tests/support/interruptions.py [--seconds 60]
+"""Stops every way of writing a file at every stage: python tests/support/interruptions.py [--seconds 60]
 
-A stage is a call by which a run changes the disk: open, write, truncate, sync, rename, remove. Afterwards the old file
-is there or the complete new one, never a third thing, and the next run succeeds. Exit code 1 if not.
+A stage is a call by which a run changes the disk: open, write, truncate, sync, rename or remove. Afterwards the output
+must be the old file or the complete new one, and the next run must succeed. Otherwise the exit code is 1.
 """
 
 import argparse
@@ -29,9 +29,9 @@ SHARDS = [f"out-{i:05d}-of-00002.gguf" for i in (1, 2)]
 
 
 class Operation:
-    """``run(kind, again)`` writes ``paths`` in the current folder from in.gguf; kinds "a" and "b" give other bytes.
+    """A way to write files: ``run(kind, again)`` writes ``paths`` in the current folder from in.gguf.
 
-    ``again`` is for the run after one that was stopped.
+    The kinds "a" and "b" give different bytes. ``again`` is True for the run after one that was stopped.
     """
 
     def __init__(self, run, *paths, resumable=False):
@@ -86,7 +86,7 @@ OPERATIONS = {
 
 
 def make_inputs():
-    """in.gguf, and a.gguf and b.gguf with other metadata, also as shards, in the current folder."""
+    """Write in.gguf, and a.gguf and b.gguf with other metadata, to the current folder, each also as shards."""
     tensors = [
         Tensor(name, dims, 1, (np.arange(np.prod(dims)) % 97 / 97 - 0.5).astype("<f2").tobytes())
         for name, dims in SHAPES.items()
@@ -103,7 +103,7 @@ CHANGING = ("open", "write", "ftruncate", "truncate", "fchmod", "fsync", "replac
 
 
 def at_stage(number, act):
-    """Call ``act(name, function, arguments)`` in place of the number-th call that changes the disk; count them all."""
+    """Replace call ``number`` of those that change the disk by ``act(name, function, arguments)``; count them all."""
     count, lock = [0], threading.Lock()
 
     def watched(name, function):
@@ -128,13 +128,13 @@ def die(name, function, args):
 
 
 def die_half_way(name, function, args):
-    """A write that the kill cuts in two; other calls are done."""
+    """Die after half of a write, or after any other call."""
     function(args[0], args[1][: len(args[1]) // 2], *args[2:]) if name == "write" else function(*args)
     die(name, function, args)
 
 
 def fail(name, function, args):
-    if name in ("unlink", "truncate", "fchmod"):  # need no room
+    if name in ("unlink", "truncate", "fchmod"):  # these need no space
         return function(*args)
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -148,7 +148,7 @@ STAGED = {"kill": die, "kill within a write": die_half_way, "full disk": fail, "
 
 
 def stop_at_stage(how, operation, number):
-    """Run in this process, which then ends: exit code 0 means that it ended before that stage."""
+    """Run the operation and exit from this process. Exit code 0 means that it finished before that stage."""
     count = at_stage(number, STAGED[how])
     status = 0
     try:
@@ -159,7 +159,7 @@ def stop_at_stage(how, operation, number):
 
 
 def shrink_at_read(operation, number):
-    """The source is cut at the number-th read of its data."""
+    """Run the operation, but cut the source at read ``number`` of its data, and exit from this process."""
     count, read = [0], os.preadv
 
     def preadv(fd, *args):
@@ -183,7 +183,7 @@ def shrink_at_read(operation, number):
 
 
 class Judge:
-    """Makes the outputs of an operation once; says what is wrong with a folder after a run was stopped."""
+    """Knows the outputs of an operation, and checks a folder after a run was stopped."""
 
     def __init__(self, operation):
         self.operation = operation
@@ -197,7 +197,7 @@ class Judge:
         return [path.read_bytes() if path.exists() else None for path in self.operation.paths]
 
     def reset(self, old):
-        """The folder as before a run: inputs, and the old output or none."""
+        """Restore the folder to its state before a run: the inputs, and the old output if ``old``."""
         for path in Path().iterdir():
             if path.name not in self.inputs:
                 path.unlink()
@@ -212,7 +212,7 @@ class Judge:
         found, new = self.read(), self.bytes["b"]
         before = self.bytes["a"] if old else [None] * len(new)
         whole = found in (before, new)
-        # Shards cannot all appear at once; without the first they are no model, and nobody takes them for one.
+        # Shards cannot all appear at once. Without the first they are not a model, and every reader refuses them.
         under_way = found[0] is None and all(f in (b, n, None) for f, b, n in zip(found, before, new, strict=True))
         assert whole or (len(found) > 1 and under_way), "neither the old file nor the new one"
         names = {path.name for path in Path().iterdir()} - set(self.inputs) - {p.name for p in self.operation.paths}
@@ -224,13 +224,13 @@ class Judge:
 
     def check_next_run(self):
         self.operation.run("b", True)
-        assert self.read() == self.bytes["b"], "the next run gives another file"
+        assert self.read() == self.bytes["b"], "the next run wrote another file"
         left = [path.name for path in Path().iterdir() if ".partial" in path.name]
         assert not left, f"left behind: {left}"
 
 
 def forked(function, *args):
-    """Exit code of the function in a new process, negative for a signal."""
+    """Call the function in a new process; return its exit code, negative for a signal."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
@@ -244,7 +244,7 @@ def forked(function, *args):
 
 
 def stages(how, operation, judge, tell):
-    """Stop at the first stage, the second ... until the run ends before; with an old output, then without."""
+    """Stop at the first stage, the second and so on until the run finishes first; with an old output, then without."""
     stopped = 0
     for old in (True, False):
         for number in range(1, 10_000):
@@ -268,7 +268,7 @@ def stages(how, operation, judge, tell):
 
 
 def at_random(operation, judge, tell, seconds, rng):
-    """SIGKILL from outside at a random time."""
+    """Kill runs from outside at random times."""
     judge.reset(False)
     begun = time.monotonic()
     forked(operation.run, "b", False)
@@ -293,7 +293,7 @@ def at_random(operation, judge, tell, seconds, rng):
 
 
 def two_at_once(operation, judge, tell, seconds, rng):
-    """Two runs onto one output: it holds what one of them wrote, whole."""
+    """Start two runs with one output: it must hold everything that one of them wrote."""
     until, rounds = time.monotonic() + seconds, 0
     while time.monotonic() < until:
         judge.reset(rng.random() < 0.5)
@@ -323,7 +323,7 @@ KINDS = [*STAGED, "shrinking source", "kill at random", "two at once"]
 
 
 def run(kind, name, seconds, seed, tell):
-    """Runs stopped of one operation in one way, in a folder of its own."""
+    """Stop one operation in one way, in a new folder; return how many runs were stopped."""
     operation = OPERATIONS[name]
     home = os.getcwd()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
@@ -336,7 +336,7 @@ def run(kind, name, seconds, seed, tell):
             if kind == "two at once":
                 return two_at_once(operation, judge, tell, seconds, random.Random(seed))
             if kind == "shrinking source" and name in ("plan", "write", "merge", "split"):
-                return 0  # of these in.gguf is not the source, or its data is not read
+                return 0  # in.gguf is not their source, or they do not read its data with preadv
             return stages(kind, operation, judge, tell)
         finally:
             os.chdir(home)
@@ -344,9 +344,9 @@ def run(kind, name, seconds, seed, tell):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default=",".join(KINDS), metavar="KIND,...", help=f"of {', '.join(KINDS)}")
-    parser.add_argument("--seconds", type=float, default=60, help="for what has no end, all together (default: 60)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other times")
+    parser.add_argument("--only", default=",".join(KINDS), metavar="KIND,...", help=f"any of {', '.join(KINDS)}")
+    parser.add_argument("--seconds", type=float, default=60, help="for all kinds without an end together (default: 60)")
+    parser.add_argument("--seed", type=int, default=0, help="a different seed gives different times")
     given = parser.parse_args()
     slabs.SLAB_WEIGHTS = 512
     kinds = given.only.split(",")
@@ -362,7 +362,7 @@ def main():
                 print(f"{name}: {text}", flush=True)
 
             total += run(kind, name, given.seconds / max(1, len(endless)) / len(OPERATIONS), given.seed, tell)
-        print(f"{kind}: {total} runs, {findings[kind]} ended otherwise", flush=True)
+        print(f"{kind}: {total} runs, {findings[kind]} went wrong", flush=True)
     return 1 if findings else 0
 
 

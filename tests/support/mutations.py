@@ -1,4 +1,4 @@
-"""Damage at random: to bytes, and to JSON."""
+"""Damages bytes and JSON at random."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ WORDS = [
 
 
 def damage(random, raw: bytes, fields=(), others=()) -> bytes:
-    """`raw` with one to three changes; `fields` are (offset, width) worth breaking, `others` files for pieces."""
+    """Return `raw` with one to three changes. `fields` are (offset, width) of numbers; `others` supply other pieces."""
     data = bytearray(raw)
     for _ in range(random.randrange(1, 4)):
         kind = random.randrange(10)
@@ -42,7 +42,7 @@ def damage(random, raw: bytes, fields=(), others=()) -> bytes:
 
 
 def damage_json(random, data):
-    """A JSON value with one to three of its nodes changed, as bytes; sometimes bytes are changed, too."""
+    """Return a JSON value as bytes, with one to three of its nodes changed, and sometimes some bytes as well."""
     data = copy.deepcopy(data)
     for _ in range(random.randrange(1, 4)):
         data = _changed(random, data)

@@ -1,4 +1,4 @@
-"""The three ways by which a bad file comes in, and what a refusal costs on each. As a program it prints the table."""
+"""Three ways to pass a bad file to quantreg, and the cost of a refusal in each. Run as a program, prints a table."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ MOST_MS, MOST_KIB = 50, 5000
 
 
 def reader(path, folder):
-    """What the library says of the file: (code, message)."""
+    """Open and validate the file with the library; return (error code, message)."""
     try:
         with quantreg.open(path):
             pass
@@ -32,7 +32,7 @@ def reader(path, folder):
 
 
 def command_line(path, folder):
-    """What the shell says of it."""
+    """Inspect and validate the file on the command line; return (error code, message)."""
     code, text = _command("inspect", path)
     if code == 0:  # the header is sound
         code, text = _command("validate", path)
@@ -42,7 +42,7 @@ def command_line(path, folder):
 
 
 def quantize_file(path, folder):
-    """What becomes of a run; it must leave nothing."""
+    """Quantize the file; return (error code, message). The run must leave no files behind."""
     before = sorted(os.listdir(folder))
     try:
         quantreg.quantize_file(path, folder / "out.gguf", "Q8_0", allow_requantize=True, threads=1)
@@ -52,7 +52,7 @@ def quantize_file(path, folder):
         found = "non-finite", str(error)
     else:
         return None, ""
-    assert sorted(os.listdir(folder)) == before, "it leaves files behind"
+    assert sorted(os.listdir(folder)) == before, "the run left files behind"
     return found
 
 
@@ -67,7 +67,7 @@ def _command(*words):
 
 
 def costs(bad, folder):
-    """{way: (milliseconds, KiB of memory beyond what the process has already)} of one refusal, each in a new fork."""
+    """Measure one refusal in a new process per way: {way: (milliseconds, KiB of memory beyond that at the start)}."""
     path = bad.write(folder)
     return {way: _cost(refuse, path, folder) for way, refuse in WAYS.items()}
 
@@ -93,10 +93,10 @@ def _cost(refuse, path, folder):
 
 
 def main():
-    """The table, a JSON line for each file with --json. Exit code 1 if a refusal takes more than it may."""
+    """Print the table, or with --json one line per file. Return whether a refusal takes more than it may."""
     as_json = "--json" in sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        for bad in (BAD_FILES[0], BAD_FILES[-1]):  # what is loaded at the first call is start-up
+        for bad in (BAD_FILES[0], BAD_FILES[-1]):  # load all modules now, so that they are not measured
             for refuse in WAYS.values():
                 refuse(bad.write(Path(folder)), Path(folder))
     if not as_json:
@@ -113,7 +113,7 @@ def main():
             cells = " | ".join(f"{ms}, {kib}" for ms, kib in found.values())
             print(f"| {bad.number} | {bad.code} | {bad.name} | {cells} |")
     if not as_json:
-        print(f"\n{len(BAD_FILES)} files, {len(WAYS)} ways each; at most {worst[0]} ms and {worst[1]} KiB")
+        print(f"\n{len(BAD_FILES)} files, {len(WAYS)} ways each: at most {worst[0]} ms and {worst[1]} KiB")
     return worst[0] > MOST_MS or worst[1] > MOST_KIB
 
 

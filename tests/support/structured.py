@@ -1,4 +1,4 @@
-"""Whole GGUF files of any keys and tensors, with the place of every number in them, so that these can be broken."""
+"""Builds GGUF files with any keys and tensors, and records where every number is, so that it can be broken."""
 
 import struct
 from typing import NamedTuple
@@ -7,11 +7,11 @@ import gguf_files as gf
 
 __all__ = ["ELEMENTS", "LAYOUTS", "Key", "Structured", "Tensor", "breakages", "build"]
 
-# Element types by number: struct format, or None for strings.
+# Element type -> struct format, or None for strings.
 ELEMENTS = dict(zip(range(13), "BbHhIif?--Qqd", strict=True)) | {gf.STRING: None}
 del ELEMENTS[gf.ARRAY]
 
-# (block size, bytes a block) by type id, written down here once more: the tests' own view of the format.
+# Type id -> (block size, bytes per block). Written down again on purpose: the tests have their own view of the format.
 LAYOUTS = {
     0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36), 10: (256, 84),
     11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292), 16: (256, 66), 17: (256, 74),
@@ -22,7 +22,7 @@ LAYOUTS = {
 
 
 class Key(NamedTuple):
-    """``kind`` is an element type; ``value`` one of it, or a list of them for an array."""
+    """A metadata key. ``kind`` is an element type; ``value`` is one such element, or a list of them for an array."""
 
     name: str
     kind: int
@@ -30,7 +30,7 @@ class Key(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """``dims`` in ne order; ``data`` has the bytes that they take."""
+    """A tensor. ``dims`` are in ne order, and ``data`` has as many bytes as they take."""
 
     name: str
     dims: tuple
@@ -39,14 +39,14 @@ class Tensor(NamedTuple):
 
 
 class Structured(NamedTuple):
-    """A file, and (offset, width) of every count, length, type, dimension and value in its header."""
+    """The bytes of a file, and (offset, width) of every count, length, type, dimension and value in its header."""
 
     raw: bytes
     fields: list
 
 
 def build(keys, tensors, *, alignment=32, version=3) -> Structured:
-    """The file; keys that say another alignment are the caller's to add."""
+    """Build a file. For another alignment the caller must also add the key that states it."""
     out, fields = bytearray(b"GGUF"), []
 
     def number(form, value):
@@ -98,7 +98,7 @@ def build(keys, tensors, *, alignment=32, version=3) -> Structured:
 
 
 def breakages(width):
-    """Values that break a field of so many bytes: the edges of every integer type, type ids, small numbers."""
+    """Return values that may break a field of this many bytes: the edges of integer types, type ids, small numbers."""
     edges = [0, 1, 2, 3, 4, 5, 8, 9, 12, 13, 31, 32, 64, 127, 128, 255, 256, 999, 32767, 65535, 65536]
     edges += [
         1 << 20,
