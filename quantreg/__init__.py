@@ -28,7 +28,7 @@ _HOMES = {
     "PluginError": "errors",
     "PythonCodec": "python_codec",
     "QuantType": "registry",  # which says how a type pickles
-    "QuantizeResult": "jobs.quantize",
+    "QuantizeResult": "jobs.results",
     "QuantizedTensor": "tensor",
     "QuantregError": "errors",
     "RowCodec": "codec",
@@ -38,7 +38,7 @@ _HOMES = {
     "UnknownFileTypeError": "errors",
     "UnknownTypeError": "errors",
     "Validation": "jobs.verify",
-    "WriteResult": "jobs.writing",
+    "WriteResult": "jobs.results",
     "compare": "jobs.compare",
     "coverage": "importance.coverage",
     "dequantize": "dispatch",

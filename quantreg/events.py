@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from quantreg.jobs.quantize import QuantizeResult
+    from quantreg.jobs.results import QuantizeResult
     from quantreg.recipes import Plan, TensorPlan
 
 __all__ = ["Advanced", "Event", "Finished", "Started", "TensorDone"]

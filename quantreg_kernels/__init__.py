@@ -15,7 +15,7 @@ WORKS: tuple[str, ...] = ("plain", "weighted", "decode")  # encode without impor
 
 
 def get_include() -> str:
-    """The folder to pass to Cython and the C compiler as ``-I``. It holds ``quantreg_kernels/abi.pxd`` and ``lanes.h``."""
+    """The folder that Cython and the C compiler need as ``-I``: it holds ``quantreg_kernels/abi.pxd`` and ``lanes.h``."""
     return str(Path(__file__).resolve().parent.parent)
 
 
@@ -39,9 +39,7 @@ def usable_levels() -> tuple[str, ...]:
     return (forced,)
 
 
-def load_codec(
-    module: str, codec: str, level: str | None = None, faster_at: dict[str, str] | None = None
-) -> "Codec":
+def load_codec(module: str, codec: str, level: str | None = None, faster_at: dict[str, str] | None = None) -> "Codec":
     """Load the codec file ``codec`` ("_q4_k") that lies beside the plugin module ``module`` (pass ``__name__``).
 
     The extension modules are named ``_q4_k_base``, ``_q4_k_avx2`` and ``_q4_k_avx512``. The loader takes the highest

@@ -113,4 +113,4 @@ def test_no_file_is_longer_than_one_person_reads_in_one_sitting():
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".pyi", ".pyx", ".pxd", ".h") and "golden" not in path.parts:
                 lines = len(path.read_text(encoding="utf-8").splitlines())
-                assert lines <= 420, f"{path} has {lines} lines: about 400 are enough"
+                assert lines <= 405, f"{path} has {lines} lines: about 400 are enough"

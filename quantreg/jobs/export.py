@@ -6,9 +6,10 @@ from typing import Any
 
 from quantreg.errors import SafetensorsError, UnknownTypeError
 from quantreg.ggml import PLAIN_TYPES
+from quantreg.jobs.results import WriteResult
 from quantreg.jobs.shards import OutputFile
 from quantreg.jobs.source import Source
-from quantreg.jobs.writing import WriteResult, write_files
+from quantreg.jobs.writing import write_files
 from quantreg.recipes import Plan, PlanOptions, file_types
 from quantreg.recipes.calibration import Calibration, decided
 from quantreg.registry import types

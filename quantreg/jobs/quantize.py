@@ -4,61 +4,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
 from quantreg.errors import PlanError
 from quantreg.events import Event, Finished
-from quantreg.html import figures
 from quantreg.importance import ImportanceMatrix
 from quantreg.jobs import shards
 from quantreg.jobs.inputs import open_imatrix, open_source
+from quantreg.jobs.results import QuantizeResult, WriteResult
 from quantreg.jobs.resume import identity_of
-from quantreg.jobs.writing import WriteResult, write_files
-from quantreg.recipes import FileType, Plan, PlanOptions, TensorPlan, plan_header
+from quantreg.jobs.writing import write_files
+from quantreg.recipes import FileType, Plan, PlanOptions, plan_header
 from quantreg.storage import PartialFile
 
-__all__ = ["QuantizeResult", "quantize_events", "quantize_file"]
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizeResult(WriteResult):
-    """What `quantize_file` did.
-
-    ``paths`` are the files written: one, or the shards in order; ``path`` is the first. ``size`` and ``source_size``
-    are the bytes of whole files; ``plan.tensors`` holds the decision for each tensor; ``seconds`` is wall time;
-    ``warnings`` are sentences for the user.
-    """
-
-    plan: Plan
-    source_size: int
-    seconds: float
-    warnings: tuple[str, ...]
-
-    @property
-    def tensors(self) -> tuple[TensorPlan, ...]:
-        """The decision for each tensor, in the order of the output."""
-        return self.plan.tensors
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits of tensor data per weight, over all tensors."""
-        return self.plan.bits_per_weight
-
-    def _repr_html_(self) -> str:
-        return figures(
-            self.path,
-            {
-                "file type": self.plan.file_type.name,
-                "files": len(self.paths),
-                "size": f"{self.size:,} bytes",
-                "source": f"{self.source_size:,} bytes",
-                "bits per weight": f"{self.bits_per_weight:.4f}",
-                "seconds": f"{self.seconds:.1f}",
-                "warnings": "; ".join(self.warnings) or "none",
-            },
-        )
+__all__ = ["quantize_events", "quantize_file"]
 
 
 def quantize_file(

@@ -9,8 +9,9 @@ from typing import Any
 from quantreg import gguf
 from quantreg.errors import MetadataError
 from quantreg.jobs import shards
+from quantreg.jobs.results import WriteResult
 from quantreg.jobs.source import Source
-from quantreg.jobs.writing import WriteResult, write_files
+from quantreg.jobs.writing import write_files
 from quantreg.recipes import MetadataEdit, Plan, TensorPlan, file_types
 
 __all__ = ["copy_plan", "edit_metadata", "merge", "split"]

@@ -18,31 +18,7 @@ from quantreg.jobs.source import Source, stamp_of
 from quantreg.recipes import Plan, TensorPlan
 from quantreg.storage import AtomicFile
 
-__all__ = ["WriteResult", "write_files"]
-
-
-@dataclass(frozen=True, slots=True)
-class WriteResult:
-    """The files that a job wrote: one, or the shards in order. ``path`` is the first, ``size`` their bytes together.
-
-    Stands for its first file wherever a path is expected: ``quantreg.open(quantreg.merge(shard, "whole.gguf"))``.
-    """
-
-    paths: tuple[str, ...]
-    size: int
-
-    @classmethod
-    def of(cls, files: Sequence[OutputFile]) -> "WriteResult":
-        """The result of writing these files."""
-        return cls(tuple(file.path for file in files), sum(file.size for file in files))
-
-    @property
-    def path(self) -> str:
-        """The first file."""
-        return self.paths[0]
-
-    def __fspath__(self) -> str:
-        return self.path
+__all__ = ["write_files"]
 
 
 def write_files(
