@@ -15,7 +15,7 @@ WORKS: tuple[str, ...] = ("plain", "weighted", "decode")  # encode without impor
 
 
 def get_include() -> str:
-    """The folder that Cython and the C compiler need as ``-I``: it holds ``quantreg_kernels/abi.pxd`` and ``lanes.h``."""
+    """The folder to pass as ``-I`` to Cython and the C compiler. It holds quantreg_kernels/abi.pxd and lanes.h."""
     return str(Path(__file__).resolve().parent.parent)
 
 
