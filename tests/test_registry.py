@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import EntryPoint
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 from entries import Entry, fail, registry_of
 
@@ -351,3 +352,25 @@ def test_entry_points_are_real_entry_points():
 
     assert {p.distribution for p in registry.plugins} >= {"quantreg"}
     assert EntryPoint("Q4_K", "quantreg_kquants.q4_k", "quantreg").load().Q4_K is types["Q4_K"]
+
+
+def test_a_type_that_nobody_registered_is_a_key_error_as_in_any_mapping():
+    for key in ("Q9_9", 999):
+        with pytest.raises(KeyError) as raised:
+            types[key]
+        assert not str(raised.value).startswith(("'", '"'))  # a plain KeyError shows its message in quotes
+        assert types.get(key) is None
+        assert types.get(key, "other") == "other"
+        assert key not in types
+    assert types.get("q4_k") is types[12]
+
+
+def test_the_hook_answers_with_the_encoders_own_scores_if_no_plugin_does():
+    from quantreg.registry import registry
+
+    weights = np.random.default_rng(0).standard_normal((2, 256)).astype(np.float32)
+    columns = np.random.default_rng(1).random(256).astype(np.float32)
+    for name in ("Q4_K", "IQ4_NL", "Q4_0"):
+        found = registry.hook.score_importance(qtype=types[name], tensor=None, weights=weights, columns=columns)
+        np.testing.assert_array_equal(found, types[name].score(weights, columns))
+    assert registry.hook.score_importance(qtype=types["Q4_K"], tensor=None, weights=weights, columns=None) is None
