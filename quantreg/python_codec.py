@@ -29,13 +29,16 @@ class PythonCodec:
       (rows, cols). Without it, each row uses the statistics as its error weights.
 
     A row consists of ``row_header_size`` bytes and then its blocks. The rows come in slabs of any number, so encode
-    each row by itself. The arguments are read-only, and floating-point warnings are off inside the functions::
+    each row by itself. The arguments are contiguous and read-only, and floating-point warnings are off inside the
+    functions::
 
         Q3 = quantreg.QuantType("MY_Q3", type_id=1042, block_size=32, type_size=14,
                                 codec=lambda: quantreg.PythonCodec(Q3, encode, decode))
 
     A row that decodes to NaN or infinity, because a scale overflows, is refused with its number. A function that fails
     or returns another shape or dtype raises CodecError.
+
+    The methods take arrays whose columns are contiguous. Rows may lie apart, as in ``x[::2]`` or ``x[:, 256:512]``.
     """
 
     level: str = "python"
@@ -81,13 +84,14 @@ class PythonCodec:
         """Encode x, float32 (rows, cols), into out, uint8 (rows, bytes per row).
 
         ``importance`` is None, column statistics (cols,) or error weights (rows, cols), all float32. Raises RowError,
-        whose row counts from ``first_row``, for NaN, infinity or an overflow; ValueError for a wrong shape, dtype or
-        layout; CodecError if a function fails; TypeError if there is no ``encode``.
+        whose row counts from ``first_row``, for NaN, infinity or an overflow; ValueError for a wrong shape or dtype,
+        columns that are not contiguous, or rows of out that overlap; CodecError if a function fails; TypeError if there
+        is no ``encode``.
         """
         if not self.can_encode:
             raise TypeError("this codec can only decode: give PythonCodec an encode function")
         _check(x, np.float32, "x")
-        _check(out, np.uint8, "out")
+        _check_written(out, np.uint8, "out")
         if out.shape != (x.shape[0], self.row_bytes(x.shape[1])):
             expected = (x.shape[0], self.row_bytes(x.shape[1]))
             raise ValueError(f"out has shape {out.shape}, expected {expected} for x of shape {x.shape}")
@@ -100,6 +104,9 @@ class PythonCodec:
         bad = first_nonfinite(x)
         if bad >= 0:
             raise RowError(first_row + bad // x.shape[1], bad % x.shape[1])
+        x = np.ascontiguousarray(x)
+        if importance is not None:
+            importance = np.ascontiguousarray(importance)
         if self._weighted and importance is not None and importance.ndim == 1:
             importance = self._call("score", self._weights, (x, importance), first_row, x.shape, np.float32)
         data = self._call("encode", self._encode_once, (x, importance), first_row, out.shape, np.uint8)
@@ -112,30 +119,35 @@ class PythonCodec:
     def decode_rows(self, data: "NDArray[np.uint8]", out: "NDArray[np.float32]", stream: bool = False) -> None:
         """Decode data, uint8 (rows, bytes per row), into out, float32 (rows, cols). ``stream`` has no effect.
 
-        Raises ValueError for a wrong shape, dtype or layout, and CodecError if ``decode`` fails.
+        Raises ValueError for a wrong shape or dtype, columns that are not contiguous, or rows of out that overlap;
+        CodecError if ``decode`` fails.
         """
         _check(data, np.uint8, "data")
-        _check(out, np.float32, "out")
+        _check_written(out, np.float32, "out")
         if data.shape != (out.shape[0], self.row_bytes(out.shape[1])):
             expected = (out.shape[0], self.row_bytes(out.shape[1]))
             raise ValueError(f"data has shape {data.shape}, expected {expected} for out of shape {out.shape}")
         if out.size:
-            out[...] = self._call("decode", self._decode_once, (data,), 0, out.shape, np.float32)
+            out[...] = self._call("decode", self._decode_once, (np.ascontiguousarray(data),), 0, out.shape, np.float32)
 
     def score_rows(self, x: "NDArray[np.float32]", columns: "NDArray[np.float32]", out: "NDArray[np.float32]") -> None:
         """Write the error weights of the encoder to out: x and out float32 (rows, cols), columns float32 (cols,).
 
-        Raises ValueError for a wrong shape, TypeError if ``encode`` takes no importance, and CodecError if ``score``
-        fails.
+        Raises ValueError for a wrong shape or dtype, columns that are not contiguous, or rows of out that overlap;
+        TypeError if ``encode`` takes no importance; CodecError if ``score`` fails.
         """
         if not self.has_scorer:
             raise TypeError("this type does not read importance: give PythonCodec an encode(rows, importance) function")
+        _check(x, np.float32, "x")
+        _check(columns, np.float32, "columns", 1)
+        _check_written(out, np.float32, "out")
         if out.shape != x.shape or columns.shape != x.shape[1:]:
             raise ValueError(
                 f"columns has shape {columns.shape} and out {out.shape}, expected {x.shape[1:]} and {x.shape}"
             )
         if x.size:
-            out[...] = self._call("score", self._weights, (x, columns), 0, x.shape, np.float32)
+            arrays = (np.ascontiguousarray(x), np.ascontiguousarray(columns))
+            out[...] = self._call("score", self._weights, arrays, 0, x.shape, np.float32)
 
     def _encode_once(
         self, rows: "NDArray[np.float32]", importance: "NDArray[np.float32] | None"
@@ -192,11 +204,24 @@ class PythonCodec:
 
 
 def _check(array: "NDArray[Any]", dtype: type[np.generic], name: str, ndim: int = 2) -> None:
-    if array.ndim != ndim or array.dtype != dtype or not array.flags.c_contiguous:
-        layout = "" if array.flags.c_contiguous else "non-contiguous "
+    """Raise ValueError unless the array has this dtype, this number of dimensions and contiguous columns."""
+    contiguous = array.size == 0 or array.shape[-1] == 1 or array.strides[-1] == array.itemsize
+    if array.ndim != ndim or array.dtype != dtype or not contiguous:
+        layout = "" if contiguous else "non-contiguous "
         raise ValueError(
             f"{name} is a {layout}{array.dtype} array of shape {array.shape}: pass a contiguous {np.dtype(dtype)} "
             f"array of {ndim} dimensions"
+        )
+
+
+def _check_written(out: "NDArray[Any]", dtype: type[np.generic], name: str) -> None:
+    """Raise ValueError for what `_check` refuses and for rows that overlap: they would overwrite each other."""
+    _check(out, dtype, name)
+    row_nbytes = out.shape[1] * out.itemsize
+    if len(out) > 1 and abs(out.strides[0]) < row_nbytes:
+        raise ValueError(
+            f"rows of {name} overlap: they lie {out.strides[0]} bytes apart and have {row_nbytes} bytes each. "
+            "Pass an array whose rows do not share memory"
         )
 
 

@@ -139,6 +139,52 @@ def test_sizes_are_checked():
     codec.encode_rows(X[:0], out[:0])
 
 
+def apart(array, fill):
+    """A view with the values of `array` whose rows lie apart, between items that hold `fill`."""
+    rows, cols = array.shape
+    room = np.full((2 * rows, cols + 7), fill, array.dtype)
+    room[::2, 3 : 3 + cols] = array
+    return room[::2, 3 : 3 + cols]
+
+
+def test_rows_may_lie_apart_in_memory(q3):
+    """The functions still get contiguous arrays, so they may reinterpret them with .view()."""
+    codec, weights = q3.codec, np.abs(X) + np.float32(0.1)
+    expected = np.empty((6, codec.row_bytes(256)), np.uint8)
+    codec.encode_rows(X, expected, weights)
+    target = apart(np.zeros_like(expected), 7)
+    codec.encode_rows(apart(X, np.nan), target, apart(weights, np.nan))
+    np.testing.assert_array_equal(target, expected)
+    back, target = np.empty_like(X), apart(np.zeros_like(X), 7)
+    codec.decode_rows(expected, back)
+    codec.decode_rows(apart(expected, 7), target)
+    np.testing.assert_array_equal(target, back)
+    codec.score_rows(X, COLUMNS, back)
+    codec.score_rows(apart(X, np.nan), COLUMNS, target)
+    np.testing.assert_array_equal(target, back)
+
+
+def test_columns_must_be_contiguous_and_rows_that_are_written_must_not_overlap():
+    codec = toy.make().codec
+    data, floats = np.empty((6, 112), np.uint8), np.empty((6, 256), np.float32)
+    wide = np.ones((6, 512), np.float32)[:, ::2]
+    calls = {
+        "x": lambda: codec.encode_rows(wide, data),
+        "importance": lambda: codec.encode_rows(X, data, wide),
+        "data": lambda: codec.decode_rows(np.ones((6, 224), np.uint8)[:, ::2], floats),
+        "out": lambda: codec.score_rows(X, COLUMNS, wide),
+        "columns": lambda: codec.score_rows(X, wide[0], floats),
+    }
+    for name, call in calls.items():
+        with pytest.raises(
+            ValueError, match=rf"{name} is a non-contiguous .*: pass a contiguous (float32|uint8) array"
+        ):
+            call()
+    overlapping = np.lib.stride_tricks.as_strided(np.zeros(672, np.uint8), (6, 112), (111, 1))
+    with pytest.raises(ValueError, match="rows of out overlap: they lie 111 bytes apart and have 112 bytes each"):
+        codec.encode_rows(X, overlapping)
+
+
 def test_a_codec_that_only_decodes():
     qtype = toy.make(encode=None)
     assert isinstance(qtype.codec, PythonCodec)
