@@ -190,10 +190,10 @@ def _sampled(model: files.File, sample: int, rng: np.random.Generator) -> Iterat
     """Yield the name of every matrix of a known type, and the sorted numbers of its sampled rows."""
     shapes = {name: tensor.shape for name, tensor in model.items() if tensor.type_id in types}
     shapes = {name: shape for name, shape in shapes.items() if len(shape) > 1 and math.prod(shape)}
-    total = sum(math.prod(shape) for shape in shapes.values())
+    sizes = [math.prod(shape) for shape in shapes.values()]
     for name, shape in shapes.items():
         count = math.prod(shape[:-1])
-        wanted = min(count, max(1, round(sample * (count / total))))
+        wanted = min(count, max(1, round(sample * (count / sum(sizes)))))
         yield name, np.sort(rng.choice(count, wanted, replace=False))
 
 
