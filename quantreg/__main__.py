@@ -1,4 +1,4 @@
-"""``python -m quantreg``"""
+"""Run the ``quantreg`` command as ``python -m quantreg``."""
 
 import sys
 

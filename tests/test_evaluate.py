@@ -15,7 +15,7 @@ import quantreg
 from quantreg import CodecError, ImportanceMatrix, PlanError, UnknownTypeError, cli
 from quantreg.evaluation import Evaluation, Measure, built_in_types, evaluate
 from quantreg.evaluation.curve import curve_svg, frontier_error
-from quantreg.evaluation.page import page
+from quantreg.evaluation.web_page import page
 from quantreg.registry import registry
 
 NAME = "blk.0.attn_q.weight"
@@ -106,7 +106,8 @@ def test_rows_of_experts_are_weighted_by_their_own_statistics(tmp_path):
 
 def test_tensors_that_do_not_divide_are_left_out_and_named(model):
     found = evaluate(model, ["Q4_K"], sample=20000)
-    assert ("Q4_K", "blk.0.ffn_down.weight", "rows of 288 weights are no multiple of 256") in found.skipped
+    reason = "a row has 288 weights, which is not a multiple of the block size 256"
+    assert ("Q4_K", "blk.0.ffn_down.weight", reason) in found.skipped
     assert len(found.skipped) == small_model.N_LAYER
 
 
@@ -135,7 +136,7 @@ def test_the_table_is_ordered_by_size(run, model):
     lines = out.splitlines()
     assert [line.split()[0] for line in lines] == ["TYPE", "Q2_K", "Q4_K", "Q8_0"]
     assert lines[2].split()[1] == "4.5"
-    assert "Q4_K left out blk.0.ffn_down.weight, and 3 more: rows of 288 weights" in err
+    assert "Q4_K left out blk.0.ffn_down.weight and 3 more: a row has 288 weights" in err
     assert NAME in run("evaluate", "Q8_0", "--on", model, "--sample", "20k", "--tensors")[1]
 
 
@@ -234,7 +235,7 @@ def test_the_labels_of_the_curve_lie_on_no_other_and_on_no_point(crowd):
 def test_the_curve_names_its_axes_and_marks_what_is_new_or_incomplete(crowd):
     svg = curve_svg(crowd, ["NEW"])
     assert "bits per weight</text>" in svg
-    assert "weighted error, share of the weights’ RMS</text>" in svg
+    assert "weighted error, relative to the RMS of the weights</text>" in svg
     assert re.findall(r'<circle class="([^"]+)"[^>]*><title>(\w+)', svg)[-1] == ("new", "NEW")
     assert '<circle class="known partly"' in svg
     assert svg.count("partly") == 1

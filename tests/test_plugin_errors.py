@@ -257,14 +257,14 @@ def test_a_subcommand_that_is_taken_is_told_and_the_first_stays(name, run):
 
     with installed(register_commands=adds("second")):
         if name == "inspect":
-            assert "there is a command 'inspect' already: choose another name" in run("plugins")[2]
+            assert "the command 'inspect' already exists: choose another name" in run("plugins")[2]
             assert "FILE" in run("inspect", "--help")[1]
             return
         module = ModuleType("first")
         module.register_commands = hookimpl(adds("first"))
         registry.register_plugin(module)
         try:
-            assert "there is a command 'greet' already: choose another name" in run("plugins")[2]
+            assert "the command 'greet' already exists: choose another name" in run("plugins")[2]
             assert run("greet")[1] == "second\n"  # it was there first
         finally:
             registry.unregister_plugin(module)

@@ -1,60 +1,64 @@
-"""The ``quantreg`` command: one file a subcommand, loaded when it is called."""
+"""The ``quantreg`` command. Each subcommand is a module of its own, loaded when it is called."""
 
 import atexit
 import gc
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 import click
 
 __all__ = ["main"]
 
-# subcommand -> (module, first line of its help): --help needs no subcommand's module
-COMMANDS = {
-    "quantize": ("quantize", "Quantize a GGUF model, with llama-quantize's arguments."),
-    "plan": ("plan", "Write what quantize would do to each tensor, as a file to edit."),
-    "split": ("split", "Split a GGUF file into shards."),
+# subcommand -> (module, first line of its help), so that --help does not load the modules
+COMMANDS: dict[str, tuple[str, str]] = {
+    "quantize": ("quantize", "Quantize a GGUF or safetensors model, with llama-quantize's arguments."),
+    "plan": ("plan", "Write the type chosen for each tensor to a file that you can edit."),
+    "split": ("split", "Split a GGUF model into shards."),
     "merge": ("merge", "Merge the shards of a model into one GGUF file."),
-    "export": ("export", "Decode a GGUF file to safetensors."),
-    "metadata": ("metadata", "Show or change the metadata of a GGUF file."),
-    "validate": ("validate", "Check the header and every block of a GGUF file."),
-    "compare": ("compare", "Compare two GGUF files: metadata, types, bytes, numeric error."),
-    "hash": ("hash", "Digests of the tensors of a GGUF file, whatever its layout."),
-    "coverage": ("coverage", "Show what an importance matrix covers of a model."),
-    "file-types": ("file_types", "List the file types that quantize takes: Q4_K_M and others."),
-    "types": ("types", "List the quant types: id, block, bits per weight, sizes."),
-    "inspect": ("inspect", "Show a GGUF file's metadata and tensors."),
-    "estimate": ("estimate", "Memory that a model of a given size takes."),
-    "evaluate": ("evaluate", "Error, size and speed of types on a model's weights."),
-    "demo": ("demo", "Make a small model, quantize it to several types and compare."),
-    "plugins": ("plugins", "Show which plugin provides which type."),
+    "export": ("export", "Decode a GGUF model to safetensors."),
+    "metadata": ("metadata", "Show or change the metadata of a GGUF model."),
+    "validate": ("validate", "Check the header and every block of a GGUF model."),
+    "compare": ("compare", "Compare the metadata and tensors of two GGUF models."),
+    "hash": ("hash", "Print a digest of each tensor of a GGUF model."),
+    "coverage": ("coverage", "Show which tensors an importance matrix covers."),
+    "file-types": ("file_types", "List the file types for whole models, such as Q4_K_M."),
+    "types": ("types", "List the quant types: id, block size, bits per weight, model size."),
+    "inspect": ("inspect", "Show the metadata and tensors of a GGUF model."),
+    "estimate": ("estimate", "Compute the memory that the weights of a model take in a type."),
+    "evaluate": ("evaluate", "Measure error, size and speed of types on a model's weights."),
+    "demo": ("demo", "Quantize a small random model to several types and compare them."),
+    "plugins": ("plugins", "List, create and check plugins."),
 }
 
 
 class Commands(click.Group):
-    """Loads subcommands when they are called; those of plugins (hook register_commands) come last."""
+    """A group that loads subcommands when they are called. Those of plugins (hook register_commands) come last."""
 
-    _asked = None  # the hooks of which self.commands holds the subcommands
+    _asked: list[object] | None = None  # the hooks that self.commands was built from
 
-    def list_commands(self, ctx):
+    def list_commands(self, ctx: click.Context | None) -> list[str]:
+        """Return the names of all subcommands: quantreg's, then those of plugins in alphabetical order."""
         self._ask_plugins()
         return [*COMMANDS, *sorted(set(self.commands) - set(COMMANDS))]
 
-    def get_command(self, ctx, name):
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Return a subcommand, or None if there is none of this name."""
         if name in COMMANDS:
             return import_module(f"quantreg.cli.{COMMANDS[name][0]}").command
         self._ask_plugins()
         return self.commands.get(name)
 
-    def format_commands(self, ctx, formatter):
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of subcommands for --help."""
         names = self.list_commands(ctx)
         rows = [(n, COMMANDS[n][1] if n in COMMANDS else self.commands[n].get_short_help_str()) for n in names]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
-    def _ask_plugins(self):
-        """Take the subcommands of plugins in; a plugin that fails adds none, and `quantreg plugins` says why."""
+    def _ask_plugins(self) -> None:
+        """Collect the subcommands of plugins. A plugin that fails adds none, and `quantreg plugins` says why."""
         from quantreg.errors import PluginError
         from quantreg.registry import registry
 
@@ -68,13 +72,16 @@ class Commands(click.Group):
                 hook.function(theirs)
                 for name in theirs.commands:
                     if name in COMMANDS or name in self.commands:
-                        raise PluginError(f"there is a command {name!r} already: choose another name")
+                        raise PluginError(f"the command {name!r} already exists: choose another name")
             except Exception as error:  # a plugin may fail in any way; it must disable only itself
                 registry.blame("register_commands", hook, error)
                 continue
             self.commands |= theirs.commands
 
-    def resolve_command(self, ctx, args):
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand that the arguments name; for an unknown name the error says what to do next."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -84,7 +91,7 @@ class Commands(click.Group):
             raise click.UsageError(f"{error.message} {hint}", ctx) from None
 
 
-def _version(ctx, param, value):
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         from quantreg import __version__
 
@@ -93,18 +100,24 @@ def _version(ctx, param, value):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
-def cli():
-    """GGUF quantization: any type in, any type out, from the shell or Python."""
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit."
+)
+def cli() -> None:
+    """Quantize GGUF models, and inspect, compare, split and edit them."""
 
 
-def main(args=None):
-    """Run the command. Exit code: 0; 1 after one line on stderr for what went wrong; 2 wrong usage; 130 Ctrl-C."""
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code. ``args`` defaults to ``sys.argv[1:]``.
+
+    0 is success. 1 is an error, told in one line on stderr, or a difference or problem that the command was asked to
+    find. 2 is wrong usage, and 130 is Ctrl-C.
+    """
     from quantreg.errors import QuantregError
 
-    # Slabs are spread over the cores here; threads of NumPy's OpenBLAS would be on top, and take long to start.
+    # quantreg spreads its work over the cores itself. OpenBLAS's own threads would compete and are slow to start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    atexit.register(gc.freeze)  # memory goes back as a whole: no looking for cycles in what was imported
+    atexit.register(gc.freeze)  # the process ends anyway: spare the last search for reference cycles
     try:
         code = cli.main(args, prog_name="quantreg", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -125,10 +138,10 @@ def main(args=None):
     except (QuantregError, OSError) as error:
         click.echo(f"quantreg: error: {_one_line(error)}", err=True)
         return 1
-    return code if isinstance(code, int) else 0  # what a command has said with ctx.exit()
+    return code if isinstance(code, int) else 0  # an int is the code that a command passed to ctx.exit()
 
 
-def _one_line(error):
+def _one_line(error: Exception) -> str:
     from quantreg.cli.show import printable
 
     if isinstance(error, OSError) and error.filename is not None:

@@ -79,7 +79,7 @@ def _print(found, tensors):
     for name in dict.fromkeys(name for name, *_ in found.skipped):
         reasons = [(tensor, reason) for kind, tensor, reason in found.skipped if kind == name]
         tensor, reason = reasons[0]
-        more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
         click.echo(printable(f"{name} left out {tensor}{more}: {reason}"), err=True)
 
 

@@ -1,14 +1,19 @@
-"""How sizes and tables are printed."""
+"""Print sizes, tables, JSON and warnings."""
 
 import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-__all__ = ["bits", "plan_summary", "print_json", "printable", "size", "table", "warn"]
+if TYPE_CHECKING:  # quantreg.recipes is slow to load, and most commands do not need it
+    from quantreg.recipes import Plan
+
+__all__ = ["bits", "count", "plan_summary", "print_json", "printable", "size", "table", "warn"]
 
 
 def size(nbytes: float) -> str:
-    """Bytes in the unit that reads best: "1.23 MB" (powers of ten)."""
+    """Format bytes in the largest unit that fits, in powers of ten: "1.23 MB"."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if nbytes >= scale:
             return f"{nbytes / scale:.2f} {unit}"
@@ -16,16 +21,21 @@ def size(nbytes: float) -> str:
 
 
 def bits(value: float) -> str:
-    """Bits per weight, without trailing zeros: "4.5", "6.5625"."""
+    """Format bits per weight without trailing zeros: "4.5", "6.5625"."""
     return f"{value:.4f}".rstrip("0").rstrip(".")
 
 
+def count(number: int, noun: str) -> str:
+    """Format a number of things: "1 tensor", "2 tensors"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def printable(text: str) -> str:
-    """The text with escapes for what a terminal would obey: names in a file may hold newlines and worse."""
+    """Escape the characters that a terminal would obey: names in a file may hold newlines or control sequences."""
     return _without_controls(text, lambda c: c.encode("unicode_escape").decode())
 
 
-def _without_controls(text, escape):
+def _without_controls(text: str, escape: Callable[[str], str]) -> str:
     if text.isprintable():
         return text
     import unicodedata
@@ -33,27 +43,29 @@ def _without_controls(text, escape):
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else escape(c) for c in text)
 
 
-def plan_summary(plan) -> str:
-    """Sizes of a plan, and what its fallbacks cost."""
+def plan_summary(plan: "Plan") -> str:
+    """Describe the size of a plan, and how many bits its fallbacks add."""
     text = f"{size(plan.bytes)} of tensor data, {bits(plan.bits_per_weight)} bits per weight"
     if plan.fallbacks:
-        text += f"; {len(plan.fallbacks)} tensors fell back, which costs {bits(plan.fallback_cost)} bits per weight"
+        fallbacks = count(len(plan.fallbacks), "tensor")
+        text += f"; {fallbacks} fell back to another type, which adds {bits(plan.fallback_cost)} bits per weight"
     return text
 
 
-def print_json(data) -> None:
+def print_json(data: object) -> None:
+    """Print indented JSON, with escapes for the characters that a terminal would obey."""
     lines = json.dumps(data, indent=2, ensure_ascii=False).split("\n")
     click.echo("\n".join(_without_controls(line, lambda c: json.dumps(c)[1:-1]) for line in lines))
 
 
-def warn(warnings) -> None:
-    """A line on stderr for each."""
+def warn(warnings: Iterable[str]) -> None:
+    """Print each warning as one line on stderr."""
     for warning in warnings:
         click.echo(f"warning: {printable(warning)}", err=True)
 
 
-def table(headings, rows) -> None:
-    """A plain table; columns whose heading begins with ">" are right-aligned."""
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a plain table. Columns whose heading begins with ">" are right-aligned."""
     right = [heading.startswith(">") for heading in headings]
     cells = [[heading.lstrip(">") for heading in headings], *[[printable(str(cell)) for cell in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]

@@ -1,28 +1,45 @@
-"""A small Llama-shaped F16 model to try things on: random weights, real names, shapes and metadata."""
+"""Make a small Llama-shaped F16 model to experiment with: random weights, realistic names, shapes and metadata."""
+
+from os import PathLike
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantreg import files
 
 __all__ = ["DEMO_TYPES", "make_model", "relative_error"]
 
-DEMO_TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K")
+DEMO_TYPES: tuple[str, ...] = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K")
 
 
-def make_model(path, *, n_layer=4, n_embd=512, n_ff=1536, n_vocab=4096, n_head=8, n_head_kv=4, seed=0, force=False):
-    """Write an F16 GGUF with the tensors of a Llama of this size; returns the number of parameters."""
+def make_model(
+    path: str | PathLike[str],
+    *,
+    n_layer: int = 4,
+    n_embd: int = 512,
+    n_ff: int = 1536,
+    n_vocab: int = 4096,
+    n_head: int = 8,
+    n_head_kv: int = 4,
+    seed: int = 0,
+    force: bool = False,
+) -> int:
+    """Write an F16 GGUF model with the tensors of a Llama of this size, and return its number of parameters.
+
+    ``force`` replaces an existing file. Raises what `quantreg.write` raises.
+    """
     rng = np.random.default_rng(seed)
     n_kv = n_embd // n_head * n_head_kv
 
-    def matrix(rows, cols):
-        # heavier tails than normal, as trained weights have, and rows of different size
+    def matrix(rows: int, cols: int) -> NDArray[np.float16]:
+        # Trained weights have heavier tails than a normal distribution, and rows of different scale.
         spread = np.exp(rng.normal(0, 0.3, (rows, 1))) * 0.5 / np.sqrt(cols)
         return (rng.standard_t(5, (rows, cols)) * spread).astype(np.float16)
 
-    def norm(cols):
+    def norm(cols: int) -> NDArray[np.float32]:
         return rng.normal(1, 0.05, cols).astype(np.float32)
 
-    tensors = {"token_embd.weight": matrix(n_vocab, n_embd)}
+    tensors: dict[str, NDArray[np.float16] | NDArray[np.float32]] = {"token_embd.weight": matrix(n_vocab, n_embd)}
     for layer in range(n_layer):
         prefix = f"blk.{layer}."
         tensors |= {
@@ -55,8 +72,11 @@ def make_model(path, *, n_layer=4, n_embd=512, n_ff=1536, n_vocab=4096, n_head=8
     return sum(tensor.size for tensor in tensors.values())
 
 
-def relative_error(path, other) -> float:
-    """Root mean square error of all weights of `other` against `path`, as a share of their root mean square."""
+def relative_error(path: str | PathLike[str], other: str | PathLike[str]) -> float:
+    """Return the root mean square error of the weights of ``other``, divided by the root mean square of ``path``'s.
+
+    Both models must have the same tensors. Raises what `quantreg.open` raises.
+    """
     lost = total = 0.0
     with files.open(path) as a, files.open(other) as b:
         for name in a:

@@ -1,32 +1,41 @@
-"""How good a type is on a model: error, size and speed on a random sample of its rows."""
+"""Measure types on a model: error, size and speed on a random sample of its rows."""
 
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from os import PathLike
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantreg import files
 from quantreg.dispatch import dequantize, quantize
 from quantreg.errors import CodecError, PlanError
 from quantreg.ggml import INTEGER_TYPES
+from quantreg.html import table
 from quantreg.importance import ImportanceMatrix
+from quantreg.qtype import QuantType
 from quantreg.registry import registry, types
 
 __all__ = ["Evaluation", "Measure", "Skipped", "built_in_types", "evaluate"]
 
-SAMPLE_WEIGHTS = 1 << 21
+_SAMPLE_WEIGHTS = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One type on one tensor, or (``tensor`` None) on all tensors of the sample together.
+    """One type on one tensor, or on all sampled tensors together (``tensor`` is None).
 
-    ``weights`` is how many were encoded. ``rmse`` and ``max_error`` are in units of the weights; ``error`` is rmse as a
-    share of the weights' root mean square; ``weighted_error`` the same with each square multiplied by its column's
-    calibration statistics (without an imatrix it equals ``error``); ``cosine`` between weights and decoded weights.
-    ``encode_speed`` and ``decode_speed`` are millions of weights a second, in one thread.
+    - ``weights``: how many weights were encoded.
+    - ``bits_per_weight``: the size of the encoded rows, with scales and row headers.
+    - ``rmse``, ``max_error``: the root mean square error and the largest error, in units of the weights.
+    - ``error``: ``rmse`` divided by the root mean square of the weights.
+    - ``weighted_error``: like ``error``, but each square is multiplied by the calibration statistic of its column.
+      Without an imatrix it equals ``error``.
+    - ``cosine``: the cosine similarity of the weights and the decoded weights.
+    - ``encode_speed``, ``decode_speed``: millions of weights per second, in one thread.
     """
 
     type: str
@@ -41,12 +50,13 @@ class Measure:
     encode_speed: float
     decode_speed: float
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready data."""
         return asdict(self)
 
 
 class Skipped(NamedTuple):
-    """A tensor that could not be encoded to a type, and why."""
+    """A tensor that could not be encoded in a type, and the reason."""
 
     type: str
     tensor: str
@@ -55,10 +65,12 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What `evaluate` found: ``totals`` has one Measure a type, ``tensors`` one a type and tensor.
+    """The result of `evaluate`.
 
-    ``skipped`` names (type, tensor, reason) of what could not be encoded; totals of types with skipped tensors are over
-    fewer weights.
+    - ``path``, ``imatrix``: the files that were read. ``imatrix`` is None if there was none.
+    - ``totals``: one Measure per type, in the order in which the types were given.
+    - ``tensors``: one Measure per type and tensor.
+    - ``skipped``: the tensors that a type could not encode. The total of such a type covers fewer weights.
     """
 
     path: str
@@ -67,8 +79,8 @@ class Evaluation:
     tensors: tuple[Measure, ...]
     skipped: tuple[Skipped, ...]
 
-    def to_dict(self) -> dict:
-        """As JSON-ready data."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON-ready data."""
         return {
             "file": self.path,
             "imatrix": self.imatrix,
@@ -77,9 +89,31 @@ class Evaluation:
             "skipped": [entry._asdict() for entry in self.skipped],
         }
 
+    def _repr_html_(self) -> str:
+        importance = f"importance from {self.imatrix}" if self.imatrix else "without importance"
+        incomplete = len({skip.type for skip in self.skipped})
+        partly = f"; {incomplete} types could not encode every tensor" if incomplete else ""
+        return table(
+            f"{self.path}, {importance}{partly}",
+            (
+                "type", "weights", "bits per weight", "error", "weighted error", "RMSE", "largest error", "cosine",
+                "encode, M/s", "decode, M/s",
+            ),
+            (
+                (
+                    m.type, m.weights, m.bits_per_weight, m.error, m.weighted_error, m.rmse, m.max_error, m.cosine,
+                    m.encode_speed, m.decode_speed,
+                )
+                for m in sorted(self.totals, key=lambda m: (m.bits_per_weight, m.weighted_error))
+            ),
+        )  # fmt: skip
+
 
 def built_in_types() -> list[str]:
-    """The types to compare with: built in, 1 to 9 bits per weight, encoding without importance, and not internal."""
+    """Name the built-in types that new types are compared with.
+
+    They take 1 to 9 bits per weight, encode without importance and are not types that ggml only computes with.
+    """
     return [
         t.name
         for t in registry.all_types()
@@ -91,29 +125,44 @@ def built_in_types() -> list[str]:
     ]
 
 
-def evaluate(path, type_names, imatrix=None, *, sample=SAMPLE_WEIGHTS, seed=0, progress=None) -> Evaluation:
-    """Encode and decode a random sample of the rows of a model in each type.
+def evaluate(
+    path: str | PathLike[str],
+    type_names: Iterable[str | int | QuantType],
+    imatrix: str | PathLike[str] | ImportanceMatrix | None = None,
+    *,
+    sample: int = _SAMPLE_WEIGHTS,
+    seed: int = 0,
+    progress: Callable[[str], object] | None = None,
+) -> Evaluation:
+    """Encode and decode a random sample of the rows of a model in each type, and measure the error and the speed.
 
-    ``path`` is a GGUF file of weights that quantreg decodes; ``type_names`` are names, ids or QuantTypes; ``imatrix`` a
-    path or an ImportanceMatrix. The sample is about ``sample`` weights, of all matrices in proportion to their size (at
-    least one row each), the same for all types and for the same ``seed``. ``progress(tensor name)`` is called before
-    each tensor. Raises what `quantreg.open` raises; UnknownTypeError; CodecError for a type that cannot encode or that
-    needs an imatrix; PlanError if the file has no matrices.
+    - ``path``: a GGUF model whose types quantreg can decode, such as an F16 model.
+    - ``type_names``: names or ids of types, or QuantTypes.
+    - ``imatrix``: an importance matrix or its path.
+    - ``sample``: about how many weights to take. Every matrix contributes in proportion to its size, at least one row.
+    - ``seed``: selects the rows. The same seed gives the same rows for every type.
+    - ``progress``: called with the name of each tensor before it is measured.
+
+    Raises UnknownTypeError; CodecError for a type that cannot encode, or that needs importance if there is no imatrix;
+    PlanError if the model has no matrices; and whatever `quantreg.open` and `ImportanceMatrix.read` raise.
     """
     chosen = [types[name] for name in type_names]
     if imatrix is not None and not isinstance(imatrix, ImportanceMatrix):
         imatrix = ImportanceMatrix.read(imatrix)
     for qtype in chosen:
         if not qtype.codec.can_encode:
-            raise CodecError(f"{qtype.name} can only be decoded")
+            raise CodecError(f"{qtype.name} can only be decoded: choose types that can be encoded")
         if qtype.requires_importance and imatrix is None:
             raise CodecError(f"{qtype.name} cannot be encoded without importance: give an imatrix")
         _warm_up(qtype)
-    sums, measures, skipped = {}, [], []
+    sums: dict[QuantType, dict[str, float]] = {}
+    measures: list[Measure] = []
+    skipped: list[Skipped] = []
     with files.open(path) as model:
-        for name, tensor, rows in _sampled(model, sample, np.random.default_rng(seed)):
+        for name, rows in _sampled(model, sample, np.random.default_rng(seed)):
             if progress:
                 progress(name)
+            tensor = model[name]
             x = dequantize(tensor.data.reshape(-1, tensor.data.shape[-1])[rows], tensor.type_id, threads=1)
             columns = _columns(imatrix, name, tensor.shape, rows)
             for qtype in chosen:
@@ -125,31 +174,33 @@ def evaluate(path, type_names, imatrix=None, *, sample=SAMPLE_WEIGHTS, seed=0, p
                 measures.append(_finish(qtype, name, parts))
                 sums[qtype] = parts if qtype not in sums else _add(sums[qtype], parts)
     if not measures and not skipped:
-        raise PlanError(f"{path} has no matrices to evaluate")
+        raise PlanError(f"{path} has no matrices to evaluate: give a model with two-dimensional tensors")
     totals = tuple(_finish(qtype, None, sums[qtype]) for qtype in dict.fromkeys(chosen) if qtype in sums)
     source = None if imatrix is None else imatrix.path
     return Evaluation(str(path), source and str(source), totals, tuple(measures), tuple(skipped))
 
 
-def _warm_up(qtype):
-    """Load the codec and build its tables, so that this is not in the first tensor's time."""
+def _warm_up(qtype: QuantType) -> None:
+    """Load the codec and build its tables, so that the time for the first tensor does not include this."""
     x = np.ones((1, qtype.block_size), np.float32)
     dequantize(quantize(x, qtype, x[0], threads=1), qtype, threads=1)
 
 
-def _sampled(model, sample, rng):
-    """(name, tensor, sorted row numbers) of every matrix of known type."""
-    matrices = [(name, model[name]) for name in model]
-    matrices = [(name, t) for name, t in matrices if len(t.shape) > 1 and math.prod(t.shape) and t.type_id in types]
-    total = sum(math.prod(tensor.shape) for _, tensor in matrices)
-    for name, tensor in matrices:
-        count = math.prod(tensor.shape[:-1])
-        wanted = min(count, max(1, round(sample * (count / total))))
-        yield name, tensor, np.sort(rng.choice(count, wanted, replace=False))
+def _sampled(model: files.File, sample: int, rng: np.random.Generator) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Yield the name of every matrix of a known type, and the sorted numbers of its sampled rows."""
+    shapes = {name: tensor.shape for name, tensor in model.items() if tensor.type_id in types}
+    shapes = {name: shape for name, shape in shapes.items() if len(shape) > 1 and math.prod(shape)}
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    for name, shape in shapes.items():
+        count = math.prod(shape[:-1])
+        wanted = min(count, max(1, round(sample * (count / sum(sizes)))))
+        yield name, np.sort(rng.choice(count, wanted, replace=False))
 
 
-def _columns(imatrix, name, shape, rows):
-    """Statistics of the columns, float32 (rows, cols) or (cols,); None without."""
+def _columns(
+    imatrix: ImportanceMatrix | None, name: str, shape: tuple[int, ...], rows: NDArray[np.int64]
+) -> NDArray[np.float32] | None:
+    """Return the statistics of the columns: (cols,), or (rows, cols) for experts. None if there are none."""
     if imatrix is None or name not in imatrix.entries:
         return None
     experts = math.prod(shape[:-2])
@@ -157,20 +208,21 @@ def _columns(imatrix, name, shape, rows):
     return values[rows // shape[-2]] if experts > 1 else values
 
 
-def _cannot(qtype, x, columns):
+def _cannot(qtype: QuantType, x: NDArray[np.float32], columns: NDArray[np.float32] | None) -> str | None:
+    """Say why the type cannot encode these rows; None if it can."""
     if x.shape[1] % qtype.block_size:
-        return f"rows of {x.shape[1]} weights are no multiple of {qtype.block_size}"
+        return f"a row has {x.shape[1]} weights, which is not a multiple of the block size {qtype.block_size}"
     if qtype.requires_importance and columns is None:
-        return "the imatrix has no entry for it"
+        return "the imatrix has no entry for this tensor"
     return None
 
 
-def _measure(qtype, x, columns):
-    """Sums over the rows, to be added up over tensors: of squares, products, times."""
+def _measure(qtype: QuantType, x: NDArray[np.float32], columns: NDArray[np.float32] | None) -> dict[str, float]:
+    """Encode and decode the rows; return sums of squares, products and times, which `_add` adds up over tensors."""
     encoding = decoding = 0.0
     parts, back = [], []
     groups = [(x, columns)]
-    if columns is not None and columns.ndim == 2:  # experts: rows with the same statistics together
+    if columns is not None and columns.ndim == 2:  # experts: a codec takes one set of statistics per call
         starts = np.flatnonzero(np.r_[True, (columns[1:] != columns[:-1]).any(axis=1)])
         groups = [(x[a:b], columns[a]) for a, b in zip(starts, [*starts[1:], len(x)], strict=True)]
     for rows, importance in groups:
@@ -192,11 +244,11 @@ def _measure(qtype, x, columns):
     }  # fmt: skip
 
 
-def _add(a, b):
+def _add(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
     return {key: max(a[key], b[key]) if key == "max" else a[key] + b[key] for key in a}
 
 
-def _finish(qtype, tensor, s):
+def _finish(qtype: QuantType, tensor: str | None, s: dict[str, float]) -> Measure:
     return Measure(
         type=qtype.name, tensor=tensor, weights=int(s["weights"]), bits_per_weight=8 * s["bytes"] / s["weights"],
         rmse=math.sqrt(s["lost"] / s["weights"]), error=_root(s["lost"], s["size"]),
@@ -207,5 +259,5 @@ def _finish(qtype, tensor, s):
     )  # fmt: skip
 
 
-def _root(lost, size):
+def _root(lost: float, size: float) -> float:
     return math.sqrt(lost / size) if size > 0 else 0.0
