@@ -212,7 +212,7 @@ def test_shards_become_one_file_with_the_new_metadata(at, tmp_path):
         (("set", "IN", "OUT", "general.alignment=u32:7"), 1, "general.alignment"),
         (("remove", "IN", "OUT", "general.nam"), 1, "did you mean general.name?"),
         (("rename", "IN", "OUT", "general.name"), 2, "OLD=NEW"),
-        (("rename", "IN", "OUT", "general.name=general.file_type"), 1, "there is a key of this name"),
+        (("rename", "IN", "OUT", "general.name=general.file_type"), 1, "the key general.file_type exists"),
         (("set", "IN", "IN", "a=u8:3", "--force"), 1, "is the input"),
         (("set", "IN", "no/such/out.gguf", "a=u8:3"), 1, "no/such"),
     ],

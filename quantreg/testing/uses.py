@@ -184,8 +184,8 @@ def _quantize_model(s, folder):
     quantreg.write(source, {"general.architecture": "llama", "llama.block_count": 1}, {name: x})
     columns = s.given(x.shape[1])
     imatrix = None if columns is None else quantreg.ImportanceMatrix({name: columns})
-    to_this = {"tensor_types": [("attn_q", s.qtype.name)], "on_missing_importance": "plain"}
-    quantreg.quantize_file(source, target, "Q8_0", imatrix, threads=1, **to_this)
+    recipe = quantreg.FileType("CHECK", None, s.qtype.name, "this type for every tensor")  # no mixture, as for IQ2_S
+    quantreg.quantize_file(source, target, recipe, imatrix, threads=1, on_missing_importance="plain")
     with quantreg.open(target) as model:
         expect(model[name].type_name == s.qtype.name, f"quantize_file made {model[name].type_name} of the tensor")
         same = (np.asarray(model[name].data) == s.encode(x, columns)).all()
