@@ -1,4 +1,4 @@
-"""llama-quantize's command lines give the reference's bytes, or a clear error where the reference refuses or crashes."""
+"""llama-quantize's command lines give the reference's bytes, or a clear error where it refuses or crashes."""
 
 import hashlib
 import json

@@ -167,7 +167,7 @@ def test_the_uniform_recipe_of_a_type_has_no_number():
 def test_reasons_are_in_plain_words():
     reasons = reasons_of(make(llama(), "Q4_K_M"))
     assert reasons["blk.3.ffn_down.weight"] == (
-        "ffn_down, in the first or last eighth of the layers, or every third layer between: Q6_K"
+        "ffn_down, in the first or last eighth of the layers or every third layer between: Q6_K"
     )
     assert reasons["blk.0.attn_norm.weight"] == "norm: kept"
     assert reasons["blk.0.attn_q.weight"] == "default of Q4_K_M: Q4_K"

@@ -216,9 +216,8 @@ def test_a_type_that_needs_importance_and_has_none_is_refused_or_plain_or_replac
         quantreg.plan("small.gguf", "IQ2_S")
     plain = {t.name: t for t in quantreg.plan("small.gguf", "IQ3_XXS", on_missing_importance="plain").tensors}
     assert plain["blk.3.ffn_up.weight"].to_type == "IQ3_XXS"
-    with pytest.raises(
-        PlanError, match="IQ2_S requires an importance matrix"
-    ):  # it uses IQ2_XS, which cannot be encoded without one
+    # The file type IQ2_S uses the type IQ2_XS, which cannot be encoded without importance.
+    with pytest.raises(PlanError, match="IQ2_S requires an importance matrix"):
         quantreg.plan("small.gguf", "IQ2_S", on_missing_importance="plain")
     fallback = {t.name: t for t in quantreg.plan("small.gguf", "IQ3_XXS", on_missing_importance="fallback").tensors}
     tensor = fallback["blk.3.ffn_up.weight"]

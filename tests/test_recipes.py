@@ -186,9 +186,7 @@ def test_a_clash_is_refused_unless_it_is_a_replacement():
 def test_a_file_type_may_take_the_name_of_another_type_only_on_purpose():
     registry = FileTypes(BUILT_IN, find_type=quantreg.types.get)
     for new in (FileType("Q8_K", None, "Q4_K", ""), FileType("MINE", None, "Q4_K", "", aliases=("Q8_K",))):
-        with pytest.raises(
-            PluginError, match="'Q8_K' is the name of a type, but the file type uses Q4_K: choose another name"
-        ):
+        with pytest.raises(PluginError, match="'Q8_K' is the name of a type, but the file type uses Q4_K: choose"):
             registry.register(new)
     registry.register(FileType("Q8_1", None, "Q8_1", "the uniform recipe"))
     on_purpose = FileType("Q8_K", None, "Q4_K", "")

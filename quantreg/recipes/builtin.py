@@ -92,7 +92,7 @@ def middle(t: Candidate) -> bool:
     return t.group_size // 8 <= t.index < 7 * t.group_size // 8
 
 
-@condition("in the first or last eighth of the layers, or every third layer between")
+@condition("in the first or last eighth of the layers or every third layer between")
 def more_bits(t: Candidate) -> bool:
     eighth = t.group_size // 8
     return t.index < eighth or t.index >= 7 * t.group_size // 8 or (t.index - eighth) % 3 == 2

@@ -61,7 +61,7 @@ class Calibration:
     def __init__(self, file_type: FileType, imatrix: Importance | None, options: PlanOptions) -> None:
         self.file_type = file_type
         self.imatrix = imatrix
-        self.missing = options.on_missing_importance
+        self.missing: str = options.on_missing_importance
         names: Iterable[str] = () if imatrix is None else imatrix.entries
         if options.include_weights:
             names = (name for name in names if any(part in name for part in options.include_weights))

@@ -7,7 +7,7 @@ types given by pattern, the recipe's rules, and last the fallback for rows that 
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantreg.errors import PlanError, QuantregError
 from quantreg.ggml import PLAIN_TYPES
@@ -18,7 +18,7 @@ from quantreg.recipes.checks import Checks
 from quantreg.recipes.edits import metadata_edits
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.keep import kept_because
-from quantreg.recipes.model import ModelFacts, ModelHeader, model_facts
+from quantreg.recipes.model import ModelHeader, model_facts
 from quantreg.recipes.options import PlanOptions, pairs
 from quantreg.recipes.order import arrange, trimmed
 from quantreg.recipes.plans import Plan, TensorPlan
@@ -175,11 +175,12 @@ class _Planner:
             if self.output_type:
                 return Choice(self.output_type.name, f"output_tensor_type, tied to the output: {self.output_type.name}")
         group = "attn_v" if role in ATTENTION_V else role
+        facts: Any = self.watched  # it has the attributes of ModelFacts
         candidate = Candidate(
             name=name,
             dims=dims,
             role=role,
-            model=cast(ModelFacts, self.watched),  # it has all attributes of the facts
+            model=facts,
             default_type=self.default.name,
             default_block_size=self.default.block_size,
             has_imatrix=bool(self.calibration.names),

@@ -134,7 +134,7 @@ def condition(text: str) -> Callable[[C], C]:
     """Decorate a function ``Candidate -> bool`` with the words that describe it in the reasons of a plan."""
 
     def mark(function: C) -> C:
-        function.text = text  # type: ignore[attr-defined]
+        function.__dict__["text"] = text  # type checkers do not let a callable have attributes
         return function
 
     return mark

@@ -15,9 +15,8 @@ def write_models(folder):
     small_model.write_imatrix(folder / "small-imatrix.gguf")
     _write_mixture(folder / "moe.gguf", folder / "moe-imatrix.gguf")
     _write_tied(folder / "tied.gguf")
-    _write_shards(
-        folder, "meta", [0, 20]
-    )  # the first shard has only metadata, as gguf-split --no-tensor-first-split writes it
+    # The first shard has only metadata, as gguf-split --no-tensor-first-split writes it.
+    _write_shards(folder, "meta", [0, 20])
     _write_shards(folder, "in", [15, 15])
     quantreg.quantize_file(folder / "small.gguf", folder / "q8.gguf", "Q8_0")
     (folder / "types.txt").write_text("attn_v=q8_0 FFN_.*=q5_0\nattn_k=q6_k\n")
