@@ -1,4 +1,4 @@
-"""What an importance matrix covers of a model, and tensors it does not."""
+"""Which tensors of a model an importance matrix covers, and what happens to the others."""
 
 import json
 
@@ -15,7 +15,7 @@ EXPERTS = "blk.0.ffn_up_exps.weight"
 
 @pytest.fixture
 def moe(tmp_path, monkeypatch):
-    """moe.gguf with four experts, and imatrix.gguf in which expert 2 saw no token and expert 3 has zeros."""
+    """Write moe.gguf with four experts, and imatrix.gguf where expert 2 saw no token and expert 3 has zeros."""
     monkeypatch.chdir(tmp_path)
     x = small_model.noise(5, (4, 16, 256)).astype(np.float16)
     q = small_model.noise(6, (32, 256)).astype(np.float16)
@@ -49,7 +49,7 @@ def test_the_report_names_missing_entries_zero_rows_and_unused_entries(moe):
     assert not found.complete
 
 
-def test_entries_of_another_length_are_reported_not_raised(moe):
+def test_entries_of_another_length_are_reported_without_an_error(moe):
     own = ImportanceMatrix({"blk.0.attn_q.weight": np.ones(7), "blk.0.attn_k.weight": np.zeros(256)})
     states = {t.name: (t.state, t.zero_rows) for t in quantreg.coverage("moe.gguf", own).tensors}
     assert states["blk.0.attn_q.weight"] == ("wrong length", ())
@@ -64,10 +64,10 @@ def test_the_command_prints_a_table_or_json(moe, capsys):
     assert cli.main(["coverage", "--json", "moe.gguf", "imatrix.gguf"]) == 0
     assert json.loads(capsys.readouterr().out)["unused"] == ["blk.9.attn_q.weight"]
     assert cli.main(["coverage", "moe.gguf", "moe.gguf"]) == 1
-    assert "no importance matrix" in capsys.readouterr().err
+    assert "not an importance matrix" in capsys.readouterr().err
 
 
-def test_each_expert_is_encoded_with_its_own_row_and_one_without_tokens_with_ones(moe):
+def test_each_expert_is_encoded_with_its_own_row_or_with_ones(moe):
     result = quantreg.quantize_file("moe.gguf", "out.gguf", "Q4_K_S", "imatrix.gguf")
     assert any("the count is 0 for 1 of 4 experts" in text for text in result.warnings)
     rows = moe / np.array([[3], [2], [1], [1]], np.float32)
@@ -77,7 +77,7 @@ def test_each_expert_is_encoded_with_its_own_row_and_one_without_tokens_with_one
         np.testing.assert_array_equal(b[EXPERTS].data, expected)
 
 
-def test_a_missing_entry_stops_goes_without_or_falls_back_as_asked(moe):
+def test_the_option_decides_what_happens_without_an_entry(moe):
     with pytest.raises(PlanError, match=r"no entry for blk\.0\.attn_k\.weight"):
         quantreg.quantize_file("moe.gguf", "out.gguf", "IQ3_XXS", "imatrix.gguf", pure=True)
     kept = {}
@@ -92,7 +92,7 @@ def test_a_missing_entry_stops_goes_without_or_falls_back_as_asked(moe):
     assert kept["fallback"]["blk.0.attn_q.weight"] == kept["plain"]["blk.0.attn_q.weight"] == "IQ3_XXS"
 
 
-def test_the_command_line_option_for_missing_importance(moe, capsys):
+def test_the_command_has_the_option_for_missing_importance(moe, capsys):
     words = ["quantize", "--imatrix", "imatrix.gguf", "--pure", "moe.gguf", "out.gguf", "IQ3_XXS"]
     assert cli.main(words) == 1
     assert cli.main([*words, "--on-missing-importance", "fallback"]) == 0

@@ -1,4 +1,4 @@
-"""Importance matrices: the reference's arithmetic, and files that are damaged."""
+"""Importance matrices: the reference's arithmetic, the mapping, and damaged files."""
 
 import contextlib
 import struct
@@ -18,7 +18,7 @@ f32 = np.float32
 
 
 def legacy(entries, tail=b"", count=None):
-    """The bytes of a .dat file; entries are (name, calls, values)."""
+    """The bytes of a .dat file with these entries (name, calls, values)."""
     parts = [struct.pack("<i", len(entries) if count is None else count)]
     for name, calls, values in entries:
         raw = name.encode() if isinstance(name, str) else name
@@ -57,7 +57,7 @@ def bits(array):
     return np.asarray(array, f32).view(np.uint32).tolist()
 
 
-# --- what is read ---
+# --- reading ---
 
 
 def test_a_legacy_file_gives_sums_divided_by_calls(tmp_path):
@@ -66,7 +66,7 @@ def test_a_legacy_file_gives_sums_divided_by_calls(tmp_path):
     assert (matrix.dataset, matrix.chunk_count, matrix.path) == ("wiki.txt", 37, str(tmp_path / "i.dat"))
     assert list(matrix.entries) == ["a.weight", "b.weight"]
     assert bits(matrix.entries["a.weight"]) == [bits(value / f32(7)) for value in sums]
-    assert bits(matrix.entries["b.weight"]) == bits(sums)  # never called: the reference takes the sums
+    assert bits(matrix.entries["b.weight"]) == bits(sums)  # never called: the reference uses the sums
     assert matrix.n_values("a.weight") == 4
     assert matrix.warnings == []
 
@@ -75,7 +75,7 @@ def test_a_legacy_file_gives_sums_divided_by_calls(tmp_path):
     ("end", "dataset", "chunks"),
     [(b"", None, 0), (struct.pack("<i", 5), None, 5), (tail(5, ""), None, 5), (tail(-1, "x"), "x", 0)],
 )
-def test_legacy_tail_is_optional(tmp_path, end, dataset, chunks):
+def test_the_end_of_a_legacy_file_is_optional(tmp_path, end, dataset, chunks):
     matrix = read(tmp_path, legacy([("a", 1, [1])], end))
     assert (matrix.dataset, matrix.chunk_count) == (dataset, chunks)
 
@@ -91,26 +91,26 @@ def test_a_gguf_file_gives_sums_divided_by_rounded_counts(tmp_path):
     assert matrix.row("a.weight", 6).shape == (6,)
 
 
-def test_expert_that_was_never_called(tmp_path):
+def test_an_expert_that_was_never_called_gets_ones(tmp_path):
     tensors = {"a.in_sum2": [[0, 0], [4, 5]], "a.counts": [[0], [2]]}
     matrix = ImportanceMatrix.read(write_gguf(tmp_path / "i.gguf", tensors))
     assert matrix.row("a", 2, 2).tolist() == [[1, 1], [2, 2.5]]
-    assert "entry a: the count is 0 for 1 of 2 experts, the importance is taken as ones" in matrix.warnings[0]
+    assert "entry a: the count is 0 for 1 of 2 experts, so an importance of ones is used" in matrix.warnings[0]
 
 
-def test_rows_of_zeros_become_ones(tmp_path):
+def test_a_row_of_zeros_becomes_ones(tmp_path):
     matrix = read(tmp_path, legacy([("a", 1, [0, 0, 0, 4]), ("b", 1, [0, 0])]))
     assert matrix.row("a", 2, 2).tolist() == [[1, 1], [0, 4]]
     assert matrix.row("b", 2).tolist() == [1, 1]
     assert matrix.row("b", 2).dtype == f32
     assert [text.partition(": ")[2] for text in matrix.warnings] == [
-        "entry a: all values of 1 of 2 experts (first: 0) are zero, taken as ones",
-        "entry b: all values are zero, taken as ones",
+        "entry a: all values of 1 of 2 experts (the first is 0) are zero, so ones are used instead",
+        "entry b: all values are zero, so ones are used instead",
     ]
     assert matrix.entries["b"].tolist() == [0, 0]
 
 
-def test_zero_blocks_are_told_and_kept(tmp_path):
+def test_blocks_of_zeros_are_kept_with_a_warning(tmp_path):
     values = np.ones(96, f32)
     values[32:64] = 0
     matrix = read(tmp_path, legacy([("a", 1, values)]))
@@ -118,7 +118,7 @@ def test_zero_blocks_are_told_and_kept(tmp_path):
     assert matrix.warnings[0].endswith("entry a: 1 of 3 blocks of 32 columns are all zero")
 
 
-def test_statistics_of_ones_own():
+def test_a_matrix_of_own_statistics():
     matrix = ImportanceMatrix({"a": np.arange(6.0).reshape(2, 3)}, dataset="mine", chunk_count=3)
     assert matrix.row("a", 3, 2).tolist() == [[0, 1, 2], [3, 4, 5]]
     assert matrix.n_values("a") == 6
@@ -126,7 +126,7 @@ def test_statistics_of_ones_own():
         ImportanceMatrix({"a": [1, np.nan]})
 
 
-def test_wrong_length_and_missing_entry(tmp_path):
+def test_a_wrong_length_or_a_missing_entry_is_refused(tmp_path):
     matrix = read(tmp_path, legacy([("a", 1, [1, 2, 3])]))
     with pytest.raises(ImportanceError, match=r"i.dat: entry a has 3 values, expected 1 x 4"):
         matrix.row("a", 4)
@@ -136,7 +136,7 @@ def test_wrong_length_and_missing_entry(tmp_path):
         matrix.row("b", 3)
 
 
-def test_both_forms_that_llama_imatrix_wrote_of_one_matrix():
+def test_the_legacy_and_the_gguf_file_of_one_matrix_agree():
     old = ImportanceMatrix.read(GOLDEN / "minilm-imatrix.dat")
     new = ImportanceMatrix.read(GOLDEN / "minilm-imatrix.gguf")
     assert len(old.entries) > 30
@@ -147,12 +147,46 @@ def test_both_forms_that_llama_imatrix_wrote_of_one_matrix():
         np.testing.assert_allclose(old.entries[key], new.entries[key], rtol=1e-5)
 
 
-# --- what is refused ---
+# --- the mapping ---
+
+
+def test_a_matrix_maps_tensor_names_to_entries(tmp_path):
+    matrix = read(tmp_path, legacy([("a.weight", 2, [2, 4]), ("b.weight", 1, [1])], tail(3, "x.txt")))
+    own = ImportanceMatrix({"a.weight": [[1.0], [2.0]], "b.weight": [1]})
+    for each in (matrix, own):
+        assert "a.weight" in each
+        assert "c.weight" not in each
+        assert (len(each), list(each)) == (2, ["a.weight", "b.weight"])
+        assert each["a.weight"].tolist() == [1, 2]
+        assert each["a.weight"].dtype == f32
+        assert each.get("c.weight") is None
+        with pytest.raises(KeyError, match=r"c\.weight"):
+            each["c.weight"]
+        with pytest.raises(KeyError, match=r"c\.weight"):
+            each.n_values("c.weight")
+    assert matrix == matrix
+    assert matrix != own
+    assert len({matrix, own}) == 2
+
+
+def test_the_html_of_a_matrix_shows_its_entries_and_its_source(tmp_path):
+    matrix = read(tmp_path, legacy([("a.weight", 2, [2, 4]), ("<b>", 1, np.ones(1024))], tail(3, "x<y>.txt")))
+    html = matrix._repr_html_()
+    assert "2 entries, 3 chunks of x&lt;y&gt;.txt</caption>" in html
+    assert "i.dat" in html
+    assert ">a.weight</td>" in html
+    assert ">1,024</td>" in html
+    assert "&lt;b&gt;" in html
+    assert "<b>" not in html
+    assert "<caption>ImportanceMatrix: 1 entries</caption>" in ImportanceMatrix({"a": [1]})._repr_html_()
+
+
+# --- damaged files ---
 
 GOOD = legacy([("abc.weight", 3, [1, 2, 3, 4]), ("d.weight", 3, [5, 6])], tail(9, "calib.txt"))
 
 
-# Cut before the tail, and cut between the two numbers of the tail, a file is as older versions wrote it.
+# A file that ends before its tail, or between the two numbers of the tail, is one that an older version wrote.
 COMPLETE = {len(GOOD) - 17, len(GOOD) - 13, len(GOOD)}
 
 
@@ -170,18 +204,18 @@ def test_a_legacy_file_may_end_before_or_within_its_tail(tmp_path):
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (legacy([], count=0), "says it holds 0 entries"),
-        (legacy([("a", 1, [1])], count=-1), "says it holds -1 entries"),
-        (legacy([("a", 1, [1])], count=2**31 - 1), "says it holds 2147483647 entries"),
+        (legacy([], count=0), "it claims 0 entries"),
+        (legacy([("a", 1, [1])], count=-1), "it claims -1 entries"),
+        (legacy([("a", 1, [1])], count=2**31 - 1), "it claims 2147483647 entries"),
         (struct.pack("<ii", 1, 2**31 - 1) + b"abc" * 10, "the name of entry 1 of 1 at byte 8 takes 2147483647 bytes"),
         (struct.pack("<ii", 1, -5) + b"abc" * 10, "takes -5 bytes"),
         (struct.pack("<ii1sii", 1, 1, b"a", 1, 2**31 - 1) + b"abcd", "the data of entry a at byte 17 takes 8589934588"),
-        (struct.pack("<ii1sii", 1, 1, b"a", 1, 0) + b"abcd", "entry a says it has 0 values"),
+        (struct.pack("<ii1sii", 1, 1, b"a", 1, 0) + b"abcd", "entry a claims 0 values"),
         (legacy([("a", -1, [1])]), "from -1 calls"),
-        (legacy([(b"\xff\xfe", 1, [1])]), "is no text"),
-        (legacy([("", 1, [1])]), "is no text"),
-        (legacy([("a\0b", 1, [1])]), "is no text"),
-        (legacy([("a", 1, [1]), ("a", 1, [1])]), "entry a is there twice"),
+        (legacy([(b"\xff\xfe", 1, [1])]), "is not text"),
+        (legacy([("", 1, [1])]), "is not text"),
+        (legacy([("a\0b", 1, [1])]), "is not text"),
+        (legacy([("a", 1, [1]), ("a", 1, [1])]), "entry a appears twice"),
         (legacy([("a", 1, [1, np.nan])]), "entry a: value 1 is nan"),
         (legacy([("a", 1, [np.inf])]), "entry a: value 0 is inf"),
         (legacy([("a", 1, [0, 0, -1])]), "entry a: value 2 is -1.0"),
@@ -189,16 +223,16 @@ def test_a_legacy_file_may_end_before_or_within_its_tail(tmp_path):
         (b"", "the number of entries"),
     ],
 )
-def test_a_damaged_legacy_file_is_refused_with_what_is_wrong(tmp_path, raw, message):
+def test_the_error_about_a_damaged_legacy_file_says_what_is_wrong(tmp_path, raw, message):
     with pytest.raises(ImportanceError) as caught:
         read(tmp_path, raw)
     assert message in str(caught.value)
     assert "i.dat" in str(caught.value)
 
 
-def test_bytes_after_the_end_are_told(tmp_path):
+def test_bytes_after_the_end_give_a_warning(tmp_path):
     matrix = read(tmp_path, GOOD + b"xyz")
-    assert "3 bytes after the end" in matrix.warnings[0]
+    assert "3 unexpected bytes after the end" in matrix.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -206,17 +240,17 @@ def test_bytes_after_the_end_are_told(tmp_path):
     [
         ({"a.in_sum2": [1.0]}, "entry a is incomplete: the tensor a.counts is missing"),
         ({"a.counts": [1.0]}, "entry a is incomplete: the tensor a.in_sum2 is missing"),
-        ({"a.in_sum2": [1.0, 2, 3], "a.counts": [1.0, 2]}, "3 sums do not divide among 2 counts"),
+        ({"a.in_sum2": [1.0, 2, 3], "a.counts": [1.0, 2]}, "3 sums do not divide into 2 rows"),
         ({"a.in_sum2": [1.0, np.nan], "a.counts": [1.0]}, "entry a: value 1 is nan"),
         ({"a.in_sum2": [1.0, -2], "a.counts": [1.0]}, "entry a: value 1 is -2.0"),
         ({"a.in_sum2": [1.0], "a.counts": [-1.0]}, "entry a.counts: value 0 is -1.0"),
         ({"a.in_sum2": [1.0], "a.counts": [np.inf]}, "entry a.counts: value 0 is inf"),
-        ({"a.in_sum2": [1.0], "a.counts": [1e30]}, "entry a: counts are cut off or beyond 64 bits"),
+        ({"a.in_sum2": [1.0], "a.counts": [1e30]}, "entry a: the counts are cut off or do not fit into 64 bits"),
         ({"a.in_sum2": np.ones(2, np.float16), "a.counts": [1.0]}, "a.in_sum2 is F16, expected F32"),
-        ({"other": [1.0]}, "holds no entries"),
+        ({"other": [1.0]}, "has no entries"),
     ],
 )
-def test_a_damaged_gguf_file_is_refused_with_what_is_wrong(tmp_path, tensors, message):
+def test_the_error_about_a_damaged_gguf_file_says_what_is_wrong(tmp_path, tensors, message):
     path = write_gguf(tmp_path / "i.gguf", tensors)
     with pytest.raises(ImportanceError) as caught:
         ImportanceMatrix.read(path)
@@ -224,16 +258,16 @@ def test_a_damaged_gguf_file_is_refused_with_what_is_wrong(tmp_path, tensors, me
     assert "i.gguf" in str(caught.value)
 
 
-def test_gguf_that_is_something_else(tmp_path):
+def test_a_gguf_file_that_is_not_an_imatrix_is_refused(tmp_path):
     path = write_gguf(tmp_path / "i.gguf", {"a.in_sum2": [1.0], "a.counts": [1.0]}, datasets=None)
     with pytest.raises(ImportanceError, match=r"lacks the key imatrix\.datasets"):
         ImportanceMatrix.read(path)
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ImportanceError, match=r"no readable importance matrix: .*i\.gguf"):
+    with pytest.raises(ImportanceError, match=r"not a readable importance matrix: .*i\.gguf"):
         ImportanceMatrix.read(path)
 
 
-def test_file_that_shrinks_after_it_was_read(tmp_path):
+def test_a_file_that_shrinks_after_it_was_read_is_refused(tmp_path):
     matrix = read(tmp_path, GOOD)
     (tmp_path / "i.dat").write_bytes(GOOD[:40])
     with pytest.raises(ImportanceError, match=r"entry d\.weight: the file has shrunk"):
@@ -241,7 +275,7 @@ def test_file_that_shrinks_after_it_was_read(tmp_path):
 
 
 @given(st.binary(max_size=200))
-def test_nothing_but_importance_errors_escapes(tmp_path_factory, raw):
+def test_random_bytes_raise_only_importance_errors(tmp_path_factory, raw):
     path = tmp_path_factory.getbasetemp() / "random.dat"
     path.write_bytes(raw)
     with contextlib.suppress(ImportanceError):
@@ -249,7 +283,7 @@ def test_nothing_but_importance_errors_escapes(tmp_path_factory, raw):
 
 
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 255))
-def test_a_changed_byte_is_read_or_refused(tmp_path_factory, at, byte):
+def test_a_file_with_a_changed_byte_is_read_or_refused(tmp_path_factory, at, byte):
     path = tmp_path_factory.getbasetemp() / "changed.dat"
     path.write_bytes(GOOD[:at] + bytes([byte]) + GOOD[at + 1 :])
     with contextlib.suppress(ImportanceError):

@@ -1,4 +1,4 @@
-"""llama-quantize's options, typed as there: the reference's bytes, or a clear error where it refuses or crashes."""
+"""llama-quantize's command lines give the reference's bytes, or a clear error where it refuses or crashes."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ import pytest
 
 from quantreg import cli
 
-# command line -> digests of the files it writes, "refused" or "crashed"; made by golden/make_options.py
+# Command line -> digests of the files it writes, or "refused", or "crashed". Made by golden/make_options.py.
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "options.json").read_text())
 
 
@@ -26,7 +26,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def quantize(models, monkeypatch, tmp_path, capsys):
-    """Call the command in the folder of the models: returns (exit code, stderr, digests of what it wrote)."""
+    """A function that runs the command in the folder of the models: (exit code, stderr, digests of its output)."""
     monkeypatch.chdir(models)
 
     def call(*words):
@@ -50,7 +50,7 @@ def test_the_command_does_what_the_reference_does_or_says_why_not(line, quantize
     else:
         assert code in (1, 2)
         assert "rror: " in stderr
-        assert len(stderr.splitlines()) == (1 if code == 1 else 4)  # wrong usage shows the usage, too
+        assert len(stderr.splitlines()) == (1 if code == 1 else 4)  # a usage error also prints the usage
         assert written == {}
 
 
@@ -59,14 +59,14 @@ def test_the_command_does_what_the_reference_does_or_says_why_not(line, quantize
     [("15", "Q4_K"), ("q4_k", "Q4_K"), ("Q4_K_M", "Q4_K_M"), ("12", "Q3_K"), ("q3_k_m", "Q3_K_M"), ("17", "Q5_K"),
      ("18", "Q6_K"), ("copy", "COPY"), ("f16", "F16")],
 )  # fmt: skip
-def test_the_default_name_has_the_type_as_llama_quantize_calls_it(type_name, written, monkeypatch, tmp_path):
+def test_the_default_name_contains_llama_quantizes_name_of_the_type(type_name, written, monkeypatch, tmp_path):
     option_models.small_model.write_model(tmp_path / "small.gguf")
     monkeypatch.chdir(tmp_path.parent)
     assert cli.main(["quantize", f"{tmp_path.name}/small.gguf", type_name]) == 0
     assert sorted(os.listdir(tmp_path)) == [f"ggml-model-{written}.gguf", "small.gguf"]
 
 
-def test_a_kept_split_has_the_default_name_with_numbers(models, monkeypatch, tmp_path):
+def test_a_kept_split_has_numbered_default_names(models, monkeypatch, tmp_path):
     for shard in models.glob("in-*"):
         (tmp_path / shard.name).symlink_to(shard)
     monkeypatch.chdir(tmp_path)
@@ -76,13 +76,13 @@ def test_a_kept_split_has_the_default_name_with_numbers(models, monkeypatch, tmp
     }
 
 
-def test_zero_threads_are_all_processors(quantize, tmp_path):
+def test_zero_threads_means_all_processors(quantize, tmp_path):
     line = "moe.gguf OUT Q3_K_M"
     code, _, written = quantize("moe.gguf", str(tmp_path / "out.gguf"), "Q3_K_M", "0")
     assert (code, written) == (0, GOLDEN[line])
 
 
-def test_a_file_of_tensor_types_counts_where_it_stands(quantize, models):
+def test_a_file_of_tensor_types_counts_at_its_place_in_the_command(quantize, models):
     before = ["--tensor-type", "attn_v=q4_0", "--tensor-type-file=types.txt"]
     code, stderr, _ = quantize("--dry-run", *before, "--tensor-type-file")
     assert (code, "requires an argument" in stderr) == (2, True)

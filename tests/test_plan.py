@@ -1,4 +1,4 @@
-"""The plan: every decision of the reference's, the order of its output, its metadata."""
+"""The plan makes the reference's decisions: types, order of the tensors, metadata."""
 
 import json
 
@@ -28,7 +28,7 @@ def edits_of(planned):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_types_of_every_file_type_are_the_references(name):
+def test_every_file_type_gives_the_types_of_the_reference(name):
     found = model(name)
     sources = {t.name: t.type_name for t in found.header.tensors}
     for key, expected in found.data["plans"].items():
@@ -44,7 +44,7 @@ def test_types_of_every_file_type_are_the_references(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_order_is_the_references(name):
+def test_the_order_of_tensors_is_the_references(name):
     found = model(name)
     names = [t.name for t in found.header.tensors]
     planned = make(found.header, "Q8_0")
@@ -52,7 +52,7 @@ def test_order_is_the_references(name):
 
 
 def options_of(args, name):
-    """(file type, keywords) of a llama-quantize command line."""
+    """The file type and the keywords that stand for a llama-quantize command line."""
     keywords, pairs = {"tensor_types": [], "override_kv": []}, list(args[:-1])
     while pairs:
         match pairs.pop(0):
@@ -83,7 +83,7 @@ def options_of(args, name):
 
 
 @pytest.mark.parametrize(("name", "run"), RUNS, ids=[f"{name} {' '.join(run['args'])}" for name, run in RUNS])
-def test_runs_of_llama_quantize(name, run):
+def test_a_run_of_llama_quantize_has_the_same_plan(name, run):
     file_type, keywords = options_of(run["args"], name)
     source = real_model(name).header
     if not run["ok"]:
@@ -100,7 +100,7 @@ def test_runs_of_llama_quantize(name, run):
 # --- metadata ---
 
 
-def test_metadata_is_written_in_the_references_order():
+def test_metadata_edits_are_in_the_order_of_the_reference():
     imatrix = StubImatrix({"blk.0.attn_v.weight": 256, "blk.1.attn_v.weight": 256}, "calib/i.dat", "wiki.txt", 37)
     overrides = [("general.name", "renamed"), ("a.flag", True), ("a.n", -7), ("a.x", 0.5)]
     planned = make(llama(), "Q4_K_M", imatrix=imatrix, override_kv=overrides, prune_layers=[2])
@@ -122,7 +122,7 @@ def test_metadata_is_written_in_the_references_order():
     ]
 
 
-def test_imatrix_metadata_leaves_out_what_is_not_known():
+def test_unknown_facts_about_the_imatrix_are_left_out_of_the_metadata():
     planned = make(llama(), "Q4_0", imatrix=StubImatrix({"blk.0.attn_v.weight": 256}, path="x" * 200))
     assert edits_of(planned)[5:] == [
         ("quantize.imatrix.file", "string", "x" * 127),
@@ -130,13 +130,13 @@ def test_imatrix_metadata_leaves_out_what_is_not_known():
     ]
 
 
-def test_cut_imatrix_path_keeps_its_bytes():
+def test_an_imatrix_path_that_is_cut_keeps_its_bytes():
     planned = make(llama(), "Q4_0", imatrix=StubImatrix({"blk.0.attn_v.weight": 256}, path="x" * 126 + "é"))
     value = planned.metadata[5].value
     assert value.encode("utf-8", "surrogateescape") == b"x" * 126 + "é".encode()[:1]
 
 
-def test_imatrix_without_usable_entries_counts_as_none():
+def test_an_imatrix_without_usable_entries_counts_as_none():
     imatrix = StubImatrix({"blk.0.attn_v.weight": 256})
     planned = make(llama(8), "Q4_0", imatrix=imatrix, include_weights=["ffn"])
     assert len(planned.metadata) == 5
@@ -147,13 +147,13 @@ def test_imatrix_without_usable_entries_counts_as_none():
 @pytest.mark.parametrize(
     ("metadata", "number"), [({"general.file_type": 7}, 7), ({}, 1024 + 1), ({"general.file_type": 2}, 2)]
 )
-def test_copy_keeps_or_guesses_the_file_type(metadata, number):
+def test_a_copy_keeps_or_guesses_the_file_type(metadata, number):
     planned = make(llama(**metadata), "COPY")
     assert edits_of(planned)[1] == ("general.file_type", "u32", number)
     assert all(not t.converted for t in planned.tensors)
 
 
-def test_uniform_recipe_of_a_type_without_number():
+def test_the_uniform_recipe_of_a_type_has_no_number():
     x9_k = stub_type("X9_K", 1009, 256, 290, "Q8_0", row_header_size=4)
     planned = plan_header(llama(), "x9_k", types=types_with(x9_k))
     assert edits_of(planned)[1] == ("general.file_type", None, None)
@@ -164,24 +164,24 @@ def test_uniform_recipe_of_a_type_without_number():
 # --- single decisions ---
 
 
-def test_reasons_are_for_people():
+def test_reasons_are_in_plain_words():
     reasons = reasons_of(make(llama(), "Q4_K_M"))
     assert reasons["blk.3.ffn_down.weight"] == (
-        "ffn_down, one of the first or last eighth or of every third between: Q6_K"
+        "ffn_down, in the first or last eighth of the layers or every third layer between: Q6_K"
     )
     assert reasons["blk.0.attn_norm.weight"] == "norm: kept"
-    assert reasons["blk.0.attn_q.weight"] == "Q4_K_M by default: Q4_K"
+    assert reasons["blk.0.attn_q.weight"] == "default of Q4_K_M: Q4_K"
     assert reasons["output.weight"] == "output: Q6_K"
     narrow = make(llama(width=384, tied=True), "Q4_K_M")
     assert reasons_of(narrow)["blk.0.attn_q.weight"] == (
-        "384 is not a multiple of 256: Q5_0 instead (Q4_K_M by default: Q4_K)"
+        "384 is not a multiple of 256: Q5_0 instead (default of Q4_K_M: Q4_K)"
     )
     assert reasons_of(narrow)["token_embd.weight"] == (
-        "token_embd, tied to the output, rows that the type's blocks do not divide: Q8_0"
+        "token_embd, tied to the output, row length not a multiple of the block size: Q8_0"
     )
 
 
-def test_fallbacks_are_counted_and_priced():
+def test_fallbacks_are_listed_with_their_cost():
     planned = make(llama(1, width=384), "Q4_K_M", pure=True)
     assert len(planned.fallbacks) == 9
     assert {t.wanted for t in planned.fallbacks} == {"Q4_K"}
@@ -190,18 +190,18 @@ def test_fallbacks_are_counted_and_priced():
     assert make(llama(1), "Q4_K_M").fallback_cost == 0
 
 
-def test_no_fallback_refuses():
+def test_no_fallback_refuses_rows_that_do_not_divide():
     with pytest.raises(PlanError, match=r"token_embd.weight: Q6_K does not fit .* no_fallback is set: give this"):
         make(llama(width=384), "Q6_K", no_fallback=True)
 
 
-def test_unusual_width_falls_back_to_f16():
+def test_rows_that_no_block_divides_fall_back_to_f16():
     planned = make(llama(width=100), "Q4_K_M")
     assert types_of(planned)["blk.0.attn_q.weight"] == "F16"
     assert reasons_of(planned)["blk.0.attn_q.weight"].startswith("100 is not a multiple of 32: F16")
 
 
-def test_bytes_and_bits():
+def test_a_plan_knows_its_bytes_and_bits_per_weight():
     planned = make(llama(1), "Q8_0")
     assert planned.bytes == sum(t.bytes for t in planned.tensors)
     quantized = 256 * 2000 + 7 * 256 * 256
@@ -209,7 +209,7 @@ def test_bytes_and_bits():
     assert planned.bits_per_weight == planned.bytes * 8 / (quantized + 512)
 
 
-def test_to_dict_is_json():
+def test_to_dict_returns_data_for_json():
     data = json.loads(json.dumps(make(llama(1), "Q8_0").to_dict()))
     assert set(data) == {"tensors", "bytes", "bits_per_weight"}
     assert data["tensors"][0] == {
@@ -222,31 +222,31 @@ def test_to_dict_is_json():
     }
 
 
-def test_trailing_ones_are_dropped_and_decide_what_is_a_matrix():
+def test_dimensions_do_not_count_trailing_ones():
     tensors = [tensor("a.weight", (256, 4, 1, 1)), tensor("b.weight", (256, 1)), tensor("c.weight", ())]
     planned = make(header(tensors), "Q8_0")
     assert [(t.dims, t.to_type) for t in planned.tensors] == [((256, 4), "Q8_0"), ((256,), "F16"), ((1,), "F16")]
 
 
-def test_four_dimensions_are_all_encoded():
+def test_a_tensor_with_four_dimensions_is_encoded_whole():
     planned = make(header([tensor("a.weight", (256, 4, 3, 2))]), "Q8_0")
     assert planned.tensors[0].bytes == 24 * 8 * 34
     assert planned.tensors[0].n_experts == 3
 
 
-def test_tensor_type_precedence():
+def test_the_first_tensor_type_that_matches_decides():
     source = llama(2)
     planned = make(source, "Q4_K_M", tensor_types=[("attn_[qk]", "q8_0"), ("attn", "Q5_K"), ("output", "F16")])
     types = types_of(planned)
     found = [types[name] for name in ("blk.0.attn_q.weight", "blk.1.attn_v.weight", "output.weight")]
     assert found == ["Q8_0", "Q5_K", "F16"]
-    # F16 files take no overrides; the named options still count.
+    # Patterns have no effect on an F16 file, but the option for the output does.
     types = types_of(make(source, "F16", tensor_types=[("attn", "Q5_K")], output_tensor_type="q8_0"))
     assert (types["blk.0.attn_q.weight"], types["output.weight"]) == ("F16", "Q8_0")
 
 
-def test_manual_types_do_not_advance_the_counters():
-    # Of 8 layers the first gets more bits; with blk.0 out of the way the second is the first that is counted.
+def test_tensors_with_a_given_type_do_not_advance_the_counters():
+    # The first of 8 layers gets more bits. With a type given for blk.0, the rules see blk.1 as the first.
     types = types_of(make(llama(8), "Q4_K_M", tensor_types=[(r"blk\.0\.ffn_down", "Q8_0")]))
     assert [types[f"blk.{i}.ffn_down.weight"] for i in range(4)] == ["Q8_0", "Q6_K", "Q4_K", "Q4_K"]
 
@@ -263,14 +263,14 @@ def test_output_type_reaches_tied_embeddings_only_through_the_mixture():
     assert types_of(pure)["token_embd.weight"] == "Q4_K"
 
 
-def test_overrides_feed_the_rules():
+def test_rules_see_the_overrides():
     key = "llama.attention.head_count_kv"
     assert types_of(make(llama(), "Q2_K"))["blk.0.attn_v.weight"] == "Q4_K"
     types = types_of(make(llama(), "Q2_K", override_kv=[(key, 8)]))
     assert types["blk.0.attn_v.weight"] == "Q3_K"
 
 
-def test_head_counts_a_layer_use_the_first():
+def test_of_head_counts_per_layer_the_first_one_counts():
     source = llama(**{"llama.attention.head_count_kv": [0, 2, 2, 2]})
     assert types_of(make(source, "Q2_K"))["blk.0.attn_v.weight"] == "Q3_K"
 
@@ -286,12 +286,12 @@ def test_head_counts_a_layer_use_the_first():
         ("llama", 81, 1, {"llama.nextn_predict_layers": 1}, "Q5_K"),
     ],
 )
-def test_v_of_a_70b_gets_more(arch, layers, kv, extra, wanted):
+def test_v_of_a_70b_model_gets_more_bits(arch, layers, kv, extra, wanted):
     types = types_of(make(llama(layers, arch=arch, heads_kv=kv, **extra), "Q4_K_S"))
     assert types["blk.40.attn_v.weight"] == wanted
 
 
-def test_falcon_rules():
+def test_falcon_has_rules_of_its_own():
     types = types_of(make(llama(16, arch="falcon"), "Q4_K_M"))
     assert types["output.weight"] == "Q8_0"
     assert [types[f"blk.{i}.ffn_down.weight"] for i in range(6)] == ["Q6_K", "Q5_K", "Q4_K", "Q4_K", "Q5_K", "Q4_K"]
@@ -300,7 +300,7 @@ def test_falcon_rules():
     assert types["blk.0.attn_output.weight"] == "Q3_K"
 
 
-def test_glm5_next():
+def test_glm5_keeps_its_sensitive_tensors():
     source = llama(arch="glm5-next")
     source.tensors += (tensor("blk.0.attn_q_a.weight", (256, 8)), tensor("blk.0.attn_k_b.weight", (256, 8)))
     types = types_of(make(source, "Q4_K_M"))
@@ -308,7 +308,7 @@ def test_glm5_next():
     assert types_of(make(source, "MXFP4_MOE"))["blk.0.attn_q_a.weight"] == "Q8_0"
 
 
-def test_mxfp4_moe():
+def test_mxfp4_moe_is_for_experts_only():
     types = types_of(make(llama(experts=4), "MXFP4_MOE"))
     assert (types["blk.0.ffn_up_exps.weight"], types["blk.0.attn_q.weight"]) == ("MXFP4", "Q8_0")
     source = llama(experts=4, arch="bailingmoe3")
@@ -318,7 +318,7 @@ def test_mxfp4_moe():
 
 
 @pytest.mark.parametrize("file_type", ["MXFP4", "NVFP4"])
-def test_our_recipes_for_dense_models(file_type):
+def test_mxfp4_and_nvfp4_have_recipes_for_dense_models(file_type):
     planned = make(llama(), file_type)
     types = types_of(planned)
     assert (types["output.weight"], types["blk.0.attn_q.weight"]) == ("Q6_K", file_type)
@@ -343,3 +343,40 @@ def test_pruned_layers_are_renumbered_and_keep_their_importance():
     }
     with pytest.raises(PlanError, match="cannot prune layer 4: the layers of the model are 0 to 3"):
         make(llama(), "Q4_K_S", prune_layers=[4])
+
+
+# --- the plan as a mapping ---
+
+
+def test_a_plan_maps_names_to_tensor_plans():
+    planned = make(llama(1), "Q4_K_M")
+    assert planned["blk.0.attn_q.weight"].to_type == "Q4_K"
+    assert planned.get("blk.0.attn_q.weight") is planned["blk.0.attn_q.weight"]
+    assert "blk.0.attn_q.weight" in planned
+    assert "blk.1.attn_q.weight" not in planned
+    assert planned.get("blk.1.attn_q.weight") is None
+    with pytest.raises(KeyError, match=r"blk\.1\.attn_q\.weight"):
+        planned["blk.1.attn_q.weight"]
+    assert list(planned) == [t.name for t in planned.tensors]
+    assert list(planned.values()) == list(planned.tensors)
+    assert len(planned) == 11
+
+
+def test_the_html_of_a_plan_has_one_row_per_tensor():
+    planned = make(llama(1), "Q4_K_M")
+    html = planned._repr_html_()
+    assert f"<caption>Q4_K_M: 11 tensors, {planned.bytes:,} bytes" in html
+    assert html.count("<tr>") == 1 + len(planned)
+    for t in planned.tensors:
+        assert f">{t.name}<" in html
+        assert f">{t.reason}<" in html
+
+
+def test_the_html_of_a_plan_escapes_names_and_reasons():
+    hostile = "<script>alert('1')</script> & \"x\".weight"
+    planned = make(header([tensor(hostile, (256, 4))]), "Q8_0", tensor_types=[("<script>", "Q4_0")])
+    html = planned._repr_html_()
+    assert hostile in planned
+    assert "<script>" not in html
+    assert "&lt;script&gt;alert(&#x27;1&#x27;)&lt;/script&gt; &amp; &quot;x&quot;.weight" in html
+    assert "tensor type &lt;script&gt;: Q4_0" in html

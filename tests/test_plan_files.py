@@ -1,4 +1,4 @@
-"""A plan as a file: unedited it gives the same bytes, edited it gives what it says, damaged it says what is wrong."""
+"""Plan files: unedited, they give the same bytes; edited, what they say; damaged, a clear error."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def run(*words):
 
 
 def edited(change, path="plan.json"):
-    """Rewrite the plan with change(data, tensors by name)."""
+    """Call change(data, tensors by name) and write the plan again."""
     data = json.loads(Path(path).read_text())
     change(data, {row["name"]: row for row in data["tensors"]})
     Path(path).write_text(json.dumps(data))
@@ -54,7 +54,7 @@ def test_a_kept_split_is_part_of_the_plan(at):
         assert [len(header.tensors) for header in model.headers] == [20, 19]
 
 
-def test_the_file_has_a_line_a_tensor_with_reasons_and_sizes(at):
+def test_the_file_has_one_line_per_tensor_with_reason_and_size(at):
     plan = quantreg.plan("small.gguf", "Q4_K_M")
     quantreg.write_plan(plan, "plan.json")
     rows = [line for line in Path("plan.json").read_text().splitlines() if line.startswith('    {"name"')]
@@ -88,10 +88,7 @@ def test_a_tensor_without_a_line_is_left_out_with_a_warning(at, capsys):
     run("plan", "small.gguf", "Q8_0", "-o", "plan.json")
     edited(lambda data, tensors: data["tensors"].remove(tensors["output.weight"]))
     assert run("quantize", "--plan", "plan.json", "small.gguf", "out.gguf") == 0
-    assert (
-        "1 tensors of the model have no line in the plan and are left out (the first is output.weight)"
-        in capsys.readouterr().err
-    )
+    assert "left out tensors of the model that have no line in the plan: output.weight\n" in capsys.readouterr().err
     with quantreg.open("out.gguf") as model:
         assert "output.weight" not in model
 
@@ -106,7 +103,7 @@ def test_a_dry_run_shows_the_edited_plan(at, capsys):
     assert (row["to"], row["bytes"], row["reason"]) == ("Q5_0", 96 * 256 // 32 * 22, "plan.json: Q5_0")
 
 
-def test_a_run_with_a_plan_warns_of_the_source_as_one_without_does_and_once(at, capsys):
+def test_a_run_with_a_plan_gives_the_warnings_about_the_source_once(at, capsys):
     quantreg.write(
         "long.gguf", {"general.architecture": "llama"}, {"x" * 63 + ".weight": np.ones((2, 256), np.float16)}
     )
@@ -119,7 +116,7 @@ def test_a_run_with_a_plan_warns_of_the_source_as_one_without_does_and_once(at, 
         assert [line for line in err.splitlines() if "warning" in line] == told.splitlines()
 
 
-def test_a_plan_in_python_is_carried_out_as_it_is(at):
+def test_a_plan_object_is_carried_out_unchanged(at):
     plan = quantreg.plan("small.gguf", "Q5_K_S", imatrix="imatrix.gguf")
     quantreg.quantize_file("small.gguf", "a.gguf", plan)
     quantreg.quantize_file("small.gguf", "b.gguf", "Q5_K_S", "imatrix.gguf")
@@ -143,20 +140,22 @@ def set_to(name, value):
         (set_to("blk.0.ffn_down.weight", "Q4_K"), "does not fit rows of 288 values"),
         (set_to("blk.0.attn_q.weight", "IQ2_XXS"), "requires an importance matrix"),
         (lambda data, tensors: tensors["output.weight"].update(name="other.weight"), "no such tensor"),
-        (lambda data, tensors: tensors["output.weight"].update(shape=[1, 2]), "plan this model anew"),
+        (lambda data, tensors: tensors["output.weight"].update(shape=[1, 2]), "make a new plan of this model"),
         (lambda data, tensors: tensors["output.weight"].update(name="token_embd.weight"), "two lines"),
         (lambda data, tensors: data["tensors"].append(7), "expected an object"),
         (lambda data, tensors: data["metadata"].append(["a"] * 5), "expected [key, type, value]"),
         (lambda data, tensors: data["metadata"].append(["a", "u8", 700]), "is not a metadata value"),
-        (lambda data, tensors: data["options"].update(pure=True), "'pure' is none of"),
+        (lambda data, tensors: data["options"].update(pure=True), "'pure' is not one of"),
         (lambda data, tensors: data["options"].update(include_weights=5), "options"),
-        (lambda data, tensors: data.pop("tensors"), "'tensors' is None"),
+        (lambda data, tensors: data.pop("tensors"), "'tensors' is missing"),
+        (lambda data, tensors: data.update(tensors={}), "'tensors' is {}, which has the wrong type"),
+        (lambda data, tensors: tensors["output.weight"].update(source=["a"]), "['a']: the model has no such tensor"),
         (lambda data, tensors: data.update(file_type="Q4_K_X"), "unknown file type"),
         (lambda data, tensors: data.update(quantreg_plan=99), "version 99"),
         (lambda data, tensors: data.update(imatrix="gone.gguf"), "gone.gguf"),
     ],
 )
-def test_what_is_wrong_in_a_plan_is_one_clear_line(at, capsys, change, message):
+def test_an_error_in_a_plan_file_is_reported_in_one_line(at, capsys, change, message):
     run("plan", "small.gguf", "Q4_K_M", "-o", "plan.json")
     edited(change)
     capsys.readouterr()
@@ -168,13 +167,13 @@ def test_what_is_wrong_in_a_plan_is_one_clear_line(at, capsys, change, message):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "{", '"quantreg_plan"', "[" * 100_000])
-def test_a_file_that_is_no_plan_is_refused(at, text):
+def test_a_file_that_is_not_a_plan_is_refused(at, text):
     Path("plan.json").write_text(text)
-    with pytest.raises(QuantregError, match=r"plan\.json: is no"):
+    with pytest.raises(QuantregError, match=r"plan\.json: is not (a plan|JSON)"):
         quantreg.read_plan("plan.json", "small.gguf")
 
 
-def test_options_that_a_plan_has_settled_are_wrong_usage(at, capsys):
+def test_options_that_the_plan_already_decides_are_a_usage_error(at, capsys):
     run("plan", "small.gguf", "Q4_K_M", "-o", "plan.json")
     for words in (["--pure"], ["--imatrix", "imatrix.gguf"], ["--tensor-type", "a=q8_0"], ["--keep-split"]):
         assert run("quantize", *words, "--plan", "plan.json", "small.gguf", "out.gguf") == 2
@@ -182,7 +181,7 @@ def test_options_that_a_plan_has_settled_are_wrong_usage(at, capsys):
     assert run("quantize", "--plan", "plan.json", "small.gguf", "out.gguf", "Q4_K_M", "2") == 2
 
 
-def test_a_plan_does_not_replace_the_model_or_the_imatrix(at, capsys):
+def test_a_plan_never_overwrites_the_model_or_the_imatrix(at, capsys):
     imatrix = ["--imatrix", "imatrix.gguf"]
     for path in ("small.gguf", "imatrix.gguf"):
         before = Path(path).read_bytes()
@@ -191,7 +190,7 @@ def test_a_plan_does_not_replace_the_model_or_the_imatrix(at, capsys):
         assert Path(path).read_bytes() == before
 
 
-def test_a_model_does_not_replace_the_plan_or_the_names(at, capsys):
+def test_a_model_never_overwrites_the_plan_or_the_names(at, capsys):
     run("plan", "small.gguf", "Q8_0", "-o", "plan.json")
     quantreg.export("small.gguf", "small.safetensors")
     with quantreg.open("small.gguf") as model:
@@ -206,22 +205,23 @@ def test_a_model_does_not_replace_the_plan_or_the_names(at, capsys):
         assert Path(name).read_bytes() == before
 
 
-def test_an_existing_plan_needs_force(at):
+def test_an_existing_plan_is_replaced_only_with_force(at):
     assert run("plan", "small.gguf", "Q4_K_M", "-o", "plan.json") == 0
     assert run("plan", "small.gguf", "Q4_K_M", "-o", "plan.json") == 1
     assert run("plan", "small.gguf", "Q4_K_M", "-o", "plan.json", "--force") == 0
 
 
-def test_types_that_need_importance_and_have_none_stop_or_do_without_or_fall_back(at):
+def test_a_type_that_needs_importance_and_has_none_is_refused_or_plain_or_replaced(at):
     with pytest.raises(PlanError, match="requires an importance matrix"):
         quantreg.plan("small.gguf", "IQ2_S")
     plain = {t.name: t for t in quantreg.plan("small.gguf", "IQ3_XXS", on_missing_importance="plain").tensors}
     assert plain["blk.3.ffn_up.weight"].to_type == "IQ3_XXS"
-    with pytest.raises(PlanError, match="IQ2_S requires an importance matrix"):  # its IQ2_XS cannot be encoded without
+    # The file type IQ2_S uses the type IQ2_XS, which cannot be encoded without importance.
+    with pytest.raises(PlanError, match="IQ2_S requires an importance matrix"):
         quantreg.plan("small.gguf", "IQ2_S", on_missing_importance="plain")
     fallback = {t.name: t for t in quantreg.plan("small.gguf", "IQ3_XXS", on_missing_importance="fallback").tensors}
     tensor = fallback["blk.3.ffn_up.weight"]
     assert (tensor.to_type, tensor.wanted) == ("IQ3_S", "IQ3_XXS")
-    assert "no importance for it" in tensor.reason
+    assert "no importance for this tensor" in tensor.reason
     with pytest.raises(PlanError, match="on_missing_importance"):
         quantreg.plan("small.gguf", "IQ3_XXS", on_missing_importance="maybe")

@@ -1,4 +1,4 @@
-"""What a plan refuses, and the words of the command line that are no options."""
+"""Models and options that a plan refuses, and arguments of the command line that cannot be parsed."""
 
 import pytest
 from plan_models import StubImatrix, header, llama, make, tensor
@@ -7,8 +7,8 @@ from quantreg.errors import ImportanceError, PlanError, UnknownFileTypeError, Un
 from quantreg.recipes import PlanOptions, parse_layers, parse_override, parse_tensor_type
 
 
-def test_missing_imatrix_says_how_to_get_one():
-    with pytest.raises(PlanError, match=r"IQ2_XS requires an importance matrix: blk.*attn_k.weight .*llama-imatrix"):
+def test_the_error_about_a_missing_imatrix_says_how_to_make_one():
+    with pytest.raises(PlanError, match=r"IQ2_XS requires an importance matrix for blk.*attn_k.weight .*llama-imatrix"):
         make(llama(), "IQ2_XS")
     assert len(make(llama(), "IQ2_XS", check=False).problems) == 1
     with pytest.raises(PlanError, match="Q2_K_S requires an importance matrix"):
@@ -16,11 +16,13 @@ def test_missing_imatrix_says_how_to_get_one():
     make(llama(), "Q2_K")
 
 
-def test_missing_entry_is_told_apart():
+def test_the_error_about_a_missing_entry_names_the_tensor():
     with pytest.raises(PlanError, match=r"the imatrix has no entry for blk.0.attn_k.weight"):
         make(llama(), "IQ2_XS", imatrix=StubImatrix({"blk.0.attn_v.weight": 256}))
     planned = make(llama(), "Q4_0", imatrix=StubImatrix({"blk.0.attn_v.weight": 256}))
-    assert "no entry for it: blk.0.attn_k.weight (F16 to Q4_0) and 26 more" in planned.warnings[0]
+    assert planned.warnings[0] == (
+        "the imatrix has no entry for blk.0.attn_k.weight (F16 to Q4_0) and 26 more: quantized without importance"
+    )
 
 
 def test_embeddings_need_no_importance_unless_the_encoder_does():
@@ -48,7 +50,7 @@ def test_quantized_tensors_are_not_quantized_again_unless_allowed():
     assert not any(t.converted for t in same.tensors)
 
 
-def test_unknown_source_type_can_be_copied_only():
+def test_a_tensor_of_an_unknown_type_can_only_be_copied():
     source = header([tensor("a.weight", (256, 4), "MYSTERY")])
     with pytest.raises(PlanError, match=r"no installed plugin reads a.weight \(MYSTERY to Q8_0\)"):
         make(source, "Q8_0")
@@ -56,8 +58,8 @@ def test_unknown_source_type_can_be_copied_only():
 
 
 @pytest.mark.parametrize("option", ["output_tensor_type", "token_embedding_type"])
-def test_named_type_must_fit(option):
-    with pytest.raises(PlanError, match=rf"{option} Q5_K does not fit rows of 384 values, .* choose Q5_1 or F16"):
+def test_a_type_given_for_one_tensor_must_fit(option):
+    with pytest.raises(PlanError, match=rf"{option} Q5_K does not fit rows of 384 values, .*: choose Q5_1 or F16"):
         make(llama(width=384), "Q8_0", **{option: "q5_k"})
 
 
@@ -71,7 +73,7 @@ def test_ffn_of_a_mixture_of_experts_must_belong_to_a_layer():
         make(source, "MXFP4_MOE")
 
 
-def test_unknown_names_of_types_suggest_the_nearest():
+def test_the_error_about_an_unknown_type_suggests_similar_names():
     with pytest.raises(UnknownFileTypeError, match=r"did you mean Q4_K_S or Q4_K_M or Q4_K\?"):
         make(llama(), "Q4_K_N")
     with pytest.raises(UnknownTypeError, match="did you mean Q8_0"):
@@ -81,19 +83,19 @@ def test_unknown_names_of_types_suggest_the_nearest():
 
 
 @pytest.mark.parametrize("pattern", ["attn_(", "[[:digits:]]", "*"])
-def test_patterns_that_are_no_regular_expressions_are_refused(pattern):
+def test_a_pattern_that_is_not_a_regular_expression_is_refused(pattern):
     with pytest.raises(PlanError, match="tensor type pattern"):
         make(llama(), "Q4_0", tensor_types=[(pattern, "Q8_0")])
 
 
-def test_overrides_that_no_metadata_value_can_hold_are_refused():
+def test_an_override_that_metadata_cannot_hold_is_refused():
     with pytest.raises(PlanError, match="does not fit into 32 bits"):
         make(llama(), "Q4_0", override_kv=[("a", 2**32)])
     with pytest.raises(PlanError, match="expected a bool"):
         make(llama(), "Q4_0", override_kv=[("a", [1])])
 
 
-def test_options_that_exclude_each_other_or_come_twice_are_refused():
+def test_options_that_exclude_each_other_or_are_given_twice_are_refused():
     with pytest.raises(PlanError, match="cannot be used together"):
         PlanOptions(include_weights="a", exclude_weights="b")
     with pytest.raises(TypeError):
@@ -102,22 +104,22 @@ def test_options_that_exclude_each_other_or_come_twice_are_refused():
 
 
 @pytest.mark.parametrize("text", ["attn", "=Q4_0", "attn=", ""])
-def test_tensor_type_arguments_of_another_form_are_refused(text):
+def test_a_malformed_tensor_type_argument_is_refused(text):
     with pytest.raises(PlanError, match="expected PATTERN=TYPE"):
         parse_tensor_type(text)
 
 
-def test_tensor_type_argument_is_lowercased():
+def test_the_pattern_of_a_tensor_type_argument_becomes_lower_case():
     assert parse_tensor_type("ATTN_V=Q8_0") == ("attn_v", "Q8_0")
 
 
 @pytest.mark.parametrize("text", ["a", "a=int", "a=int:x", "a=bool:yes", "a=u8:1", "=int:1", "a=str:" + "x" * 128])
-def test_override_arguments_of_another_form_are_refused(text):
+def test_a_malformed_override_argument_is_refused(text):
     with pytest.raises(PlanError, match="override"):
         parse_override(text)
 
 
-def test_override_arguments_give_a_key_and_a_typed_value():
+def test_an_override_argument_is_a_key_and_a_typed_value():
     assert [parse_override(f"k={text}") for text in ("int:-3", "float:.5", "bool:true", "str:a=b:c")] == [
         ("k", -3),
         ("k", 0.5),
@@ -127,6 +129,6 @@ def test_override_arguments_give_a_key_and_a_typed_value():
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,,2", "-1"])
-def test_layers_that_are_no_numbers_are_refused(text):
+def test_layers_that_are_not_numbers_are_refused(text):
     with pytest.raises(PlanError, match="expected numbers"):
         parse_layers(text)

@@ -237,7 +237,7 @@ def test_a_recipe_with_the_name_of_another_type_is_refused_and_told(run):
     new = FileType("Q8_K", None, "Q4_K", "")
     with installed(register_recipes=lambda register: register(new)):
         assert "Q8_K" not in file_types
-        assert "file type Q8_K: 'Q8_K' is a type and not the one it gives, Q4_K" in run("plugins")[2]
+        assert "file type Q8_K: 'Q8_K' is the name of a type, but the file type uses Q4_K" in run("plugins")[2]
 
 
 def test_a_failing_register_commands_disables_only_itself_and_is_told(run):

@@ -1,4 +1,4 @@
-"""File types: the registry, the table, and recipes of plugins."""
+"""File types: the registry, the built-in table, and recipes of plugins."""
 
 import re
 import subprocess
@@ -34,7 +34,7 @@ def test_a_file_type_is_found_by_number_and_by_name_in_any_case():
     assert set(re.findall(r"(\w+) \d+", NUMBERS)) | {"MXFP4", "COPY"} <= set(file_types)
 
 
-def test_aliases_mean_the_medium_mix():
+def test_an_alias_means_the_medium_mix():
     assert [file_types[name].name for name in ("q3_k", "Q4_K", "q5_K")] == ["Q3_K_M", "Q4_K_M", "Q5_K_M"]
 
 
@@ -51,14 +51,14 @@ def test_an_unknown_file_type_is_refused(key):
         file_types.find(key, TYPES)
 
 
-def test_a_type_stands_for_the_uniform_recipe():
+def test_the_name_of_a_type_means_the_uniform_recipe():
     found = file_types.find("iq2_s", {"IQ2_S": TYPES["IQ2_S"]})
-    assert found.number == 28  # the file type comes first
+    assert found.number == 28  # a file type takes precedence over a type
     types = {"Q9_X": TYPES["Q8_0"]}
-    assert file_types.find("q9_x", types) == FileType("Q8_0", None, "Q8_0", "Q8_0 for every tensor that is quantized")
+    assert file_types.find("q9_x", types) == FileType("Q8_0", None, "Q8_0", "Q8_0 for every quantized tensor")
 
 
-def test_every_type_a_row_names_exists():
+def test_every_type_that_a_row_names_exists():
     for file_type in BUILT_IN:
         assert file_type.type in TYPES
         for row in file_type.rules:
@@ -83,7 +83,7 @@ def test_every_type_a_row_names_exists():
         ("blk.0.attn_q_a.weight", "other"),
     ],
 )
-def test_a_role_follows_from_the_name(name, role):
+def test_the_role_follows_from_the_name(name, role):
     assert role_of(name) == role
 
 
@@ -108,12 +108,12 @@ def test_tensors_that_are_not_quantized_have_a_reason(name):
 
 
 @pytest.mark.parametrize("name", ["blk.0.attn_q.weight", "weight", "cls.weight"])
-def test_other_matrices_are_quantized_but_no_vectors(name):
+def test_other_matrices_are_quantized_but_vectors_are_not(name):
     assert kept_because(name, (256, 256), "llama") is None
     assert kept_because(name, (256,), "llama") == "fewer than two dimensions"
 
 
-def test_tensors_are_written_by_layer_then_by_the_bytes_of_their_names():
+def test_tensors_are_sorted_by_layer_then_by_the_bytes_of_their_names():
     names = ["blk.10.a", "blk.2.b", "blk.2.B", "z", "blk.2x", "v.blk.1.a", "é", "blk.-3.a", "blk.x"]
     ordered, layers = arrange([SimpleNamespace(name=name) for name in names], ())
     assert [name for name, _ in ordered] == [
@@ -131,7 +131,7 @@ def odd(t):
 
 
 def like_its_gate(t, chosen):
-    """Looks at the plan so far."""
+    """A rule that looks at the plan so far."""
     gate = t.planned.get(t.name.replace("ffn_up", "ffn_gate"))
     return Choice(gate, "like its gate") if t.role == "ffn_up" and gate else None
 
@@ -154,7 +154,7 @@ def hook(*additions, replace=False, name="mine"):
     return SimpleNamespace(function=register_recipes, plugin_name=name)
 
 
-def test_a_plugin_adds_a_recipe_with_rules_over_name_layer_shape_and_plan():
+def test_a_plugin_adds_a_recipe_whose_rules_use_name_layer_shape_and_plan():
     hooks = [hook(MINE)]
     registry = FileTypes(BUILT_IN, lambda: hooks)
     assert registry["mine"] is registry[1234] is MINE
@@ -171,11 +171,11 @@ def test_a_plugin_adds_a_recipe_with_rules_over_name_layer_shape_and_plan():
     assert "MINE" not in registry
 
 
-def test_clashes_are_refused_and_replacements_are_not():
-    other = FileType("Q4_K", 4321, "Q4_K", "takes an alias of Q4_K_M's")
+def test_a_clash_is_refused_unless_it_is_a_replacement():
+    other = FileType("Q4_K", 4321, "Q4_K", "takes an alias of Q4_K_M")
     failed = []
     registry = FileTypes(BUILT_IN, lambda: [hook(MINE, other), hook("nonsense")], lambda *report: failed.append(report))
-    assert "MINE" not in registry  # all of a plugin's recipes or none
+    assert "MINE" not in registry  # either all of a plugin's recipes are added or none
     assert "'Q4_K' is taken by Q4_K_M" in str(failed[0][1])
     assert "expected a quantreg.FileType" in str(failed[1][1])
     registry = FileTypes(BUILT_IN, lambda: [hook(other, replace=True)])
@@ -183,12 +183,12 @@ def test_clashes_are_refused_and_replacements_are_not():
     assert registry["q4_k_m"].number == 15
 
 
-def test_a_file_type_with_the_name_of_another_type_than_its_own_is_refused_unless_on_purpose():
+def test_a_file_type_may_take_the_name_of_another_type_only_on_purpose():
     registry = FileTypes(BUILT_IN, find_type=quantreg.types.get)
     for new in (FileType("Q8_K", None, "Q4_K", ""), FileType("MINE", None, "Q4_K", "", aliases=("Q8_K",))):
-        with pytest.raises(PluginError, match="'Q8_K' is a type and not the one it gives, Q4_K: choose another name"):
+        with pytest.raises(PluginError, match="'Q8_K' is the name of a type, but the file type uses Q4_K: choose"):
             registry.register(new)
-    registry.register(FileType("Q8_1", None, "Q8_1", "its own"))
+    registry.register(FileType("Q8_1", None, "Q8_1", "the uniform recipe"))
     on_purpose = FileType("Q8_K", None, "Q4_K", "")
     registry.register(on_purpose, replace=True)
     assert registry["Q8_K"] is on_purpose
@@ -203,13 +203,13 @@ def test_a_file_type_may_be_registered_by_hand():
     assert len(registry) == len(BUILT_IN) + 1
 
 
-def test_a_recipe_may_name_types_that_need_an_imatrix():
+def test_a_recipe_can_require_an_imatrix_for_its_types():
     picky = FileType("PICKY", None, "Q4_0", "", needs_imatrix=("Q4_0",))
     planned = plan_header(header([tensor("a.weight", (32, 2))]), picky, types=TYPES, check=False)
     assert "PICKY requires an importance matrix" in planned.problems[0]
 
 
-def test_import_is_light():
+def test_importing_recipes_loads_neither_numpy_nor_pluggy_nor_click():
     script = "import sys; import quantreg.recipes; print([m for m in ('numpy', 'pluggy', 'click') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Importance matrices: reading them, and what they cover of a model."""
+"""Importance matrices: reading them, and which tensors of a model they cover."""
 
 from quantreg.importance.matrix import ImportanceMatrix
 

@@ -1,5 +1,6 @@
 """Which tensors of a model an importance matrix covers, and how well."""
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +16,13 @@ __all__ = ["Coverage", "TensorCoverage", "coverage"]
 
 @dataclass(frozen=True, slots=True)
 class TensorCoverage:
-    """What the imatrix knows of one tensor.
+    """How well an importance matrix covers one tensor.
 
-    ``state``: "covered"; "no entry"; "wrong length" (made for another model); "partly", where some rows or blocks carry
-    nothing. ``n_experts`` rows, one for a plain matrix; ``zero_rows`` numbers those that are all zero or were never
-    counted: they are taken as ones. ``zero_columns`` is the share of columns in the other rows that are zero.
+    - ``state``: "covered"; "partly" (some rows or columns are zero); "no entry"; "wrong length" (the matrix was made
+      for another model).
+    - ``n_experts``: the number of importance rows, 1 for a plain matrix.
+    - ``zero_rows``: the numbers of the rows that are all zero or were never counted. Ones are used instead of them.
+    - ``zero_columns``: the share of zeros in the other rows, from 0 to 1.
     """
 
     name: str
@@ -31,18 +34,23 @@ class TensorCoverage:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """``tensors`` that a recipe may quantize, in the order of the output; ``unused`` entries that belong to none."""
+    """How well an importance matrix covers a model.
+
+    ``tensors`` are those that a recipe may quantize, in the order of the output. ``unused`` are the names of entries
+    for which the model has no tensor.
+    """
 
     tensors: tuple[TensorCoverage, ...]
     unused: tuple[str, ...]
 
     @property
     def complete(self) -> bool:
+        """Whether every tensor is covered."""
         return all(tensor.state == "covered" for tensor in self.tensors)
 
 
-def coverage(src, imatrix) -> Coverage:
-    """Hold an importance matrix (path or ImportanceMatrix) against the model at src.
+def coverage(src: str | os.PathLike[str], imatrix: ImportanceMatrix | str | os.PathLike[str]) -> Coverage:
+    """Compare an importance matrix (an ImportanceMatrix or its path) with the GGUF model at src.
 
     Raises GGUFFormatError, ImportanceError, OSError.
     """
@@ -50,22 +58,23 @@ def coverage(src, imatrix) -> Coverage:
         imatrix = ImportanceMatrix.read(imatrix)
     headers = gguf.read_shards(src, layout=layout_of)
     architecture = str(headers[0].metadata.get("general.architecture", ""))
-    found, used = [], set()
+    found: list[TensorCoverage] = []
+    used: set[str] = set()
     for name, info in arrange([info for header in headers for info in header.tensors], ())[0]:
         dims = trimmed(info.dims)
         used.add(name)
         if kept_because(name, dims, architecture) is None:
             found.append(_of_tensor(name, dims, imatrix))
-    return Coverage(tuple(found), tuple(name for name in imatrix.entries if name not in used))
+    return Coverage(tuple(found), tuple(name for name in imatrix if name not in used))
 
 
-def _of_tensor(name, dims, imatrix):
+def _of_tensor(name: str, dims: tuple[int, ...], imatrix: ImportanceMatrix) -> TensorCoverage:
     n_cols, n_experts = dims[0], dims[2] if len(dims) > 2 else 1
-    if name not in imatrix.entries:
+    if name not in imatrix:
         return TensorCoverage(name, "no entry", n_experts)
     if imatrix.n_values(name) != n_cols * n_experts:
         return TensorCoverage(name, "wrong length", n_experts)
-    rows = np.asarray(imatrix.entries[name]).reshape(n_experts, n_cols)
+    rows = imatrix[name].reshape(n_experts, n_cols)
     dead = ~rows.any(axis=1)
     counts = imatrix.counts(name)
     if counts is not None and len(counts) == n_experts:

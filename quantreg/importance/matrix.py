@@ -1,19 +1,21 @@
 """Importance matrices: which input columns of each tensor mattered on calibration text, read from legacy or GGUF files.
 
-The numbers are llama-quantize's, bit for bit: sums of squared activations divided by how often they were added to, in
-float32. Files are read entry by entry, so a matrix for a model with hundreds of experts costs no more memory than one
-entry.
+The values are llama-quantize's, bit for bit: sums of squared activations divided by the number of additions, in
+float32. Files are read entry by entry, so even a matrix for a model with hundreds of experts takes no more memory than
+its largest entry.
 """
 
 import os
 import struct
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from quantreg.errors import GGUFFormatError, ImportanceError
 from quantreg.gguf import read_header
+from quantreg.html import table
 
 __all__ = ["ImportanceMatrix"]
 
@@ -22,29 +24,49 @@ _SUMS, _COUNTS = ".in_sum2", ".counts"
 _METADATA = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 
 
-class ImportanceMatrix:
-    """Importance of the input columns of each tensor.
+class ImportanceMatrix(Mapping[str, NDArray[np.float32]]):
+    """The importance of the input columns of each tensor.
 
-    ``entries`` maps tensor names to float32 arrays of n_experts * n_cols values; of a file they are read when asked
-    for. ``dataset`` names the calibration text (None: not known), ``chunk_count`` is how many chunks of it were used
-    (0: not known), ``path`` is the file as given. ``warnings`` collects what `row` and reading found odd.
+    ``matrix[name]`` is the entry of a tensor: float32 (n_experts * n_cols,), where a plain matrix counts as one expert.
+    An entry of a file is read each time it is asked for. A name without an entry raises KeyError. Two matrices are
+    equal only if they are the same object.
+
+    - ``entries``: the mapping that the matrix was made from, or that reads the file.
+    - ``dataset``: the name of the calibration text, or None if it is not known.
+    - ``chunk_count``: how many chunks of the text were used; 0 if that is not known.
+    - ``path``: the path of the file, or None.
+    - ``warnings``: what `read` and `row` noticed, as sentences.
     """
 
-    def __init__(self, entries: Mapping, *, dataset: str | None = None, chunk_count: int = 0, path: str | None = None):
-        """From a mapping of names to arrays: statistics of your own. ImportanceError for values no file may hold."""
-        self.dataset, self.chunk_count, self.path = dataset, chunk_count, path
+    def __init__(
+        self,
+        entries: Mapping[str, ArrayLike],
+        *,
+        dataset: str | None = None,
+        chunk_count: int = 0,
+        path: str | None = None,
+    ) -> None:
+        """Make a matrix from statistics of your own: a mapping of tensor names to arrays of any shape.
+
+        Raises ImportanceError for values that are negative or not finite.
+        """
+        self.dataset: str | None = dataset
+        self.chunk_count: int = chunk_count
+        self.path: str | None = path
         self.warnings: list[str] = []
-        if not isinstance(entries, _FileEntries):
-            entries = {name: np.asarray(values, np.float32).reshape(-1) for name, values in entries.items()}
-            for name, values in entries.items():
+        self.entries: Mapping[str, NDArray[np.float32]]
+        if isinstance(entries, _FileEntries):
+            self.entries = entries
+        else:
+            self.entries = {name: np.asarray(values, np.float32).reshape(-1) for name, values in entries.items()}
+            for name, values in self.entries.items():
                 _check_values(name, values, path)
-        self.entries = entries
 
     @classmethod
-    def read(cls, path) -> "ImportanceMatrix":
-        """Read a legacy or GGUF importance matrix and check every value of it.
+    def read(cls, path: str | os.PathLike[str]) -> "ImportanceMatrix":
+        """Read a legacy or GGUF importance matrix and check every value in it.
 
-        Raises ImportanceError, naming the file and the entry, for anything damaged, and OSError for what cannot be
+        Raises ImportanceError, naming the file and the entry, for damaged data, and OSError if the file cannot be
         opened.
         """
         name = os.fspath(path)
@@ -52,64 +74,99 @@ class ImportanceMatrix:
             is_gguf = file.read(4) == b"GGUF"
         spans, dataset, chunk_count, warnings = (_index_gguf if is_gguf else _index_legacy)(name)
         if not spans:
-            raise ImportanceError(f"{name}: holds no entries: not an importance matrix, or an empty one")
-        matrix = cls(_FileEntries(name, spans), dataset=dataset, chunk_count=chunk_count, path=name)
+            raise ImportanceError(f"{name}: has no entries: it is not an importance matrix, or an empty one")
+        entries = _FileEntries(name, spans)
+        matrix = cls(entries, dataset=dataset, chunk_count=chunk_count, path=name)
         matrix.warnings += warnings
-        matrix.entries.check(matrix._warn)
+        entries.check(matrix._warn)
         return matrix
 
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return self.entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        return f"<ImportanceMatrix {self.path!r}: {len(self)} entries, {self.chunk_count} chunks>"
+
+    def _repr_html_(self) -> str:
+        where = f" {self.path}" if self.path else ""
+        chunks = f", {self.chunk_count} chunks" if self.chunk_count else ""
+        dataset = f" of {self.dataset}" if self.dataset else ""
+        return table(
+            f"ImportanceMatrix{where}: {len(self)} entries{chunks}{dataset}",
+            ("entry", "values"),
+            ((name, self.n_values(name)) for name in self),
+        )
+
     def n_values(self, name: str) -> int:
-        """Number of values of an entry, without reading it. KeyError if there is no such entry."""
+        """The number of values in an entry, without reading it. Raises KeyError if there is no such entry."""
         entries = self.entries
         return entries.spans[name].n_values if isinstance(entries, _FileEntries) else entries[name].size
 
     def counts(self, name: str) -> tuple[int, ...] | None:
-        """How often each row of an entry was added to (0: never), None where that is not known. KeyError: no entry."""
+        """How often calibration added to each row of an entry (0: never), or None if that is not known.
+
+        Raises KeyError if there is no such entry.
+        """
         entries = self.entries
         return entries.spans[name].counts if isinstance(entries, _FileEntries) else None
 
-    def row(self, name: str, n_cols: int, n_experts: int = 1) -> np.ndarray:
-        """The entry of a tensor with rows of n_cols weights: float32 (n_cols,), or (n_experts, n_cols) if n_experts >
-        1.
+    def row(self, name: str, n_cols: int, n_experts: int = 1) -> NDArray[np.float32]:
+        """The importance for a tensor whose rows have n_cols weights.
 
-        A row that is all zero carries no information and becomes ones, with a warning (the reference would lose nearly
-        all weights of some types). Raises ImportanceError if there is no such entry or it has another length.
+        Returns float32 (n_cols,), or (n_experts, n_cols) if n_experts > 1. A row of zeros carries no information and
+        becomes ones, with a warning; the reference would lose nearly all weights of some types. Raises ImportanceError
+        if there is no such entry or its length is wrong.
         """
         if name not in self.entries:
-            raise ImportanceError(f"{_where(self.path)}no entry for {name}: the imatrix does not cover this tensor")
+            raise ImportanceError(
+                f"{_where(self.path)}no entry for {name}: use an imatrix that covers this tensor, or encode it without "
+                "importance"
+            )
         if self.n_values(name) != n_cols * n_experts:
             raise ImportanceError(
                 f"{_where(self.path)}entry {name} has {self.n_values(name)} values, expected {n_experts} x {n_cols}: "
-                f"the imatrix was made for another model"
+                "use an imatrix that was made for this model"
             )
         rows = np.array(self.entries[name], np.float32).reshape(n_experts, n_cols)
         self._mend(name, rows)
         return rows if n_experts > 1 else rows[0]
 
-    def _mend(self, name, rows):
-        """Turn all-zero rows into ones in place, and tell of zero blocks in others."""
+    def _mend(self, name: str, rows: NDArray[np.float32]) -> None:
+        """Turn rows of zeros into ones in place, and warn about blocks of zeros in the other rows."""
         alive = rows.any(axis=1)
         if not alive.all():
             dead = np.flatnonzero(~alive)
-            which = f" of {len(dead)} of {len(rows)} experts (first: {dead[0]})" if len(rows) > 1 else ""
-            self._warn(f"entry {name}: all values{which} are zero, taken as ones")
+            which = f" of {len(dead)} of {len(rows)} experts (the first is {dead[0]})" if len(rows) > 1 else ""
+            self._warn(f"entry {name}: all values{which} are zero, so ones are used instead")
             rows[dead] = 1
         if rows.shape[1] and rows.shape[1] % _BLOCK == 0:
             empty = int((~rows.reshape(-1, _BLOCK).any(axis=1)).sum())
             if empty:
                 self._warn(f"entry {name}: {empty} of {rows.size // _BLOCK} blocks of {_BLOCK} columns are all zero")
 
-    def _warn(self, text):
+    def _warn(self, text: str) -> None:
         text = _where(self.path) + text
         if text not in self.warnings:
             self.warnings.append(text)
 
-    def __repr__(self):
-        return f"<ImportanceMatrix {self.path!r}: {len(self.entries)} entries, {self.chunk_count} chunks>"
-
 
 class _Span(NamedTuple):
-    """Where an entry's sums stand in the file, and what divides them (GGUF: one count an expert)."""
+    """Where the sums of an entry are in the file, and the counts that divide them (in GGUF, one per expert)."""
 
     offset: int
     n_values: int
@@ -117,13 +174,14 @@ class _Span(NamedTuple):
     per_expert: bool
 
 
-class _FileEntries(Mapping):
-    """The entries of a file, read when asked for and never all at once."""
+class _FileEntries(Mapping[str, NDArray[np.float32]]):
+    """The entries of a file. Each is read when it is asked for; the file is never read as a whole."""
 
-    def __init__(self, path: str, spans: dict[str, _Span]):
-        self.path, self.spans = path, spans
+    def __init__(self, path: str, spans: dict[str, _Span]) -> None:
+        self.path = path
+        self.spans = spans
 
-    def __getitem__(self, name) -> np.ndarray:
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
         span = self.spans[name]
         with open(self.path, "rb") as file:
             return _divided(span, self._sums(file, name, span))
@@ -134,31 +192,31 @@ class _FileEntries(Mapping):
     def __len__(self) -> int:
         return len(self.spans)
 
-    def __contains__(self, name) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self.spans
 
-    def _sums(self, file, name, span):
+    def _sums(self, file: BinaryIO, name: str, span: _Span) -> NDArray[np.float32]:
         file.seek(span.offset)
         raw = file.read(4 * span.n_values)
         if len(raw) != 4 * span.n_values:
-            raise ImportanceError(f"{self.path}: entry {name}: the file has shrunk since it was opened")
+            raise ImportanceError(f"{self.path}: entry {name}: the file has shrunk since it was first read")
         sums = np.frombuffer(raw, "<f4")
         _check_values(name, sums, self.path)
         return sums
 
-    def check(self, warn) -> None:
-        """Look at every value once."""
+    def check(self, warn: Callable[[str], None]) -> None:
+        """Read and check every value once."""
         with open(self.path, "rb") as file:
             for name, span in self.spans.items():
                 self._sums(file, name, span)
                 unused = sum(count == 0 for count in span.counts) if span.per_expert else 0
                 if unused:
                     of = f" for {unused} of {len(span.counts)} experts" if len(span.counts) > 1 else ""
-                    warn(f"entry {name}: the count is 0{of}, the importance is taken as ones")
+                    warn(f"entry {name}: the count is 0{of}, so an importance of ones is used")
 
 
-def _divided(span: _Span, sums: np.ndarray) -> np.ndarray:
-    """The mean from the sums, in float32; ones where nothing was counted (legacy files: the sums themselves)."""
+def _divided(span: _Span, sums: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The means of the sums, in float32. If nothing was counted: ones, or in legacy files the sums themselves."""
     counts = np.array(span.counts, np.float32)
     if not span.per_expert:
         return sums / counts[0] if span.counts[0] > 0 else sums.copy()
@@ -168,22 +226,25 @@ def _divided(span: _Span, sums: np.ndarray) -> np.ndarray:
     return means.reshape(-1)
 
 
-def _index_gguf(path):
-    """(spans by name, dataset, chunk count, warnings) of a GGUF file with in_sum2 and counts tensors."""
+_Index: TypeAlias = tuple[dict[str, _Span], str | None, int, list[str]]  # spans, dataset, chunk count, warnings
+
+
+def _index_gguf(path: str) -> _Index:
+    """The index of a GGUF file, which has a tensor of sums and one of counts per entry."""
     try:
         header = read_header(path)
     except GGUFFormatError as error:
-        raise ImportanceError(f"no readable importance matrix: {error}") from error
+        raise ImportanceError(f"not a readable importance matrix: {error}") from error
     missing = [key for key in _METADATA if key not in header.metadata]
     if missing:
-        raise ImportanceError(f"{path}: no importance matrix: the GGUF file lacks the key {missing[0]}")
+        raise ImportanceError(f"{path}: not an importance matrix: the GGUF file lacks the key {missing[0]}")
     sums = {t.name.removesuffix(_SUMS): t for t in header.tensors if t.name.endswith(_SUMS)}
     counts = {t.name.removesuffix(_COUNTS): t for t in header.tensors if t.name.endswith(_COUNTS)}
     for name in sorted(sums.keys() ^ counts.keys()):
         absent = _COUNTS if name in sums else _SUMS
         raise ImportanceError(f"{path}: entry {name} is incomplete: the tensor {name}{absent} is missing")
 
-    spans = {}
+    spans: dict[str, _Span] = {}
     with open(path, "rb") as file:
         for name, tensor in sums.items():
             for part in (tensor, counts[name]):
@@ -191,41 +252,44 @@ def _index_gguf(path):
                     raise ImportanceError(f"{path}: entry {name}: {part.name} is {part.type_name}, expected F32")
             n_values, n_counts = tensor.n_elements, counts[name].n_elements
             if not n_values or not n_counts or n_values % n_counts:
-                raise ImportanceError(f"{path}: entry {name}: {n_values} sums do not divide among {n_counts} counts")
+                raise ImportanceError(f"{path}: entry {name}: {n_values} sums do not divide into {n_counts} rows")
             file.seek(header.data_offset + counts[name].offset)
             raw = np.frombuffer(file.read(4 * n_counts), "<f4")
             _check_values(f"{name}{_COUNTS}", raw, path)
             if raw.size != n_counts or raw.max() >= 2**63:
-                raise ImportanceError(f"{path}: entry {name}: counts are cut off or beyond 64 bits")
+                raise ImportanceError(f"{path}: entry {name}: the counts are cut off or do not fit into 64 bits")
             whole = tuple(int(value) for value in np.floor(raw.astype(np.float64) + 0.5))  # halves go up, as in lround
             spans[name] = _Span(header.data_offset + tensor.offset, n_values, whole, True)
 
     datasets, chunks = header.metadata["imatrix.datasets"], header.metadata["imatrix.chunk_count"]
     if not isinstance(datasets, list) or not isinstance(chunks, int):
-        raise ImportanceError(f"{path}: imatrix.datasets must be an array of strings, imatrix.chunk_count an integer")
+        raise ImportanceError(
+            f"{path}: imatrix.datasets must be an array of strings, and imatrix.chunk_count an integer: make the "
+            "imatrix again"
+        )
     return spans, (str(datasets[0]) if datasets else None), chunks, list(header.warnings)
 
 
-def _index_legacy(path):
-    """The same of a legacy .dat file: counted entries (name, calls, values), then the chunk count and the dataset."""
+def _index_legacy(path: str) -> _Index:
+    """The index of a legacy .dat file: entries of name, calls and values, then the chunk count and the dataset."""
     size = os.path.getsize(path)
     spans: dict[str, _Span] = {}
     with open(path, "rb") as file:
 
-        def take(n_bytes, what):
+        def take(n_bytes: int, what: str) -> int:
             if not 0 <= n_bytes <= size - file.tell():
                 raise ImportanceError(
                     f"{path}: {what} at byte {file.tell()} takes {n_bytes} bytes, but {size - file.tell()} are left: "
-                    f"cut off, or not an importance matrix"
+                    "the file is cut off, or it is not an importance matrix"
                 )
             return n_bytes
 
-        def number(what):
+        def number(what: str) -> int:
             return struct.unpack("<i", file.read(take(4, what)))[0]
 
         n_entries = number("the number of entries")
-        if not 1 <= n_entries <= size // 16:  # an entry takes 16 bytes at least
-            raise ImportanceError(f"{path}: no importance matrix: says it holds {n_entries} entries in {size} bytes")
+        if not 1 <= n_entries <= size // 16:  # an entry takes at least 16 bytes
+            raise ImportanceError(f"{path}: not an importance matrix: it claims {n_entries} entries in {size} bytes")
         for i in range(n_entries):
             label = f"entry {i + 1} of {n_entries}"
             raw = file.read(take(number(f"the length of the name of {label}"), f"the name of {label}"))
@@ -234,17 +298,19 @@ def _index_legacy(path):
             except UnicodeDecodeError:
                 name = ""
             if not name or "\0" in name:
-                raise ImportanceError(f"{path}: the name of {label} is no text: {raw[:80]!r}")
+                raise ImportanceError(f"{path}: the name of {label} is not text: {raw[:80]!r}")
             label = f"entry {name}"
             if name in spans:
-                raise ImportanceError(f"{path}: {label} is there twice")
+                raise ImportanceError(f"{path}: {label} appears twice")
             calls, n_values = number(f"the number of calls of {label}"), number(f"the number of values of {label}")
             if calls < 0 or n_values < 1:
-                raise ImportanceError(f"{path}: {label} says it has {n_values} values from {calls} calls")
+                raise ImportanceError(f"{path}: {label} claims {n_values} values from {calls} calls")
             spans[name] = _Span(file.tell(), take(4 * n_values, f"the data of {label}") // 4, (calls,), False)
             file.seek(4 * n_values, os.SEEK_CUR)
 
-        chunk_count, dataset, warnings = 0, None, []
+        chunk_count = 0
+        dataset: str | None = None
+        warnings: list[str] = []
         if file.tell() < size:
             chunk_count = number("the number of chunks")
         if file.tell() < size:
@@ -253,20 +319,20 @@ def _index_legacy(path):
                 raw = file.read(take(length, "the dataset's name"))
                 dataset = raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
         if file.tell() < size:
-            warnings.append(f"{path}: {size - file.tell()} bytes after the end belong to nothing")
+            warnings.append(f"{path}: {size - file.tell()} unexpected bytes after the end")
     return spans, dataset, max(chunk_count, 0), warnings
 
 
-def _check_values(name, values, path):
-    """Refuse what cannot be a sum of squares."""
+def _check_values(name: str, values: NDArray[np.float32], path: str | None) -> None:
+    """Raise ImportanceError for values that cannot be sums of squares."""
     if np.isfinite(values).all() and not (values < 0).any():
         return
     at = int(np.flatnonzero(~np.isfinite(values) | (values < 0))[0])
     raise ImportanceError(
-        f"{_where(path)}entry {name}: value {at} is {values[at]}, expected finite and not negative: "
-        f"make the imatrix anew"
+        f"{_where(path)}entry {name}: value {at} is {values[at]}, but must be finite and not negative: make the "
+        "imatrix again"
     )
 
 
-def _where(path):
+def _where(path: str | None) -> str:
     return f"{path}: " if path else ""

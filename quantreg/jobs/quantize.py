@@ -142,7 +142,9 @@ def _events(
     source = open_source(src, names)
     if isinstance(file_type, Plan):
         planned = _checked(file_type, source, options)
-        imatrix = open_imatrix(imatrix or (planned.imatrix if any(t.importance for t in planned.tensors) else None))
+        if imatrix is None and any(tensor.importance for tensor in planned.tensors):
+            imatrix = planned.imatrix
+        imatrix = open_imatrix(imatrix)
     else:
         imatrix = open_imatrix(imatrix)
         planned = plan_header(source, file_type, imatrix=imatrix, options=options)
@@ -161,7 +163,7 @@ def _events(
     yield from write_files(
         source, planned, files, imatrix, threads=threads, executor=executor, force=force, begin=begin
     )  # fmt: skip
-    warnings = (*source.warnings, *planned.warnings, *warnings, *(imatrix.warnings if imatrix else ()))
+    warnings = (*source.warnings, *planned.warnings, *warnings, *(() if imatrix is None else imatrix.warnings))
     written = WriteResult.of(files)
     yield Finished(
         QuantizeResult(

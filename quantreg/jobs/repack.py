@@ -92,7 +92,7 @@ def copy_plan(source: Source) -> Plan:
     """The plan that copies every tensor as it is, in the same order, without the split keys."""
     tensors = tuple(
         TensorPlan(
-            info.name, info.dims, info, info.type_name, info.type_id, info.type_name, info.type_id, "as it is",
+            info.name, info.dims, info, info.type_name, info.type_id, info.type_name, info.type_id, "kept",
             info.nbytes,
         )
         for info in source.tensors

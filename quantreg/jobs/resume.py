@@ -20,7 +20,9 @@ def identity_of(source: Source, planned: Plan, imatrix: ImportanceMatrix | None)
         "quantreg": __version__,
         "plugins": sorted({f"{p.distribution} {p.version}" for p in registry.plugins if p.error is None}),
         "source": [list(stamp_of(path)) for path in source.paths],
-        "imatrix": _imatrix_digest(imatrix) if imatrix and any(t.importance for t in planned.tensors) else None,
+        "imatrix": _imatrix_digest(imatrix)
+        if imatrix is not None and any(t.importance for t in planned.tensors)
+        else None,
         "plan": _digest(json.dumps(recipe).encode()),
     }
 

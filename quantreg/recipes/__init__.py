@@ -1,4 +1,4 @@
-"""File types as recipes: from a model's header and a name like Q4_K_M to a `Plan`. Reads no tensor data."""
+"""File types as recipes: turn a model's header and a name such as Q4_K_M into a `Plan`, without reading tensor data."""
 
 from quantreg.recipes.catalog import file_types
 from quantreg.recipes.filetype import FileType

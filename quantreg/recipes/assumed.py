@@ -1,11 +1,16 @@
-"""What a plan assumes about a model whose metadata does not tell it."""
+"""The assumptions of a plan about a model whose metadata is incomplete."""
+
+from collections.abc import Iterable
+from typing import Any
 
 from quantreg.recipes.model import ModelFacts
+from quantreg.recipes.plans import TensorPlan
 from quantreg.recipes.rules import FFN, role_of
 
 __all__ = ["Watched"]
 
-MADE_FROM = {
+# Facts that are derived from another one -> the fact that the metadata may lack.
+_DERIVED_FROM = {
     "gqa": "head_count",
     "head_count_kv": "head_count",
     "trunk_layers": "block_count",
@@ -14,29 +19,33 @@ MADE_FROM = {
 
 
 class Watched:
-    """The facts as rules see them: remembers which ones they looked at, as only those have mattered."""
+    """The model's facts as the rules see them: records which facts were read, because only those affected the plan."""
 
-    def __init__(self, facts: ModelFacts):
-        self._facts, self._asked = facts, set()
+    def __init__(self, facts: ModelFacts) -> None:
+        self._facts = facts
+        self._read: set[str] = set()
 
-    def __getattr__(self, name):
-        self._asked.add(MADE_FROM.get(name, name))
+    def __getattr__(self, name: str) -> Any:
+        self._read.add(_DERIVED_FROM.get(name, name))
         return getattr(self._facts, name)
 
-    def assumptions(self, planned) -> tuple[str, ...]:
-        """A sentence for each fact that rules needed and the metadata lacks; ``planned`` are the TensorPlans."""
+    def assumptions(self, planned: Iterable[TensorPlan]) -> tuple[str, ...]:
+        """One sentence for each fact that the rules read and that the metadata lacks."""
         facts = self._facts
         prefix = facts.architecture or "ARCHITECTURE"
-        reason = "as llama-quantize does for clip" if prefix == "clip" else "as the names of its tensors count them"
+        layers = f"{facts.block_count} layer{'' if facts.block_count == 1 else 's'}"
+        how = "as llama-quantize does for clip" if prefix == "clip" else "counted from the tensor names"
         sentences = {
-            "architecture": "assumed that no rule for a certain architecture applies: no general.architecture",
-            "block_count": f"assumed {facts.block_count} layers, {reason}: no {prefix}.block_count",
-            "head_count": f"assumed that fewer than 4 query heads share a value head: no {prefix}.attention.head_count",
+            "architecture": "assumed that no architecture-specific rule applies, because general.architecture is "
+            "missing",
+            "block_count": f"assumed {layers}, {how}, because {prefix}.block_count is missing",
+            "head_count": f"assumed fewer than 4 query heads per value head, because {prefix}.attention.head_count is "
+            "missing",
         }
         stack = next((tensor for tensor in planned if tensor.n_experts > 1 and role_of(tensor.name) in FFN), None)
         if stack is not None:
             sentences["expert_count"] = (
-                f"assumed a model without experts, though {stack.name} holds {stack.n_experts} matrices: no "
-                f"{prefix}.expert_count"
+                f"assumed a model without experts, because {prefix}.expert_count is missing, although {stack.name} "
+                f"holds {stack.n_experts} matrices"
             )
-        return tuple(text for fact, text in sentences.items() if fact in facts.missing & self._asked)
+        return tuple(text for fact, text in sentences.items() if fact in facts.missing & self._read)

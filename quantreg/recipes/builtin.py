@@ -1,134 +1,135 @@
-"""The built-in file types, each as the rows that make it.
+"""The built-in file types, each as the rows that define it.
 
-Read a recipe from the top: the first row that fits a tensor gives its type, and a tensor that no row fits gets the type
-in the third column. `mixture` puts the rows that nearly all recipes share before a recipe's own. Tensors that are never
-quantized (norms, biases ...) are in `keep.py`; what happens when rows do not divide into blocks is in `planner.py`.
+Read a recipe from the top: the first row that fits a tensor decides its type, and a tensor that no row fits gets the
+type in the third column. `mixture` puts the rows that nearly all recipes share around a recipe's own. Tensors that are
+never quantized (norms, biases and so on) are in `keep.py`. `planner.py` handles rows that do not divide into blocks.
 
-`MXFP4` and `NVFP4` for dense models are ours: ggml's reference knows the numbers but refuses to make such files.
+llama-quantize makes no dense models of `MXFP4` and `NVFP4`: these two recipes are quantreg's own.
 """
 
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.rules import ATTENTION_V as V
-from quantreg.recipes.rules import FFN, Row, condition, unless
+from quantreg.recipes.rules import FFN, Candidate, Choice, Condition, Row, Rule, condition, unless
 
 __all__ = ["BUILT_IN", "CANNOT_WITHOUT", "NEEDS_IMATRIX"]
 
-# Types that give garbage without importance. Output and token embeddings, which calibration does not see, are let off.
-NEEDS_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
-# Of these, the types whose encoder cannot do without at all.
-CANNOT_WITHOUT = frozenset({"IQ1_S", "IQ2_XXS", "IQ2_XS"})
+# Types that are useless without importance. Calibration does not see the inputs of the output tensor and the token
+# embeddings, so these may still use such a type without it.
+NEEDS_IMATRIX: frozenset[str] = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
+# The types among these whose encoder does not work at all without importance.
+CANNOT_WITHOUT: frozenset[str] = frozenset({"IQ1_S", "IQ2_XXS", "IQ2_XS"})
 
 # --- Conditions ---
 
 
-@condition("rows that the type's blocks do not divide")
-def indivisible(t):
+@condition("row length not a multiple of the block size")
+def indivisible(t: Candidate) -> bool:
     return t.dims[0] % t.default_block_size != 0
 
 
 @condition("Falcon")
-def falcon(t):
+def falcon(t: Candidate) -> bool:
     return t.model.architecture == "falcon"
 
 
 @condition("8 experts")
-def eight_experts(t):
+def eight_experts(t: Candidate) -> bool:
     return t.model.expert_count == 8
 
 
-@condition("4 or more query heads a value head")
-def shared_values(t):
+@condition("4 or more query heads per value head")
+def shared_values(t: Candidate) -> bool:
     return t.model.gqa >= 4
 
 
-@condition("4 or more query heads a value head, or 4 or more experts")
-def shared_values_or_experts(t):
+@condition("4 or more query heads per value head, or 4 or more experts")
+def shared_values_or_experts(t: Candidate) -> bool:
     return t.model.gqa >= 4 or t.model.expert_count >= 4
 
 
-@condition("a 70B model, whose V is small")
-def model_70b(t):
+@condition("a 70B model, where V is small")
+def model_70b(t: Candidate) -> bool:
     return t.model.is_70b
 
 
 @condition("with an imatrix")
-def imatrix(t):
+def imatrix(t: Candidate) -> bool:
     return t.has_imatrix
 
 
 @condition("without an imatrix")
-def no_imatrix(t):
+def no_imatrix(t: Candidate) -> bool:
     return not t.has_imatrix
 
 
 @condition("one of the first two")
-def first_two(t):
+def first_two(t: Candidate) -> bool:
     return t.count < 2
 
 
 @condition("one of the first four")
-def first_four(t):
+def first_four(t: Candidate) -> bool:
     return t.count < 4
 
 
-@condition("one of the first sixteenth")
-def first_16th(t):
+@condition("in the first sixteenth of the layers")
+def first_16th(t: Candidate) -> bool:
     return t.index < t.group_size // 16
 
 
-@condition("one of the first eighth")
-def first_8th(t):
+@condition("in the first eighth of the layers")
+def first_8th(t: Candidate) -> bool:
     return t.index < t.group_size // 8
 
 
-@condition("one of the first eighth")
-def first_8th_counted(t):  # counted as they come, also in a mixture of experts
+@condition("in the first eighth of the layers")
+def first_8th_counted(t: Candidate) -> bool:  # by the running count even in a mixture of experts
     return t.count < t.group_size // 8
 
 
-@condition("between the first and the last eighth")
-def middle(t):
+@condition("between the first and the last eighth of the layers")
+def middle(t: Candidate) -> bool:
     return t.group_size // 8 <= t.index < 7 * t.group_size // 8
 
 
-@condition("one of the first or last eighth or of every third between")
-def more_bits(t):
+@condition("in the first or last eighth of the layers or every third layer between")
+def more_bits(t: Candidate) -> bool:
     eighth = t.group_size // 8
     return t.index < eighth or t.index >= 7 * t.group_size // 8 or (t.index - eighth) % 3 == 2
 
 
 @condition("a stack of experts")
-def stack_of_experts(t):
+def stack_of_experts(t: Candidate) -> bool:
     return t.n_experts > 1 and (t.model.architecture != "bailingmoe3" or t.role in FFN)
 
 
 @condition("kept at 8 bits in GLM-5")
-def glm5_sensitive(t):
+def glm5_sensitive(t: Candidate) -> bool:
     parts = ("attn_q_a", "attn_q_b", "nextn.eh_proj")
     return t.model.architecture == "glm5-next" and any(part in t.name for part in parts)
 
 
-not_falcon = unless(falcon)
-not_eight_experts = unless(eight_experts)
+not_falcon: Condition = unless(falcon)
+not_eight_experts: Condition = unless(eight_experts)
 
 # --- Rows that recipes share ---
 
-GLM5 = Row(None, glm5_sensitive, "Q8_0")
+GLM5: Row = Row(None, glm5_sensitive, "Q8_0")
 
 
-def output_rows(type_name):
-    """The output, and token embeddings that are the output too."""
+def output_rows(type_name: str) -> tuple[Row, ...]:
+    """The rows for the output tensor, and for token embeddings that serve as the output too."""
     return Row("output", indivisible, "Q8_0"), Row("output", falcon, "Q8_0"), Row("output", None, type_name)
 
 
-def placed(t, chosen):
-    """Gives no type: refuses an FFN tensor of a mixture of experts whose name tells no layer (PlanError)."""
+def placed(t: Candidate, chosen: Choice | None) -> None:
+    """Give no type, but refuse an FFN tensor of a mixture of experts whose name does not tell its layer (PlanError)."""
     if t.role in FFN:
         t.index  # noqa: B018
 
 
-def mixture(*rows, output="Q6_K"):
-    """A recipe's own rows, with what nearly all recipes share around them."""
+def mixture(*rows: Row, output: str = "Q6_K") -> tuple[Rule, ...]:
+    """A recipe's own rows between the rows that nearly all recipes share."""
     return (
         GLM5,
         *output_rows(output),
@@ -140,8 +141,8 @@ def mixture(*rows, output="Q6_K"):
     )
 
 
-def very_low(high, *rows, token_embd):
-    """IQ1_* and IQ2_*: ``high`` is the type of what matters most."""
+def very_low(high: str, *rows: Row, token_embd: str) -> tuple[Rule, ...]:
+    """The rows of IQ1_* and IQ2_*. ``high`` is the type of the tensors that matter most."""
     return (
         GLM5,
         *output_rows("Q5_K"),
@@ -155,25 +156,25 @@ def very_low(high, *rows, token_embd):
     )
 
 
-ATTN_OUTPUT_OF_8 = Row("attn_output", (eight_experts, not_falcon), "Q5_K")
+ATTN_OUTPUT_OF_8: Row = Row("attn_output", (eight_experts, not_falcon), "Q5_K")
 
 # --- The recipes ---
 # fmt: off
 
-BUILT_IN = (
-    FileType("F32", 0, "F32", "32 bits a weight, lossless"),
-    FileType("F16", 1, "F16", "16 bits a weight"),
-    FileType("BF16", 32, "BF16", "16 bits a weight, the range of F32"),
-    FileType("COPY", None, "F32", "tensors as they are, metadata rewritten", only_copy=True),
+BUILT_IN: tuple[FileType, ...] = (
+    FileType("F32", 0, "F32", "32 bits per weight, lossless"),
+    FileType("F16", 1, "F16", "16 bits per weight"),
+    FileType("BF16", 32, "BF16", "16 bits per weight, with the range of F32"),
+    FileType("COPY", None, "F32", "tensors unchanged, metadata rewritten", only_copy=True),
 
-    FileType("Q4_0", 2, "Q4_0", "4 bits, a scale for 32 weights; the most portable", rules=mixture(
+    FileType("Q4_0", 2, "Q4_0", "4 bits, one scale per 32 weights; the most portable", rules=mixture(
         Row("ffn_down", (imatrix, first_8th), "Q4_1"),
     )),
-    FileType("Q4_1", 3, "Q4_1", "4 bits, a scale and a minimum for 32 weights", rules=mixture()),
-    FileType("Q5_0", 8, "Q5_0", "5 bits, a scale for 32 weights", rules=mixture(
+    FileType("Q4_1", 3, "Q4_1", "4 bits, one scale and one min per 32 weights", rules=mixture()),
+    FileType("Q5_0", 8, "Q5_0", "5 bits, one scale per 32 weights", rules=mixture(
         Row("ffn_down", (imatrix, first_8th), "Q5_1"),
     )),
-    FileType("Q5_1", 9, "Q5_1", "5 bits, a scale and a minimum for 32 weights", rules=mixture()),
+    FileType("Q5_1", 9, "Q5_1", "5 bits, one scale and one min per 32 weights", rules=mixture()),
     FileType("Q8_0", 7, "Q8_0", "8 bits, nearly lossless", rules=mixture(output="Q8_0")),
 
     FileType("Q2_K", 10, "Q2_K", "2-bit K-quant mix", rules=mixture(
@@ -281,18 +282,18 @@ BUILT_IN = (
         ATTN_OUTPUT_OF_8,
     )),
 
-    FileType("TQ1_0", 36, "TQ1_0", "1.69 bits, ternary models", rules=mixture(Row("token_embd", None, "Q4_K"))),
-    FileType("TQ2_0", 37, "TQ2_0", "2.06 bits, ternary models", rules=mixture(Row("token_embd", None, "Q4_K"))),
-    FileType("Q1_0", 40, "Q1_0", "1.125 bits, binary models", rules=mixture()),
+    FileType("TQ1_0", 36, "TQ1_0", "1.69 bits, for ternary models", rules=mixture(Row("token_embd", None, "Q4_K"))),
+    FileType("TQ2_0", 37, "TQ2_0", "2.06 bits, for ternary models", rules=mixture(Row("token_embd", None, "Q4_K"))),
+    FileType("Q1_0", 40, "Q1_0", "1.125 bits, for binary models", rules=mixture()),
     FileType("Q2_0", 41, "Q2_0", "2.25 bits, blocks of 64", rules=mixture(Row("token_embd", None, "Q4_K"))),
 
-    FileType("MXFP4_MOE", 38, "MXFP4", "4-bit floats for experts, Q8_0 for the rest", rules=(
+    FileType("MXFP4_MOE", 38, "MXFP4", "4-bit floats for the experts, Q8_0 for the rest", rules=(
         GLM5,
         Row("output",      None,                    "Q8_0"),
         Row(None,          stack_of_experts,        "MXFP4"),
         Row(None,          None,                    "Q8_0"),
     )),
-    FileType("MXFP4", 38, "MXFP4", "4-bit floats, scale for 32 weights, for dense models (ours)", rules=mixture()),
-    FileType("NVFP4", 39, "NVFP4", "4-bit floats, scale for 16 weights, for dense models (ours)", rules=mixture()),
+    FileType("MXFP4", 38, "MXFP4", "4-bit floats, one scale per 32 weights; quantreg's own recipe", rules=mixture()),
+    FileType("NVFP4", 39, "NVFP4", "4-bit floats, one scale per 16 weights; quantreg's own recipe", rules=mixture()),
 )
 # fmt: on

@@ -1,33 +1,41 @@
-"""The file types that there are: the built-in ones, those of plugins, and those registered by hand."""
+"""The table of all file types: the built-in ones, those of plugins, and those registered by hand."""
+
+from typing import TYPE_CHECKING
 
 from quantreg.recipes.builtin import BUILT_IN
 from quantreg.recipes.filetype import FileTypes
 
+if TYPE_CHECKING:
+    from pluggy import HookImpl
+
+    from quantreg.qtype import QuantType
+
 __all__ = ["file_types"]
 
-# The registry loads pluggy, which whoever only reads the table of file types does not need: each function imports it.
+# The registry loads pluggy, which takes more than 10 ms. A program that only imports recipes does not need it, so each
+# function imports the registry when it is called.
 
 
-def _hooks():
+def _hooks() -> list["HookImpl"]:
     """The plugins' implementations of register_recipes, in the order in which the plugins were loaded."""
     from quantreg.registry import registry
 
     return registry.hook.register_recipes.get_hookimpls()
 
 
-def _report(hook, error):
+def _report(hook: "HookImpl", error: Exception) -> None:
     from quantreg.registry import registry
 
     registry.blame("register_recipes", hook, error)
 
 
-def _why_missing(name):
+def _why_missing(name: str) -> str:
     from quantreg.registry import registry
 
     return registry.why_missing(name)
 
 
-def _find_type(name):
+def _find_type(name: str) -> "QuantType | None":
     from quantreg.registry import registry
 
     return registry.find(name)

@@ -1,42 +1,45 @@
 """The changes to a model's metadata, in the order in which the reference makes them."""
 
 import os
+from typing import Any
 
 from quantreg.errors import PlanError
 from quantreg.ggml import SPLIT_KEYS
+from quantreg.recipes.calibration import Importance
 from quantreg.recipes.catalog import file_types
 from quantreg.recipes.filetype import FileType
-from quantreg.recipes.options import PlanOptions
+from quantreg.recipes.model import ModelHeader
+from quantreg.recipes.options import PlanOptions, pairs
 from quantreg.recipes.order import arrange
 from quantreg.recipes.plans import MetadataEdit
 
 __all__ = ["metadata_edits"]
 
-GUESSED = 1024  # added to a file type that was not stored but told from the tensors
+_GUESSED = 1024  # the reference adds this to a file type that it guessed from the tensors
 
 
 def metadata_edits(
     file_type: FileType,
-    header,
+    header: ModelHeader,
     options: PlanOptions,
     architecture: str,
-    imatrix,
+    imatrix: Importance | None,
     n_entries: int,
     block_count: int | None,
 ) -> tuple[MetadataEdit, ...]:
     """The edits for one output file.
 
-    ``n_entries`` counts the imatrix entries that are used, ``block_count`` the layers left after pruning (None: not
-    pruned). Raises PlanError for an override that GGUF cannot hold.
+    ``n_entries`` is the number of imatrix entries that the plan may use. ``block_count`` is the number of layers left
+    after pruning, or None if nothing was pruned. Raises PlanError for an override that GGUF cannot hold.
     """
     number = _copied_number(header, options) if file_type.only_copy else file_type.number
     edits = [
         MetadataEdit("general.quantization_version", "u32", 2),
         MetadataEdit("general.file_type") if number is None else MetadataEdit("general.file_type", "u32", number),
         *(MetadataEdit(key) for key in SPLIT_KEYS),
-        *(_override(key, value) for key, value in options.override_kv),
+        *(_override(key, value) for key, value in pairs(options.override_kv)),
     ]
-    if n_entries:
+    if imatrix is not None and n_entries:
         if imatrix.path:
             edits.append(MetadataEdit("quantize.imatrix.file", "string", _cut(imatrix.path)))
         if imatrix.dataset is not None:
@@ -49,33 +52,40 @@ def metadata_edits(
     return tuple(edits)
 
 
-def _override(key: str, value) -> MetadataEdit:
-    """A user's override: integers become u32 of their absolute value, floats f32. A gguf.Value keeps its type."""
+def _override(key: str, value: Any) -> MetadataEdit:
+    """The edit for a user's override.
+
+    As in the reference, an integer is stored as the u32 of its absolute value and a float as f32. A gguf.Value keeps
+    its type.
+    """
     if key.startswith("split."):
-        raise PlanError(f"override {key}: follows from the files that are written: give --keep-split or another split")
+        raise PlanError(
+            f"override {key}: quantreg sets this key from the files that it writes: use --keep-split or `quantreg "
+            "split` to change them"
+        )
     if hasattr(value, "type") and hasattr(value, "data"):
         return MetadataEdit(key, value.type, value.data)
     if isinstance(value, bool):
         return MetadataEdit(key, "bool", value)
     if isinstance(value, int):
         if abs(value) > 0xFFFFFFFF:
-            raise PlanError(f"override {key}: {value} does not fit into 32 bits; give a wider quantreg.gguf.Value")
+            raise PlanError(f"override {key}: {value} does not fit into 32 bits: pass a wider quantreg.gguf.Value")
         return MetadataEdit(key, "u32", abs(value))
     if isinstance(value, float):
         return MetadataEdit(key, "f32", value)
     if isinstance(value, str):
         return MetadataEdit(key, "string", value)
-    raise PlanError(f"override {key}: expected a bool, int, float or str, got {value!r}")
+    raise PlanError(f"override {key}: got {value!r}, expected a bool, int, float or str")
 
 
-def _cut(text) -> str:
-    """At most 127 bytes, as the reference's buffer holds; a character cut in two stays as surrogate escapes."""
+def _cut(text: str) -> str:
+    """At most 127 bytes of a text, as in the reference's buffer; half a character becomes surrogate escapes."""
     return os.fsencode(text)[:127].decode("utf-8", "surrogateescape")
 
 
-def _copied_number(header, options) -> int:
-    """The file type a copy says it has: the override, else the stored one, else a guess from the tensors."""
-    for key, value in options.override_kv:
+def _copied_number(header: ModelHeader, options: PlanOptions) -> int:
+    """The file type that a copy stores: the override, else the model's own, else a guess from the tensors."""
+    for key, value in pairs(options.override_kv):
         if key == "general.file_type" and type(value) is int:
             return value & 0xFFFFFFFF
     stored = header.metadata.get("general.file_type")
@@ -87,5 +97,5 @@ def _copied_number(header, options) -> int:
         counts[tensor.type_name] = counts.get(tensor.type_name, 0) + 1
         if counts[tensor.type_name] > counts.get(most, 0):
             most = tensor.type_name
-    known = most in file_types and most != "MXFP4"  # the reference does not take a guess at MXFP4
-    return GUESSED + (file_types[most].number if known else 0)
+    known = most in file_types and most != "MXFP4"  # the reference never guesses MXFP4
+    return _GUESSED + ((file_types[most].number or 0) if known else 0)

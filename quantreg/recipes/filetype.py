@@ -1,22 +1,29 @@
-"""File types (Q4_K_M ...): what one is, and the registry that finds one by name, alias or number."""
+"""File types such as Q4_K_M, and the registry that finds them by name, alias or number."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from quantreg.errors import PluginError, UnknownFileTypeError
 from quantreg.ggml import REMOVED_FILE_TYPES
+from quantreg.recipes.rules import Rule
+
+if TYPE_CHECKING:
+    from pluggy import HookImpl
+
+    from quantreg.qtype import QuantType
 
 __all__ = ["FileType", "FileTypes"]
 
 
 @dataclass(frozen=True, slots=True)
 class FileType:
-    """A recipe: which type each tensor of a model gets.
+    """A recipe that decides which type each tensor of a model gets.
 
-    ``type`` is the type of a tensor that no rule speaks of. ``rules`` are callables ``(Candidate, Choice | None) ->
-    Choice | None``, asked in order (see `quantreg.recipes.rules`). ``number`` is stored as ``general.file_type``; None
-    stores nothing. ``needs_imatrix`` names types that need an importance matrix in this recipe though they can do
-    without elsewhere. ``only_copy`` marks the recipe that converts nothing.
+    ``number`` is stored as ``general.file_type``; None stores nothing. ``type`` is the type of a tensor that no rule
+    decides. ``rules`` are callables ``(Candidate, Choice | None) -> Choice | None`` that are called in order (see
+    `quantreg.recipes.rules`). ``needs_imatrix`` names types that need an importance matrix in this recipe, although
+    they do not need one elsewhere. ``only_copy`` marks the recipe that converts nothing.
     """
 
     name: str
@@ -24,45 +31,56 @@ class FileType:
     type: str
     description: str
     aliases: tuple[str, ...] = ()
-    rules: tuple[Callable, ...] = ()
+    rules: tuple[Rule, ...] = ()
     needs_imatrix: tuple[str, ...] = ()
     only_copy: bool = False
 
 
-class FileTypes(Mapping):
-    """All file types by name: the built-in ones, those of plugins, those registered by hand.
+class FileTypes(Mapping[str, FileType]):
+    """All file types by name: the built-in ones, those of plugins, and those registered by hand.
 
-    ``file_types[key]`` takes a name or alias in any case, or a number. ``hooks`` gives the plugins' implementations of
-    ``register_recipes`` and ``report(hook, error)`` is told of one that fails, which then adds nothing;
-    ``why_missing(name)`` gives words to put after the error for an unknown name, ``find_type(name)`` the QuantType of
-    this name or None.
+    ``file_types[key]`` takes a name or alias in any case, or a number. The arguments of the constructor are:
+
+    - ``hooks``: returns the plugins' implementations of ``register_recipes``.
+    - ``report(hook, error)``: called if an implementation fails; that plugin then adds no file type.
+    - ``why_missing(name)``: returns words to append to the error about an unknown name.
+    - ``find_type(name)``: returns the QuantType with this name, or None.
     """
 
-    def __init__(self, built_in=(), hooks: Callable = tuple, report=None, why_missing=None, find_type=None):
-        self._built_in, self._hooks, self._report = tuple(built_in), hooks, report
+    def __init__(
+        self,
+        built_in: Iterable[FileType] = (),
+        hooks: "Callable[[], Iterable[HookImpl]]" = tuple,
+        report: "Callable[[HookImpl, Exception], object] | None" = None,
+        why_missing: Callable[[str], str] | None = None,
+        find_type: "Callable[[str], QuantType | None] | None" = None,
+    ) -> None:
+        self._built_in = tuple(built_in)
+        self._hooks = hooks
+        self._report = report
         self._find_type = find_type or (lambda name: None)
         self._why_missing = why_missing or (lambda name: "")
         self._by_hand: list[FileType] = []
-        self._seen = None
+        self._seen: tuple[HookImpl, ...] | None = None
         self._by_name: dict[str, FileType] = {}
         self._index: dict[str | int, str] = {}  # normalized name, alias or number -> name
 
     def register(self, file_type: FileType, *, replace: bool = False) -> None:
-        """Add a file type. A plugin does this in its hook ``register_recipes``, with the ``register`` that it is
-        handed.
+        """Add a file type. A plugin calls the ``register`` that its hook ``register_recipes`` receives instead.
 
-        Raises PluginError if its name, an alias or its number is taken, also by a type that is not its own, unless
-        ``replace`` says that it is on purpose.
+        Raises PluginError if the name, an alias or the number is taken, or if the name or an alias is that of a type
+        other than ``file_type.type``. ``replace=True`` allows both.
         """
         self._refresh()
         self._add(self._checked(file_type, replace))
         self._by_hand.append(file_type)
 
-    def find(self, key, types: Mapping | None = None) -> FileType:
-        """The file type for a name, alias, number or FileType.
+    def find(self, key: str | int | FileType, types: "Mapping[str, QuantType] | None" = None) -> FileType:
+        """The file type for a name, alias or number; a FileType is returned as it is.
 
-        With ``types`` (name -> QuantType) a type that is no file type stands for the uniform recipe: that type
-        everywhere. Raises UnknownFileTypeError, with the nearest names.
+        If ``types`` (name -> QuantType) is given, the name of a type that is not also a file type stands for the
+        uniform recipe, which uses that type for every tensor. Raises UnknownFileTypeError, which suggests similar
+        names.
         """
         if isinstance(key, FileType):
             return key
@@ -76,15 +94,15 @@ class FileTypes(Mapping):
         if types is not None and isinstance(wanted, str):
             qtype = types.get(wanted)
             if qtype is not None:
-                return FileType(qtype.name, None, qtype.name, f"{qtype.name} for every tensor that is quantized")
+                return FileType(qtype.name, None, qtype.name, f"{qtype.name} for every quantized tensor")
         known = list(dict.fromkeys([*self._by_name, *(types or ())]))
         hint = f"{_close_matches(str(key), known)}{self._why_missing(str(key))}"
         raise UnknownFileTypeError(f"unknown file type {key!r}: {hint}")
 
-    def __getitem__(self, key) -> FileType:
+    def __getitem__(self, key: str | int | FileType) -> FileType:
         return self.find(key)
 
-    def __contains__(self, key) -> bool:
+    def __contains__(self, key: object) -> bool:
         self._refresh()
         return _normal(key) in self._index
 
@@ -96,8 +114,8 @@ class FileTypes(Mapping):
         self._refresh()
         return len(self._by_name)
 
-    def _refresh(self):
-        """Start over when plugins came or went, so that the outcome does not depend on when they did."""
+    def _refresh(self) -> None:
+        """Build the index again if plugins were added or removed, so that it does not depend on when that happened."""
         hooks = tuple(self._hooks())
         if hooks == self._seen:
             return
@@ -108,7 +126,7 @@ class FileTypes(Mapping):
             staged: list[FileType] = []
             try:
                 hook.function(lambda new, replace=False, staged=staged: staged.append(self._checked(new, replace)))
-            except Exception as error:  # a plugin may fail in any way; it must disable only itself
+            except Exception as error:  # a plugin may raise anything, and must disable only itself
                 if self._report is not None:
                     self._report(hook, error)
                 continue
@@ -117,25 +135,25 @@ class FileTypes(Mapping):
         for file_type in self._by_hand:
             self._add(file_type)
 
-    def _checked(self, file_type, replace) -> FileType:
+    def _checked(self, file_type: FileType, replace: bool) -> FileType:
         if not isinstance(file_type, FileType):
-            raise PluginError(f"register: got {file_type!r}, expected a quantreg.FileType")
+            raise PluginError(f"register() got {file_type!r}, expected a quantreg.FileType")
         for key in () if replace else _keys(file_type):
             if key in self._index:
                 raise PluginError(
-                    f"file type {file_type.name}: {key!r} is taken by {self._index[key]}: choose another, or "
-                    f"register(..., replace=True) to take it over on purpose"
+                    f"file type {file_type.name}: {key!r} is taken by {self._index[key]}: choose another, or use "
+                    "register(..., replace=True) to replace it on purpose"
                 )
         for name in () if replace else (file_type.name, *file_type.aliases):
             qtype = self._find_type(name)
             if qtype is not None and qtype.name.upper() != file_type.type.upper():
                 raise PluginError(
-                    f"file type {file_type.name}: {name!r} is a type and not the one it gives, {file_type.type}: "
-                    "choose another name"
+                    f"file type {file_type.name}: {name!r} is the name of a type, but the file type uses "
+                    f"{file_type.type}: choose another name"
                 )
         return file_type
 
-    def _add(self, file_type):
+    def _add(self, file_type: FileType) -> None:
         self._by_name[file_type.name] = file_type
         for key in _keys(file_type):
             if file_type not in self._built_in:
@@ -145,21 +163,21 @@ class FileTypes(Mapping):
 
 
 def _close_matches(name: str, known: list[str]) -> str:
-    """A hint for an unknown name: the nearest known ones, or all."""
-    from difflib import get_close_matches
+    """A hint about an unknown name: similar known names, or all of them if none is similar."""
+    from difflib import get_close_matches  # slow to load, and seldom needed
 
     near = get_close_matches(name.upper(), known, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
+    return f"did you mean {' or '.join(near)}?" if near else f"the known ones are {', '.join(known)}"
 
 
-def _normal(key):
-    """Names in upper case, numbers as int (also from "15")."""
+def _normal(key: object) -> str | int:
+    """A name in upper case, or a number as int (also for "15")."""
     if isinstance(key, int):
         return key
     text = str(key).strip()
     return int(text) if text.isascii() and text.isdigit() else text.upper()
 
 
-def _keys(file_type):
+def _keys(file_type: FileType) -> list[str | int]:
     names = [_normal(name) for name in (file_type.name, *file_type.aliases)]
     return names if file_type.number is None else [*names, file_type.number]

@@ -2,8 +2,8 @@
 
 __all__ = ["kept_because"]
 
-# A part of the name -> the reason. One with "=" in front must be the whole name.
-KEPT = (
+# (part of the name, reason). A part that begins with "=" must be the whole name.
+_KEPT = (
     ("_norm.weight", "norm"),
     ("ffn_gate_inp.weight", "expert router"),
     ("ffn_gate_tid2eid.weight", "expert routing table"),
@@ -35,10 +35,10 @@ KEPT = (
     ("time_mix_lerp_fused.weight", "small RWKV matrix"),
 )
 
-# The same for one architecture.
-KEPT_IN = {
+# The same for single architectures.
+_KEPT_IN = {
     "glm5-next": tuple(
-        (part, "kept in GLM-5")
+        (part, "sensitive in GLM-5")
         for part in (
             "hc_",
             "indexer.attn_q_b",
@@ -60,8 +60,11 @@ KEPT_IN = {
 
 
 def kept_because(name: str, dims: tuple[int, ...], architecture: str) -> str | None:
-    """Why a tensor keeps the type it has, or None if recipes may change it. ``dims`` has no trailing ones."""
-    for part, reason in (*KEPT, *KEPT_IN.get(architecture, ())):
+    """Why a tensor keeps its type, or None if recipes may change it.
+
+    ``dims`` is in ne order (row length first), without trailing ones.
+    """
+    for part, reason in (*_KEPT, *_KEPT_IN.get(architecture, ())):
         if name == part[1:] if part[0] == "=" else part in name:
             return reason
     if len(dims) < 2:

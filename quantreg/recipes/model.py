@@ -1,17 +1,30 @@
 """What the rules need to know about a model, read from its metadata and the user's overrides."""
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from quantreg.recipes.order import layer_of
 
-__all__ = ["ModelFacts", "model_facts"]
+if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
+    from quantreg.gguf import TensorInfo
+
+__all__ = ["ModelFacts", "ModelHeader", "model_facts"]
+
+
+class ModelHeader(Protocol):
+    """What planning needs of a model: its metadata, and its tensors in the order of the file."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+    @property
+    def tensors(self) -> Sequence["TensorInfo"]: ...
 
 
 class ModelFacts(NamedTuple):
     """Facts about the whole model. Head counts are those of layer 0.
 
-    ``missing`` names those of architecture, block_count, head_count and expert_count that the metadata does not tell.
+    ``trunk_layers`` does not count the layers that predict further tokens (nextn). ``missing`` names those of
+    architecture, block_count, head_count and expert_count that the metadata lacks.
     """
 
     architecture: str
@@ -19,17 +32,17 @@ class ModelFacts(NamedTuple):
     head_count: int
     head_count_kv: int
     expert_count: int
-    trunk_layers: int  # without the layers that predict further tokens (nextn)
+    trunk_layers: int
     missing: frozenset[str] = frozenset()
 
     @property
     def gqa(self) -> int:
-        """Query heads that share one key-value head; 0 where layer 0 has none."""
+        """The number of query heads per key-value head; 0 if layer 0 has no key-value heads."""
         return self.head_count // self.head_count_kv if self.head_count_kv else 0
 
     @property
     def is_70b(self) -> bool:
-        """Whether ggml's reference takes the model for a "70B", whose V tensors are small beside the rest."""
+        """Whether ggml's reference takes the model for a "70B", whose V tensors are small compared with the others."""
         match self.architecture:
             case "llama":
                 return self.trunk_layers == 80 and self.expert_count != 8 and self.head_count != self.head_count_kv
@@ -41,29 +54,31 @@ class ModelFacts(NamedTuple):
 
 
 def model_facts(
-    metadata: Mapping, overrides: Iterable[tuple[str, object]] = (), names: Iterable[str] = ()
+    metadata: Mapping[str, Any], overrides: Iterable[tuple[str, Any]] = (), names: Iterable[str] = ()
 ) -> ModelFacts:
-    """Read the facts. As in the reference, the first override of a key counts, if its kind fits.
+    """Read the facts from the metadata, the overrides and the ``names`` of the tensors.
 
-    A model without the keys has 0 heads and experts, and as many layers as the ``names`` of its tensors count.
+    As in the reference, the first override of a key counts if it has the right kind of value. A model that lacks the
+    keys has 0 heads and 0 experts, and its layers are counted from the tensor names.
     """
-    given: dict[str, object] = {}
+    given: dict[str, Any] = {}
     for key, value in overrides:
         given.setdefault(key, value.data if hasattr(value, "data") else value)  # a gguf.Value
 
-    def number(key, default=0, must_exist=False):
+    def number(key: str, default: int = 0, must_exist: bool = False) -> int:
         stored = metadata.get(key)
-        if stored is not None and not isinstance(stored, int):  # one value a layer: not overridden
+        if stored is not None and not isinstance(stored, int):
             first = _number(stored)
-            if first is not None:
+            if first is not None:  # one value per layer: overrides do not apply
                 return first
-            stored = default  # an override counts
-        if type(given.get(key)) is int and not (must_exist and stored is None):
-            return given[key] & 0xFFFFFFFF
+            stored = default  # not a number: overrides apply
+        override = given.get(key)
+        if type(override) is int and not (must_exist and stored is None):
+            return override & 0xFFFFFFFF
         return default if stored is None else int(stored)
 
-    told = (given.get("general.architecture"), metadata.get("general.architecture"))
-    arch = next((name for name in told if isinstance(name, str)), "")
+    candidates = (given.get("general.architecture"), metadata.get("general.architecture"))
+    arch = next((name for name in candidates if isinstance(name, str)), "")
     if arch == "clip":  # an image encoder: the reference reads none of these keys
         return ModelFacts(arch, 0, 0, 0, 0, 0, frozenset({"block_count", "head_count", "expert_count"}))
     layers = 1 + max((layer for name in names if (layer := layer_of(name)) is not None), default=-1)
@@ -72,7 +87,7 @@ def model_facts(
     if arch == "nanbeige" and (loops := number(f"{arch}.num_loops", 1)) > 1:  # the same layers run several times
         blocks = trunk * loops
         trunk = blocks - number(f"{arch}.nextn_predict_layers")
-    elif arch == "graniteswitch":  # a layer more, for the router
+    elif arch == "graniteswitch":  # one more layer, for the router
         blocks = trunk + 1
     heads = number(f"{arch}.attention.head_count", must_exist=True)
     heads_kv = number(f"{arch}.attention.head_count_kv", heads, must_exist=True)
@@ -82,12 +97,13 @@ def model_facts(
         "expert_count": f"{arch}.expert_count",
     }
     missing = {fact for fact, key in keys.items() if _number(metadata.get(key)) is None and key not in given}
-    missing |= set() if any(isinstance(name, str) for name in told) else {"architecture"}
+    if not any(isinstance(name, str) for name in candidates):
+        missing.add("architecture")
     return ModelFacts(arch, blocks, heads, heads_kv, number(f"{arch}.expert_count"), trunk, frozenset(missing))
 
 
-def _number(stored):
-    """What the metadata say, of an array (a value a layer) the first; None for what is no number."""
+def _number(stored: Any) -> int | None:
+    """The value of a key, or the first of an array with one value per layer; None if it is not a number."""
     try:
         first = stored if isinstance(stored, int) else stored[0]
         return None if isinstance(first, str) else int(first)

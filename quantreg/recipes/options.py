@@ -1,34 +1,41 @@
-"""What a user may ask of a plan, and the llama-quantize spelling of it."""
+"""What a user may ask of a plan, and how llama-quantize's command line spells it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from quantreg.errors import PlanError
 
-__all__ = ["PlanOptions", "parse_layers", "parse_override", "parse_tensor_type"]
+__all__ = ["PlanOptions", "pairs", "parse_layers", "parse_override", "parse_tensor_type"]
 
-MISSING = ("error", "plain", "fallback")
+_ON_MISSING = ("error", "plain", "fallback")
+_ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """Options of `plan`; each has llama-quantize's meaning.
+    """Options of `plan`. Each has the same meaning as in llama-quantize, except the two that are marked.
 
     - ``pure``: no mixture; every tensor that may be quantized gets the file type's own type.
     - ``leave_output_tensor``: output.weight keeps its type.
-    - ``output_tensor_type``, ``token_embedding_type``: a type for the output, the token embeddings.
-    - ``tensor_types``: pairs (regular expression, type); the first that is found anywhere in a tensor's name decides.
-    - ``allow_requantize``: tensors that are quantized already may be quantized again.
-    - ``override_kv``: pairs (key, bool | int | float | str) for the metadata; the rules see them too.
-    - ``prune_layers``: layer numbers to leave out.
-    - ``include_weights``, ``exclude_weights``: use only, or do not use, the imatrix entries with one of these in their
-      name.
-    - ``on_missing_importance``: what becomes of a tensor that is to get a type which needs importance, when the imatrix
-      has none for it: "error"; "plain" encodes it without, where the type can; "fallback" gives it a type that does
-      without (ours).
-    - ``keep_split``: one output file for each file of the source, tensors in the source's order.
-    - ``no_fallback``: refuse instead of falling back where a row does not divide into blocks (ours).
+    - ``output_tensor_type``, ``token_embedding_type``: the type of the output tensor and of the token embeddings.
+    - ``tensor_types``: pairs (regular expression, type). The first expression that matches anywhere in a tensor's name
+      decides its type.
+    - ``allow_requantize``: tensors that are already quantized may be quantized again.
+    - ``override_kv``: pairs (key, bool | int | float | str) for the metadata. The rules see these values, too.
+    - ``prune_layers``: the numbers of layers to leave out.
+    - ``include_weights``, ``exclude_weights``: use only, or do not use, the imatrix entries whose name contains one of
+      these strings. The two cannot be combined.
+    - ``on_missing_importance`` (not in llama-quantize): what to do with a tensor that needs importance and has none.
+      "error" refuses the plan; "plain" encodes it without importance if the type allows that; "fallback" gives it a
+      type that does not need importance.
+    - ``keep_split``: write one output file per file of the source, with the tensors in the source's order.
+    - ``no_fallback`` (not in llama-quantize): refuse the plan instead of using another type if a row does not divide
+      into blocks.
+
+    Raises PlanError for values that have the wrong form.
     """
 
     pure: bool = False
@@ -47,45 +54,53 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         for name in ("tensor_types", "override_kv"):
-            pairs = getattr(self, name)
-            pairs = tuple(tuple(pair) for pair in (pairs.items() if isinstance(pairs, Mapping) else pairs))
-            if any(len(pair) != 2 for pair in pairs):
-                raise PlanError(f"{name}: expected pairs, got {pairs}")
-            object.__setattr__(self, name, pairs)
+            found = tuple(tuple(pair) for pair in pairs(getattr(self, name)))
+            if any(len(pair) != 2 for pair in found):
+                raise PlanError(f"{name}: got {found}, expected pairs")
+            object.__setattr__(self, name, found)
         for name in ("prune_layers", "include_weights", "exclude_weights"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        if self.on_missing_importance not in MISSING:
-            raise PlanError(f"on_missing_importance is {self.on_missing_importance!r}: expected {', '.join(MISSING)}")
+        if self.on_missing_importance not in _ON_MISSING:
+            raise PlanError(
+                f"on_missing_importance is {self.on_missing_importance!r}, expected one of {', '.join(_ON_MISSING)}"
+            )
         if self.include_weights and self.exclude_weights:
-            raise PlanError("include_weights and exclude_weights cannot be used together: give one of them")
+            raise PlanError("include_weights and exclude_weights cannot be used together: pass only one of them")
 
     def changed(self) -> list[str]:
         """The names of the options that differ from their defaults."""
         return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
 
 
-def parse_tensor_type(text: str) -> tuple[str, str]:
-    """``PATTERN=TYPE`` of a command line as an item of ``tensor_types``. The pattern is lowercased, as llama-quantize
-    does.
+def pairs(given: Mapping[str, T] | Sequence[tuple[str, T]]) -> tuple[tuple[str, T], ...]:
+    """The pairs of an option that may be a mapping or a sequence of pairs."""
+    return tuple(given.items() if isinstance(given, Mapping) else given)
 
-    Raises PlanError for a missing part. The type's name is checked by `plan`.
+
+def parse_tensor_type(text: str) -> tuple[str, str]:
+    """Parse ``PATTERN=TYPE`` from a command line into an item of ``tensor_types``.
+
+    The pattern becomes lower case, as in llama-quantize. Raises PlanError if a part is missing; `plan` checks the name
+    of the type.
     """
     pattern, equals, type_name = text.partition("=")
     if not (pattern and equals and type_name):
-        raise PlanError(f"tensor type {text!r}: expected PATTERN=TYPE, for instance attn_v=q8_0")
+        raise PlanError(f"tensor type {text!r}: expected PATTERN=TYPE, for example attn_v=q8_0")
     return pattern.translate(_ASCII_LOWER), type_name
 
 
 def parse_override(text: str) -> tuple[str, bool | int | float | str]:
-    """``KEY=int:N``, ``KEY=float:X``, ``KEY=bool:true`` or ``KEY=str:TEXT`` as an item of ``override_kv``.
+    """Parse ``KEY=int:N``, ``KEY=float:X``, ``KEY=bool:true`` or ``KEY=str:TEXT`` into an item of ``override_kv``.
 
-    Raises PlanError for anything else, and for a key or text above 127 bytes.
+    Raises PlanError for any other form, and for a key or text of more than 127 bytes.
     """
     key, _, typed = text.partition("=")
     kind, colon, value = typed.partition(":")
     if not key or not colon or len(key.encode()) > 127:
-        raise PlanError(f"override {text!r}: expected KEY=TYPE:VALUE with TYPE int, float, bool or str")
+        raise PlanError(
+            f"override {text!r}: expected KEY=TYPE:VALUE with TYPE int, float, bool or str and a KEY of up to 127 bytes"
+        )
     try:
         match kind:
             case "int":
@@ -98,15 +113,15 @@ def parse_override(text: str) -> tuple[str, bool | int | float | str]:
                 return key, value
     except (KeyError, ValueError):
         pass
-    raise PlanError(f"override {text!r}: {value!r} is no {kind} (a bool is true or false, a str has up to 127 bytes)")
+    raise PlanError(
+        f"override {text!r}: {value!r} is not a valid {kind}; TYPE is int, float, bool (true or false) or str (up to "
+        "127 bytes)"
+    )
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
-    """``1,3,20`` as ``prune_layers``. Raises PlanError for what is no layer number."""
+    """Parse ``1,3,20`` into ``prune_layers``. Raises PlanError for anything that is not a layer number."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
-        raise PlanError(f"layers {text!r}: expected numbers with commas between, for instance 1,3,20")
+        raise PlanError(f"layers {text!r}: expected numbers separated by commas, for example 1,3,20")
     return tuple(int(part) for part in parts)
-
-
-_ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}

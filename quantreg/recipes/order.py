@@ -1,32 +1,44 @@
-"""The order of the output, and layers left out of it."""
+"""The order of the tensors in the output, and the layers that are left out of it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
 
 from quantreg.errors import PlanError
 
 __all__ = ["arrange", "layer_of", "trimmed"]
 
+_BLOCK = re.compile(r"blk\.(\d+)\.", re.ASCII)
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=_Named)
+
 
 def layer_of(name: str) -> int | None:
-    """The N of a name that begins with ``blk.N``, None for others; as lenient as the reference's scanf."""
+    """The N of a name that begins with ``blk.N``, else None. Accepts all that the reference's scanf accepts."""
     found = re.match(r"blk\.\s*([+-]?\d+)", name, re.ASCII)
     return int(found[1]) if found else None
 
 
-def trimmed(dims) -> tuple[int, ...]:
-    """Dimensions in ne order without trailing ones, at least one of them."""
+def trimmed(dims: Iterable[int]) -> tuple[int, ...]:
+    """Dimensions in ne order without trailing ones; at least one dimension remains."""
     dims = tuple(dims) or (1,)
     while len(dims) > 1 and dims[-1] == 1:
         dims = dims[:-1]
     return dims
 
 
-def arrange(tensors: Iterable, prune: tuple[int, ...]) -> tuple[list[tuple[str, object]], int | None]:
-    """Tensors as (name in the output, source), by layer and then by the bytes of their name.
+def arrange(tensors: Iterable[N], prune: Sequence[int]) -> tuple[list[tuple[str, N]], int | None]:
+    """Sort tensors by layer and then by the bytes of their names: (name in the output, tensor) for each.
 
-    Tensors outside the layers come first. The layers in ``prune`` are left out and those after them are renumbered; the
-    second result is then the number of layers left, else None. Raises PlanError for a layer that is not there.
+    Tensors outside the layers come first. The layers in ``prune`` are left out and the layers after them are
+    renumbered. The second result is the number of layers left, or None if nothing is pruned. Raises PlanError for a
+    layer that the model does not have.
     """
     ordered = [(tensor.name, tensor) for tensor in sorted(tensors, key=lambda tensor: _layer_and_name(tensor.name))]
     if not prune:
@@ -36,7 +48,9 @@ def arrange(tensors: Iterable, prune: tuple[int, ...]) -> tuple[list[tuple[str, 
         if layer not in present:
             known = f"{min(present)} to {max(present)}" if present else "none"
             raise PlanError(f"cannot prune layer {layer}: the layers of the model are {known}")
-    first, new_numbers, following, kept = min(prune), {}, 0, []
+    first, following = min(prune), 0
+    new_numbers: dict[int, int] = {}
+    kept = []
     for name, tensor in ordered:
         found = _BLOCK.search(name)
         if found:
@@ -51,9 +65,6 @@ def arrange(tensors: Iterable, prune: tuple[int, ...]) -> tuple[list[tuple[str, 
     return kept, following
 
 
-def _layer_and_name(name: str):
+def _layer_and_name(name: str) -> tuple[int, bytes]:
     layer = layer_of(name)
     return -1 if layer is None else layer, name.encode("utf-8", "surrogateescape")
-
-
-_BLOCK = re.compile(r"blk\.(\d+)\.", re.ASCII)

@@ -1,35 +1,52 @@
-"""A plan as a file that a person can read and edit: JSON, one tensor a line."""
+"""A plan as a JSON file with one tensor per line, for people to read and edit."""
 
 import json
 import os
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from quantreg.errors import PlanError
-from quantreg.recipes.calibration import Calibration, decided
+from quantreg.recipes.calibration import Calibration, Importance, decided
 from quantreg.recipes.catalog import file_types
 from quantreg.recipes.checks import Checks
+from quantreg.recipes.model import ModelHeader
 from quantreg.recipes.options import PlanOptions
 from quantreg.recipes.order import trimmed
-from quantreg.recipes.plans import MetadataEdit, Plan
+from quantreg.recipes.plans import MetadataEdit, Plan, TensorPlan
 from quantreg.storage import AtomicFile
+
+if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
+    from quantreg.gguf import TensorInfo
+    from quantreg.qtype import QuantType
 
 __all__ = ["PlanFile", "write_plan"]
 
-VERSION = 1
-KEPT_OPTIONS = ("allow_requantize", "include_weights", "exclude_weights", "on_missing_importance", "keep_split")
+_VERSION = 1
+_KEPT_OPTIONS = ("allow_requantize", "include_weights", "exclude_weights", "on_missing_importance", "keep_split")
+_AGAIN = "make a new plan of this model with `quantreg plan`"
 
 
-def write_plan(plan: Plan, path, *, force: bool = False, source=None) -> None:
-    """Write a plan as JSON. ``to`` of each tensor is there to be edited, and a tensor without a line is left out.
+def write_plan(
+    plan: Plan,
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+) -> None:
+    """Write a plan as JSON.
 
-    ``metadata`` lists the changes in order: [key, type, value] to set, [key] to remove. ``warnings`` say, among others,
-    what was assumed. Raises OutputError, also if path is ``source`` (a path or several, such as the model's).
+    Users may edit ``to`` of each tensor, and may delete a tensor's line to leave the tensor out. ``metadata`` lists the
+    changes in order: [key, type, value] sets a key, [key] removes it. ``source`` is one path or several (such as the
+    model's) that must not be overwritten.
+
+    Raises OutputError if a file exists at path and ``force`` is not set, or if path is one of ``source``.
     """
     data = plan.to_dict()
     head = {
-        "quantreg_plan": VERSION,
+        "quantreg_plan": _VERSION,
         "file_type": plan.file_type.name,
         "imatrix": plan.imatrix,
-        "options": {name: getattr(plan.options, name) for name in KEPT_OPTIONS},
+        "options": {name: getattr(plan.options, name) for name in _KEPT_OPTIONS},
         "warnings": plan.warnings,
         "bytes": data["bytes"],
         "bits_per_weight": data["bits_per_weight"],
@@ -43,41 +60,52 @@ def write_plan(plan: Plan, path, *, force: bool = False, source=None) -> None:
     ]
     edits = [list(edit) if edit.type is not None else [edit.key] for edit in plan.metadata]
     parts = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
-    parts += [f"  {json.dumps(key)}: {_lines(items)}" for key, items in (("metadata", edits), ("tensors", rows))]
+    parts += [f'  "metadata": {_lines(edits)}', f'  "tensors": {_lines(rows)}']
     text = "{\n" + ",\n".join(parts) + "\n}\n"
     with AtomicFile(path, force=force, source=source) as file:
         file.write(text.encode())
 
 
-def _lines(items):
+def _lines(items: Collection[object]) -> str:
     return "[\n" + ",\n".join(f"    {json.dumps(item)}" for item in items) + "\n  ]" if items else "[]"
 
 
 class PlanFile:
-    """A plan that was written by `write_plan` and perhaps edited.
+    """A plan that `write_plan` wrote and that may have been edited since.
 
-    ``imatrix`` is the path of the importance matrix that the plan names, or None. Raises PlanError, naming the entry,
-    for anything wrong in the file; OSError if it cannot be read.
+    ``options`` are the options that the plan keeps. ``imatrix`` is the path of the importance matrix that the plan
+    names, or None. Raises PlanError, naming the entry, for anything that is wrong in the file, and OSError if it
+    cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         self._data = _parsed(self.path)
-        self.options = _options(self.path, self._data)
+        self.options: PlanOptions = _options(self.path, self._data)
         self.imatrix: str | None = self._field("imatrix", (str, type(None)))
 
-    def plan_for(self, header, imatrix=None, *, types=None) -> Plan:
-        """The plan for the model with this header (``.tensors``), checked against it.
+    def plan_for(
+        self,
+        header: ModelHeader,
+        imatrix: Importance | None = None,
+        *,
+        types: "Mapping[str, QuantType] | None" = None,
+    ) -> Plan:
+        """Return the plan for the model with this header, checked against it.
 
-        ``imatrix`` is an ImportanceMatrix or None, ``types`` maps names to QuantType (default: the registry). Sizes and
-        reasons are recomputed for types that were edited. Raises PlanError, UnknownTypeError, ImportanceError.
+        ``imatrix`` is an ImportanceMatrix or None; ``types`` maps names to QuantTypes (default: the registry). The
+        sizes are computed again, and so are the reasons of types that were edited. Raises PlanError, UnknownTypeError
+        and ImportanceError.
         """
         if types is None:
-            from quantreg.registry import types  # loads pluggy, which recipes alone do not need
+            from quantreg.registry import types as registered  # loads pluggy, which takes more than 10 ms
+
+            types = registered
         file_type = file_types.find(self._field("file_type", str), types)
         calibration = Calibration(file_type, imatrix, self.options)
         sources = {info.name: info for info in header.tensors}
-        tensors, seen = [], set()
+        tensors: list[TensorPlan] = []
+        seen: set[str] = set()
         for row in self._field("tensors", list):
             tensors.append(_tensor(self.path, row, sources, seen, types, calibration))
         warnings = []
@@ -85,71 +113,87 @@ class PlanFile:
         unused = [info.name for info in header.tensors if info.name not in planned]
         if unused:
             warnings.append(
-                f"{self.path}: {len(unused)} tensors of the model have no line in the plan and are left out (the first "
-                f"is {unused[0]})"
+                f"{self.path}: left out tensors of the model that have no line in the plan: {unused[0]}"
+                + (f" and {len(unused) - 1} more" if len(unused) > 1 else "")
             )
         checks = Checks(file_type, self.options, {qtype.type_id for qtype in types.values()}, bool(calibration.names))
         return Plan(
-            file_type, tuple(tensors), _edits(self.path, self._field("metadata", list)),
-            (*warnings, *checks.warnings(tensors)), checks.problems(tensors),
-            imatrix=imatrix.path if imatrix else None, options=self.options,
-        )  # fmt: skip
+            file_type,
+            tuple(tensors),
+            _edits(self.path, self._field("metadata", list)),
+            (*warnings, *checks.warnings(tensors)),
+            checks.problems(tensors),
+            imatrix=None if imatrix is None else imatrix.path,
+            options=self.options,
+        )
 
-    def _field(self, key, kind):
+    def _field(self, key: str, kind: type | tuple[type, ...]) -> Any:
         return _field(self.path, self._data, key, kind)
 
 
-def _parsed(name):
+def _parsed(name: str) -> dict[str, Any]:
     with open(name, "rb") as file:
         raw = file.read()
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise PlanError(f"{name}: is no JSON: {error}") from None
+        raise PlanError(f"{name}: is not JSON: {error}") from None
     if not isinstance(data, dict) or "quantreg_plan" not in data:
-        raise PlanError(f"{name}: is no plan: make one with `quantreg plan IN TYPE -o {name}`")
-    if data["quantreg_plan"] != VERSION:
-        raise PlanError(f"{name}: is a plan of version {data['quantreg_plan']!r}, this quantreg reads {VERSION}")
+        raise PlanError(f"{name}: is not a plan: make one with `quantreg plan MODEL TYPE -o {name}`")
+    if data["quantreg_plan"] != _VERSION:
+        raise PlanError(
+            f"{name}: is a plan of version {data['quantreg_plan']!r}, but this quantreg reads version {_VERSION}: "
+            f"{_AGAIN}"
+        )
     return data
 
 
-def _options(name, data):
+def _options(name: str, data: Mapping[str, Any]) -> PlanOptions:
     given = _field(name, data, "options", dict)
-    if unknown := sorted(set(given) - set(KEPT_OPTIONS)):
-        raise PlanError(f"{name}: options: {unknown[0]!r} is none of {', '.join(KEPT_OPTIONS)}")
+    if unknown := sorted(set(given) - set(_KEPT_OPTIONS)):
+        raise PlanError(f"{name}: options: {unknown[0]!r} is not one of {', '.join(_KEPT_OPTIONS)}")
     try:
         return PlanOptions(**given)
     except TypeError as error:
         raise PlanError(f"{name}: options: {error}") from None
 
 
-def _tensor(name, row, sources, seen, types, calibration):
+def _tensor(
+    name: str,
+    row: Any,
+    sources: "Mapping[str, TensorInfo]",
+    seen: set[str],
+    types: "Mapping[str, QuantType]",
+    calibration: Calibration,
+) -> TensorPlan:
+    """The TensorPlan for a line of the plan at ``name``; ``seen`` collects the names of the tensors."""
     if not isinstance(row, dict) or not isinstance(row.get("name"), str):
         raise PlanError(f'{name}: tensors: {row!r:.120}: expected an object with "name" and "to"')
-    tensor = row["name"]
+    tensor: str = row["name"]
     if tensor in seen:
-        raise PlanError(f"{name}: {tensor} has two lines")
+        raise PlanError(f"{name}: {tensor} has two lines: delete one of them")
     seen.add(tensor)
-    source = sources.get(row.get("source", tensor))
+    source_name = row.get("source", tensor)
+    source = sources.get(source_name) if isinstance(source_name, str) else None
     if source is None:
-        raise PlanError(f"{name}: {row.get('source', tensor)}: the model has no such tensor: plan this model anew")
+        raise PlanError(f"{name}: {source_name}: the model has no such tensor: {_AGAIN}")
     dims = trimmed(source.dims)
     if row.get("shape", list(dims[::-1])) != list(dims[::-1]) or row.get("from", source.type_name) != source.type_name:
         raise PlanError(
-            f"{name}: {tensor} is {row.get('from')} of shape {row.get('shape')} there, but {source.type_name} of shape "
-            f"{list(dims[::-1])} in the model: plan this model anew"
+            f"{name}: {tensor} is {row.get('from')} of shape {row.get('shape')} in the plan, but {source.type_name} of "
+            f"shape {list(dims[::-1])} in the model: {_AGAIN}"
         )
     to = row.get("to")
     if not isinstance(to, str):
         raise PlanError(f'{name}: {tensor}: "to" is {to!r}, expected the name of a type')
     reason = str(row.get("reason", ""))
     if to == source.type_name:
-        return decided(tensor, source, dims, None, reason or "as it is", calibration)
+        return decided(tensor, source, dims, None, reason or "kept", calibration)
     qtype = types[to]
     if dims[0] % qtype.block_size:
         raise PlanError(
-            f"{name}: {tensor}: {qtype.name} does not fit rows of {dims[0]} values, not a multiple of "
-            f"{qtype.block_size}; choose {qtype.fallback or 'Q8_0'} or F16"
+            f"{name}: {tensor}: {qtype.name} does not fit rows of {dims[0]} values, which is not a multiple of "
+            f"{qtype.block_size}: choose {qtype.fallback or 'Q8_0'} or F16"
         )
     wanted = types[str(row["wanted"])] if "wanted" in row else None
     if qtype.name not in reason:
@@ -157,7 +201,7 @@ def _tensor(name, row, sources, seen, types, calibration):
     return decided(tensor, source, dims, qtype, reason, calibration, wanted)
 
 
-def _edits(name, rows):
+def _edits(name: str, rows: Iterable[Any]) -> tuple[MetadataEdit, ...]:
     edits = []
     for row in rows:
         if not isinstance(row, list) or len(row) not in (1, 3) or not all(isinstance(text, str) for text in row[:2]):
@@ -166,7 +210,9 @@ def _edits(name, rows):
     return tuple(edits)
 
 
-def _field(name, data, key, kind):
-    if not isinstance(data.get(key), kind) or (key not in data):
-        raise PlanError(f"{name}: {key!r} is {data.get(key)!r:.80}: plan the model anew with `quantreg plan`")
+def _field(name: str, data: Mapping[str, Any], key: str, kind: type | tuple[type, ...]) -> Any:
+    if key not in data:
+        raise PlanError(f"{name}: {key!r} is missing: {_AGAIN}")
+    if not isinstance(data[key], kind):
+        raise PlanError(f"{name}: {key!r} is {data[key]!r:.80}, which has the wrong type: {_AGAIN}")
     return data[key]

@@ -1,56 +1,91 @@
-"""From a header and a file type to a `Plan`.
+"""Make a `Plan` from a model's header and a file type.
 
-The order of decisions is the reference's: what is never quantized; types given for embeddings and output; types given
-by pattern; the recipe's rules; the fallback for rows that do not divide into blocks.
+The order of decisions is the reference's: tensors that are never quantized, types given for embeddings and output,
+types given by pattern, the recipe's rules, and last the fallback for rows that do not divide into blocks.
 """
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantreg.errors import PlanError, QuantregError
 from quantreg.ggml import PLAIN_TYPES
 from quantreg.recipes.assumed import Watched
-from quantreg.recipes.calibration import EMBEDDINGS, Calibration, decided
+from quantreg.recipes.calibration import EMBEDDINGS, Calibration, Importance, decided
 from quantreg.recipes.catalog import file_types
 from quantreg.recipes.checks import Checks
 from quantreg.recipes.edits import metadata_edits
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.keep import kept_because
-from quantreg.recipes.model import model_facts
-from quantreg.recipes.options import PlanOptions
+from quantreg.recipes.model import ModelHeader, model_facts
+from quantreg.recipes.options import PlanOptions, pairs
 from quantreg.recipes.order import arrange, trimmed
 from quantreg.recipes.plans import Plan, TensorPlan
-from quantreg.recipes.rules import ATTENTION_V, Candidate, Choice, role_of
+from quantreg.recipes.rules import ATTENTION_V, Candidate, Choice, Rule, role_of
+
+if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
+    from quantreg.gguf import TensorInfo
+    from quantreg.qtype import QuantType
 
 __all__ = ["plan_header"]
 
 
-def plan_header(header, file_type, *, imatrix=None, options=None, types=None, check=True) -> Plan:
-    """Decide the type of every tensor of a model; reads no tensor data.
+def plan_header(
+    header: ModelHeader,
+    file_type: str | int | FileType,
+    *,
+    imatrix: Importance | None = None,
+    options: PlanOptions | None = None,
+    types: "Mapping[str, QuantType] | None" = None,
+    check: bool = True,
+) -> Plan:
+    """Decide the type of every tensor of a model, without reading tensor data.
 
-    ``header`` has ``.metadata`` (a mapping) and ``.tensors`` (TensorInfo). ``file_type`` is a FileType or its name,
-    alias or number, or a type's name for that type everywhere. ``imatrix`` is an ImportanceMatrix. ``types`` maps
-    type names to QuantType (default: the registry).
+    ``header`` has ``.metadata`` (a mapping) and ``.tensors`` (TensorInfo objects). ``file_type`` is a FileType or its
+    name, alias or number, or the name of a type to use for every tensor that is quantized. ``imatrix`` is an
+    ImportanceMatrix or None. ``types`` maps type names to QuantTypes (default: the registry).
 
-    Raises UnknownFileTypeError and UnknownTypeError for names, ImportanceError for an imatrix of another shape, and
-    PlanError for what cannot be done: a type that fits no row, importance that is missing, a source that is quantized
-    already. With ``check=False`` the last two are listed in ``Plan.problems`` instead, so that sizes can be shown.
+    Raises UnknownFileTypeError and UnknownTypeError for unknown names, ImportanceError for an imatrix that does not fit
+    the tensors, and PlanError if the plan cannot be made (a type does not fit a row) or carried out (importance is
+    missing, or the source is already quantized). With ``check=False``, what keeps the plan from being carried out is
+    listed in ``Plan.problems`` instead, so that sizes can be shown.
     """
     if types is None:
-        from quantreg.registry import types
+        from quantreg.registry import types as registered  # loads pluggy, which takes more than 10 ms
 
-    planned = _Planner(header, file_types.find(file_type, types), imatrix, options or PlanOptions(), types).run(header)
+        types = registered
+    planned = _Planner(header, file_types.find(file_type, types), imatrix, options or PlanOptions(), types).run()
     if check and planned.problems:
         raise PlanError("; ".join(planned.problems))
     return planned
 
 
-class _Planner:
-    """The state of one run. Counters advance only where the recipe's rules are asked."""
+class _Decision(NamedTuple):
+    """The type of a tensor (None: keep the source's), why, and the type that it replaces as a fallback."""
 
-    def __init__(self, header, file_type: FileType, imatrix, options: PlanOptions, types):
-        self.file_type, self.options, self.types = file_type, options, types
-        self.model = model_facts(header.metadata, options.override_kv, [tensor.name for tensor in header.tensors])
+    type: str | None
+    reason: str
+    wanted: "QuantType | None" = None
+
+
+class _Planner:
+    """The state of one run. The counters advance only for tensors whose type the recipe's rules decide."""
+
+    def __init__(
+        self,
+        header: ModelHeader,
+        file_type: FileType,
+        imatrix: Importance | None,
+        options: PlanOptions,
+        types: "Mapping[str, QuantType]",
+    ) -> None:
+        self.header = header
+        self.file_type = file_type
+        self.imatrix = imatrix
+        self.options = options
+        self.types = types
+        self.model = model_facts(header.metadata, pairs(options.override_kv), [info.name for info in header.tensors])
         self.watched = Watched(self.model)
         self.tensors, self.block_count = arrange(header.tensors, options.prune_layers)
         if options.keep_split:
@@ -60,65 +95,70 @@ class _Planner:
         self.default = types[file_type.type]
         self.output_type = self._optional(options.output_tensor_type)
         self.embedding_type = self._optional(options.token_embedding_type)
-        self.patterns = [(_compiled(pattern), types[name]) for pattern, name in options.tensor_types]
-        self.imatrix = imatrix
+        self.patterns = [(_compiled(pattern), types[name]) for pattern, name in pairs(options.tensor_types)]
         self.calibration = Calibration(file_type, imatrix, options)
 
         roles = Counter(role_of(name) for name, _ in self.tensors)
         self.n_attention_v = sum(roles[role] for role in ATTENTION_V)
         self.tied = not roles["output"]
-        self.counts: Counter = Counter()
+        self.counts: Counter[str] = Counter()
         self.planned: dict[str, str] = {}
 
-    def run(self, header) -> Plan:
+    def run(self) -> Plan:
         """Plan every tensor, in order."""
         planned = []
         for name, source in self.tensors:
             planned.append(self._plan_tensor(name, source))
             self.planned[name] = planned[-1].to_type
-        arch, count = self.model.architecture, len(self.calibration.names)
-        edits = metadata_edits(self.file_type, header, self.options, arch, self.imatrix, count, self.block_count)
-        checked = Checks(self.file_type, self.options, self.decodable, bool(self.calibration.names))
-        warnings = (*self.watched.assumptions(planned), *checked.warnings(planned), *self._idle_patterns())
-        return Plan(
-            self.file_type, tuple(planned), edits, warnings, checked.problems(planned),
-            imatrix=self.imatrix.path if self.imatrix else None, options=self.options,
+        n_entries = len(self.calibration.names)
+        edits = metadata_edits(
+            self.file_type, self.header, self.options, self.model.architecture, self.imatrix, n_entries,
+            self.block_count,
         )  # fmt: skip
+        checks = Checks(self.file_type, self.options, self.decodable, n_entries > 0)
+        return Plan(
+            self.file_type,
+            tuple(planned),
+            edits,
+            (*self.watched.assumptions(planned), *checks.warnings(planned), *self._unused_patterns()),
+            checks.problems(planned),
+            imatrix=None if self.imatrix is None else self.imatrix.path,
+            options=self.options,
+        )
 
-    def _plan_tensor(self, name, source) -> TensorPlan:
+    def _plan_tensor(self, name: str, source: "TensorInfo") -> TensorPlan:
         dims = trimmed(source.dims)
-        choice, wanted = self._choose(name, dims)
-        qtype = None if choice.type is None else self.types[choice.type]
+        choice, reason, wanted = self._choose(name, dims)
+        qtype = None if choice is None else self.types[choice]
         if qtype is not None and qtype.type_id != source.type_id:
             other = self.calibration.replacement(name, source, dims, qtype)
             if other is not None:
-                choice = Choice(other, f"no importance for it: {other} instead ({choice.reason})")
+                reason = f"no importance for this tensor: {other} instead ({reason})"
                 wanted, qtype = wanted or qtype, self.types[other]
-        return decided(name, source, dims, qtype, choice.reason, self.calibration, wanted)
+        return decided(name, source, dims, qtype, reason, self.calibration, wanted)
 
-    def _idle_patterns(self):
+    def _unused_patterns(self) -> Iterator[str]:
         for pattern, qtype in self.patterns:
             if not any(pattern.search(name) for name, _ in self.tensors):
-                yield f"tensor type {pattern.pattern}={qtype.name} has no effect: no tensor's name holds it"
+                yield f"tensor type {pattern.pattern}={qtype.name} has no effect: no tensor's name matches it"
 
     # --- the type ---
 
-    def _choose(self, name, dims) -> tuple[Choice, object]:
-        """The choice (type None: keep the source's), and the QuantType that was wanted if it is a fallback."""
+    def _choose(self, name: str, dims: tuple[int, ...]) -> _Decision:
         if self.file_type.only_copy:
-            return Choice(None, "COPY: as it is"), None
+            return _Decision(None, "COPY: kept")
         if reason := kept_because(name, dims, self.model.architecture):
-            return Choice(None, f"{reason}: kept"), None
+            return _Decision(None, f"{reason}: kept")
         if self.options.leave_output_tensor and name == "output.weight":
-            return Choice(None, "leave_output_tensor: kept"), None
+            return _Decision(None, "leave_output_tensor: kept")
 
         by_pattern = next((found for found in self.patterns if found[0].search(name)), None)
         if self.embedding_type and name in EMBEDDINGS and not (by_pattern and name == "per_layer_token_embd.weight"):
-            return self._exactly(name, dims, self.embedding_type, "token_embedding_type"), None
+            return self._exactly(name, dims, self.embedding_type, "token_embedding_type")
         if self.output_type and name == "output.weight":
-            return self._exactly(name, dims, self.output_type, "output_tensor_type"), None
+            return self._exactly(name, dims, self.output_type, "output_tensor_type")
         if self.default.name in PLAIN_TYPES:
-            return Choice(self.default.name, f"{self.file_type.name}: {self.default.name}"), None
+            return _Decision(self.default.name, f"{self.file_type.name}: {self.default.name}")
         if by_pattern:
             pattern, qtype = by_pattern
             choice = Choice(qtype.name, f"tensor type {pattern.pattern}: {qtype.name}")
@@ -128,18 +168,19 @@ class _Planner:
             choice = self._by_rules(name, dims)
         return self._divided(name, dims, choice)
 
-    def _by_rules(self, name, dims) -> Choice:
+    def _by_rules(self, name: str, dims: tuple[int, ...]) -> Choice:
         role = role_of(name)
         if self.tied and role == "token_embd":
             role = "output"
             if self.output_type:
                 return Choice(self.output_type.name, f"output_tensor_type, tied to the output: {self.output_type.name}")
         group = "attn_v" if role in ATTENTION_V else role
+        facts: Any = self.watched  # it has the attributes of ModelFacts
         candidate = Candidate(
             name=name,
             dims=dims,
             role=role,
-            model=self.watched,
+            model=facts,
             default_type=self.default.name,
             default_block_size=self.default.block_size,
             has_imatrix=bool(self.calibration.names),
@@ -151,10 +192,10 @@ class _Planner:
         for rule in self.file_type.rules:
             choice = self._asked(rule, candidate, choice) or choice
         self.counts[group] += 1
-        return choice or Choice(self.default.name, f"{self.file_type.name} by default: {self.default.name}")
+        return choice or Choice(self.default.name, f"default of {self.file_type.name}: {self.default.name}")
 
-    def _asked(self, rule, candidate, choice) -> Choice | None:
-        """What a rule says; PlanError if it fails or answers with something else: it may be a plugin's."""
+    def _asked(self, rule: Rule, candidate: Candidate, choice: Choice | None) -> Choice | None:
+        """Call a rule, which may be a plugin's. Raises PlanError if it fails or does not return a Choice or None."""
         who = f"{candidate.name}: rule {getattr(rule, '__name__', repr(rule))} of file type {self.file_type.name}"
         try:
             found = rule(candidate, choice)
@@ -166,54 +207,54 @@ class _Planner:
             raise PlanError(f"{who} returned {found!r}, expected a quantreg.recipes.Choice or None")
         return found
 
-    def _divided(self, name, dims, choice) -> tuple[Choice, object]:
-        """The choice, or its fallback where the row length is no multiple of the block."""
+    def _divided(self, name: str, dims: tuple[int, ...], choice: Choice) -> _Decision:
+        """The choice, or its fallback if the row length is not a multiple of the block size."""
         qtype, columns = self.types[choice.type], dims[0]
         if columns % qtype.block_size == 0:
-            return choice, None
+            return _Decision(*choice)
         why = f"{columns} is not a multiple of {qtype.block_size}"
         if self.options.no_fallback or (qtype.fallback is None and qtype.block_size > 32):
             cause = "no_fallback is set" if self.options.no_fallback else "it has no fallback"
             raise PlanError(
                 f"{name}: {qtype.name} does not fit rows of {columns} values ({why}), and {cause}: give this tensor "
-                f"another type with tensor_types (--tensor-type), for instance Q8_0 or F16"
+                "another type with tensor_types (--tensor-type), for example Q8_0 or F16"
             )
         fallback = self.types[qtype.fallback] if qtype.fallback else qtype
         if columns % fallback.block_size:
             why, fallback = f"{columns} is not a multiple of {fallback.block_size}", self.types["F16"]
-        return Choice(fallback.name, f"{why}: {fallback.name} instead ({choice.reason})"), qtype
+        return _Decision(fallback.name, f"{why}: {fallback.name} instead ({choice.reason})", qtype)
 
-    def _exactly(self, name, dims, qtype, option) -> Choice:
-        """A type the user named for this very tensor: it must fit, there is no fallback."""
+    def _exactly(self, name: str, dims: tuple[int, ...], qtype: "QuantType", option: str) -> _Decision:
+        """A type that the user gave for this very tensor. There is no fallback, so it must fit."""
         if dims[0] % qtype.block_size:
             raise PlanError(
-                f"{name}: {option} {qtype.name} does not fit rows of {dims[0]} values, not a multiple of "
-                f"{qtype.block_size}; choose {qtype.fallback or 'Q8_0'} or F16"
+                f"{name}: {option} {qtype.name} does not fit rows of {dims[0]} values, which is not a multiple of "
+                f"{qtype.block_size}: choose {qtype.fallback or 'Q8_0'} or F16"
             )
-        return Choice(qtype.name, f"{option}: {qtype.name}")
+        return _Decision(qtype.name, f"{option}: {qtype.name}")
 
-    def _optional(self, name):
+    def _optional(self, name: str | None) -> "QuantType | None":
         return None if name is None else self.types[name]
 
 
-# Classes that C++ knows within brackets: [[:digit:]_] is [0-9_].
-CLASSES = {
+# C++'s named classes within brackets and what they are in Python: [[:digit:]_] is [0-9_].
+_CLASSES = {
     "alnum": "a-zA-Z0-9", "alpha": "a-zA-Z", "blank": r" \t", "cntrl": r"\x00-\x1f\x7f", "digit": "0-9", "graph": "!-~",
     "lower": "a-z", "print": " -~", "punct": r"!-/:-@\[-`{-~", "space": r"\s", "upper": "A-Z", "xdigit": "0-9a-fA-F",
 }  # fmt: skip
-BRACKETS = re.compile(r"\\.|\[(?:\[:\w*:\]|\\.|[^\]\\])*\]", re.DOTALL)
+_BRACKETS = re.compile(r"\\.|\[(?:\[:\w*:\]|\\.|[^\]\\])*\]", re.DOTALL)
 
 
-def _compiled(pattern: str):
-    """A pattern of tensor_types, written as for C++'s std::regex, as a regular expression."""
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern of tensor_types, which is written for C++'s std::regex."""
 
-    def in_brackets(found):
-        return found[0][0] + re.sub(r"\[:(\w*):\]", lambda named: CLASSES[named[1]], found[0][1:])
+    def in_brackets(found: re.Match[str]) -> str:
+        return found[0][0] + re.sub(r"\[:(\w*):\]", lambda named: _CLASSES[named[1]], found[0][1:])
 
     try:
-        return re.compile(BRACKETS.sub(in_brackets, pattern), re.ASCII)
+        return re.compile(_BRACKETS.sub(in_brackets, pattern), re.ASCII)
     except KeyError as error:
-        known = ", ".join(CLASSES)
-        raise PlanError(f"tensor type pattern {pattern!r}: unknown class {error}, known are {known}") from None
+        known = ", ".join(_CLASSES)
+        raise PlanError(f"tensor type pattern {pattern!r}: unknown class {error}, the known ones are {known}") from None
     except (re.error, OverflowError, RecursionError) as error:
-        raise PlanError(f"tensor type pattern {pattern!r} is no regular expression: {error}") from None
+        raise PlanError(f"tensor type pattern {pattern!r} is not a regular expression: {error}") from None

@@ -1,22 +1,25 @@
-"""The outcome of planning: what becomes of each tensor and of the metadata."""
+"""The result of planning: what happens to each tensor and to the metadata."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantreg.html import table
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.options import PlanOptions
 
+if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
+    from quantreg.gguf import TensorInfo
+
 __all__ = ["MetadataEdit", "Plan", "TensorPlan"]
 
 
 class MetadataEdit(NamedTuple):
-    """One change of the metadata, applied in order.
+    """One change to the metadata; the edits of a plan are applied in order.
 
-    ``type`` is GGUF's name of a value type ("u32", "f32", "bool", "string"): remove the key if it is there, then append
-    it with ``value``. None: only remove it.
+    ``type`` is GGUF's name for a value type ("u32", "f32", "bool", "string"): the key is removed if it exists, then
+    appended with ``value``. If ``type`` is None, the key is only removed.
     """
 
     key: str
@@ -26,17 +29,21 @@ class MetadataEdit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
-    """What becomes of one tensor.
+    """What happens to one tensor.
 
-    ``dims`` are the output's, in ne order without trailing ones (at least one dimension); ``shape`` is the reverse.
-    ``source`` is the TensorInfo it is made from (``source.name`` differs after pruning). ``bytes`` is the size of the
-    output's data without padding. ``wanted`` names the type before the fallback, else None. ``needs_importance`` says
-    that the encoding is not to be done without importance; ``importance`` is the imatrix entry to use, None for none.
+    - ``name``, ``dims``: those in the output; ``dims`` is in ne order (row length first), without trailing ones.
+    - ``source``: the TensorInfo of the tensor it is made from. ``source.name`` differs after pruning.
+    - ``from_type``, ``from_id``, ``to_type``, ``to_id``: the types before and after.
+    - ``reason``: why it gets its type, in words.
+    - ``bytes``: the size of the data in the output, without padding.
+    - ``wanted``, ``wanted_bytes``: the type that a fallback replaced and the size it would have had, else None and 0.
+    - ``needs_importance``: whether the tensor must not be encoded without importance.
+    - ``importance``: the imatrix entry to use, or None.
     """
 
     name: str
     dims: tuple[int, ...]
-    source: object
+    source: "TensorInfo"
     from_type: str
     from_id: int
     to_type: str
@@ -50,12 +57,12 @@ class TensorPlan:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The dimensions in NumPy order: rows last."""
+        """The dimensions in NumPy order (row length last)."""
         return self.dims[::-1]
 
     @property
     def n_elements(self) -> int:
-        """Weights in the tensor."""
+        """The number of weights in the tensor."""
         total = 1
         for dim in self.dims:
             total *= dim
@@ -63,29 +70,30 @@ class TensorPlan:
 
     @property
     def n_experts(self) -> int:
-        """Matrices in a stack of experts (the third dimension), 1 for a plain matrix: rows of its importance."""
+        """The number of matrices in a stack of experts (the third dimension), or 1. Each has its own importance row."""
         return self.dims[2] if len(self.dims) > 2 else 1
 
     @property
     def converted(self) -> bool:
-        """Whether the data changes; else the bytes are copied."""
+        """Whether the tensor changes its type; otherwise its bytes are copied."""
         return self.from_id != self.to_id
 
     @property
     def fallback(self) -> bool:
-        """Whether the row length ruled out the wanted type."""
+        """Whether the tensor gets another type than the recipe wanted."""
         return self.wanted is not None
 
 
 @dataclass(frozen=True)
 class Plan(Mapping[str, TensorPlan]):
-    """What becomes of a model: its tensors in the order of the output, and the edits to its metadata.
+    """What happens to a model: its tensors in the order of the output, and the edits to its metadata.
 
-    A mapping of tensor names to TensorPlans: ``plan["blk.0.attn_q.weight"].to_type``.
+    A plan maps tensor names to TensorPlans: ``plan["blk.0.attn_q.weight"].to_type``. A name that it does not have
+    raises KeyError.
 
     ``warnings`` are sentences for the user. ``problems`` say why the plan cannot be carried out; `plan` raises them
-    unless told otherwise. ``imatrix`` is the file of the importance matrix, None if there is none or it is no file.
-    ``options`` are those it was made with.
+    unless it is called with ``check=False``. ``imatrix`` is the path of the importance matrix, or None if there is
+    none or it was not read from a file. ``options`` are those that the plan was made with.
     """
 
     file_type: FileType
@@ -106,7 +114,7 @@ class Plan(Mapping[str, TensorPlan]):
         return len(self.tensors)
 
     @cached_property
-    def _by_name(self):
+    def _by_name(self) -> dict[str, TensorPlan]:
         return {tensor.name: tensor for tensor in self.tensors}
 
     def __repr__(self) -> str:
@@ -114,39 +122,40 @@ class Plan(Mapping[str, TensorPlan]):
 
     def _repr_html_(self) -> str:
         return table(
-            f"{self.file_type.name}: {len(self)} tensors, {self.bytes:,} bytes, {self.bits_per_weight:.4f} bits/weight",
+            f"{self.file_type.name}: {len(self)} tensors, {self.bytes:,} bytes, "
+            f"{self.bits_per_weight:.4f} bits per weight",
             ("tensor", "shape", "from", "to", "bytes", "reason"),
             ((t.name, t.shape, t.from_type, t.to_type, t.bytes, t.reason) for t in self.tensors),
         )
 
     @property
     def bytes(self) -> int:
-        """Bytes of tensor data in the output, without padding and header."""
+        """The size of the tensor data in the output, without padding and header."""
         return sum(tensor.bytes for tensor in self.tensors)
 
     @property
     def n_elements(self) -> int:
-        """Weights in the output."""
+        """The number of weights in the output."""
         return sum(tensor.n_elements for tensor in self.tensors)
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of tensor data a weight, over all tensors; 0 for a file without any."""
+        """Bits of tensor data per weight over all tensors; 0 if there are no weights."""
         return self.bytes * 8 / self.n_elements if self.n_elements else 0.0
 
     @property
     def fallbacks(self) -> tuple[TensorPlan, ...]:
-        """The tensors whose row length ruled out the wanted type."""
+        """The tensors that get another type than the recipe wanted."""
         return tuple(tensor for tensor in self.tensors if tensor.fallback)
 
     @property
     def fallback_cost(self) -> float:
-        """Bits a weight that the fallbacks add, over all tensors (the wanted type taken at its nominal bits)."""
+        """Bits per weight that the fallbacks add over all tensors, relative to the nominal size of the wanted types."""
         extra = sum(tensor.bytes - tensor.wanted_bytes for tensor in self.fallbacks)
         return extra * 8 / self.n_elements if self.n_elements else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON-ready data: name, shape (NumPy order), from, to, reason, bytes of each tensor, and sums."""
+        """The plan as data for JSON: totals, and each tensor's name, shape (NumPy order), types, reason and bytes."""
         return {
             "tensors": [
                 {

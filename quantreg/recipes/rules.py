@@ -1,13 +1,13 @@
-"""The words a recipe is written in: roles of tensors, conditions on them, and rows that give them a type.
+"""The vocabulary of recipes: roles of tensors, conditions on tensors, and rows that give tensors a type.
 
-A rule is any callable that takes a `Candidate` and the `Choice` so far (None as long as no rule has spoken) and returns
-a `Choice`, or None to leave it. `Row` is the rule that the built-in recipes are made of; a plugin may mix rows with
-functions of its own.
+A rule is any callable that takes a `Candidate` and the `Choice` of the rules before it (None if there is none yet) and
+returns a new `Choice`, or None to leave the choice as it is. The built-in recipes consist of `Row` rules. A plugin may
+mix rows with functions of its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from quantreg.errors import PlanError
 from quantreg.recipes.model import ModelFacts
@@ -18,14 +18,16 @@ __all__ = [
     "FFN",
     "Candidate",
     "Choice",
+    "Condition",
     "Row",
+    "Rule",
     "condition",
     "role_of",
     "unless",
 ]
 
-# First match wins; a pattern with "=" in front must be the whole name. Anything else is "other".
-ROLES = (
+# The first pattern that is part of the name decides; a pattern that begins with "=" must be the whole name.
+_ROLES = (
     ("=output.weight", "output"),
     ("=token_embd.weight", "token_embd"),
     ("=per_layer_token_embd.weight", "token_embd"),
@@ -39,20 +41,20 @@ ROLES = (
     ("ffn_gate", "ffn_gate"),
     ("ffn_down", "ffn_down"),
 )
-ATTENTION_V = ("attn_v", "attn_qkv", "attn_kv_b")
-FFN = ("ffn_up", "ffn_gate", "ffn_down")
+ATTENTION_V: tuple[str, ...] = ("attn_v", "attn_qkv", "attn_kv_b")
+FFN: tuple[str, ...] = ("ffn_up", "ffn_gate", "ffn_down")
 
 
 def role_of(name: str) -> str:
-    """What a tensor does in the model, read from its name: "attn_v", "ffn_down" ... or "other"."""
-    for pattern, role in ROLES:
+    """What a tensor does in the model, read from its name: "attn_v", "ffn_down" and so on, or "other"."""
+    for pattern, role in _ROLES:
         if name == pattern[1:] if pattern[0] == "=" else pattern in name:
             return role
     return "other"
 
 
 class Choice(NamedTuple):
-    """A type and why it was chosen."""
+    """A type and the reason why it was chosen."""
 
     type: str
     reason: str
@@ -60,12 +62,17 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A tensor that awaits its type, and all that a rule may look at.
+    """A tensor whose type is to be decided, with everything that a rule may look at.
 
-    ``dims`` is in ne order (row length first), without trailing ones. ``role`` is "output" for token embeddings that
-    serve as the output too. ``model`` has what `ModelFacts` has. ``count`` says how many tensors of the same role
-    (attn_v, attn_qkv and attn_kv_b are one) went through the rules before this one. ``planned`` maps the names of the
-    tensors before this one to their types.
+    - ``dims``: in ne order (row length first), without trailing ones.
+    - ``role``: see `role_of`; "output" for token embeddings that serve as the output, too.
+    - ``model``: the facts about the model, with the attributes of `ModelFacts`.
+    - ``default_type``, ``default_block_size``: the file type's own type.
+    - ``has_imatrix``: whether the plan may use any entry of an importance matrix.
+    - ``count``: how many tensors with the same role the rules have seen before this one (attn_v, attn_qkv and
+      attn_kv_b count as one role).
+    - ``n_attention_v``: how many tensors with one of these three roles the model has.
+    - ``planned``: maps the names of the tensors before this one to their types.
     """
 
     name: str
@@ -86,25 +93,24 @@ class Candidate:
 
     @property
     def n_experts(self) -> int:
-        """Matrices in the tensor: its third dimension, 1 for a plain matrix."""
+        """The number of matrices in the tensor: its third dimension, or 1 for a plain matrix."""
         return self.dims[2] if len(self.dims) > 2 else 1
 
     @property
     def layer(self) -> int | None:
-        """The N of a leading ``blk.N``, None outside the blocks."""
+        """The N of a name that begins with ``blk.N``, else None."""
         return layer_of(self.name)
 
     @property
     def group_size(self) -> int:
-        """How many tensors of the role to expect: the model's layers, or the V tensors there are."""
+        """How many tensors to expect in this role: the V tensors of the model, or one per layer for other roles."""
         return self.n_attention_v if self.role in ATTENTION_V else self.model.block_count
 
     @property
     def index(self) -> int:
-        """The place among the tensors of the group: the running count, or for the FFN of a mixture of experts the
-        layer.
+        """The position in the group: the layer for an FFN tensor of a mixture of experts, else ``count``.
 
-        Raises PlanError for an FFN tensor of a mixture of experts that belongs to no layer of the model.
+        Raises PlanError for an FFN tensor of a mixture of experts whose name does not give a layer of the model.
         """
         if self.role not in FFN or self.model.expert_count <= 1:
             return self.count
@@ -112,26 +118,33 @@ class Candidate:
             raise PlanError(
                 f"{self.name}: cannot tell its layer: the model has {self.model.expert_count} experts and "
                 f"{self.model.block_count} layers, so an FFN tensor must be named blk.N.* with N below "
-                f"{self.model.block_count}. Use --pure, or give this tensor a type with --tensor-type"
+                f"{self.model.block_count}. Use pure (--pure), or give this tensor a type with tensor_types "
+                "(--tensor-type)"
             )
         return self.layer
 
 
-def condition(text: str):
-    """Give a function ``Candidate -> bool`` the words that stand for it in the reasons of a plan."""
+Condition: TypeAlias = Callable[[Candidate], bool]
+Rule: TypeAlias = Callable[[Candidate, Choice | None], Choice | None]
 
-    def mark(function):
-        function.text = text
+C = TypeVar("C", bound=Condition)
+
+
+def condition(text: str) -> Callable[[C], C]:
+    """Decorate a function ``Candidate -> bool`` with the words that describe it in the reasons of a plan."""
+
+    def mark(function: C) -> C:
+        function.__dict__["text"] = text  # type checkers do not let a callable have attributes
         return function
 
     return mark
 
 
-def unless(positive):
+def unless(positive: Condition) -> Condition:
     """The opposite of a condition."""
 
-    @condition(f"not {positive.text}")
-    def negative(candidate):
+    @condition(f"not {_text(positive)}")
+    def negative(candidate: Candidate) -> bool:
         return not positive(candidate)
 
     return negative
@@ -139,24 +152,26 @@ def unless(positive):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Tensors in a role (``where``: one, several, or None for all) that meet all conditions (``when``) get ``type``.
+    """A rule that gives ``type`` to tensors with a role in ``where`` that meet all conditions in ``when``.
 
-    The first row that applies decides. A row with ``instead_of`` comes after: it only replaces one of these types.
+    ``where`` is one role, several, or None for all; ``when`` is one condition, several, or None for no condition. The
+    first row that fits decides. A row with ``instead_of`` is different: it replaces a type chosen before it (or the
+    file type's own) if that type is one of these.
     """
 
     where: str | tuple[str, ...] | None
-    when: object  # a condition, a tuple of them, or None
+    when: Condition | tuple[Condition, ...] | None
     type: str
     instead_of: tuple[str, ...] = ()
 
     def applies(self, candidate: Candidate) -> bool:
-        """Whether role and conditions fit."""
+        """Whether the role and all conditions fit."""
         if self.where is not None and candidate.role not in _tuple(self.where):
             return False
         return all(test(candidate) for test in _tuple(self.when))
 
     def __call__(self, candidate: Candidate, chosen: Choice | None) -> Choice | None:
-        """The type for this tensor, or None to abstain."""
+        """The choice for this tensor, or None if this row does not decide."""
         if self.instead_of:
             asked = (chosen.type if chosen else candidate.default_type) in self.instead_of
         else:
@@ -164,12 +179,20 @@ class Row:
         return Choice(self.type, self.reason(candidate)) if asked and self.applies(candidate) else None
 
     def reason(self, candidate: Candidate) -> str:
-        """For instance "ffn_down, one of the first eighth: Q6_K"."""
-        words = [candidate.role, *(getattr(test, "text", test.__name__) for test in _tuple(self.when))]
+        """The role, the conditions and the type: "ffn_down, in the first eighth of the layers: Q6_K"."""
+        words = [candidate.role, *(_text(test) for test in _tuple(self.when))]
         if candidate.role == "output" and role_of(candidate.name) == "token_embd":
             words[0] = "token_embd, tied to the output"
         return f"{', '.join(words)}: {self.type}"
 
 
-def _tuple(value):
+def _text(test: Condition) -> str:
+    """The words for a condition: those of the decorator, or else the name of the function."""
+    return str(getattr(test, "text", None) or getattr(test, "__name__", repr(test)))
+
+
+T = TypeVar("T")
+
+
+def _tuple(value: T | tuple[T, ...] | None) -> tuple[T, ...]:
     return () if value is None else value if isinstance(value, tuple) else (value,)

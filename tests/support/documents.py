@@ -1,4 +1,4 @@
-"""Code blocks of the documentation, so that tests can run them."""
+"""The code blocks of the documentation, for tests that run them."""
 
 import re
 from pathlib import Path
@@ -20,5 +20,6 @@ def blocks(name):
 
 
 def file_in(name, title):
+    """The code block with this title in docs/<name>."""
     (text,) = (block.text for block in blocks(name) if block.title == title)
     return text

@@ -1,4 +1,4 @@
-"""Small models for llama-quantize's options: the same bytes on every machine, as the reference saw them."""
+"""Small models for llama-quantize's options. Their bytes are the same on every machine, as the reference saw them."""
 
 import small_model
 from small_model import N_EMBD, noise
@@ -10,12 +10,13 @@ N_EXPERT, N_LAYER = 8, 4
 
 
 def write_models(folder):
-    """All files that the runs in golden/options.json name."""
+    """Write all files that the command lines in golden/options.json use."""
     small_model.write_model(folder / "small.gguf")
     small_model.write_imatrix(folder / "small-imatrix.gguf")
     _write_mixture(folder / "moe.gguf", folder / "moe-imatrix.gguf")
     _write_tied(folder / "tied.gguf")
-    _write_shards(folder, "meta", [0, 20])  # the first has metadata only, as gguf-split --no-tensor-first-split does
+    # The first shard has only metadata, as gguf-split --no-tensor-first-split writes it.
+    _write_shards(folder, "meta", [0, 20])
     _write_shards(folder, "in", [15, 15])
     quantreg.quantize_file(folder / "small.gguf", folder / "q8.gguf", "Q8_0")
     (folder / "types.txt").write_text("attn_v=q8_0 FFN_.*=q5_0\nattn_k=q6_k\n")
@@ -38,7 +39,7 @@ def _llama(n_layer, n_head_kv, **more):
 
 
 def _write_mixture(path, imatrix):
-    """Stacks of experts, F16; in the imatrix no token reached expert 1, and expert 0 saw fewer than the others."""
+    """Write a model with stacks of experts in F16, and an imatrix where expert 1 saw no token and expert 0 few."""
     shapes = {"token_embd.weight": (32, N_EMBD), "output.weight": (32, N_EMBD), "output_norm.weight": (N_EMBD,)}
     for n in range(N_LAYER):
         shapes |= {
@@ -72,7 +73,7 @@ def _write_mixture(path, imatrix):
 
 
 def _write_tied(path):
-    """No output.weight, 16 layers, F32, rows of 288 and 40: neither 256 nor 32 divides all of them."""
+    """Write an F32 model of 16 layers without output.weight; neither 256 nor 32 divides all its row lengths."""
     shapes = {"token_embd.weight": (32, 288)}
     for n in range(16):
         shapes |= {
@@ -88,7 +89,7 @@ def _write_tied(path):
 
 
 def _write_shards(folder, prefix, sizes):
-    """small.gguf in shards of so many tensors each, and one more for the rest."""
+    """Write small.gguf as shards with this many tensors each, and one more shard for the rest."""
     tensors = list(small_model.tensors().items())
     groups = []
     for size in [*sizes, len(tensors)]:

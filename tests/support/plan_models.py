@@ -1,4 +1,4 @@
-"""Headers, types and importance as `plan` needs them, without files; and the reference's plans for them."""
+"""Headers, types and importance for planning without files, and the reference's plans for them."""
 
 import json
 import lzma
@@ -14,7 +14,7 @@ from quantreg.registry import Registry, Types
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "plans" / "plans.json.xz"
 
-# name, id, block size, block bytes, fallback
+# name, id, weights per block, bytes per block, fallback
 ROWS = """
 F32 0 1 4 -; F16 1 1 2 -; BF16 30 1 2 -
 Q4_0 2 32 18 -; Q4_1 3 32 20 -; Q5_0 6 32 22 -; Q5_1 7 32 24 -; Q8_0 8 32 34 -
@@ -26,7 +26,7 @@ TQ1_0 34 256 54 Q4_0; TQ2_0 35 256 66 Q4_0; MXFP4 39 32 17 -; NVFP4 40 64 36 -; 
 
 
 class StubPlugin:
-    """A plugin that registers these types."""
+    """A plugin that registers the given types."""
 
     def __init__(self, found):
         self.found = found
@@ -38,7 +38,7 @@ class StubPlugin:
 
 
 def stub_type(name, type_id, block_size, type_size, fallback=None, **keywords):
-    """A type that planning can look at; it has no codec."""
+    """A type without a codec, which is enough for planning."""
     return QuantType(
         name,
         type_id=type_id,
@@ -51,7 +51,7 @@ def stub_type(name, type_id, block_size, type_size, fallback=None, **keywords):
 
 
 def types_with(*more):
-    """The types of ROWS and these."""
+    """A registry with the types of ROWS and the given ones."""
     rows = [row.split() for row in ROWS.replace("\n", ";").split(";") if row.strip()]
     found = [stub_type(n, *map(int, numbers), None if f == "-" else f) for n, *numbers, f in rows]
     registry = Registry(find=list)
@@ -64,7 +64,7 @@ TYPES = types_with()
 
 @dataclass(frozen=True)
 class StubTensor:
-    """As much of a TensorInfo as planning looks at."""
+    """The attributes of a TensorInfo that planning reads."""
 
     name: str
     dims: tuple[int, ...]
@@ -94,7 +94,7 @@ def header(tensors, metadata=None):
 
 
 class StubImatrix:
-    """An importance matrix known only by the lengths of its entries."""
+    """An importance matrix without values: only the lengths of its entries are known."""
 
     def __init__(self, entries, path="some.imatrix", dataset=None, chunk_count=0):
         self.entries, self.path, self.dataset, self.chunk_count = dict(entries), path, dataset, chunk_count
@@ -104,7 +104,7 @@ class StubImatrix:
 
 
 class Model:
-    """A model of the golden data."""
+    """A model in the golden data."""
 
     def __init__(self, data, metadata=None):
         self.data = data
@@ -112,7 +112,7 @@ class Model:
 
     @cached_property
     def imatrix(self):
-        """One that covers every tensor."""
+        """An importance matrix that covers every tensor."""
         lengths = {t.name: prod(t.dims[:1] + t.dims[2:3]) for t in self.header.tensors}
         return StubImatrix(lengths)
 
@@ -134,7 +134,7 @@ def real_model(name):
 
 
 def llama(n_layers=4, width=256, *, experts=0, arch="llama", heads=8, heads_kv=2, tied=False, source="F16", **metadata):
-    """A small model in the usual shape."""
+    """The header of a small model with the usual tensors."""
     stack = (experts,) if experts else ()
     tensors = [tensor("token_embd.weight", (width, 1000), source), tensor("output_norm.weight", (width,), "F32")]
     if not tied:
@@ -158,6 +158,6 @@ def llama(n_layers=4, width=256, *, experts=0, arch="llama", heads=8, heads_kv=2
 
 
 def make(source, file_type, **keywords):
-    """The plan, with these types; keywords are those of plan_header and the fields of PlanOptions."""
+    """The plan with TYPES. The keywords are those of plan_header and the fields of PlanOptions."""
     own = {name: keywords.pop(name) for name in ("imatrix", "check") if name in keywords}
     return plan_header(source, file_type, types=TYPES, options=PlanOptions(**keywords), **own)
