@@ -16,13 +16,12 @@ __all__ = ["identity_of"]
 def identity_of(source: Source, planned: Plan, imatrix: ImportanceMatrix | None) -> dict[str, Any]:
     """JSON-ready facts about a run, under the names by which an error mentions them if they differ."""
     recipe = [[t.name, t.source.name, t.from_type, t.to_type, t.importance, list(t.dims)] for t in planned.tensors]
+    used = any(tensor.importance for tensor in planned.tensors)
     return {
         "quantreg": __version__,
         "plugins": sorted({f"{p.distribution} {p.version}" for p in registry.plugins if p.error is None}),
         "source": [list(stamp_of(path)) for path in source.paths],
-        "imatrix": _imatrix_digest(imatrix)
-        if imatrix is not None and any(t.importance for t in planned.tensors)
-        else None,
+        "imatrix": None if imatrix is None or not used else _imatrix_digest(imatrix),
         "plan": _digest(json.dumps(recipe).encode()),
     }
 
