@@ -56,19 +56,12 @@ def found_plugins(entries: Iterable[EntryPoint]) -> tuple[list[tuple[EntryPoint,
         dist = entry.dist
         if id(dist) not in known:
             try:
-                known[id(dist)] = _name_and_version(dist)
+                known[id(dist)] = (dist.name or "unknown", dist.version or "")
             except Exception:  # a distribution may lack metadata, or be damaged or half installed
                 known[id(dist)] = ("unknown", "")
         found.append((entry, Plugin(entry.name, *known[id(dist)], entry.value)))
     found.sort(key=lambda pair: (pair[1].distribution != BUILT_IN, pair[1].distribution, pair[1].name))
     return _limited(found)
-
-
-def _name_and_version(dist):
-    """Like dist.name and dist.version, which load the e-mail parser and read the whole description."""
-    header = (dist.read_text("METADATA") or dist.read_text("PKG-INFO")).partition("\n\n")[0]
-    fields = dict(re.findall(r"^(Name|Version):[ \t]*(\S+)", header, re.MULTILINE))
-    return fields["Name"], fields["Version"]
 
 
 def _limited(found):

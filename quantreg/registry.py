@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint
-from types import ModuleType
 from typing import Any
 
 import pluggy
@@ -16,15 +15,6 @@ from quantreg.ggml import FILE_TYPE_NAMES, TYPES, TypeLayout
 from quantreg.qtype import QuantType
 
 __all__ = ["Plugin", "Registry", "Types", "find_layout", "layout_of", "registry", "types"]
-
-
-class Manager(pluggy.PluginManager):
-    """Pluggy's manager, but it does not inspect module members that are not functions: half of the loading time."""
-
-    def parse_hookimpl_opts(self, plugin, name):
-        if isinstance(plugin, ModuleType) and not callable(vars(plugin).get(name, callable)):
-            return None
-        return super().parse_hookimpl_opts(plugin, name)
 
 
 class EncoderScores:
@@ -46,7 +36,7 @@ class Registry:
         self._lock = threading.RLock()
         self._loaded = False
         self._loading = False
-        self._manager = Manager("quantreg")
+        self._manager = pluggy.PluginManager("quantreg")
         self._manager.add_hookspecs(hookspecs)
         self._manager.register(EncoderScores(), name=BUILT_IN)
         self._by_name: dict[str, QuantType] = {}  # by name in lower case
