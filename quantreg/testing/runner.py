@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantreg.testing import arrays, uses, values
+from quantreg.testing import arrays, strides, uses, values
 from quantreg.testing.report import ConformanceError, NotApplicable, Outcome, Report
 from quantreg.testing.samples import Subject
 
@@ -40,6 +40,7 @@ CHECKS = {
         Check("cpu_levels", arrays.cpu_levels),
         Check("guard_pages", arrays.guard_pages),
         Check("input_arrays", arrays.input_arrays),
+        Check("strides", strides.strides),
         Check("wrong_sizes", arrays.wrong_sizes),
         Check("arbitrary_bytes", arrays.arbitrary_bytes),
         Check("importance_none", uses.importance_none, "encoder"),
