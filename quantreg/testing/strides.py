@@ -1,6 +1,6 @@
 """The check on rows that lie apart in memory, as they do in a part of a larger array."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,8 +30,8 @@ class _Placed:
         step, before, after = _BETWEEN[place]
         rows, cols = shape
         width = (before + cols + after) * np.dtype(dtype).itemsize
-        self.room = np.full((rows * abs(step) + 2, width), _FILL, np.uint8).view(dtype)
-        self.view = self.room[1:-1][::step, before : before + cols]
+        self.room: NDArray[Any] = np.full((rows * abs(step) + 2, width), _FILL, np.uint8).view(dtype)
+        self.view: NDArray[Any] = self.room[1:-1][::step, before : before + cols]
         self.surrounding = np.ones(self.room.shape, bool)
         self.surrounding[1:-1][::step, before : before + cols] = False
 
@@ -40,7 +40,7 @@ class _Placed:
         return int((self.room[self.surrounding].view(np.uint8) != _FILL).sum())
 
 
-def _place(array: "NDArray[np.generic]", place: str) -> "NDArray[np.generic]":
+def _place(array: "NDArray[Any]", place: str) -> "NDArray[Any]":
     """Return the rows of the array as such a view. NaN surrounds floats, 0xAA surrounds bytes."""
     placed = _Placed((array.shape[0], array.shape[1]), array.dtype, place)
     if array.dtype == np.float32:
@@ -89,8 +89,8 @@ def _check_encoder(s: "Subject", x: "NDArray[np.float32]", source: str, target: 
 
 def _compare(
     words: str,
-    expected: "NDArray[np.generic]",
-    found: "NDArray[np.generic]",
+    expected: "NDArray[Any]",
+    found: "NDArray[Any]",
     out: _Placed,
     source: str,
     target: str,
