@@ -1,4 +1,4 @@
-"""The pytest option --update-golden. A conftest.py loads it with ``pytest_plugins = ["quantreg.testing.pytest_plugin"]``."""
+"""The pytest option --update-golden: put ``pytest_plugins = ["quantreg.testing.pytest_plugin"]`` into conftest.py."""
 
 from typing import TYPE_CHECKING
 
