@@ -34,7 +34,7 @@ def deserved_error(bits_per_weight: float) -> float:
     """Return the largest error that a format of this size may have on normally distributed weights.
 
     The error is the root mean square error divided by the root mean square of the weights. The limit is that of evenly
-    spaced levels with one half-precision scale for 32 weights and one bit less: 1.42 * 2^-(b - 1.5) for b bits per
+    spaced levels with one half-precision scale for 32 weights and one bit less: 1.23 * 2^-(b - 1.5) for b bits per
     weight. It is at least 2^-8, because bfloat16 spends its bits on range. It is at most 0.95, because a codec that
     writes only zeros has an error of 1.
     """
