@@ -1,4 +1,4 @@
-"""The toy codec broken on purpose, one way for each check of the conformance kit."""
+"""Broken versions of the toy codec, at least one for each check of the conformance kit."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ from quantreg import PythonCodec
 
 
 def codec(encode_rows=None, decode_rows=None, score_rows=None, **attributes):
-    """A PythonCodec with methods replaced; each gets the sound method as its first argument."""
+    """Return a type whose PythonCodec has other methods. Each gets the original method as its first argument."""
 
     class Broken(PythonCodec):
         pass
@@ -28,7 +28,7 @@ def codec(encode_rows=None, decode_rows=None, score_rows=None, **attributes):
 
 
 def encoder(change):
-    """A type whose encode function is change(rows, importance, sound bytes)."""
+    """Return a type whose encode function is change(rows, importance, correct bytes)."""
     return toy.make(encode=lambda rows, importance: change(rows, importance, toy.encode(rows, importance)))
 
 
@@ -107,7 +107,7 @@ def differs_by_level():
 
 
 def holds_the_gil():
-    libc = ctypes.PyDLL(None)  # PyDLL keeps the lock
+    libc = ctypes.PyDLL(None)  # PyDLL keeps the GIL
 
     def at_once(inner, given, out, *more):
         done = np.empty_like(out)
@@ -317,23 +317,23 @@ CHECKS_OF_BYTES = {
     "golden",
 }
 
-# What else each of them must or may break, because one follows from the other.
+# The other checks that each of them fails or may fail, because one failure causes the other.
 ALSO = {
     "zero_rows": {"denormal_rows"},
     "denormal_rows": {"any_rows"},
     "huge_rows": {"any_rows"},
     "nonfinite_rows": {"huge_rows"},
-    "any_rows": {"importance_weights"},  # which encodes heavy rows, too
+    "any_rows": {"importance_weights"},  # it also encodes heavy rows
     "error": {"constant_rows", "denormal_rows", "importance_ones"},
     "determinism": CHECKS_OF_BYTES,
     "determinism, bytes not written": {"threads", "input_arrays", "gguf_file"},
-    "cpu_levels": {"gil"},  # it is in Python, and says that it is compiled
+    "cpu_levels": {"gil"},  # it is in Python, but claims to be compiled
     "slabs": {"size_algebra", "huge_rows", "threads"},  # it divides by the largest of all rows, which may be 0
     "slabs, blocks alone": {"zero_rows"},  # a zero may become another number
     "guard_pages, before": {"arbitrary_bytes", "strides"},  # arbitrary_bytes decodes between guard pages, too
     "guard_pages, same page": {"arbitrary_bytes", "strides"},
     "wrong_sizes": {"huge_rows", "nonfinite_rows", "strides"},  # it checks nothing and takes every array as contiguous
     "importance_ones": {"importance_helps"},
-    "gguf_file": {"pickling"},  # it cannot be registered
+    "gguf_file": {"pickling"},  # the type cannot be registered
 }
-SPREADS = {"input_arrays", "arbitrary_bytes"}  # rows that change, bytes that raise: what does not encode them
+SPREADS = {"input_arrays", "arbitrary_bytes"}  # these change the input or raise for some bytes, so many checks fail
