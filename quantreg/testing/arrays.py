@@ -116,7 +116,7 @@ def cpu_levels(s: "Subject") -> None:
 
 
 def guard_pages(s: "Subject") -> None:
-    """The codec reads and writes nothing outside its buffers: each of them touches forbidden memory on either side."""
+    """The codec reads and writes nothing outside its buffers, which touch forbidden memory at either end."""
     shapes = [(1, 1), (3, 2)] if not s.full else [(1, 1), (1, 2), (2, 1), (3, 3), (5, 7), (17, 1), (16, 2)]
     codecs = s.levels() if s.full and s.codec.level != "python" else {}
     s.some_bytes()  # builds the codec's tables before the fork

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["strides"]
 
 _FILL = 0xAA
-_BETWEEN = {  # words -> (every how many rows of the larger array, columns before, columns after)
+_PLACES = {  # words -> (every how many rows of the larger array, columns before, columns after)
     "apart": (2, 3, 5),
     "side by side": (1, 0, 4),
     "in reverse order": (-1, 0, 0),
@@ -27,7 +27,7 @@ class _Placed:
     """A view of ``shape`` inside a larger array, which has at least one more row at either end."""
 
     def __init__(self, shape: tuple[int, int], dtype: "DTypeLike", place: str) -> None:
-        step, before, after = _BETWEEN[place]
+        step, before, after = _PLACES[place]
         rows, cols = shape
         width = (before + cols + after) * np.dtype(dtype).itemsize
         self.room: NDArray[Any] = np.full((rows * abs(step) + 2, width), _FILL, np.uint8).view(dtype)
@@ -57,7 +57,7 @@ def strides(s: "Subject") -> None:
     rows of the input. Input and output have different strides in every call.
     """
     rows = 17 if s.full else 5
-    places = list(_BETWEEN)
+    places = list(_PLACES)
     for source, target in zip(places, [*places[1:], places[0]], strict=True):
         if s.codec.can_encode:
             _check_encoder(s, s.rows(rows=rows), source, target)
