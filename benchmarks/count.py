@@ -1,7 +1,7 @@
-"""Counts the instructions of codecs at every CPU level, also those that this machine lacks.
+"""Count the instructions of codecs at every CPU level, including those that this machine lacks.
 
-The compiled codecs run on an emulated processor. Exit code 1 if their bytes differ from those that this machine
-computes. See README.md beside this file.
+The compiled codecs run on an emulated processor. The exit code is 1 if their bytes differ from those that this machine
+computes. README.md in this folder has the details.
 """
 
 import argparse
@@ -25,11 +25,17 @@ from quantreg_kernels import LEVELS
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--types", type=words, metavar="TYPE,...", help="default: all that are encoded")
+    add("--types", type=words, metavar="TYPE,...", help="default: all that encode")
     add("--levels", type=words, default=LEVELS, metavar="LEVEL,...", help=f"default: {','.join(LEVELS)}")
-    add("--works", type=words, metavar="WORK,...", help="of plain, weighted, decode; default: all")
-    add("--cpus", type=words, default=[], metavar="CPU,...", help="LLVM's names: znver4,icelake-server; default: none")
-    add("--json", metavar="FILE", help="write the results there as well")
+    add("--works", type=words, metavar="WORK,...", help="any of plain, weighted, decode; default: all")
+    add(
+        "--cpus",
+        type=words,
+        default=[],
+        metavar="CPU,...",
+        help="LLVM names of processors, such as znver4,icelake-server, for estimated cycles; default: none",
+    )
+    add("--json", metavar="FILE", help="also write the results to this file")
     given = parser.parse_args()
     refuse_unknown(parser, "--types", given.types, list(types))
     refuse_unknown(parser, "--levels", given.levels, LEVELS)
@@ -41,7 +47,7 @@ def main():
     given = arguments()
     for name in ["llvm-objdump"] + ["llvm-mca"] * bool(given.cpus):
         if tool(name) is None:
-            sys.exit(f"{name} is missing: install LLVM, 17 or newer (Debian: llvm-19)")
+            sys.exit(f"{name} is missing: install LLVM 17 or newer (Debian: llvm-19)")
     ggml = load()
     if ggml is None:
         print(MISSING, file=sys.stderr)

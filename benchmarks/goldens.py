@@ -1,9 +1,9 @@
-"""Repeats recorded runs of llama-quantize through `quantreg.quantize_file` and compares whole files.
+"""Repeat recorded runs of llama-quantize with `quantreg.quantize_file` and compare the files.
 
     python benchmarks/goldens.py --shared FOLDER [--model minilm-f16] [--only Q4_K]
 
-FOLDER holds `models/` and `golden/*.json`, whose `runs` list the arguments of llama-quantize, and the sha256 of the
-file it wrote, or that it refused. Exit code 1 if one differs.
+FOLDER holds `models/` and `golden/*.json`. Each JSON file lists `runs`: the arguments of llama-quantize, and the sha256
+of the file that it wrote or the fact that it refused. The exit code is 1 if any result differs.
 """
 
 import argparse
@@ -37,7 +37,7 @@ VALUES = {
 
 
 def parse(words):
-    """(file type, options of quantize_file) from llama-quantize's arguments, which end with the type."""
+    """Turn arguments of llama-quantize, which end with the file type, into (file type, options of quantize_file)."""
     words, options = list(words), {}
     while len(words) > 1:
         flag = words.pop(0)
@@ -51,7 +51,7 @@ def parse(words):
 
 
 def check(model, run, out, threads):
-    """("same" | "refused" | "missing" | "WRONG" | "NOT REFUSED" | "ERROR", detail) of one run."""
+    """Repeat one run and return ("same" | "refused" | "missing" | "WRONG" | "NOT REFUSED" | "ERROR", detail)."""
     file_type, options = parse(run["args"])
     missing = {kind for kind, _ in run.get("tensors", {}).values()} - set(quantreg.types)
     if missing:
@@ -70,12 +70,12 @@ def check(model, run, out, threads):
 
 
 def difference(out, run):
-    """Which tensors differ, or that only the header does."""
+    """Say which tensors differ, or that only the header does."""
     size = os.path.getsize(out)
     header = gguf.read_header(out)
     wrong = [] if size == run["size"] else [f"size {size}, expected {run['size']}"]
     if [t.name for t in header.tensors] != list(run["tensors"]):
-        wrong.append("other tensors, or in another order")
+        wrong.append("different tensors, or a different order")
     with open(out, "rb") as file:
         for info in header.tensors:
             name, digest = run["tensors"].get(info.name, ("none", ""))
@@ -84,23 +84,25 @@ def difference(out, run):
             if info.type_name != name:
                 wrong.append(f"{info.name} is {info.type_name}, expected {name}")
             elif found != digest:
-                wrong.append(f"{info.name} ({name}) has other bytes")
+                wrong.append(f"{info.name} ({name}) has different bytes")
     more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
     return "; ".join(wrong[:3]) + more if wrong else "only the header differs"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shared", required=True, metavar="FOLDER", type=Path, help="holds models/ and golden/")
-    parser.add_argument("--model", action="append", help="default: every golden/*.json")
-    parser.add_argument("--only", metavar="TEXT", help="runs with this in their arguments")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--verbose", action="store_true", help="also list what is as it should be")
+    parser.add_argument("--shared", required=True, metavar="FOLDER", type=Path, help="folder with models/ and golden/")
+    parser.add_argument(
+        "--model", action="append", help="name of a model; may be repeated (default: every golden/*.json)"
+    )
+    parser.add_argument("--only", metavar="TEXT", help="only runs with this text in their arguments")
+    parser.add_argument("--threads", type=int, help="default: one per processor")
+    parser.add_argument("--verbose", action="store_true", help="also list the runs that succeed")
     given = parser.parse_args()
     shared = given.shared.resolve()
     models = given.model or sorted(path.stem for path in (shared / "golden").glob("*.json"))
     counts = Counter()
-    os.chdir(shared / "models")  # an imatrix path is stored in the output as it was typed
+    os.chdir(shared / "models")  # the output stores the path of the imatrix as it was given
     with tempfile.TemporaryDirectory() as work:
         for name in models:
             data = json.loads((shared / "golden" / f"{name}.json").read_text())

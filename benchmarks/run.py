@@ -1,6 +1,6 @@
-"""Measures quantreg against ggml's reference and prints Markdown tables. See README.md beside this file.
+"""Measure quantreg against ggml's reference and print Markdown tables. README.md in this folder has the details.
 
-Exit code 1 if any bytes differ from the reference's.
+The exit code is 1 if any bytes differ from the reference's.
 """
 
 import argparse
@@ -24,25 +24,31 @@ SECTIONS = ("codecs", "files", "memory", "open", "startup")
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--only", type=words, default=list(SECTIONS), metavar="PART,...", help=f"of {', '.join(SECTIONS)}")
-    add("--types", type=words, metavar="TYPE,...", help="types (file types for files and memory); default: all")
+    add("--only", type=words, default=list(SECTIONS), metavar="PART,...", help=f"default: all of {', '.join(SECTIONS)}")
+    add("--types", type=words, metavar="TYPE,...", help="types, or file types for files and memory; default: all")
     levels = ", ".join((*LEVELS, codecs.DEFAULT))
-    add("--levels", type=words, metavar="LEVEL,...", help=f"of {levels}; default: all of this machine")
-    add("--works", type=words, metavar="WORK,...", help="of plain, weighted, decode; default: all")
-    add("--rounds", type=int, help="samples a cell (default: 5 for codecs, 3 for files)")
-    add("--threads", type=words, default=["1", "2"], metavar="N,...", help="for files (default: 1,2)")
+    add("--levels", type=words, metavar="LEVEL,...", help=f"any of {levels}; default: all that this machine supports")
+    add("--works", type=words, metavar="WORK,...", help="any of plain, weighted, decode; default: all")
+    add("--rounds", type=int, help="samples per cell (default: 5 for codecs and open, 3 for files, 9 for startup)")
+    add(
+        "--threads", type=words, default=["1", "2"], metavar="N,...", help="numbers of threads for files (default: 1,2)"
+    )
     add("--params", type=float, default=1.1e9, help="parameters of the synthetic model (default: 1.1e9, 2.2 GB)")
-    add("--memory-bytes", type=float, default=8e9, help="size of the one tensor (default: 8e9)")
-    add("--workdir", metavar="FOLDER", help="for temporary files (default: the system's)")
-    add("--vocab", metavar="FOLDER", help="GGUF files for the part `open`")
-    add("--gguf-py", action="store_true", help="open the largest of them with gguf-py too: seconds, and 2 GB of memory")
-    add("--json", metavar="FILE", help="write the results there as well")
+    add("--memory-bytes", type=float, default=8e9, help="size of the tensor for memory (default: 8e9)")
+    add("--workdir", metavar="FOLDER", help="folder for temporary files (default: that of the system)")
+    add("--vocab", metavar="FOLDER", help="folder of the GGUF files for open")
+    add(
+        "--gguf-py",
+        action="store_true",
+        help="also open the largest of them with gguf-py, which takes seconds and 2 GB of memory",
+    )
+    add("--json", metavar="FILE", help="also write the results to this file")
     given = parser.parse_args()
     refuse_unknown(parser, "--only", given.only, SECTIONS)
     refuse_unknown(parser, "--works", given.works, [work.split()[-1] for work in codecs.WORKS])
     for level in given.levels or ():
         if level not in (*usable_levels(), codecs.DEFAULT):
-            parser.error(f"--levels {level}: this machine has {', '.join(usable_levels())}")
+            parser.error(f"--levels {level}: this machine supports {', '.join(usable_levels())}")
     return given
 
 
@@ -88,7 +94,11 @@ def part_memory(given):
 
 def part_open(given):
     if not given.vocab:
-        return {"rows": [], "notes": ["--vocab FOLDER names the GGUF files to open"], "failures": []}, "## Opening"
+        return {
+            "rows": [],
+            "notes": ["nothing was opened: --vocab FOLDER names the GGUF files"],
+            "failures": [],
+        }, "## Opening"
     result = startup.open_files(given.vocab, given.rounds or 5, given.gguf_py, tell)
     return result, f"## Opening a file, one core\n\n{report.rows_table(result['rows'])}"
 
@@ -111,7 +121,7 @@ def main():
         failures += result["failures"]
         print(text)
         if result["notes"]:
-            print(f"\nNot measured, or to be known:\n\n{report.lines(result['notes'])}")
+            print(f"\nNotes:\n\n{report.lines(result['notes'])}")
         print(flush=True)
     if given.json:
         Path(given.json).write_text(json.dumps(results, indent=1) + "\n")

@@ -12,10 +12,10 @@ from quantreg.testing import CHECKS
 from quantreg.testing.runner import run_check
 from quantreg.testing.samples import Subject
 
-# Type -> check -> why it must fail.
-SUMS = {"error": "32 of its 292 bytes a block are sums for dot products, not weights"}
-WHOLE = dict.fromkeys(("constant_rows", "error"), "an integer type: it rounds to whole numbers and has no scale")
-COARSE = {"constant_rows": "its scales are 8-bit floats, which are coarse for blocks of weights below 0.1"}
+# type -> check -> reason why it must fail
+SUMS = {"error": "32 of the 292 bytes per block are sums for dot products, not weights"}
+WHOLE = dict.fromkeys(("constant_rows", "error"), "the integer types round to whole numbers and have no scale")
+COARSE = {"constant_rows": "its scales are 8-bit floats, which are too coarse for blocks of weights below 0.1"}
 INTEGERS = dict.fromkeys(("I8", "I16", "I32", "I64"), WHOLE)
 EXPECTED = {**INTEGERS, "Q8_K": SUMS, "NVFP4": COARSE}
 
@@ -30,7 +30,7 @@ def subject(name):
 
 @pytest.fixture(scope="session")
 def golden(tmp_path_factory):
-    """Where a type's golden file is: what the reference wrote, put into the kit's form, or else our own."""
+    """Return a function that finds the golden file of a type: the reference's bytes in the kit's form, or our own."""
     folder = tmp_path_factory.mktemp("golden")
     with np.load(GOLDEN / "codec" / "inputs.npz") as inputs:
         given = {"x": inputs["x"], "columns": inputs["importance"]}
@@ -48,7 +48,7 @@ def golden(tmp_path_factory):
 
 
 def not_applicable(name):
-    """The checks that do not apply to a type, read off its properties."""
+    """Return the checks that do not apply to a type, according to its properties."""
     codec = types[name].codec
     encoding = {check for check in CHECKS if CHECKS[check].needs} if not codec.can_encode else set()
     scoring = set() if codec.has_scorer else NO_SCORER

@@ -79,7 +79,7 @@ def test_a_file_of_an_unknown_type_is_listed_and_refused_with_a_hint(scratch, mo
     assert "Install the plugin" in again.stderr
 
 
-def test_the_numpy_and_the_cython_template_write_the_same_bytes(scratch, tmp_path):
+def test_the_numpy_and_the_cython_template_decode_alike_and_encode_999_of_1000_bytes_alike(scratch, tmp_path):
     code = (
         "import numpy as np, quantreg\n"
         "x = np.random.default_rng(1).standard_normal((64, 512), dtype=np.float32)\n"

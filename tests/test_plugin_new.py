@@ -70,17 +70,17 @@ def test_the_command_says_how_to_go_on(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("My Q3", PluginError, "use lower-case letters, digits and dashes"),
-        ("3bits", PluginError, "a letter first"),
-        ("a" * 41, PluginError, "40 at most"),
-        ("../up", PluginError, "use lower-case letters"),
-        ("", PluginError, "use lower-case letters"),
-        ("q4-k", PluginError, "the type Q4_K with id 12 is installed already: choose another, such as my-q4-k"),
+        ("My Q3", PluginError, "use at most 40 lower-case letters, digits and dashes"),
+        ("3bits", PluginError, "start with a letter"),
+        ("a" * 41, PluginError, "at most 40"),
+        ("../up", PluginError, "use at most 40 lower-case letters"),
+        ("", PluginError, "use at most 40 lower-case letters"),
+        ("q4-k", PluginError, "the type Q4_K with id 12 is already installed: choose another, such as my-q4-k"),
         ("q4-k-m", PluginError, "Q4_K_M is a file type of `quantreg quantize`"),
-        ("class", PluginError, "class is a keyword of Python"),
-        ("json", PluginError, "there is a Python module json already"),
-        ("quantreg", PluginError, "there is a Python module quantreg already"),
-        ("quantreg-legacy", PluginError, "there is a Python module quantreg_legacy already"),
+        ("class", PluginError, "class is a Python keyword"),
+        ("json", PluginError, "there is already a Python module json"),
+        ("quantreg", PluginError, "there is already a Python module quantreg"),
+        ("quantreg-legacy", PluginError, "there is already a Python module quantreg_legacy"),
         ("here", OutputError, "here exists already: choose another name, or remove it"),
         ("link", OutputError, "exists already"),
     ],
@@ -100,7 +100,7 @@ def test_an_id_that_is_taken_is_told(run, tmp_path):
     finally:
         registry.unregister_plugin(plugin)
     assert code == 1
-    assert "id 4203 is taken by TOY3: choose another, or leave it out and get a free one" in err
+    assert "id 4203 is taken by TOY3: choose another, or leave it out to get a free one" in err
     assert run("plugins", "new", "my-q3", "--id", "12", "--in", tmp_path)[0] == 2
 
 

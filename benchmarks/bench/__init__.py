@@ -1,1 +1,1 @@
-"""What the benchmark commands are made of. Uses quantreg as any caller does, and the oracles that are there."""
+"""The parts of the benchmark commands. They use the public quantreg, and the oracles that are installed."""

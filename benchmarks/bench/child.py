@@ -1,7 +1,7 @@
-"""Runs a command and prints, as JSON, its wall time, CPU time and peak memory.
+"""Run a command and print its wall time, CPU time and peak memory as JSON.
 
-A process of its own, started with -I -S: Linux counts what a process had before it became the command as the command's
-peak, so that whoever starts it must be small.
+This is a separate process, started with -I -S, because it must be small: Linux counts the memory that a process had
+before it became the command towards the peak of the command.
 """
 
 import json

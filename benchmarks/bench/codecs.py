@@ -1,4 +1,4 @@
-"""Codecs against the reference: encode without and with importance, and decode, at each CPU level."""
+"""Measure codecs against the reference: encode without and with importance, and decode, at each CPU level."""
 
 import os
 from functools import partial
@@ -16,15 +16,18 @@ from quantreg_kernels import LEVELS, usable_levels
 __all__ = ["DEFAULT", "WORKS", "measure", "others"]
 
 COLS = 4096
-DEFAULT = "default"  # the level that users get, which may differ by type and work
+DEFAULT = "default"  # the level that users get; it may depend on type and work
 WORKS = ("encode plain", "encode weighted", "decode")
-SKIP = {"F32", "F64", "I8", "I16", "I32", "I64"}  # nothing is encoded
-THEIR_SECONDS = 0.1  # about what one call of the reference may take
-STEP_ROWS = SLAB_WEIGHTS // COLS  # rows a call of ours, as quantreg.quantize does
+SKIP = {"F32", "F64", "I8", "I16", "I32", "I64"}  # there is nothing to encode
+THEIR_SECONDS = 0.1  # about how long one call of the reference may take
+STEP_ROWS = SLAB_WEIGHTS // COLS  # rows per call of our codecs, as in quantreg.quantize
 
 
 def measure(names=None, levels=None, rounds=5, tell=print, works=WORKS):
-    """{"rates", "cells", "geomeans", "notes", "failures"} of the types and levels asked for (default: all)."""
+    """Measure the given types and levels (default: all).
+
+    Returns {"rates", "oracle", "levels", "cells", "decode_geomeans", "notes", "failures"}.
+    """
     ggml = load()
     chosen = [name for name in (names or types) if name not in SKIP]
     levels = [level for level in (*LEVELS, DEFAULT) if level in (levels or (*usable_levels(), DEFAULT))]
@@ -39,7 +42,7 @@ def measure(names=None, levels=None, rounds=5, tell=print, works=WORKS):
                 continue
             try:
                 if not ggml.knows(types[name].type_id):
-                    notes.append(f"{name}: not a type of ggml's")
+                    notes.append(f"{name}: ggml does not have this type")
                     continue
                 codecs = _codecs(name, levels)
             except (LookupError, CodecError) as error:
@@ -72,14 +75,14 @@ def measure(names=None, levels=None, rounds=5, tell=print, works=WORKS):
 
 
 def _same_library(ggml):
-    """Types whose block the library sees otherwise: another version than the pinned one."""
+    """Name the types whose blocks the library defines differently, which means that it is not the pinned version."""
     ours = [qtype for qtype in types.values() if ggml.knows(qtype.type_id)]
     wrong = [q.name for q in ours if ggml.layout(q.type_id)[1:] != (q.block_size, q.type_size)]
-    return [f"the reference has other blocks for {', '.join(wrong)}: is it the pinned version?"] if wrong else []
+    return [f"the reference has different blocks for {', '.join(wrong)}: is it the pinned version?"] if wrong else []
 
 
 def _codecs(name, levels):
-    """Level -> codec of a type, of the levels that were built."""
+    """Return the codec of a type for each of the levels that was built."""
     before = os.environ.get("QUANTREG_CPU")
     found = {}
     try:
@@ -98,7 +101,7 @@ def _codecs(name, levels):
 
 
 def _level_of(codec, work):
-    """The CPU level at which a codec does this work."""
+    """Return the CPU level at which a codec does this work."""
     part = work.split()[-1]
     if part == "weighted" and not codec.has_scorer:
         part = "plain"
@@ -106,7 +109,7 @@ def _level_of(codec, work):
 
 
 def make_weights(rows, cols=COLS, seed=0):
-    """float32 (rows, cols) as models have them: normal, of a scale that differs a row, with a few outliers."""
+    """Return float32 (rows, cols) like those of models: normal, with a different scale per row and a few outliers."""
     rng = np.random.default_rng(seed)
     x = aligned(4 * rows * cols).view(np.float32).reshape(rows, cols)
     rng.standard_normal(out=x, dtype=np.float32)
@@ -117,7 +120,7 @@ def make_weights(rows, cols=COLS, seed=0):
 
 
 def make_importance():
-    """float32 (COLS,), of which some columns matter much more than others."""
+    """Return float32 (COLS,) in which some columns matter much more than others."""
     return np.random.default_rng(1).gamma(0.5, 1, COLS).astype(np.float32) + np.float32(1e-3)
 
 
@@ -130,7 +133,7 @@ class _Bench:
         self.blocks = [aligned(self.x.nbytes + (self.x.nbytes >> 3)) for _ in range(2)]
 
     def run(self, work, qtype, codecs):
-        """(cells, note, failures) of one kind of work."""
+        """Measure one kind of work and return (cells, note, failures)."""
         codecs = {level: codec for level, codec in codecs.items() if work == "decode" or codec.can_encode}
         importance = self.importance if work == "encode weighted" else None
         if work == "encode plain" and self.ggml.requires_importance(qtype.type_id):
@@ -151,7 +154,7 @@ class _Bench:
         theirs()
         wrong = [level for level, function in ours.items() if not _same(function, results)]
         default = codecs.get(DEFAULT)
-        same = default and _level_of(default, work)  # then the default is not measured twice
+        same = default and _level_of(default, work)  # the default need not be measured twice
         if same in ours:
             del ours[DEFAULT]
         samples = interleave({**ours, "reference": theirs}, self.rounds)
@@ -167,7 +170,7 @@ class _Bench:
         return [buffer[: rows * width].reshape(rows, width) for buffer in self.blocks]
 
     def _rows(self, work, qtype, importance):
-        """How many rows the reference does in about THEIR_SECONDS; decoding always fills more than the caches."""
+        """Return how many rows the reference encodes in about THEIR_SECONDS. Decoders get all, to exceed the caches."""
         if work == "decode":
             out = self.floats[0][:1]
             return len(self.x) if self.ggml.decoder(qtype.type_id, self._packed(1, qtype)[0], out) else None
@@ -200,7 +203,7 @@ class _Bench:
 
 
 def _by_slab(function, source, target, *arguments):
-    """Rows in slabs of the size that quantreg hands to a codec: input is read twice, first to look for NaN."""
+    """Call the function in slabs as large as those of quantreg. A codec reads a slab twice, first to look for NaN."""
     slabs = [(source[i : i + STEP_ROWS], target[i : i + STEP_ROWS]) for i in range(0, len(source), STEP_ROWS)]
 
     def run():
@@ -223,7 +226,7 @@ OTHERS = ("Q4_0", "Q8_0", "Q4_K", "Q6_K", "IQ4_XS")
 
 
 def others(names=None, rounds=3, tell=print):
-    """Ours, at the machine's best level, against libgguf and gguf-py, on a few types: {"cells", "notes"}."""
+    """Compare our default codecs of a few types with libgguf and gguf-py. Returns {"cells", "notes"}."""
     libgguf, gguf_py = optional("libgguf"), optional("gguf.quants")
     notes = [
         f"{name} is not installed: pip install '.[bench]'"

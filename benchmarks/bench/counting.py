@@ -1,4 +1,4 @@
-"""Instructions and estimated cycles a weight, of codecs and of the reference, on an emulated processor."""
+"""Count instructions and estimate cycles per weight, of codecs and of the reference, on an emulated processor."""
 
 import ctypes
 
@@ -14,11 +14,11 @@ from quantreg import types
 
 __all__ = ["Counting", "report"]
 
-ROWS = 2  # of COLS weights: blocks for all lanes
+ROWS = 2  # of COLS weights each, so that all lanes have blocks
 
 
 class _Job:
-    """A function to run: where it is, what it is given, what it writes to, and what must then stand there."""
+    """A function to run: its address and arguments, the array it writes to, and the values expected there."""
 
     def __init__(self, work, level, function, arguments, out, expected, keep):
         self.work, self.level, self.function, self.arguments = work, level, function, arguments
@@ -26,8 +26,11 @@ class _Job:
 
 
 class Counting:
-    """Runs codecs one by one. A result is a dict: type, work, level ("reference" for the reference itself),
-    instructions a weight, and under the name of each cpu its estimated cycles a weight."""
+    """Runs codecs one by one.
+
+    A result is a dict of type, work, level ("reference" for the reference itself) and instructions per weight. For each
+    processor in ``cpus`` it also has the estimated cycles per weight, under the name of the processor.
+    """
 
     def __init__(self, ggml, cpus):
         self.ggml, self.cpus = ggml, cpus
@@ -35,14 +38,14 @@ class Counting:
         self.importance = make_importance()
 
     def measure(self, name, works, levels):
-        """(results, [what differs]) of one type."""
+        """Measure one type and return (results, descriptions of the differences)."""
         codec = types[name]._load_codec()
         wanted = [level for level in levels if level in codec.built]
         libraries = {level: Library(file_of(name, codec.level, level)) for level in wanted}
         jobs = [job for work in works for job in self._jobs(work, types[name], codec, libraries)]
         for library in libraries.values():
             library.copy_variables(Library(file_of(name, codec.level, codec.level)))
-            if library.function("prepare"):  # the tables of one level are not always those of another
+            if library.function("prepare"):  # levels may have different tables
                 emulator().call(library.function("prepare"))
         program, results, wrong = Program(), [], []
         for job in jobs:
@@ -74,7 +77,7 @@ class Counting:
             yield _Job(work, level, function, (0, ctypes.addressof(args)), out, expected, (args, source))
         theirs = self._reference(work, qtype, source, out, importance)
         if theirs is not None:
-            theirs()  # once as it is, so that it has allocated what it needs
+            theirs()  # one normal call first, in which it allocates what it needs
             function = ctypes.cast(theirs.func, ctypes.c_void_p).value
             arguments = [value or 0 for value in theirs.args]
             yield _Job(work, "reference", function, arguments, out, expected, (theirs, source))
@@ -94,8 +97,11 @@ def _args(source, out, importance):
 
 
 def report(rows, levels, cpus):
-    """A Markdown table a kind of work: instructions a weight, and how many times as fast the last level should be as
-    the one before it."""
+    """Return one Markdown table per kind of work.
+
+    It has the instructions per weight, and for each processor how many times as fast as the second-last level the last
+    one should be.
+    """
     parts = []
     columns = ["reference", *levels]
     gains = [(cpu, levels[-2], levels[-1]) for cpu in cpus] if len(levels) > 1 else []
@@ -113,7 +119,7 @@ def report(rows, levels, cpus):
                 line.append(f"{cells[slow][cpu] / cells[fast][cpu]:.2f}" if slow in cells and fast in cells else "-")
             lines.append(line)
         head = ["type", *columns, *(f"{fast} against {slow}, {cpu}" for cpu, slow, fast in gains)]
-        parts.append(f"### {work.capitalize()}: instructions a weight\n\n{table(head, lines)}")
+        parts.append(f"### {work.capitalize()}: instructions per weight\n\n{table(head, lines)}")
     return "\n\n".join(parts)
 
 

@@ -1,8 +1,8 @@
-"""Cycles that a processor would need for a trace, by LLVM's model of it.
+"""Estimate how many cycles a processor needs for a trace, with LLVM's model of the processor.
 
-`llvm-mca` is given what was run, in the order of running, as if it had no branches: it knows each instruction's latency
-and the units that can do it, and how many may be under way. It does not know caches, wrong guesses at branches, or
-loads that wait for stores.
+`llvm-mca` gets the instructions in the order in which they ran, as if there were no branches. Its model has the latency
+of each instruction, the units that can execute it, and how many can be in flight. It does not have caches, mispredicted
+branches, or loads that wait for stores.
 """
 
 import random
@@ -14,12 +14,12 @@ from bench.machine_code import tool
 
 __all__ = ["WINDOW", "cycles"]
 
-WINDOW = 12_000  # instructions of a sample: many times what a processor has under way
+WINDOW = 12_000  # instructions per sample: many times what a processor has in flight
 SAMPLES = 4
 
 
 def cycles(program, trace, count, cpu):
-    """Estimated cycles of the `count` instructions of the trace, from samples of it, on what LLVM calls `cpu`."""
+    """Estimate the cycles of a trace of `count` instructions from samples, on the processor that LLVM calls `cpu`."""
     sampled = needed = 0
     for start in _starts(trace.order, count):
         lines = []
@@ -34,7 +34,7 @@ def cycles(program, trace, count, cpu):
 
 
 def _starts(order, count):
-    """Where samples begin: at the beginning if all of it fits into one, else evenly spread."""
+    """Return where samples begin: at 0 if the whole trace fits into one, otherwise spread evenly."""
     if count <= WINDOW:
         return [0]
     last = max(0, int(len(order) * (1 - WINDOW / count)))
@@ -43,17 +43,17 @@ def _starts(order, count):
 
 
 def _simulate(lines, cpu):
-    """(instructions, cycles)."""
+    """Return (instructions, cycles) of these lines of assembly."""
     text = "\n".join(map(_without_target, lines))
     command = [tool("llvm-mca"), f"-mcpu={cpu}", "-iterations=1", "--skip-unsupported-instructions=any", "-"]
     command += ["-all-views=0", "-summary-view"]
     result = subprocess.run(command, input=text, capture_output=True, text=True)
     if result.returncode:
-        sys.exit(f"{command[0]} (17 or newer is needed) says: {result.stderr.splitlines()[0]}")
+        sys.exit(f"{command[0]} (it must be 17 or newer) failed: {result.stderr.splitlines()[0]}")
     found = {name: int(re.search(rf"{name}:\s+(\d+)", result.stdout)[1]) for name in ("Instructions", "Total Cycles")}
     return found["Instructions"], found["Total Cycles"]
 
 
 def _without_target(line):
-    """Jumps and calls go nowhere: the trace has what follows them."""
+    """Remove the targets of jumps and calls: the trace already holds what runs next."""
     return re.sub(r"^(j\w+|callq?)\s.*", r"\1 0", line)

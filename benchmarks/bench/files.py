@@ -1,4 +1,4 @@
-"""Whole files: `quantreg quantize` against `llama-quantize`, and the memory that a huge tensor takes."""
+"""Measure whole files: `quantreg quantize` against `llama-quantize`, and the memory that a huge tensor takes."""
 
 import hashlib
 import json
@@ -23,11 +23,11 @@ MISSING = "oracle missing: QUANTREG_LLAMA_QUANTIZE=/path/to/llama-quantize of th
 
 
 class CommandError(Exception):
-    """A command that should have worked."""
+    """A command failed that should have succeeded."""
 
 
 def spawn(command, cores, log):
-    """Run a command on that many processors: the dict that child.py prints."""
+    """Run a command on `cores` processors and return the dict that child.py prints."""
     helper = [sys.executable, "-I", "-S", str(Path(__file__).with_name("child.py")), *command]
     with pinned(cores):
         done = subprocess.run(helper, check=True, capture_output=True, text=True, env={**os.environ, "BENCH_LOG": log})
@@ -53,17 +53,22 @@ def _sha256(path):
 
 @contextmanager
 def folder(workdir):
-    """A temporary folder, in `workdir` if one is given."""
+    """Make a temporary folder, inside `workdir` if that is given."""
     with tempfile.TemporaryDirectory(prefix="quantreg-bench-", dir=workdir) as path:
         yield Path(path)
 
 
 def whole_files(params, workdir=None, rounds=3, names=None, counts=(1, 2), tell=print):
-    """{"params", "source_bytes", "rows", "scaling", "notes", "failures"}: wall time and peak memory, bytes compared."""
+    """Measure wall time and peak memory of whole files and compare their bytes.
+
+    Returns {"params", "source_bytes", "rows", "scaling", "notes", "failures"}.
+    """
     theirs = os.environ.get("QUANTREG_LLAMA_QUANTIZE")
     notes, failures, rows, scaling = [] if theirs else [MISSING], [], [], []
     usable = [n for n in counts if n <= cpu_count()]
-    notes += [f"this machine has no {n} processors" for n in counts if n not in usable]
+    notes += [
+        f"not measured with {n} threads: this machine has {cpu_count()} processors" for n in counts if n not in usable
+    ]
     with folder(workdir) as work:
         source, imatrix = str(work / "model.gguf"), str(work / "imatrix.gguf")
         tell("writing the model")
@@ -100,7 +105,10 @@ def whole_files(params, workdir=None, rounds=3, names=None, counts=(1, 2), tell=
 
 
 def _compare(work, source, imatrix, file_type, name, counts, theirs, rounds):
-    """(a row for each number of threads, what a second one brings): both programs with all of them in turn."""
+    """Run both programs with each number of threads, in turn.
+
+    Returns (one row per number of threads, one row that compares two threads with one).
+    """
     outs = {who: work / f"{who}.gguf" for who in (("ours", "theirs") if theirs else ("ours",))}
     runs = {(who, n): [] for n in counts for who in outs}
     digests = {}
@@ -111,7 +119,7 @@ def _compare(work, source, imatrix, file_type, name, counts, theirs, rounds):
                 extra = ["--imatrix", imatrix] if imatrix else []
                 command = [theirs, *extra, source, str(outs[who]), file_type, str(n)]
             outs[who].unlink(missing_ok=True)
-            os.sync()  # what the run before left to be written is not this one's
+            os.sync()  # so that this run does not pay for writes of the previous one
             runs[who, n].append(spawn(command, n, str(work / "log")))
             if len(runs[who, n]) == rounds:
                 digests[who, n] = _sha256(outs[who])
@@ -126,7 +134,7 @@ def _compare(work, source, imatrix, file_type, name, counts, theirs, rounds):
 
 
 def _ratio(slow, fast):
-    """The median over the rounds of the ratio within a round."""
+    """Return the median over the rounds of the ratio within a round."""
     return median(s["seconds"] / f["seconds"] for s, f in zip(slow, fast, strict=True))
 
 
@@ -163,7 +171,10 @@ def _row(name, threads, ours, theirs, same):
 
 
 def memory(nbytes, workdir=None, names=None, tell=print):
-    """{"rows", "notes", "failures"}: peak memory (VmHWM) of quantizing one huge F16 tensor, a hole in a sparse file."""
+    """Measure the peak memory of quantizing one huge F16 tensor, which is a hole in a sparse file.
+
+    Returns {"rows", "notes", "failures"}.
+    """
     rows, notes, failures = [], [], []
     with folder(workdir) as work:
         source, out = str(work / "huge.gguf"), str(work / "out.gguf")

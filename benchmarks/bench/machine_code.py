@@ -1,4 +1,4 @@
-"""The instructions that a trace has run through, as text."""
+"""Find the instructions of a trace, as text."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ __all__ = ["Program", "tool"]
 
 
 def tool(name):
-    """An LLVM tool, under its plain name or with the newest version number behind it; None if there is none."""
+    """Return the path of an LLVM tool: the newest with a version in its name, else the one without; None if missing."""
     found = [path for folder in ("/usr/bin", "/usr/local/bin") for path in Path(folder).glob(f"{name}*")]
     exact = [path for path in found if re.fullmatch(rf"{name}(-\d+)?", path.name)]
     return max(exact, key=lambda path: int(path.name.rpartition("-")[2]) if path.name != name else 0, default=None)
@@ -21,7 +21,7 @@ def tool(name):
 
 @cache
 def disassemble(path):
-    """(addresses, texts) of the instructions of a library of this process, in order."""
+    """Return (addresses, texts) of the instructions of a library of this process, in order."""
     library = Library(path)
     command = [tool("llvm-objdump"), "-d", "--no-show-raw-insn", path]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -35,7 +35,7 @@ def disassemble(path):
 
 
 class Program:
-    """All that a trace may run through: the instructions of the process's libraries, looked up by address."""
+    """The instructions of all libraries of this process, found by address."""
 
     def __init__(self):
         self._spans = []
@@ -48,15 +48,15 @@ class Program:
     def _lines(self, address):
         first, last, path = self._spans[bisect_right(self._spans, (address, 1 << 64, "")) - 1]
         if not first <= address < last:
-            raise LookupError(f"no instruction is known at {address:#x}")
+            raise LookupError(f"no library of this process has code at {address:#x}")
         return disassemble(path)
 
     def count(self, trace):
-        """How many instructions a trace has."""
+        """Return the number of instructions in a trace."""
         times = Counter(trace.order)
         return sum(times[i] * len(self.texts(span)) for i, span in enumerate(trace.spans))
 
     def texts(self, span):
-        """The instructions from the first to the last address, as text."""
+        """Return the instructions from the first to the last address, as text."""
         addresses, texts = self._lines(span[0])
         return texts[bisect_left(addresses, span[0]) : bisect_right(addresses, span[1])]

@@ -1,4 +1,4 @@
-"""A synthetic F16 Llama of any size, with an importance matrix, written as fast as the disk takes it."""
+"""Write a synthetic F16 Llama of any size, and an importance matrix for it, as fast as the disk allows."""
 
 from math import prod
 from pathlib import Path
@@ -12,11 +12,14 @@ from quantreg.gguf import Value
 __all__ = ["shapes", "write_imatrix", "write_model", "write_one_tensor"]
 
 F32, F16 = 0, 1
-TILE = 4_194_301  # weights of noise that is repeated; a prime, so that no two rows of a tensor are the same
+TILE = 4_194_301  # number of random weights, which repeat; it is prime, so that no two rows of a tensor are equal
 
 
 def shapes(params):
-    """(width, feed-forward width, layers, words) of a Llama with about that many parameters: 2048 wide at 1.1e9."""
+    """Return (width, feed-forward width, layers, vocabulary size) of a Llama with about this many parameters.
+
+    The width is 2048 at 1.1e9 parameters.
+    """
     width = max(256, round(2048 * (params / 1.1e9) ** (1 / 3) / 256) * 256)
     ff = max(256, round(2.75 * width / 256) * 256)
     words = 32000 if width >= 2048 else width * 12
@@ -25,7 +28,7 @@ def shapes(params):
 
 
 def _tensors(params):
-    """Name -> dims in ne order, in the order of the file."""
+    """Return the dims of each tensor, in ne order. The tensors are in the order of the file."""
     width, ff, layers, words = shapes(params)
     found = {"token_embd.weight": (width, words), "output_norm.weight": (width,), "output.weight": (width, words)}
     for n in range(layers):
@@ -62,7 +65,7 @@ def _metadata(params):
 
 
 def _header(metadata, tensors):
-    """(header, sizes with padding)"""
+    """Return the encoded header and one (name, dims, type id, bytes) per tensor."""
     entries = [
         (name, dims, F32 if len(dims) == 1 else F16, prod(dims) * (4 if len(dims) == 1 else 2))
         for name, dims in tensors.items()
@@ -72,7 +75,7 @@ def _header(metadata, tensors):
 
 
 def write_model(path, params):
-    """Write the model to `path`; returns its number of parameters."""
+    """Write the model to `path` and return its number of parameters."""
     tensors = _tensors(params)
     rng = np.random.default_rng(0)
     tile = rng.standard_normal(TILE, np.float32)
@@ -99,7 +102,7 @@ def _write_tiles(file, tile, count, start):
 
 
 def write_imatrix(path, params):
-    """An importance matrix, GGUF form, for every matrix but the embeddings and the output."""
+    """Write an importance matrix as GGUF, for every matrix except the embeddings and the output."""
     rng = np.random.default_rng(1)
     entries = {}
     for name, dims in _tensors(params).items():
@@ -116,7 +119,7 @@ def write_imatrix(path, params):
 
 
 def write_one_tensor(path, nbytes, cols=4096):
-    """A model whose only matrix is a hole of about nbytes (F16 zeros), which takes no room on the disk."""
+    """Write a model whose only tensor is a hole of about nbytes (F16 zeros), which takes no space on the disk."""
     tensors = {"token_embd.weight": (cols, max(1, nbytes // (2 * cols)))}
     metadata = {"general.architecture": "llama", "general.file_type": 1, "llama.block_count": 1}
     header, entries = _header(metadata, tensors)

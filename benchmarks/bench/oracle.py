@@ -1,4 +1,4 @@
-"""The reference through ctypes: libggml-base of llama-cpp-python, or the library that QUANTREG_GGML names."""
+"""Call the reference through ctypes: libggml-base of llama-cpp-python, or the library that QUANTREG_GGML names."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 __all__ = ["MISSING", "PINNED", "Ggml", "load", "optional"]
 
 PINNED = "llama-cpp-python==0.3.36"
-MISSING = f"oracle missing: pip install '.[bench]' brings {PINNED}, or QUANTREG_GGML=/path/to/libggml-base.so"
+MISSING = f"the oracle is missing: pip install '.[bench]' for {PINNED}, or set QUANTREG_GGML=/path/to/libggml-base.so"
 
 Rows = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_int64)
 
@@ -32,11 +32,11 @@ class _InitParams(Structure):
 
 
 class Ggml:
-    """The functions of one libggml-base that the benchmarks use; arrays in, arrays out, nothing is allocated."""
+    """The functions of one libggml-base that the benchmarks use. They work on the arrays of the caller."""
 
     COUNT = 43  # GGML_TYPE_COUNT of the pinned reference
 
-    # Formats for activations: ggml_quantize_chunk refuses them, only these functions write them.
+    # These formats are for activations: ggml_quantize_chunk refuses them, and only these functions write them.
     ROWS_ONLY = {"Q8_1": "quantize_row_q8_1_ref", "Q8_K": "quantize_row_q8_K_ref"}  # noqa: RUF012
 
     def __init__(self, path):
@@ -61,11 +61,11 @@ class Ggml:
             function.restype, function.argtypes = result, arguments
 
     def knows(self, type_id):
-        """Whether the pinned reference has this type; asked for another it would abort."""
+        """Return whether the pinned reference has this type. It aborts if it is asked about one that it lacks."""
         return type_id < self.COUNT
 
     def layout(self, type_id):
-        """(name, weights a block, bytes a block): to see that the struct is read right."""
+        """Return (name, weights per block, bytes per block), as the library defines them."""
         traits = self.lib.ggml_get_type_traits(type_id).contents
         return traits.type_name.decode(), traits.block_size, traits.type_size
 
@@ -73,7 +73,7 @@ class Ggml:
         return self.lib.ggml_quantize_requires_imatrix(type_id)
 
     def encoder(self, name, type_id, x, out, importance=None):
-        """A `partial` to call, which encodes float32 (rows, cols) into uint8 (rows, row_bytes), or None."""
+        """Return a `partial` that encodes float32 (rows, cols) into uint8 (rows, bytes per row), or None."""
         if name in self.ROWS_ONLY:
             if importance is not None:
                 return None
@@ -85,7 +85,7 @@ class Ggml:
         return partial(self.lib.ggml_quantize_chunk, type_id, x.ctypes.data, out.ctypes.data, 0, rows, cols, weights)
 
     def decoder(self, type_id, data, out):
-        """A `partial` to call, which decodes uint8 (rows, row_bytes) into float32 (rows, cols), or None."""
+        """Return a `partial` that decodes uint8 (rows, bytes per row) into float32 (rows, cols), or None."""
         name, *_ = self.layout(type_id)
         address = self.lib.ggml_get_type_traits(type_id).contents.to_float
         function = Rows(address) if address else None
@@ -98,14 +98,14 @@ class Ggml:
     # ---- files ----
 
     def open_file(self, path):
-        """Read the header of a GGUF file and forget it again."""
+        """Read the header of a GGUF file and release it."""
         handle = self.lib.gguf_init_from_file(os.fsencode(path), _InitParams(True, None))
         if not handle:
             raise OSError(f"{path}: the C reader refuses it")
         self.lib.gguf_free(handle)
 
     def strings(self, path, key):
-        """An array of strings as bytes, or None if the file has no such key; slow, for comparison only."""
+        """Return an array of strings as bytes, or None if the file lacks the key. Slow, and only for comparison."""
         handle = self.lib.gguf_init_from_file(os.fsencode(path), _InitParams(True, None))
         try:
             index = self.lib.gguf_find_key(handle, key.encode())
@@ -118,7 +118,7 @@ class Ggml:
 
 @cache
 def load():
-    """The reference, or None if it is not installed."""
+    """Return the reference, or None if it is not installed."""
     named = os.environ.get("QUANTREG_GGML")
     if named:
         return Ggml(named)
@@ -133,7 +133,7 @@ def load():
 
 
 def optional(name):
-    """An optional package, or None."""
+    """Import an optional package. Return None if it is not installed."""
     from importlib import import_module
 
     try:

@@ -1,4 +1,4 @@
-"""Results as Markdown."""
+"""Format results as Markdown."""
 
 from bench import targets
 
@@ -6,7 +6,7 @@ __all__ = ["codec_tables", "lines", "other_table", "rows_table"]
 
 
 def table(head, rows):
-    """A Markdown table as text."""
+    """Return a Markdown table as text."""
     out = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(out + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
 
@@ -28,12 +28,12 @@ MARK = {"ratio": " ✓", "bandwidth": " ✓bw", "no": " ✗", None: ""}
 
 
 def codec_tables(result):
-    """One table a kind of work: a row a type, and columns a level."""
+    """Return one table per kind of work, with one row per type and three columns per level."""
     read, fill = (result["rates"][f"{what}_bytes_per_second"] for what in ("read", "fill"))
     parts = [
-        f"One core reads float32 at {read / 4e6:,.0f} million a second and fills memory with it at {fill / 4e6:,.0f}. "
-        "Rates are million weights a second; x is how many times the reference's rate; ✓ the goal is met, ✓bw by its "
-        "share of the bandwidth, ✗ it is not; no mark: no goal was set."
+        f"One core reads {read / 4e6:,.0f} million float32 per second and writes {fill / 4e6:,.0f} million. Rates are "
+        "in million weights per second, and x is the ratio to the reference's rate. ✓: the goal is met. ✓bw: it is met "
+        "by the share of the bandwidth. ✗: it is not met. No mark: there is no goal."
     ]
     for work in ("encode plain", "encode weighted", "decode"):
         cells = [cell for cell in result["cells"] if cell["work"] == work]
@@ -71,20 +71,20 @@ def _geomeans(means):
         below = "-" if rest is None else f"{rest:.2f}"
         goal = targets.DECODE_GEOMEAN[level]
         rows.append([level, f"{everything:.2f}", below, f"{goal:g}", "✓" if met else "✗"])
-    head = ["level", "geometric mean, all", f"of those below {targets.FILL_SHARE:.0%} of fill", "goal", ""]
+    head = ["level", "geometric mean of all", f"of those below {targets.FILL_SHARE:.0%} of fill", "goal", ""]
     return table(head, rows)
 
 
 def other_table(cells):
-    """Times faster than other Python packages."""
+    """Return a table of the ratios to other Python packages."""
     rows = [
         [c["type"], c["work"], c["package"], f"{c['ratio']:.1f}", "yes" if c["same_bytes"] else "no"] for c in cells
     ]
-    return table(["type", "", "package", "ours is x faster", "same bytes"], rows)
+    return table(["type", "", "package", "times as fast", "same bytes"], rows)
 
 
 def rows_table(rows):
-    """A table of rows that are dicts with the same keys; None is shown as a dash."""
+    """Return a table of dicts with the same keys. None is shown as a dash."""
 
     def shown(value):
         if value is None:

@@ -1,4 +1,4 @@
-"""Start-up time, and how long a file takes to open, against the C reader and gguf-py."""
+"""Measure start-up time, and the time to open a file against the C reader and gguf-py."""
 
 import sys
 import tempfile
@@ -16,7 +16,7 @@ __all__ = ["open_files", "startup"]
 
 TOKENS = "tokenizer.ggml.tokens"
 
-# Printed by a fresh interpreter: seconds of the second line after the first.
+# name -> (code that runs first, code whose seconds a fresh interpreter prints, goal)
 PROBES = {
     "import quantreg, after numpy": ("import numpy", "import quantreg", targets.IMPORT_SECONDS),
     "all plugin modules, after the registry": ("import numpy, quantreg.registry", "len(quantreg.types)", None),
@@ -29,7 +29,7 @@ PROBES = {
 
 
 def startup(rounds=9, tell=print):
-    """{"rows"}: seconds of fresh processes, median."""
+    """Measure fresh processes. The times are medians. Returns {"rows", "notes", "failures"}."""
     tell("start-up")
     python = [sys.executable, "-P"]
     commands = {
@@ -49,7 +49,7 @@ def startup(rounds=9, tell=print):
                 run = spawn(command, 1, log)
                 wall = float(Path(log).read_text()) if name in PROBES else run["seconds"]
                 cpu = None if name in PROBES else run["user"] + run["system"]
-                if turn:  # the first one warms the file cache
+                if turn:  # the first turn only warms the file cache
                     samples[name].append((wall, cpu))
     goals = {"quantreg --help": targets.HELP_SECONDS, **{name: goal for name, (*_, goal) in PROBES.items()}}
     rows = []
@@ -68,11 +68,11 @@ def startup(rounds=9, tell=print):
 
 
 def open_files(vocab, rounds=5, gguf_py=False, tell=print):
-    """{"rows", "notes", "failures"}: opening the GGUF files of a folder and reading their tokens."""
+    """Measure opening the GGUF files of a folder and reading their tokens. Returns {"rows", "notes", "failures"}."""
     paths = sorted(Path(vocab).glob("*.gguf"))
     ggml, module = load(), optional("gguf")
     notes = [] if ggml else [MISSING]
-    notes += [] if paths else [f"{vocab}: holds no GGUF files"]
+    notes += [] if paths else [f"{vocab} holds no GGUF files"]
     notes += [] if module else ["gguf is not installed: pip install '.[bench]'"]
     rows, failures = [], []
     with pinned():
@@ -89,12 +89,14 @@ def open_files(vocab, rounds=5, gguf_py=False, tell=print):
             opened = time.process_time() - begun
             reader.get_field(TOKENS).contents()
             took = time.process_time() - begun
-            notes.append(f"gguf-py, {largest['file']}: opens in {opened:.1f} s, all tokens after {took:.1f} s")
+            notes.append(
+                f"gguf-py, {largest['file']}: opens in {opened:.1f} s and has read all tokens after {took:.1f} s"
+            )
     return {"rows": rows, "notes": notes, "failures": failures}
 
 
 def _open(path, ggml, rounds):
-    """(row of the table, whether the tokens are wrong)"""
+    """Return (row of the table, whether the tokens are wrong)."""
 
     def tokens():
         with quantreg.open(path) as model:

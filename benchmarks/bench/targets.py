@@ -1,4 +1,4 @@
-"""What the project set out to reach, as ratios to the reference on the same core."""
+"""The goals of the project, as ratios to the reference on the same core."""
 
 from math import exp, log
 
@@ -9,7 +9,7 @@ WEIGHTED_SEARCH = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "I
 PLAIN_K = {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
 PLAIN = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q1_0", "Q2_0", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "F16"}
 
-# (what is done, types) -> times faster than the reference at each CPU level
+# (work, types, ratio to the speed of the reference at each CPU level)
 TABLE = (
     ("encode weighted", WEIGHTED, {"avx512": 8, "avx2": 5, "base": 2}),
     ("encode weighted", WEIGHTED_SEARCH, {"avx512": 5, "avx2": 3, "base": 1.5}),
@@ -19,11 +19,11 @@ TABLE = (
 DECODE_FLOOR = 1
 DECODE_GEOMEAN = {"avx512": 2, "avx2": 1.5, "base": 1}
 
-# Where memory is the limit, a share of what the core can do counts as well; the table states it for avx512 only.
-READ_SHARE = 0.6  # cheap encoders: of the read bandwidth
-FILL_SHARE = 0.8  # decoders: of the rate at which the core fills memory
+# Where memory is the limit, a share of the bandwidth of the core meets the goal as well. This holds for avx512 only.
+READ_SHARE = 0.6  # of the read bandwidth, for cheap encoders
+FILL_SHARE = 0.8  # of the rate at which the core fills memory, for decoders
 
-# Of whole files: the ratio to llama-quantize with two threads each.
+# For whole files: the ratio to llama-quantize, with two threads each.
 FILES = {"Q8_0": 1, "BF16": 1, "Q4_K_M with imatrix": 5, "IQ2_XS with imatrix": 4}
 TWO_THREADS = 1.9
 PEAK_MIB = 450
@@ -34,9 +34,9 @@ HELP_SECONDS = 0.200
 
 
 def verdict(work, name, level, ratio, share):
-    """(goal or None, "ratio" | "bandwidth" | "no" | None): by what a cell meets its goal.
+    """Return the goal of a cell, or None, and how the cell meets it: "ratio", "bandwidth", "no" or None.
 
-    `share` is that of the read bandwidth when encoding, of the fill rate when decoding.
+    `share` is the share of the read bandwidth for encoders, and of the fill rate for decoders.
     """
     if work == "decode":
         goal, enough = DECODE_FLOOR, FILL_SHARE
@@ -53,7 +53,10 @@ def verdict(work, name, level, ratio, share):
 
 
 def decode_geomean(cells, level):
-    """Of the decode cells (ratio, share of the fill rate): (mean of all, mean of those below the share, met?)."""
+    """Return (geometric mean of all ratios, that of the cells below FILL_SHARE, whether the goal is met).
+
+    ``cells`` holds (ratio, share of the fill rate) of each decoder.
+    """
 
     def mean(values):
         return exp(sum(map(log, values)) / len(values)) if values else None

@@ -1,4 +1,4 @@
-"""Timing on one core: pinned, interleaved, median of rounds; and what the core itself can do."""
+"""Time functions on one core, in turn, and measure the memory bandwidth of the core."""
 
 import os
 import platform
@@ -11,12 +11,12 @@ import numpy as np
 
 __all__ = ["Rates", "aligned", "cache_bytes", "cpu_model", "interleave", "pinned"]
 
-SAMPLE_SECONDS = 0.02  # a sample runs at least this long
+SAMPLE_SECONDS = 0.02  # a sample takes about this long
 
 
 @contextmanager
 def pinned(cores=1):
-    """Keep this process, and children started meanwhile, on the last `cores` processors it may use."""
+    """Keep this process, and the children that it starts, on the last `cores` processors that it may use."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -29,10 +29,10 @@ def pinned(cores=1):
 
 
 def interleave(works, rounds, clock=time.process_time):
-    """Seconds a call of each of `works` (name -> function), one list of `rounds` samples a name.
+    """Return the seconds per call of each function in `works`, as a list of `rounds` samples for each name.
 
-    Every round runs all of them in turn, so that whatever slows the machine slows all alike. The clock is CPU time of
-    the process by default: on one core it is wall time without what other processes took.
+    Every round runs all functions in turn, so that a slow phase of the machine affects all of them. The default clock
+    is the CPU time of the process: on one core this is the wall time without the time that other processes took.
     """
     repeats, samples = {}, {name: [] for name in works}
     for name, work in works.items():  # also warms up
@@ -50,12 +50,12 @@ def interleave(works, rounds, clock=time.process_time):
 
 
 def ratio(theirs, ours):
-    """Median over the rounds of how many times faster ours was."""
+    """Return the median over the rounds of their time divided by ours."""
     return median(t / max(o, 1e-9) for t, o in zip(theirs, ours, strict=True))
 
 
 def aligned(nbytes):
-    """uint8 (nbytes,) that begins at a cache line, its pages already there."""
+    """Return uint8 (nbytes,) that begins at a cache line and whose pages are in memory."""
     base = np.zeros(nbytes + 64, np.uint8)
     base.fill(1)
     start = -base.ctypes.data % 64
@@ -63,7 +63,7 @@ def aligned(nbytes):
 
 
 class Rates:
-    """What this core does at best with `nbytes` of memory, in bytes a second: `fill` writes, `read` reads."""
+    """The highest rates of this core on `nbytes` of memory, in bytes per second: `fill` writes, `read` reads."""
 
     def __init__(self, nbytes, rounds=5):
         floats = aligned(nbytes).view(np.float32)
@@ -80,7 +80,7 @@ class Rates:
 
 
 def cache_bytes():
-    """Size of the last-level cache; 32 MiB where the system does not say."""
+    """Return the size of the last-level cache, and at least 32 MiB."""
     sizes = [32 << 20]
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text().strip()
@@ -89,6 +89,7 @@ def cache_bytes():
 
 
 def cpu_model():
+    """Return the name of the processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

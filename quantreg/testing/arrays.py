@@ -1,8 +1,11 @@
-"""Checks on independence and on buffers: the same bytes whatever surrounds a row, and no byte outside."""
+"""Checks that a row's result depends on nothing but the row, and that a codec stays inside its buffers."""
 
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -10,6 +13,12 @@ from quantreg import dispatch
 from quantreg.testing.guards import FILL, GuardedArrays, run_guarded
 from quantreg.testing.report import NotApplicable, expect
 from quantreg.testing.samples import bits_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quantreg.codec import RowCodec
+    from quantreg.testing.samples import Subject
 
 __all__ = [
     "arbitrary_bytes",
@@ -24,8 +33,8 @@ __all__ = [
 ]
 
 
-def determinism(s):
-    """The same rows give the same bytes, every byte of the output is written, and so is every decoded float."""
+def determinism(s: "Subject") -> None:
+    """The same rows give the same bytes, and every byte and every decoded float is written."""
     data = s.some_bytes()
     if s.codec.can_encode:
         x = s.rows("heavy")
@@ -33,14 +42,14 @@ def determinism(s):
             data = s.encode(x, importance, fill=0)
             again = s.encode(x, importance, fill=0xFF)
             expect((data == again).all(), f"{_differ(data, again)} when the same rows are encoded again")
-    first, again = s.decode(data, fill=1), s.decode(data, fill=2)
-    expect((bits_of(first) == bits_of(again)).all(), "the same bytes do not decode to the same floats")
+    floats, others = s.decode(data, fill=1), s.decode(data, fill=2)
+    expect((bits_of(floats) == bits_of(others)).all(), "the same bytes do not decode to the same floats")
 
 
-def slabs(s):
-    """A row's bytes and floats do not depend on the rows that are handed over together with it.
+def slabs(s: "Subject") -> None:
+    """The bytes and floats of a row do not depend on the other rows of the same call.
 
-    Nor do a block's floats on its row, unless the codec says so.
+    The floats of a block do not depend on the rest of its row either, unless the codec sets whole_rows.
     """
     data = s.some_bytes(rows=9)
     if s.codec.can_encode:
@@ -55,20 +64,21 @@ def slabs(s):
                 expect((data == again).all(), f"{_differ(data, again)} when rows are encoded {step} at a time")
     floats = s.decode(data)
     for step in (1, 4):
-        parts = np.concatenate([s.decode(data[i : i + step]) for i in range(0, 9, step)])
-        expect((bits_of(parts) == bits_of(floats)).all(), f"floats differ when rows are decoded {step} at a time")
-    if not getattr(s.codec, "whole_rows", True):  # large results are decoded in parts of rows, see RowCodec
+        joined = np.concatenate([s.decode(data[i : i + step]) for i in range(0, 9, step)])
+        expect((bits_of(joined) == bits_of(floats)).all(), f"floats differ when rows are decoded {step} at a time")
+    if not getattr(s.codec, "whole_rows", True):  # then quantreg decodes parts of rows
         alone = s.decode(data.reshape(-1, s.qtype.type_size)).reshape(floats.shape)
-        expect((bits_of(alone) == bits_of(floats)).all(), "floats differ when blocks are decoded alone: set whole_rows")
+        same = (bits_of(alone) == bits_of(floats)).all()
+        expect(same, "floats differ when each block is decoded alone: set whole_rows")
 
 
-def threads(s):
-    """The same bytes from several threads at once, on the codec itself and through `quantreg.quantize`."""
+def threads(s: "Subject") -> None:
+    """Several threads at once get the same bytes as one, from the codec itself and from `quantreg.quantize`."""
     if not s.codec.can_encode:
         data = s.some_bytes(rows=64)
-        expected = s.decode(data)
+        floats = s.decode(data)
         found = dispatch.dequantize(data, s.qtype, threads=4)
-        expect((bits_of(found) == bits_of(expected)).all(), "floats differ between 1 and 4 threads")
+        expect((bits_of(found) == bits_of(floats)).all(), "floats differ between 1 and 4 threads")
         return
     inputs = [s.rows("heavy", rows=8, seed=seed) for seed in range(8)]
     expected = [s.encode(x) for x in inputs]
@@ -83,13 +93,15 @@ def threads(s):
     expect((got == want).all(), f"{_differ(want, got)} between quantreg.quantize in 4 threads and the codec")
 
 
-def cpu_levels(s):
-    """The same bytes and floats at every CPU level that was built and that this machine runs."""
+def cpu_levels(s: "Subject") -> None:
+    """Every CPU level that was built and that this machine supports gives the same bytes and floats."""
     if s.codec.level == "python":
-        raise NotApplicable("a codec in Python is not built for CPU levels")
+        raise NotApplicable("a codec in Python has no CPU levels")
     levels = s.levels()
     if len(levels) < 2:
-        raise NotApplicable(f"built for one CPU level that this machine has: {', '.join(levels) or 'none'}")
+        raise NotApplicable(
+            f"only {len(levels)} of the CPU levels that were built ({', '.join(levels) or '-'}) run on this machine"
+        )
     (first, base), *others = levels.items()
     random = np.random.default_rng(5).integers(0, 256, (5, s.qtype.row_bytes(s.cols(3))), np.uint8)
     for level, codec in others:
@@ -103,23 +115,29 @@ def cpu_levels(s):
             expect(same, f"floats differ between {first} and {level}")
 
 
-def guard_pages(s):
-    """No byte is read or written outside of the buffers: each lies against forbidden memory on either side."""
+def guard_pages(s: "Subject") -> None:
+    """The codec reads and writes nothing outside its buffers, which touch forbidden memory at either end."""
     shapes = [(1, 1), (3, 2)] if not s.full else [(1, 1), (1, 2), (2, 1), (3, 3), (5, 7), (17, 1), (16, 2)]
     codecs = s.levels() if s.full and s.codec.level != "python" else {}
-    s.some_bytes()  # tables are built before the fork
+    s.some_bytes()  # builds the codec's tables before the fork
     run_guarded(
         [
             case
             for codec in codecs.values() or [s.codec]
             for shape in shapes
-            for side in ("front", "back")
+            for side in _SIDES
             for case in _guarded_cases(s, codec, side, *shape)
         ]
     )
 
 
-def _guarded_cases(s, codec, side, rows, blocks):
+_Side = Literal["front", "back"]
+_SIDES: tuple[_Side, ...] = ("front", "back")
+
+
+def _guarded_cases(
+    s: "Subject", codec: "RowCodec", side: _Side, rows: int, blocks: int
+) -> Iterator[tuple[str, Callable[[], None]]]:
     words = f"{rows} rows of {blocks} blocks at CPU level {codec.level}, memory forbidden at the {side}"
     yield f"decoding {words}", _guarded_decode(s, codec, side, s.some_bytes(rows, blocks))
     if not codec.can_encode:
@@ -133,8 +151,14 @@ def _guarded_cases(s, codec, side, rows, blocks):
         yield f"scoring {words}", _guarded_score(s, codec, side, x)
 
 
-def _guarded_encode(s, codec, side, x, importance):
-    def run():
+def _guarded_encode(
+    s: "Subject",
+    codec: "RowCodec",
+    side: _Side,
+    x: "NDArray[np.float32]",
+    importance: "NDArray[np.float32] | None",
+) -> Callable[[], None]:
+    def run() -> None:
         arrays = GuardedArrays(side)
         out = arrays.empty((x.shape[0], s.qtype.row_bytes(x.shape[1])), np.uint8)
         given = s.given(x.shape[1], importance)
@@ -144,8 +168,8 @@ def _guarded_encode(s, codec, side, x, importance):
     return run
 
 
-def _guarded_decode(s, codec, side, data):
-    def run():
+def _guarded_decode(s: "Subject", codec: "RowCodec", side: _Side, data: "NDArray[np.uint8]") -> Callable[[], None]:
+    def run() -> None:
         arrays = GuardedArrays(side)
         out = arrays.empty((data.shape[0], s.qtype.row_weights(data.shape[1])), np.float32)
         codec.decode_rows(arrays.copy(data), out)
@@ -154,8 +178,8 @@ def _guarded_decode(s, codec, side, data):
     return run
 
 
-def _guarded_score(s, codec, side, x):
-    def run():
+def _guarded_score(s: "Subject", codec: "RowCodec", side: _Side, x: "NDArray[np.float32]") -> Callable[[], None]:
+    def run() -> None:
         arrays = GuardedArrays(side)
         out = arrays.empty(x.shape, np.float32)
         codec.score_rows(arrays.copy(x), arrays.copy(s.columns(x.shape[1])), out)
@@ -164,30 +188,30 @@ def _guarded_score(s, codec, side, x):
     return run
 
 
-def arbitrary_bytes(s):
-    """Any bytes decode: without a crash or an exception, and to the same floats each time."""
+def arbitrary_bytes(s: "Subject") -> None:
+    """Any bytes decode without a crash or an exception, and to the same floats each time."""
     cols = s.cols(3)
     shape = (4, s.qtype.row_bytes(cols))
     samples = [np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)]
     for seed in range(20 if s.full else 4):
         samples.append(np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
 
-    def decode(data):
+    def decode(data: "NDArray[np.uint8]") -> None:
         first, again = s.decode(data, fill=1), s.decode(data, fill=2)
-        expect((bits_of(first) == bits_of(again)).all(), "not every float is written, or not the same ones")
+        expect((bits_of(first) == bits_of(again)).all(), "decoding the same bytes twice gives different floats")
 
     levels = s.levels() if s.full and s.codec.level != "python" else {}
-    cases = []
+    cases: list[tuple[str, Callable[[], None]]] = []
     for i, data in enumerate(samples):
-        cases.append((f"decoding sample {i} of arbitrary bytes", lambda data=data: decode(data)))
+        cases.append((f"decoding sample {i} of arbitrary bytes", partial(decode, data)))
         for codec in levels.values() or [s.codec]:
-            for side in ("front", "back"):
-                words = f"decoding sample {i} of arbitrary bytes at CPU level {codec.level}, forbidden at the {side}"
+            for side in _SIDES:
+                words = f"decoding sample {i} at CPU level {codec.level}, memory forbidden at the {side}"
                 cases.append((words, _guarded_decode(s, codec, side, data)))
     run_guarded(cases)
 
 
-LAYOUTS = {
+_LAYOUTS: "dict[str, Callable[[NDArray[Any]], NDArray[Any]]]" = {
     "in Fortran order": np.asfortranarray,
     "every other row": lambda x: np.repeat(x, 2, axis=0)[::2],
     "every other column": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
@@ -197,8 +221,8 @@ LAYOUTS = {
 }
 
 
-def input_arrays(s):
-    """Read-only, misaligned and non-contiguous arrays give the same bytes, and no input is changed."""
+def input_arrays(s: "Subject") -> None:
+    """Read-only, misaligned and non-contiguous arrays give the same bytes, and the input does not change."""
     if s.codec.can_encode:
         x = s.rows()
         for importance in s.importances(x.shape[1]):
@@ -207,52 +231,54 @@ def input_arrays(s):
             s.encode(kept, importance)
             expect((kept == x).all(), "encode changes the rows it is given")
             kept.flags.writeable = False
-            expect((s.encode(kept, importance) == want).all(), "read-only rows give other bytes")
+            expect((s.encode(kept, importance) == want).all(), "read-only rows give different bytes")
             given = s.given(x.shape[1], importance)
-            for name, layout in LAYOUTS.items():
+            for name, layout in _LAYOUTS.items():
                 got = dispatch.quantize(layout(x), s.qtype, given, threads=1)
                 expect((got == want).all(), f"{_differ(want, got)} for an array {name}")
     data = s.some_bytes()
     floats = bits_of(s.decode(data))
-    kept = data.copy()
-    s.decode(kept)
-    expect((kept == data).all(), "decode changes the bytes it is given")
-    for name, layout in LAYOUTS.items():
-        got = dispatch.dequantize(layout(data), s.qtype, threads=1)
-        expect((bits_of(got) == floats).all(), f"floats differ for bytes {name}")
+    decoded = data.copy()
+    s.decode(decoded)
+    expect((decoded == data).all(), "decode changes the bytes it is given")
+    for name, layout in _LAYOUTS.items():
+        back = dispatch.dequantize(layout(data), s.qtype, threads=1)
+        expect((bits_of(back) == floats).all(), f"floats differ for bytes {name}")
 
 
-def wrong_sizes(s):
-    """Arrays of the wrong size are refused with ValueError instead of read or written past their end."""
+def wrong_sizes(s: "Subject") -> None:
+    """The codec refuses arrays of the wrong size with ValueError, rather than read or write past their end."""
     rows, cols = 3, s.cols(2)
     nbytes = s.qtype.row_bytes(cols)
     x, out = np.zeros((rows, cols), np.float32), np.zeros((rows, nbytes), np.uint8)
     calls = {
-        "decode_rows, bytes too few": lambda: s.codec.decode_rows(out[:, 1:].copy(), x.copy()),
-        "decode_rows, rows too few": lambda: s.codec.decode_rows(out, x[1:].copy()),
+        "decode_rows with too few bytes": lambda: s.codec.decode_rows(out[:, 1:].copy(), x.copy()),
+        "decode_rows with too few rows": lambda: s.codec.decode_rows(out, x[1:].copy()),
     }
     if s.codec.can_encode:
         ones = np.ones(cols, np.float32)
         given = s.given(cols)
-        calls["encode_rows, output too narrow"] = lambda: s.codec.encode_rows(x, out[:, 1:].copy(), given)
-        calls["encode_rows, output too short"] = lambda: s.codec.encode_rows(x, out[1:].copy(), given)
+        calls["encode_rows with too narrow an output"] = lambda: s.codec.encode_rows(x, out[:, 1:].copy(), given)
+        calls["encode_rows with too short an output"] = lambda: s.codec.encode_rows(x, out[1:].copy(), given)
         if s.codec.has_scorer:
-            calls["encode_rows, statistics too few"] = lambda: s.codec.encode_rows(x, out, ones[1:].copy())
-            calls["encode_rows, weights too few"] = lambda: s.codec.encode_rows(x, out, x[1:].copy())
-            calls["score_rows, statistics too few"] = lambda: s.codec.score_rows(x, ones[1:].copy(), x.copy())
+            calls["encode_rows with too few column statistics"] = lambda: s.codec.encode_rows(x, out, ones[1:].copy())
+            calls["encode_rows with too few error weights"] = lambda: s.codec.encode_rows(x, out, x[1:].copy())
+            calls["score_rows with too few column statistics"] = lambda: s.codec.score_rows(
+                x, ones[1:].copy(), x.copy()
+            )
     for name, call in calls.items():
         try:
             call()
         except ValueError:
             continue
-        raise AssertionError(f"{name}: taken")
+        raise AssertionError(f"{name} raises no ValueError: check the sizes of the arrays")
     if s.codec.can_encode:
         s.codec.encode_rows(x[:0], out[:0])
     s.codec.decode_rows(out[:0], x[:0])
 
 
-def gil(s):
-    """Other Python threads run while rows are encoded and decoded."""
+def gil(s: "Subject") -> None:
+    """Other Python threads run while the codec encodes and decodes."""
     if s.codec.level == "python":
         raise NotApplicable("a codec in Python holds the GIL")
     x = s.rows(rows=1, blocks=8)
@@ -263,10 +289,13 @@ def gil(s):
         _check_gil("encode_rows", lambda rows, out: s.codec.encode_rows(rows, out, given), x, np.empty_like(data))
 
 
-def _check_gil(name, call, row, out):
-    """This thread must get to see the output of call() half written, which it never does if the call holds the lock.
+def _check_gil(
+    name: str, call: Callable[["NDArray[Any]", "NDArray[Any]"], None], row: "NDArray[Any]", out: "NDArray[Any]"
+) -> None:
+    """Raise AssertionError if this thread never sees the output of call() half written, as happens under the GIL.
 
-    A busy machine may not run it in time: it has at least ten chances, in as many rows as take 20 ms, and 3 s.
+    A busy machine may not run this thread in time. It therefore gets at least ten tries and 3 seconds, and each call
+    has enough rows to take 20 ms.
     """
     count, seconds = 16, 0.0
     while seconds < 0.02 and count < 1 << 15:
@@ -284,14 +313,14 @@ def _check_gil(name, call, row, out):
     raise AssertionError(f"no other thread ran during {name}: declare the codec's functions nogil")
 
 
-def _half_written(call, out) -> bool:
-    """Whether one end of `out` is seen to be written and the other not, while another thread is inside of call().
+def _half_written(call: Callable[[], None], out: "NDArray[np.uint8]") -> bool:
+    """Return whether only one end of `out` was written at some moment while another thread ran call().
 
-    What is written stays so: the written end is looked at first, or the call could end between the two looks.
+    Bytes stay written, so the written end is read first: otherwise the call could end between the two reads.
     """
 
-    def written(row):
-        return (out[row] != FILL).any()
+    def written(row: int) -> bool:
+        return bool((out[row] != FILL).any())
 
     thread = threading.Thread(target=call)
     thread.start()
@@ -299,9 +328,9 @@ def _half_written(call, out) -> bool:
     while thread.is_alive() and not seen:
         seen = (written(0) and not written(-1)) or (written(-1) and not written(0))
     thread.join()
-    return bool(seen)
+    return seen
 
 
-def _differ(want, got):
+def _differ(want: "NDArray[np.uint8]", got: "NDArray[np.uint8]") -> str:
     rows = np.flatnonzero((want != got).any(axis=1))
     return f"{(want != got).sum()} bytes differ, first in row {rows[0]}" if len(rows) else "bytes differ"

@@ -1,20 +1,21 @@
-"""What came out of the checks of one codec."""
+"""The results of checking one codec."""
 
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["ConformanceError", "NotApplicable", "Outcome", "Report", "expect"]
 
 
-class NotApplicable(Exception):  # noqa: N818 - no error
-    """A check has nothing to check on this codec; the message says why."""
+class NotApplicable(Exception):  # noqa: N818 - it is not an error
+    """A check does not apply to this codec; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One check on one codec.
+    """The result of one check on one codec.
 
-    ``status`` is "passed", "failed", "expected" (it failed, and expected_failures says why) or "not applicable";
-    ``message`` says what was wrong or why it does not apply.
+    ``status`` is "passed", "failed", "expected" (it failed, and expected_failures gives the reason) or "not
+    applicable"; ``message`` says what is wrong, or why the check does not apply.
     """
 
     check: str
@@ -24,7 +25,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The outcomes of all checks on one codec."""
+    """The outcomes of all checks on the codec of the type ``name``. ``level`` is "quick" or "full"."""
 
     name: str
     level: str
@@ -32,36 +33,41 @@ class Report:
 
     @property
     def failures(self) -> tuple[Outcome, ...]:
+        """The outcomes whose status is "failed"."""
         return tuple(outcome for outcome in self.outcomes if outcome.status == "failed")
 
     @property
     def ok(self) -> bool:
+        """Whether no check failed unexpectedly."""
         return not self.failures
 
-    def to_dict(self) -> dict:
-        """As JSON-ready data: name, level, ok, and check, status and message of each outcome."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data: name, level, ok, and the check, status and message of each outcome."""
         outcomes = [{"check": o.check, "status": o.status, "message": o.message} for o in self.outcomes]
         return {"name": self.name, "level": self.level, "ok": self.ok, "checks": outcomes}
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [f"{o.status:>14}  {o.check}{': ' + o.message if o.message else ''}" for o in self.outcomes]
         passed = sum(o.status == "passed" for o in self.outcomes)
         return "\n".join([*lines, f"{self.name}: {passed} passed, {len(self.failures)} failed"])
 
 
 class ConformanceError(AssertionError):
-    """A codec breaks a rule; ``report`` holds all outcomes."""
+    """A codec fails one or more checks; ``report`` holds all outcomes."""
 
-    def __init__(self, report: Report):
-        self.report = report
+    def __init__(self, report: Report) -> None:
+        self.report: Report = report
         failed = "\n".join(f"  {o.check}: {o.message}" for o in report.failures)
         super().__init__(f"{report.name} fails {len(report.failures)} of {len(report.outcomes)} checks:\n{failed}")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["ConformanceError"], tuple[Report]]:
         return ConformanceError, (self.report,)
 
 
-def expect(condition, message) -> None:
-    """AssertionError with this message unless the condition holds (``assert`` would vanish under ``python -O``)."""
+def expect(condition: object, message: str) -> None:
+    """Raise AssertionError with this message unless the condition is true.
+
+    An assert statement would vanish under ``python -O``.
+    """
     if not condition:
         raise AssertionError(message)

@@ -1,29 +1,41 @@
-"""Running the checks on a codec."""
+"""Run the checks of the conformance kit on a codec."""
 
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from quantreg.testing import arrays, uses, values
+from quantreg.testing import arrays, strides, uses, values
 from quantreg.testing.report import ConformanceError, NotApplicable, Outcome, Report
 from quantreg.testing.samples import Subject
+
+if TYPE_CHECKING:
+    from quantreg.codec import RowCodec
+    from quantreg.qtype import QuantType
 
 __all__ = ["CHECKS", "Check", "check_codec", "run_check"]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check by name: ``run(subject)`` raises AssertionError or NotApplicable; ``needs`` "encoder" or "scorer"."""
+    """One check of the kit.
+
+    ``run(subject)`` raises AssertionError if the codec fails the check, and NotApplicable if there is nothing to check.
+    ``needs`` is "encoder" or "scorer" for checks that apply only to codecs which encode or read importance.
+    """
 
     name: str
-    run: object
-    needs: str | None = None
+    run: Callable[[Subject], None]
+    needs: Literal["encoder", "scorer"] | None = None
 
     @property
     def text(self) -> str:
-        return " ".join(self.run.__doc__.split("\n\n")[0].split())
+        """What a codec must do, in one or two sentences."""
+        return " ".join((self.run.__doc__ or "").split("\n\n")[0].split())
 
 
-CHECKS = {
+CHECKS: dict[str, Check] = {
     check.name: check
     for check in (
         Check("size_algebra", values.size_algebra),
@@ -40,6 +52,7 @@ CHECKS = {
         Check("cpu_levels", arrays.cpu_levels),
         Check("guard_pages", arrays.guard_pages),
         Check("input_arrays", arrays.input_arrays),
+        Check("strides", strides.strides),
         Check("wrong_sizes", arrays.wrong_sizes),
         Check("arbitrary_bytes", arrays.arbitrary_bytes),
         Check("importance_none", uses.importance_none, "encoder"),
@@ -57,24 +70,34 @@ CHECKS = {
 
 
 def check_codec(
-    codec_or_type, level="quick", expected_failures=None, *, golden=None, update_golden=False, raises=True
+    codec_or_type: "QuantType | RowCodec | str | int",
+    level: Literal["quick", "full"] = "quick",
+    expected_failures: Mapping[str, str] | None = None,
+    *,
+    golden: str | os.PathLike[str] | None = None,
+    update_golden: bool = False,
+    raises: bool = True,
 ) -> Report:
-    """Run all checks on a codec.
+    """Run all checks on a codec and return a Report.
 
-    ``codec_or_type`` is a QuantType, the name or id of a registered one, or a codec object. ``level`` is "quick" or
-    "full" (more shapes, scales and seeds). ``expected_failures`` maps the names of checks to reasons; such a check must
-    fail. ``golden`` is the path of the author's golden file, which ``update_golden`` writes anew. Returns the Report;
-    raises ConformanceError with every failure unless ``raises`` is false, ValueError for unknown levels and checks,
-    UnknownTypeError for a name, CodecError for a codec that cannot be loaded.
+    ``codec_or_type`` is a QuantType, the name or id of a registered one, or a codec object. ``level`` is "quick", or
+    "full" for more shapes, scales and seeds. ``expected_failures`` maps names of checks to reasons; these checks must
+    fail. ``golden`` is the path of the author's golden file, which ``update_golden`` writes or replaces.
+
+    Raises ConformanceError, which lists every failure, unless ``raises`` is false; ValueError for an unknown level or
+    check; UnknownTypeError for an unknown name or id; CodecError if the codec cannot be loaded.
     """
     if level not in ("quick", "full"):
         raise ValueError(f"level is {level!r}, expected 'quick' or 'full'")
     expected = dict(expected_failures or {})
     unknown = set(expected) - set(CHECKS)
     if unknown:
-        raise ValueError(f"expected_failures names no such check: {', '.join(sorted(unknown))}; see CHECKS")
-    subject = Subject(codec_or_type, level == "full", golden and Path(golden), update_golden)
-    _ = subject.codec  # one error, not one a check
+        raise ValueError(
+            f"expected_failures names checks that do not exist: {', '.join(sorted(unknown))}; quantreg.testing.CHECKS "
+            "holds them all"
+        )
+    subject = Subject(codec_or_type, level == "full", None if golden is None else Path(golden), update_golden)
+    _ = subject.codec  # a codec that cannot be loaded is one error here, not one error per check
     outcomes = tuple(run_check(name, subject, expected.get(name)) for name in CHECKS)
     report = Report(subject.qtype.name, level, outcomes)
     if raises and not report.ok:
@@ -82,22 +105,22 @@ def check_codec(
     return report
 
 
-def run_check(name, subject, reason=None) -> Outcome:
-    """One check; ``reason`` is why it is expected to fail, or None."""
+def run_check(name: str, subject: Subject, reason: str | None = None) -> Outcome:
+    """Run the check of this name. ``reason`` says why it is expected to fail, if it is."""
     check = CHECKS[name]
     try:
         if check.needs and not subject.codec.can_encode:
-            raise NotApplicable("it only decodes")
+            raise NotApplicable("the type only decodes")
         if check.needs == "scorer" and not subject.codec.has_scorer:
-            raise NotApplicable("it reads no importance")
+            raise NotApplicable("the type does not read importance")
         check.run(subject)
     except NotApplicable as why:
         return Outcome(name, "not applicable", str(why))
-    except Exception as error:  # whatever a codec raises is a finding
+    except Exception as error:  # whatever a codec raises is a failure of the codec
         message = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
         return (
             Outcome(name, "failed", message) if reason is None else Outcome(name, "expected", f"{reason} ({message})")
         )
     if reason is not None:
-        return Outcome(name, "failed", "it passes now: take it out of expected_failures")
+        return Outcome(name, "failed", "it passes now: remove it from expected_failures")
     return Outcome(name, "passed")

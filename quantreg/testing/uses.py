@@ -1,9 +1,11 @@
-"""Checks on importance, and on what a type is used for: pickling, golden bytes, GGUF files."""
+"""Checks of importance, pickling, golden bytes and GGUF files."""
 
 import os
 import pickle
 import tempfile
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +17,11 @@ from quantreg.testing.guards import run_guarded
 from quantreg.testing.report import NotApplicable, expect
 from quantreg.testing.samples import bits_of
 from quantreg.testing.values import deserved_error, relative_error
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quantreg.testing.samples import Subject
 
 __all__ = [
     "gguf_file",
@@ -29,8 +36,8 @@ __all__ = [
 ]
 
 
-def importance_none(s):
-    """Without importance the type encodes, or says that it needs some; a type that reads none ignores what it gets."""
+def importance_none(s: "Subject") -> None:
+    """The type encodes without importance or says that it needs some. A type without a scorer ignores importance."""
     x = s.rows()
     if s.qtype.requires_importance:
         try:
@@ -38,24 +45,26 @@ def importance_none(s):
         except CodecError as refused:
             expect("importance" in str(refused), f"the refusal does not name importance: {refused}")
             return
-        raise AssertionError("requires_importance is set, but quantize() does without")
+        raise AssertionError("requires_importance is set, but quantize() works without importance")
     plain = s.encode(x)
     if not s.codec.has_scorer:
         given = s.encode(x, s.columns(x.shape[1]))
-        expect((plain == given).all(), "it has no scorer, but importance changes its bytes")
+        expect((plain == given).all(), "the type has no scorer, but importance changes its bytes")
 
 
-def importance_ones(s):
-    """Importance of ones, as columns and as weights, is as good as the bits per weight deserve."""
+def importance_ones(s: "Subject") -> None:
+    """With importance of ones, as columns or as weights, the error is at most what the bits per weight deserve."""
     x = s.rows(rows=16, blocks=4)
     limit = deserved_error(s.qtype.bits_per_weight)
     for importance in (np.ones(x.shape[1], np.float32), np.ones_like(x)):
         lost = relative_error(x, s.decode(s.encode(x, importance)))
-        expect(lost <= limit, f"importance of ones, {importance.ndim}-D: error {lost:.2%}, more than {limit:.2%}")
+        expect(
+            lost <= limit, f"with {importance.ndim}-D importance of ones the error is {lost:.2%}, more than {limit:.2%}"
+        )
 
 
-def importance_zeros(s):
-    """Importance of zero, everywhere or in some columns, gives finite values."""
+def importance_zeros(s: "Subject") -> None:
+    """Importance of zero, everywhere or in some columns, still gives finite values."""
     x = s.rows()
     zero = np.zeros(x.shape[1], np.float32)
     some = s.columns(x.shape[1])
@@ -68,8 +77,8 @@ def importance_zeros(s):
             expect(np.isfinite(back).all(), f"importance of zero {words} gives NaN or infinity")
 
 
-def importance_nan(s):
-    """NaN, infinite and negative importance is refused by `quantize`, and harmless to the codec itself."""
+def importance_nan(s: "Subject") -> None:
+    """`quantize` refuses NaN, infinite and negative importance, and the codec itself survives it."""
     x = s.rows()
     cases = []
     for value in (np.nan, np.inf, -1.0):
@@ -80,59 +89,61 @@ def importance_nan(s):
         except NonFiniteError:
             pass
         else:
-            raise AssertionError(f"quantize() takes importance of {value}")
+            raise AssertionError(f"quantize() accepts importance of {value}")
         for given in (columns, np.ascontiguousarray(np.broadcast_to(columns, x.shape))):
             words = f"encoding with importance of {value}, {given.ndim}-D"
-            cases.append((words, lambda given=given: _encode_or_refuse(s, x, given)))
+            cases.append((words, partial(_encode_or_refuse, s, x, given)))
     run_guarded(cases)
 
 
-def _encode_or_refuse(s, x, importance):
+def _encode_or_refuse(s: "Subject", x: "NDArray[np.float32]", importance: "NDArray[np.float32]") -> None:
     try:
         s.encode(x, importance)
     except ValueError as refused:
-        expect(hasattr(refused, "row"), f"refused without naming a row: {refused}")
+        expect(hasattr(refused, "row"), f"the codec refuses it without naming a row: {refused}")
 
 
-def importance_helps(s):
-    """Where importance is high the error falls: the weighted error is no larger than without importance."""
+def importance_helps(s: "Subject") -> None:
+    """Importance makes the weighted error smaller, or at most 2% larger."""
     x = s.rows("normal", rows=16, blocks=4)
     columns = s.columns(x.shape[1])
     columns[::3] *= 100
     plain = s.encode(x, s.given(x.shape[1]))
     errors = [float((columns * (s.decode(data) - x) ** 2).sum()) for data in (s.encode(x, columns), plain)]
-    expect(
-        errors[0] <= errors[1] * 1.02, f"importance makes the weighted error {errors[0] / errors[1]:.2f} times as large"
-    )
+    words = f"importance makes the weighted error {errors[0]:.4g}, but without importance it is {errors[1]:.4g}"
+    expect(errors[0] <= errors[1] * 1.02, words)
 
 
-def importance_weights(s):
-    """Column statistics give the same bytes as the error weights that `score` makes of them."""
+def importance_weights(s: "Subject") -> None:
+    """Column statistics give the same bytes as the error weights that score_rows computes from them."""
     for kind in ("normal", "heavy", "sparse"):
         x = s.rows(kind)
         columns = s.columns(x.shape[1])
         weights = np.full_like(x, np.nan)
         s.codec.score_rows(x, columns, weights)
-        expect(np.isfinite(weights).all() and (weights >= 0).all(), "score gives negative or non-finite weights")
+        expect(np.isfinite(weights).all() and (weights >= 0).all(), "score_rows gives negative or non-finite weights")
         want, got = s.encode(x, columns), s.encode(x, weights)
-        expect((want == got).all(), f"{(want != got).sum()} bytes differ between columns and score(columns)")
+        expect(
+            (want == got).all(), f"{(want != got).sum()} bytes differ between column statistics and their error weights"
+        )
 
 
-def pickling(s):
-    """The type pickles by its name."""
+def pickling(s: "Subject") -> None:
+    """The type can be pickled, and unpickling returns the registered type."""
     with s.registered():
         again = pickle.loads(pickle.dumps(s.qtype))
-        expect(again is s.qtype, f"pickle gives back {again!r}")
+        expect(again is s.qtype, f"unpickling returns {again!r} instead of the registered type")
 
 
-def golden(s):
-    """The bytes are those of the golden file that the author committed."""
+def golden(s: "Subject") -> None:
+    """The bytes and floats equal those of the golden file that the author committed."""
     if s.golden is None:
-        raise NotApplicable("no golden file given")
+        raise NotApplicable("there is no golden file")
     path = Path(s.golden)
     if s.update_golden:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, **_golden_data(s))
+        arrays: dict[str, Any] = _golden_data(s)
+        np.savez_compressed(path, **arrays)
     if not path.exists():
         raise AssertionError(f"{path} does not exist: run once with --update-golden and commit it")
     with np.load(path) as file:
@@ -146,10 +157,14 @@ def golden(s):
     expect((bits_of(back) == bits_of(kept["decoded"])).all(), f"decoded floats differ from {path}")
 
 
-def _golden_data(s):
-    """Rows x, columns, bytes of x ("plain", and "weighted" with the columns), and "data" with its floats "decoded"."""
+def _golden_data(s: "Subject") -> "dict[str, NDArray[Any]]":
+    """Return what a golden file holds.
+
+    "x" and "columns" are the input, "plain" and "weighted" the bytes without and with the columns as importance.
+    "decoded" holds the floats of the bytes in "data".
+    """
     x = np.concatenate([s.rows("normal", rows=2, blocks=2), s.rows("heavy", rows=1, blocks=2)])
-    found = {"x": x, "columns": s.columns(x.shape[1])}
+    found: dict[str, NDArray[Any]] = {"x": x, "columns": s.columns(x.shape[1])}
     data = s.some_bytes(rows=3, blocks=2)
     if s.codec.can_encode:
         if not s.qtype.requires_importance:
@@ -160,8 +175,8 @@ def _golden_data(s):
     return {**found, "data": data, "decoded": s.decode(data)}
 
 
-def gguf_file(s):
-    """A GGUF file with a tensor of the type is written, read and decoded; a model is quantized to the type."""
+def gguf_file(s: "Subject") -> None:
+    """A tensor of the type survives a GGUF file, and `quantize_file` quantizes a model to the type."""
     data = s.some_bytes(rows=6)
     floats = bits_of(s.decode(data))
     with s.registered(), tempfile.TemporaryDirectory(prefix="quantreg-check-") as folder:
@@ -170,14 +185,14 @@ def gguf_file(s):
         quantreg.write(path, {"general.architecture": "llama"}, {tensor.name: tensor})
         with quantreg.open(path) as model:
             read = model[tensor.name]
-            expect(read.type_name == s.qtype.name, f"the file's tensor has type {read.type_name}")
-            expect((np.asarray(read.data) == data).all(), "the bytes of the tensor changed in the file")
-            expect((bits_of(read.dequantize()) == floats).all(), "the tensor decodes to other floats")
+            expect(read.type_name == s.qtype.name, f"the tensor in the file has type {read.type_name}")
+            expect((np.asarray(read.data) == data).all(), "the bytes of the tensor change in the file")
+            expect((bits_of(read.dequantize()) == floats).all(), "the tensor in the file decodes to different floats")
         if s.codec.can_encode and s.qtype.name not in INTEGER_TYPES:
             _quantize_model(s, folder)
 
 
-def _quantize_model(s, folder):
+def _quantize_model(s: "Subject", folder: str) -> None:
     x = s.rows(rows=6)
     name = "blk.0.attn_q.weight"
     source, target = os.path.join(folder, "in.gguf"), os.path.join(folder, "out.gguf")
@@ -187,6 +202,6 @@ def _quantize_model(s, folder):
     recipe = quantreg.FileType("CHECK", None, s.qtype.name, "this type for every tensor")  # no mixture, as for IQ2_S
     quantreg.quantize_file(source, target, recipe, imatrix, threads=1, on_missing_importance="plain")
     with quantreg.open(target) as model:
-        expect(model[name].type_name == s.qtype.name, f"quantize_file made {model[name].type_name} of the tensor")
+        expect(model[name].type_name == s.qtype.name, f"quantize_file writes the tensor as {model[name].type_name}")
         same = (np.asarray(model[name].data) == s.encode(x, columns)).all()
-        expect(same, "quantize_file writes other bytes than the codec")
+        expect(same, "the bytes from quantize_file differ from those of the codec")

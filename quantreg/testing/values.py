@@ -1,4 +1,7 @@
-"""Checks on what comes back: sizes, errors, and rows that are not like weights."""
+"""Checks of sizes, of errors, and of rows that are unlike weights."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -6,41 +9,53 @@ from quantreg.dispatch import quantize
 from quantreg.errors import NonFiniteError, QuantregError, ShapeError
 from quantreg.registry import types
 from quantreg.testing.report import expect
+from quantreg.testing.samples import KINDS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quantreg.testing.samples import Subject
 
 __all__ = [
+    "any_rows",
     "constant_rows",
     "denormal_rows",
     "deserved_error",
     "error",
     "huge_rows",
     "nonfinite_rows",
+    "relative_error",
     "size_algebra",
     "zero_rows",
 ]
 
 
 def deserved_error(bits_per_weight: float) -> float:
-    """The largest error, as a share of the weights' root mean square, that a format of this size may have on normal
-    weights.
+    """Return the largest error that a format of this size may have on normally distributed weights.
 
-    That of rounding to evenly spaced levels with one half-precision scale for 32 weights, at one bit less: 1.42 * 2^-(b
-    - 1.5). At least 2^-8 (bfloat16 spends its bits on range) and at most 0.95 (writing zeros is 1).
+    The error is the root mean square error divided by the root mean square of the weights. The limit is that of evenly
+    spaced levels with one half-precision scale for 32 weights and one bit less: 1.23 * 2^-(b - 1.5) for b bits per
+    weight. It is at least 2^-8, because bfloat16 spends its bits on range. It is at most 0.95, because a codec that
+    writes only zeros has an error of 1.
     """
-    steps = 2.0 ** (bits_per_weight - 0.5)  # levels; the largest of 32 normal weights is about 2.13
+    steps = 2.0 ** (bits_per_weight - 0.5)  # number of levels; the largest of 32 normal weights is about 2.13
     return min(0.95, max(2.0**-8, 2 * (2 * 2.13 / steps) / 12**0.5))
 
 
-def relative_error(x, back) -> float:
-    """Root mean square error as a share of the root mean square of x, both float32."""
-    x, back = x.astype(np.float64), back.astype(np.float64)
-    return float(np.sqrt(np.mean((x - back) ** 2) / np.mean(x**2)))
+def relative_error(x: "NDArray[np.float32]", back: "NDArray[np.float32]") -> float:
+    """Return the root mean square error of back divided by the root mean square of x."""
+    wide = x.astype(np.float64)
+    return float(np.sqrt(np.mean((wide - back.astype(np.float64)) ** 2) / np.mean(wide**2)))
 
 
-def size_algebra(s):
-    """The codec's layout is the type's, a row takes the bytes that the layout says, and the fallback exists."""
+def size_algebra(s: "Subject") -> None:
+    """The codec and the type have the same layout, the size of a row follows from it, and the fallback type exists."""
     q, codec = s.qtype, s.codec
     for name in ("type_id", "block_size", "type_size", "row_header_size"):
-        expect(getattr(codec, name) == getattr(q, name), f"codec.{name} is {getattr(codec, name)}, not the type's")
+        expect(
+            getattr(codec, name) == getattr(q, name),
+            f"codec.{name} is {getattr(codec, name)}, but the type has {getattr(q, name)}",
+        )
     expect(q.bits_per_weight == q.type_size * 8 / q.block_size, "bits_per_weight is not type_size * 8 / block_size")
     for blocks in (1, 2, 9):
         cols, nbytes = blocks * q.block_size, q.row_header_size + blocks * q.type_size
@@ -51,44 +66,48 @@ def size_algebra(s):
             data = s.encode(np.zeros((2, cols), np.float32))
         codec.decode_rows(data, np.empty((2, cols), np.float32))
     if q.fallback is not None:
-        expect(q.fallback in types, f"fallback {q.fallback} is no registered type")
+        expect(q.fallback in types, f"fallback {q.fallback} is not a registered type")
     if q.block_size > 1:
-        _refuses(lambda: q.row_bytes(q.block_size + 1), ShapeError, "row_bytes() takes a row that is no whole block")
+        _refuses(
+            lambda: q.row_bytes(q.block_size + 1),
+            ShapeError,
+            "row_bytes() accepts a row that is not a whole number of blocks",
+        )
 
 
-def zero_rows(s):
-    """A row of zeros comes back as zeros, whatever is beside it."""
+def zero_rows(s: "Subject") -> None:
+    """A row of zeros comes back as zeros, whatever the other rows hold."""
     x = s.rows(rows=5)
     x[1] = x[4] = 0
     back = s.decode(s.encode(x))
-    expect(np.isfinite(back).all(), "a row of zeros makes NaN or infinity")
+    expect(np.isfinite(back).all(), "a row of zeros comes back as NaN or infinity")
     expect(not back[[1, 4]].any(), f"a row of zeros comes back as {np.abs(back[[1, 4]]).max():g}")
 
 
-def constant_rows(s):
-    """A row of one value comes back close to it: at most the error that normal weights may have."""
+def constant_rows(s: "Subject") -> None:
+    """A row of equal values comes back with at most the error that is allowed on normal weights."""
     limit = deserved_error(s.qtype.bits_per_weight)
     for value in (1.0, -1.0, 0.01, -37.5):
         x = np.full((2, s.cols(2)), value, np.float32)
         back = s.decode(s.encode(x))
-        expect(np.isfinite(back).all(), f"a row of {value:g} makes NaN or infinity")
+        expect(np.isfinite(back).all(), f"a row of {value:g} comes back as NaN or infinity")
         lost = relative_error(x, back)
         expect(lost <= limit, f"a row of {value:g} comes back with an error of {lost:.1%}, more than {limit:.1%}")
 
 
-def denormal_rows(s):
-    """Values below the smallest normal float are encoded, and come back finite and as small."""
+def denormal_rows(s: "Subject") -> None:
+    """Values around and below the smallest normal float are encoded, and come back finite and small."""
     for scale in (1e-37, 1e-39, 1e-42, 1.4e-45):
         x = s.rows("uniform", scale=scale)
         x[1] = s.rows()[1]
         back = s.decode(s.encode(x))
-        expect(np.isfinite(back).all(), f"values of {scale:g} make NaN or infinity")
+        expect(np.isfinite(back).all(), f"values of {scale:g} come back as NaN or infinity")
         top = np.abs(back[[0, 2, 3]]).max()
         expect(top < 1e-4, f"values of {scale:g} come back as {top:g}")
 
 
-def huge_rows(s):
-    """A row of huge values is encoded to finite ones or refused by its number; other rows do not notice."""
+def huge_rows(s: "Subject") -> None:
+    """A row of huge values is encoded to finite values or refused by its number, and other rows do not change."""
     for scale in (1e4, 6e4, 1e6, 1e10, 1e30, 1e38):
         x = s.rows("uniform", rows=3)
         alone = s.encode(x)
@@ -97,15 +116,15 @@ def huge_rows(s):
             data = s.encode(x)
         except ValueError as refused:
             row = getattr(refused, "row", None)
-            expect(row == 1, f"row 1 with values of {scale:g} is refused as row {row}: {refused}")
+            expect(row == 1, f"row 1 with values of {scale:g} is refused, but the error names row {row}: {refused}")
             continue
         expect(np.isfinite(s.decode(data)).all(), f"values of {scale:g} come back as NaN or infinity: refuse the row")
         same = (data[0] == alone[0]).all() and (data[2] == alone[2]).all()
-        expect(same, f"rows beside one of {scale:g} are encoded differently")
+        expect(same, f"a row of {scale:g} changes the bytes of other rows")
 
 
-def nonfinite_rows(s):
-    """NaN and infinity are refused by row and column, by the codec and by `quantreg.quantize`."""
+def nonfinite_rows(s: "Subject") -> None:
+    """The codec refuses NaN and infinity and names row and column, and `quantreg.quantize` names the row."""
     cols = s.cols(2)
     for value in (np.nan, np.inf, -np.inf):
         for row, column in ((0, 0), (2, cols - 1), (3, cols // 2)):
@@ -115,7 +134,7 @@ def nonfinite_rows(s):
                 s.encode(x)
             except ValueError as refused:
                 found = getattr(refused, "row", None), getattr(refused, "column", None)
-                expect(found == (row, column), f"{value} at {row, column} is refused as {found}")
+                expect(found == (row, column), f"{value} at {row, column} is refused, but the error names {found}")
             else:
                 raise AssertionError(f"{value} at row {row}, column {column} is encoded")
             importance = s.given(cols)
@@ -125,20 +144,18 @@ def nonfinite_rows(s):
                 expect(f"row {row} " in str(refused), f"the error does not name row {row}: {refused}")
 
 
-def error(s):
-    """The error on normal weights is no worse than the bits per weight deserve, at any scale of the weights."""
+def error(s: "Subject") -> None:
+    """The error on normal weights is at most what the bits per weight deserve, at any scale of the weights."""
     limit = deserved_error(s.qtype.bits_per_weight)
     for scale in (0.02, 1.0, 30.0) if s.full else (0.02,):
         x = s.rows(rows=16, blocks=4, scale=scale)
         lost = relative_error(x, s.decode(s.encode(x)))
-        words = f"{lost:.2%} on normal weights; {s.qtype.bits_per_weight:g} bits per weight deserve {limit:.2%}"
+        words = f"{lost:.2%} on normal weights; with {s.qtype.bits_per_weight:g} bits per weight it may be {limit:.2%}"
         expect(lost <= limit, f"the error is {words}")
 
 
-def any_rows(s):
-    """Rows of every kind and size are encoded to finite values, or refused by number."""
-    from quantreg.testing.samples import KINDS
-
+def any_rows(s: "Subject") -> None:
+    """Rows of every kind and scale are encoded to finite values, or refused by their number."""
     for seed, kind in enumerate(KINDS * (4 if s.full else 1)):
         scale = 10.0 ** np.random.default_rng(seed).uniform(-8, 3)
         x = s.rows(kind, rows=3, blocks=2, scale=scale, seed=seed)
@@ -146,12 +163,13 @@ def any_rows(s):
             try:
                 data = s.encode(x, importance)
             except ValueError as refused:
-                expect(hasattr(refused, "row"), f"{kind} rows of {scale:g}: {refused}")
+                expect(hasattr(refused, "row"), f"{kind} rows of {scale:g} are refused without a row number: {refused}")
                 continue
             expect(np.isfinite(s.decode(data)).all(), f"{kind} rows of {scale:g} come back as NaN or infinity")
 
 
-def _refuses(call, errors, message):
+def _refuses(call: Callable[[], object], errors: type[Exception], message: str) -> None:
+    """Raise AssertionError with this message unless call() raises one of the errors."""
     try:
         call()
     except errors:

@@ -1,4 +1,4 @@
-"""The toy codec broken on purpose, one way for each check of the conformance kit."""
+"""Broken versions of the toy codec, at least one for each check of the conformance kit."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ from quantreg import PythonCodec
 
 
 def codec(encode_rows=None, decode_rows=None, score_rows=None, **attributes):
-    """A PythonCodec with methods replaced; each gets the sound method as its first argument."""
+    """Return a type whose PythonCodec has other methods. Each gets the original method as its first argument."""
 
     class Broken(PythonCodec):
         pass
@@ -28,7 +28,7 @@ def codec(encode_rows=None, decode_rows=None, score_rows=None, **attributes):
 
 
 def encoder(change):
-    """A type whose encode function is change(rows, importance, sound bytes)."""
+    """Return a type whose encode function is change(rows, importance, correct bytes)."""
     return toy.make(encode=lambda rows, importance: change(rows, importance, toy.encode(rows, importance)))
 
 
@@ -44,7 +44,8 @@ def write_before_the_start(decode, data, out, stream=False):
 
 def write_near_the_end(decode, data, out, stream=False):
     decode(data, out)
-    ctypes.memset(out.ctypes.data + out.nbytes, 0, 1)
+    if len(out):
+        ctypes.memset(out[-1].ctypes.data + out[-1].nbytes, 0, 1)
 
 
 def no_checks(encode, x, out, importance=None, first_row=0):
@@ -106,12 +107,15 @@ def differs_by_level():
 
 
 def holds_the_gil():
-    libc = ctypes.PyDLL(None)  # PyDLL keeps the lock
+    libc = ctypes.PyDLL(None)  # PyDLL keeps the GIL
 
     def at_once(inner, given, out, *more):
         done = np.empty_like(out)
         inner(given, done, *more)
-        libc.memmove(*(ctypes.c_void_p(a.ctypes.data) for a in (out, done)), ctypes.c_size_t(out.nbytes))
+        if out.flags.c_contiguous:
+            libc.memmove(*(ctypes.c_void_p(a.ctypes.data) for a in (out, done)), ctypes.c_size_t(out.nbytes))
+        else:
+            out[...] = done
 
     made = codec(encode_rows=at_once, decode_rows=at_once)
     made.codec.level = "base"
@@ -165,6 +169,54 @@ def wrong_row(encode, x, out, importance=None, first_row=0):
 def loses_the_mean(rows, importance):
     x = rows.reshape(len(rows), -1, toy.BLOCK)
     return toy.encode((x - x.mean(axis=2, keepdims=True)).reshape(rows.shape), importance)
+
+
+def encodes_without_gaps(encode, x, out, importance=None, first_row=0):
+    data = np.empty(out.shape, np.uint8)
+    encode(x, data, importance, first_row)
+    write_without_gaps(data, out)
+
+
+def scores_without_gaps(score, x, columns, out):
+    weights = np.empty(out.shape, np.float32)
+    score(x, columns, weights)
+    write_without_gaps(weights, out)
+
+
+def write_without_gaps(rows, out):
+    """Ignore the row stride of out. Rows in reverse order are written correctly, which keeps the test's memory safe."""
+    if out.strides[0] < 0:
+        out[...] = rows
+    else:
+        ctypes.memmove(out.ctypes.data, rows.ctypes.data, rows.nbytes)
+
+
+def reads_rows_without_gaps(encode, x, out, importance=None, first_row=0):
+    encode(read_without_gaps(x), out, importance, first_row)
+
+
+def reads_importance_without_gaps(encode, x, out, importance=None, first_row=0):
+    encode(x, out, importance if importance is None else read_without_gaps(importance), first_row)
+
+
+def decodes_without_gaps(decode, data, out, stream=False):
+    decode(read_without_gaps(data), out)
+
+
+def read_without_gaps(array):
+    """Ignore the row stride of the array, unless the rows are in reverse order."""
+    if array.flags.c_contiguous or array.strides[0] < 0:
+        return array
+    strides = (array.shape[1] * array.itemsize, array.itemsize)
+    return np.nan_to_num(np.lib.stride_tricks.as_strided(array, array.shape, strides))
+
+
+def writes_behind_each_row(decode, data, out, stream=False):
+    """The float behind each row is lost, unless it belongs to the next row."""
+    decode(data, out)
+    if out.strides[0] > out.shape[1] * 4:
+        for row in out:
+            ctypes.memset(row.ctypes.data + row.nbytes, 0, 4)
 
 
 def one_bit(rows, importance):
@@ -234,6 +286,12 @@ BROKEN = {
     "guard_pages, before": lambda: codec(decode_rows=write_before_the_start),
     "guard_pages, same page": lambda: codec(decode_rows=write_near_the_end),
     "input_arrays": lambda: codec(encode_rows=changes_rows),
+    "strides": lambda: codec(encode_rows=encodes_without_gaps),
+    "strides, scores": lambda: codec(score_rows=scores_without_gaps),
+    "strides, rows to encode": lambda: codec(encode_rows=reads_rows_without_gaps),
+    "strides, importance": lambda: codec(encode_rows=reads_importance_without_gaps),
+    "strides, bytes to decode": lambda: codec(decode_rows=decodes_without_gaps),
+    "strides, between the rows": lambda: codec(decode_rows=writes_behind_each_row),
     "wrong_sizes": lambda: codec(encode_rows=no_checks),
     "arbitrary_bytes": lambda: toy.make(decode=refuses_a_code),
     "importance_none": lambda: codec(has_scorer=False),
@@ -248,23 +306,34 @@ BROKEN = {
 }
 
 
-# What else each of them must or may break, because one follows from the other.
+CHECKS_OF_BYTES = {
+    "huge_rows",
+    "slabs",
+    "threads",
+    "input_arrays",
+    "strides",
+    "importance_weights",
+    "gguf_file",
+    "golden",
+}
+
+# The other checks that each of them fails or may fail, because one failure causes the other.
 ALSO = {
     "zero_rows": {"denormal_rows"},
     "denormal_rows": {"any_rows"},
     "huge_rows": {"any_rows"},
     "nonfinite_rows": {"huge_rows"},
-    "any_rows": {"importance_weights"},  # which encodes heavy rows, too
+    "any_rows": {"importance_weights"},  # it also encodes heavy rows
     "error": {"constant_rows", "denormal_rows", "importance_ones"},
-    "determinism": {"huge_rows", "slabs", "threads", "input_arrays", "importance_weights", "gguf_file", "golden"},
+    "determinism": CHECKS_OF_BYTES,
     "determinism, bytes not written": {"threads", "input_arrays", "gguf_file"},
-    "cpu_levels": {"gil"},  # it is in Python, and says that it is compiled
+    "cpu_levels": {"gil"},  # it is in Python, but claims to be compiled
     "slabs": {"size_algebra", "huge_rows", "threads"},  # it divides by the largest of all rows, which may be 0
     "slabs, blocks alone": {"zero_rows"},  # a zero may become another number
-    "guard_pages, before": {"arbitrary_bytes"},  # which decodes between guard pages
-    "guard_pages, same page": {"arbitrary_bytes"},
-    "wrong_sizes": {"huge_rows", "nonfinite_rows"},  # it looks at nothing
+    "guard_pages, before": {"arbitrary_bytes", "strides"},  # arbitrary_bytes decodes between guard pages, too
+    "guard_pages, same page": {"arbitrary_bytes", "strides"},
+    "wrong_sizes": {"huge_rows", "nonfinite_rows", "strides"},  # it checks nothing and takes every array as contiguous
     "importance_ones": {"importance_helps"},
-    "gguf_file": {"pickling"},  # it cannot be registered
+    "gguf_file": {"pickling"},  # the type cannot be registered
 }
-SPREADS = {"input_arrays", "arbitrary_bytes"}  # rows that change, bytes that raise: what does not encode them
+SPREADS = {"input_arrays", "arbitrary_bytes"}  # these change the input or raise for some bytes, so many checks fail

@@ -1,4 +1,4 @@
-"""A 3-bit format in plain NumPy, whole and with parts replaced: what the conformance kit is tried on."""
+"""A 3-bit format in plain NumPy. Tests replace parts of it to test the conformance kit."""
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def decode(blocks):
 
 
 def make(encode=encode, decode=decode, score=None, codec=None, name="TOY3", type_id=4203, **layout):
-    """A QuantType of these functions; ``codec`` is PythonCodec or one like it."""
+    """Return a QuantType with these functions. ``codec`` replaces PythonCodec."""
     layout = {"block_size": BLOCK, "type_size": BYTES, **layout}
     make_codec = codec or quantreg.PythonCodec
     qtype = quantreg.QuantType(name, type_id=type_id, codec=lambda: make_codec(qtype, encode, decode, score), **layout)
@@ -43,7 +43,7 @@ def make(encode=encode, decode=decode, score=None, codec=None, name="TOY3", type
 
 
 def make_with_header(**parts):
-    """The same, with one float32 in front of each row: its largest absolute value, by which the row is divided."""
+    """Return a similar type. Each row is divided by its largest absolute value, a float32 in the row header."""
 
     def encode_row(rows, importance):
         top = np.abs(rows).max(axis=1, keepdims=True)
@@ -59,7 +59,7 @@ def make_with_header(**parts):
 
 
 class Plugin:
-    """Registers types as a plugin's module does."""
+    """A plugin that registers these types."""
 
     __distribution__ = "toy-dist"
 

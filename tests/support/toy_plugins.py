@@ -1,4 +1,4 @@
-"""The plugin distributions that the discovery tests install, one for each thing that can happen."""
+"""Make the plugin distributions that the discovery tests install: one for each thing that can happen."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ from documents import file_in
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 BASE_ONLY = ["-Csetup-args=-Dbuildtype=plain"]
-FAMILIES = {  # and the codec of it that is built
+FAMILIES = {  # family -> the codec that is built
     "floats": "f16",
     "legacy": "q4_0",
     "kquants": "q4_k",
@@ -19,7 +19,7 @@ FAMILIES = {  # and the codec of it that is built
 
 
 def make_all(scratch):
-    """(folder, options for pip) of each."""
+    """Make every plugin and return its (folder, options for pip)."""
     new = lambda *args: _new(scratch, *args)  # noqa: E731
     return [
         (new("my-q3"), []),
@@ -39,9 +39,10 @@ def _new(scratch, name, *options):
 
 
 def copied_family(folder, family="legacy"):
-    """A family copied out of the tree as plugins/README.md says; one of its codecs, so that it builds quickly.
+    """Copy a family of codecs out of the source tree, as plugins/README.md describes.
 
-    Another package, and another name and id of the type: Q4_0 with id 2 becomes ACME_Q4_0 with id 5002.
+    Only one codec remains, so that the copy builds quickly. The package, the name and the id of the type change: Q4_0
+    with id 2 becomes ACME_Q4_0 with id 5002.
     """
     codec, old, new = FAMILIES[family], f"quantreg_{family}", f"acme_{family}"
     target = folder / f"acme-{family}"
@@ -63,7 +64,7 @@ def copied_family(folder, family="legacy"):
 
 
 def cut_quantreg(folder):
-    """The project itself with two types only, so that it builds quickly."""
+    """Copy quantreg with only two types, so that it builds quickly."""
     target = folder / "quantreg"
     target.mkdir(parents=True)
     for name in ("meson.build", "pyproject.toml", "README.md", "LICENSE"):
@@ -92,13 +93,13 @@ def _replacing(folder):
 
 
 def _hooks(folder):
-    """The example of docs/hooks.md."""
+    """Replace the codec with the example in docs/hooks.md."""
     (folder / "my_hooks" / "my_hooks.py").write_text(file_in("hooks.md", "my_hooks.py"))
     return folder
 
 
 def _other_abi(folder):
-    """Two types, one built for an older ABI and one for a newer one."""
+    """Replace the type with two: one is built for an older ABI, one for a newer ABI."""
     package = folder / "my_abi"
     for name, number, type_id in (("older", 0, 4810), ("newer", 2, 4811)):
         codec, plugin = (package / file for file in (f"_{name}.pyx", f"{name}.py"))
@@ -117,5 +118,5 @@ def _other_abi(folder):
 def _edit(path, pattern, text):
     before = path.read_text()
     after = re.sub(pattern, lambda match: text, before)
-    assert after != before, f"{path}: nothing matches {pattern}"
+    assert after != before, f"{path}: the pattern {pattern} changes nothing"
     path.write_text(after)

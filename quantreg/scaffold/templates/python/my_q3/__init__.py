@@ -1,1 +1,1 @@
-"""A plugin of quantreg: MY_Q3."""
+"""A quantreg plugin: the type MY_Q3."""

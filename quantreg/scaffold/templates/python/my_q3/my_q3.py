@@ -1,4 +1,4 @@
-"""MY_Q3: blocks of 32 weights of 3 bits with one scale. 3.5 bits a weight.
+"""MY_Q3: blocks of 32 weights of 3 bits with one scale. 3.5 bits per weight.
 
 bytes 0-1   scale  float16                        x = scale * (q - 4)
 bytes 2-13  q, 3 bits each, from the low bits up
@@ -21,11 +21,11 @@ MY_Q3 = quantreg.QuantType(
 
 
 def encode(rows, importance):
-    """float32 (rows, cols) and error weights (rows, cols) or None, to uint8 (rows, row_bytes)."""
+    """Encode float32 (rows, cols), with error weights (rows, cols) or None, as uint8 (rows, bytes per row)."""
     x = rows.reshape(len(rows), -1, BLOCK)
     weights = np.ones_like(x) if importance is None else importance.reshape(x.shape)
     largest = np.take_along_axis(x, np.abs(x).argmax(axis=2)[..., None], axis=2)
-    scale = largest / -4  # the largest weight takes the one level that lies furthest out
+    scale = largest / -4  # -4 is the level furthest from zero, so the largest weight takes it
     q = nearest(x, scale)
     total = (weights * q * q).sum(axis=2, keepdims=True)
     scale = np.where(total > 0, (weights * x * q).sum(axis=2, keepdims=True) / total, scale)  # least squares
@@ -37,13 +37,13 @@ def encode(rows, importance):
 
 
 def nearest(x, scale):
-    """The level of each weight, -4 .. 3."""
+    """Return the level nearest to each weight, -4 to 3."""
     inverse = np.divide(1, scale, out=np.zeros_like(scale), where=np.abs(scale) > 1e-30)
     return np.clip(np.rint(x * inverse), -4, 3)
 
 
 def decode(blocks):
-    """uint8 (rows, row_bytes), any bytes, to float32 (rows, cols)."""
+    """Decode uint8 (rows, bytes per row), which may hold any bytes, to float32 (rows, cols)."""
     blocks = blocks.reshape(len(blocks), -1, BYTES)
     scale = blocks[..., :2].copy().view(np.float16).astype(np.float32)
     bits = np.unpackbits(blocks[..., 2:], axis=2, bitorder="little").reshape(*blocks.shape[:2], BLOCK, 3)

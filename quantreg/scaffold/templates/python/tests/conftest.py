@@ -1,1 +1,1 @@
-pytest_plugins = ["quantreg.testing.pytest_plugin"]  # the option --update-golden
+pytest_plugins = ["quantreg.testing.pytest_plugin"]  # for --update-golden
