@@ -91,8 +91,8 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         importance = f"importance from {self.imatrix}" if self.imatrix else "without importance"
-        incomplete = len({skip.type for skip in self.skipped})
-        partly = f"; {incomplete} types could not encode every tensor" if incomplete else ""
+        incomplete = ", ".join(dict.fromkeys(skip.type for skip in self.skipped))
+        partly = f"; not every tensor could be encoded in {incomplete}" if incomplete else ""
         return table(
             f"{self.path}, {importance}{partly}",
             (
