@@ -243,7 +243,7 @@ def test_a_bad_file_is_one_clear_line_and_exit_code_1(run, tmp_path, make, comma
         (("MODEL",), 2, "expected IN [OUT] TYPE [N]"),
         (("MODEL", "", "Q4_K_M"), 2, "an argument is empty"),
         (("", "OUT", "Q4_K_M"), 2, "an argument is empty"),
-        (("MODEL", "OUT", "Q4_K_M", "many"), 2, "no number of threads"),
+        (("MODEL", "OUT", "Q4_K_M", "many"), 2, "not a number of threads"),
         (("--json", "MODEL", "Q4_K_M"), 2, "--dry-run"),
         (("--bogus", "MODEL", "Q4_K_M"), 2, "No such option"),
         (("--tensor-type", "x", "MODEL", "OUT", "Q4_K_M"), 1, "PATTERN=TYPE"),

@@ -59,8 +59,8 @@ def test_entries_of_another_length_are_reported_without_an_error(moe):
 def test_the_command_prints_a_table_or_json(moe, capsys):
     assert cli.main(["coverage", "moe.gguf", "imatrix.gguf"]) == 0
     out = capsys.readouterr().out
-    assert "3 tensors that may be quantized: 1 no entry, 1 covered, 1 partly" in out
-    assert "1 entries belong to no tensor (first: blk.9.attn_q.weight)" in out
+    assert "3 tensors can be quantized: 1 no entry, 1 covered, 1 partly" in out
+    assert "1 entry does not belong to a tensor of the model (first: blk.9.attn_q.weight)" in out
     assert cli.main(["coverage", "--json", "moe.gguf", "imatrix.gguf"]) == 0
     assert json.loads(capsys.readouterr().out)["unused"] == ["blk.9.attn_q.weight"]
     assert cli.main(["coverage", "moe.gguf", "moe.gguf"]) == 1

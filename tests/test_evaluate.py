@@ -136,7 +136,7 @@ def test_the_table_is_ordered_by_size(run, model):
     lines = out.splitlines()
     assert [line.split()[0] for line in lines] == ["TYPE", "Q2_K", "Q4_K", "Q8_0"]
     assert lines[2].split()[1] == "4.5"
-    assert "Q4_K left out blk.0.ffn_down.weight and 3 more: a row has 288 weights" in err
+    assert "Q4_K could not encode blk.0.ffn_down.weight and 3 more: a row has 288 weights" in err
     assert NAME in run("evaluate", "Q8_0", "--on", model, "--sample", "20k", "--tensors")[1]
 
 
@@ -156,7 +156,7 @@ def test_json_and_csv_hold_the_same_figures(run, model):
 def test_a_page_that_cannot_be_written_or_is_the_model_is_refused_before_anything_is_measured(
     run, model, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("quantreg.evaluation.evaluate", lambda *a, **k: pytest.fail("measured"))
+    monkeypatch.setattr("quantreg.evaluate", lambda *a, **k: pytest.fail("measured"))
     before = model.read_bytes()
     for html in (model, tmp_path / "missing" / "curve.html"):
         code, _, err = run("evaluate", "Q4_0", "--on", model, "--html", html)
@@ -175,7 +175,7 @@ def test_the_page_shows_the_new_type_among_the_built_ins_and_needs_no_network(ru
     finally:
         registry.unregister_plugin(plugin)
     assert code == 0
-    assert f"{tmp_path / 'curve.html'}: the curve, with {len(built_in_types())} other built-in types" in err
+    assert f"{tmp_path / 'curve.html'}: the curve, together with {len(built_in_types())} other built-in types" in err
     assert {"TOY3", *built_in_types()} <= {line.split()[0] for line in out.splitlines()}
     text = (tmp_path / "curve.html").read_text()
     tags = []

@@ -253,7 +253,7 @@ def test_the_command_keeps_the_partial_file_on_sigterm_and_says_how_to_go_on(at)
     words = ["quantize", "--resumable", "small.gguf", "out.gguf", "Q4_K_M", "1"]
     done = subprocess.run([sys.executable, "-P", "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 130, done.stderr
-    assert "kept in out.gguf.partial: go on with --resume" in done.stderr
+    assert "kept in out.gguf.partial: continue with --resume" in done.stderr
     assert leftovers() == ["out.gguf.partial", "out.gguf.partial.journal"]
     assert cli.main(["quantize", "--resume", "small.gguf", "out.gguf", "Q4_K_M"]) == 0
     assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()

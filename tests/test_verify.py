@@ -42,8 +42,8 @@ def run(capsys):
 
 
 def test_sound_files_validate(run, at):
-    for file, files in (("small.gguf", 1), ("q4.gguf", 1), ("s-00002-of-00004.gguf", 4)):
-        assert run("validate", file) == (0, f"{file}: 39 tensors in {files} file(s): nothing wrong\n", "")
+    for file, files in (("small.gguf", "1 file"), ("q4.gguf", "1 file"), ("s-00002-of-00004.gguf", "4 files")):
+        assert run("validate", file) == (0, f"{file}: 39 tensors in {files}: no problems found\n", "")
 
 
 @pytest.mark.parametrize("type_name", ["Q4_K", "Q6_K", "Q8_0", "Q4_0", "F16", "BF16", "F32", "IQ4_NL"])
@@ -114,7 +114,7 @@ def test_digests_are_sha256_of_the_tensors_bytes(run, at):
 
 
 def test_a_file_is_the_same_as_itself_and_as_its_shards(run, at):
-    same = "the same metadata and the same 39 tensors\n"
+    same = "the models have the same metadata and the same 39 tensors\n"
     assert run("compare", "q4.gguf", "q4.gguf") == (0, same, "")
     assert run("compare", "q4.gguf", "s-00001-of-00004.gguf") == (0, same, "")
 
@@ -150,7 +150,7 @@ def test_missing_tensors_shapes_bytes_and_keys_are_told_apart(run, tmp_path):
     assert found.tensors[1].largest == 1.0
     code, out, _ = run("compare", tmp_path / "a.gguf", tmp_path / "b.gguf")
     assert code == 1
-    assert out.endswith("2 keys and 4 of 5 tensors differ\n")
+    assert out.endswith("the models differ in 2 keys and in 4 of 5 tensors\n")
 
 
 # ---- metadata ----
@@ -204,9 +204,9 @@ def test_shards_become_one_file_with_the_new_metadata(at, tmp_path):
     ("words", "code", "message"),
     [
         (("set", "IN", "OUT", "a=u8:300"), 1, "is not a metadata value"),
-        (("set", "IN", "OUT", "a=u8:x"), 2, "is no u8"),
-        (("set", "IN", "OUT", "a=bool:True"), 2, "'True' is no bool: expected true or false"),
-        (("set", "IN", "OUT", "a=array[u8]:[1,"), 2, "is no array[u8]: expected JSON such as [1,2]"),
+        (("set", "IN", "OUT", "a=u8:x"), 2, "'x' is not a u8: expected a number"),
+        (("set", "IN", "OUT", "a=bool:True"), 2, "'True' is not a bool: expected true or false"),
+        (("set", "IN", "OUT", "a=array[u8]:[1,"), 2, "is not an array[u8]: expected a JSON list such as [1,2]"),
         (("set", "IN", "OUT", "a=u9:1"), 1, "the types are"),
         (("set", "IN", "OUT", "a"), 2, "KEY=TYPE:VALUE"),
         (("set", "IN", "OUT", "general.alignment=u32:7"), 1, "general.alignment"),

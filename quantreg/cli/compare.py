@@ -1,21 +1,28 @@
-"""quantreg compare"""
+"""The subcommand `quantreg compare`."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import click
 
-from quantreg.cli.show import print_json, table
+from quantreg.cli.show import count, print_json, table
+
+if TYPE_CHECKING:
+    from quantreg.gguf import Value
+    from quantreg.jobs.compare import Comparison
 
 
 @click.command("compare")
 @click.argument("a")
 @click.argument("b")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(a, b, as_json):
-    """Compare the GGUF models A and B. Exit code 1 if they differ.
+def command(a: str, b: str, as_json: bool) -> None:
+    """Compare the GGUF models A and B: metadata, types, bytes and weights.
 
-    RMSE is the root mean square of the differences of the weights, as a share of A's; the order of tensors and how they
-    are split into files make no difference.
+    The exit code is 1 if they differ. The order of the tensors and the split into files do not matter.
+
+    RELATIVE RMSE is the root mean square difference of the weights, divided by the root mean square of the weights of
+    A. LARGEST DIFFERENCE is in units of the weights.
     """
     import quantreg
 
@@ -29,39 +36,40 @@ def command(a, b, as_json):
             }
         )
     elif found.same:
-        click.echo(f"the same metadata and the same {found.n_tensors} tensors")
+        click.echo(f"the models have the same metadata and the same {count(found.n_tensors, 'tensor')}")
     else:
         _print(found)
     if not found.same:
         raise click.exceptions.Exit(1)
 
 
-def _print(found):
+def _print(found: "Comparison") -> None:
     if found.metadata:
         table(["KEY", "A", "B"], [[key, _shown(x), _shown(y)] for key, x, y in found.metadata])
         click.echo()
     if found.tensors:
         table(
-            ["TENSOR", "DIFFERS IN", "A", "B", ">RMSE", ">LARGEST"],
+            ["TENSOR", "DIFFERS IN", "A", "B", ">RELATIVE RMSE", ">LARGEST DIFFERENCE"],
             [
                 [t.name, t.what, _text(t.a), _text(t.b), _number(t.rmse, ".4%"), _number(t.largest, ".4g")]
                 for t in found.tensors
             ],
-        )  # fmt: skip
+        )
         click.echo()
-    click.echo(f"{len(found.metadata)} keys and {len(found.tensors)} of {found.n_tensors} tensors differ")
+    keys, tensors = count(len(found.metadata), "key"), count(found.n_tensors, "tensor")
+    click.echo(f"the models differ in {keys} and in {len(found.tensors)} of {tensors}")
 
 
-def _text(value):
+def _text(value: str | tuple[int, ...] | None) -> str:
     return "" if value is None else " x ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def _number(value, form):
+def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _shown(value):
-    """A metadata value with its type, on one short line."""
+def _shown(value: "Value | None") -> str:
+    """Format a metadata value with its type, on one short line."""
     if value is None:
         return "-"
     text = f"{value.type}: {value.data!r}" if len(value.raw) <= 4096 else f"{value.type} of {len(value.raw)} bytes"

@@ -1,23 +1,27 @@
-"""quantreg coverage"""
+"""The subcommand `quantreg coverage`."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import click
 
-from quantreg.cli.show import print_json, printable, table
+from quantreg.cli.show import count, print_json, printable, table
 
-MOST = 8  # numbers of experts that are shown
+_MOST = 8  # how many row numbers are shown
 
 
 @click.command("coverage")
 @click.argument("model")
 @click.argument("imatrix")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(model, imatrix, as_json):
-    """Show which tensors of MODEL the importance matrix IMATRIX covers: missing entries, rows that are all zero.
+def command(model: str, imatrix: str, as_json: bool) -> None:
+    """Show which tensors of MODEL the importance matrix IMATRIX covers.
 
-    Rows that are zero or were never counted (experts without a token) are taken as ones when quantizing. Tensors
-    without an entry: see `quantreg quantize --on-missing-importance`.
+    A tensor has one row of importance, or one per expert. ZERO ROWS lists the rows that are all zero or that no token
+    reached during calibration; quantizing replaces their values by 1. ZERO COLUMNS is the share of zeros in the other
+    rows.
+
+    For tensors without an entry, see the option --on-missing-importance of `quantreg quantize`.
     """
     import quantreg
 
@@ -34,10 +38,11 @@ def command(model, imatrix, as_json):
     )
     states = [t.state for t in found.tensors]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    click.echo(f"\n{len(states)} tensors that may be quantized: {counts or 'none'}")
+    click.echo(f"\n{count(len(states), 'tensor')} can be quantized: {counts or 'none'}")
     if found.unused:
-        click.echo(f"{len(found.unused)} entries belong to no tensor (first: {printable(found.unused[0])})")
+        unused = "1 entry does" if len(found.unused) == 1 else f"{len(found.unused)} entries do"
+        click.echo(f"{unused} not belong to a tensor of the model (first: {printable(found.unused[0])})")
 
 
-def _rows(numbers):
-    return ", ".join(map(str, numbers[:MOST])) + (f" and {len(numbers) - MOST} more" if len(numbers) > MOST else "")
+def _rows(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:_MOST])) + (f" and {len(numbers) - _MOST} more" if len(numbers) > _MOST else "")

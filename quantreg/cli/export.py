@@ -1,4 +1,4 @@
-"""quantreg export"""
+"""The subcommand `quantreg export`."""
 
 import click
 
@@ -8,11 +8,15 @@ import click
 @click.argument("out", metavar="OUT.safetensors")
 @click.option(
     "--dtype", type=click.Choice(["f16", "bf16", "f32"]),
-    help="Of all tensors; default: as they are, and f16 for those that safetensors cannot hold.",
+    help="The type of all tensors in OUT. By default each tensor keeps its type if safetensors has it, else it becomes "
+    "f16.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-def command(source, out, dtype, force):
-    """Decode the tensors of a GGUF model to one safetensors file. The names stay GGUF's; metadata is left behind."""
+def command(source: str, out: str, dtype: str | None, force: bool) -> None:
+    """Decode the tensors of a GGUF model to a safetensors file.
+
+    The tensors keep their GGUF names. The metadata is not exported.
+    """
     import quantreg
 
     click.echo(quantreg.export(source, out, dtype=dtype, force=force).path)

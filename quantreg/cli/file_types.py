@@ -1,17 +1,24 @@
-"""quantreg file-types"""
+"""The subcommand `quantreg file-types`."""
+
+from typing import TYPE_CHECKING
 
 import click
 
 from quantreg.cli.show import print_json, table
 
+if TYPE_CHECKING:
+    from quantreg.recipes import FileType
+
 
 @click.command("file-types")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(as_json):
-    """List the file types: what `quantreg quantize` can turn a whole model into.
+def command(as_json: bool) -> None:
+    """List the file types that `quantreg quantize` accepts for a whole model.
 
-    NUMBER may be given instead of the name; TYPE is what most tensors get. `quantreg quantize --dry-run` shows what
-    becomes of each tensor of a model. Any quant type of `quantreg types` is a file type as well, for all matrices.
+    You can give the NUMBER instead of the name. TYPE is the type of most tensors; the others follow the rules of the
+    file type. `quantreg quantize --dry-run` shows the type of every tensor of a model.
+
+    You can also give any type that `quantreg types` lists. All matrices then get that type.
     """
     from quantreg.recipes import file_types
 
@@ -24,5 +31,5 @@ def command(as_json):
     table(["FILE TYPE", ">NUMBER", "TYPE", "DESCRIPTION"], rows)
 
 
-def _names(file_type):
+def _names(file_type: "FileType") -> str:
     return " or ".join([file_type.name, *file_type.aliases])

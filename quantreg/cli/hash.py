@@ -1,4 +1,4 @@
-"""quantreg hash"""
+"""The subcommand `quantreg hash`."""
 
 import click
 
@@ -8,10 +8,10 @@ from quantreg.cli.show import print_json, printable
 @click.command("hash")
 @click.argument("file")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(file, as_json):
-    """SHA-256 of the bytes of each tensor of FILE, and its name.
+def command(file: str, as_json: bool) -> None:
+    """Print the SHA-256 digest of the bytes of each tensor of FILE, with its name.
 
-    The order of the tensors in the file, their alignment and a split into shards make no difference to a digest.
+    The order of the tensors in the file, their alignment and the split into shards do not change the digests.
     """
     import quantreg
 

@@ -1,22 +1,31 @@
-"""quantreg inspect"""
+"""The subcommand `quantreg inspect`."""
 
 import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantreg.cli.show import bits, print_json, size, table, warn
+from quantreg.cli.show import bits, count, print_json, size, table, warn
 
-LONGEST = 60  # characters of a value that are shown
+if TYPE_CHECKING:
+    from quantreg.gguf import Metadata, TensorInfo
+
+_LONGEST = 60  # the number of characters shown of a metadata value
 
 
 @click.command("inspect")
 @click.argument("file")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(file, as_json):
-    """Show the metadata and tensors of FILE; of a split model give any shard. Shapes are in NumPy order: rows last."""
+def command(file: str, as_json: bool) -> None:
+    """Show the metadata and the tensors of the GGUF model FILE.
+
+    For a split model give any shard: all shards are read. The last number of a shape is the row length, as in NumPy.
+    """
     from quantreg.jobs.source import Source
 
     source = Source(file)
+    metadata = source.headers[0].metadata
     weights = sum(t.n_elements for t in source.tensors)
     data = sum(t.nbytes for t in source.tensors)
     bpw = data * 8 / weights if weights else 0.0
@@ -27,7 +36,7 @@ def command(file, as_json):
                 "bytes": source.size,
                 "parameters": weights,
                 "bits_per_weight": bpw,
-                "metadata": {key: _json_value(source.metadata, key) for key in source.metadata},
+                "metadata": {key: _json_value(metadata, key) for key in metadata},
                 "tensors": [
                     {
                         "name": t.name,
@@ -42,13 +51,11 @@ def command(file, as_json):
             }
         )
         return
-    click.echo(f"{file}: GGUF version {source.headers[0].version}, {size(source.size)}, {len(source.paths)} file(s)")
+    files = count(len(source.paths), "file")
+    click.echo(f"{file}: GGUF version {source.headers[0].version}, {size(source.size)}, {files}")
     click.echo(f"{weights:,} parameters, {bits(bpw)} bits per weight")
-    click.echo(f"{len(source.tensors)} tensors: {_by_type(source.tensors)}\n")
-    table(
-        ["KEY", "TYPE", "VALUE"],
-        [[k, source.metadata.value_type(k), _short(source.metadata, k)] for k in source.metadata],
-    )
+    click.echo(f"{count(len(source.tensors), 'tensor')}: {_by_type(source.tensors)}\n")
+    table(["KEY", "TYPE", "VALUE"], [[k, metadata.value_type(k), _short(metadata, k)] for k in metadata])
     click.echo()
     table(
         ["TENSOR", "TYPE", "SHAPE", ">SIZE"],
@@ -57,24 +64,24 @@ def command(file, as_json):
     warn(source.warnings)
 
 
-def _by_type(tensors):
-    counts = {}
+def _by_type(tensors: "Iterable[TensorInfo]") -> str:
+    counts: dict[str, int] = {}
     for t in tensors:
         counts[t.type_name] = counts.get(t.type_name, 0) + 1
     return ", ".join(f"{n} {name}" for name, n in sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def _short(metadata, key):
-    """A value on one line; arrays by length only, since decoding a vocabulary takes time."""
+def _short(metadata: "Metadata", key: str) -> str:
+    """Format a value on one line. A long array shows only its length: decoding a vocabulary takes time."""
     length = metadata.array_length(key)
     if length is not None and length > 8:
         return f"[{length} values]"
     text = repr(metadata[key])
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
-def _json_value(metadata, key):
-    """As JSON can hold it; long arrays as {"length": n}."""
+def _json_value(metadata: "Metadata", key: str) -> Any:
+    """Convert a value to what JSON can hold. A long array becomes {"length": n}."""
     length = metadata.array_length(key)
     if length is not None and length > 64:
         return {"length": length}

@@ -1,4 +1,4 @@
-"""quantreg merge"""
+"""The subcommand `quantreg merge`."""
 
 import click
 
@@ -7,8 +7,11 @@ import click
 @click.argument("source", metavar="SHARD")
 @click.argument("out", metavar="OUT")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-def command(source, out, force):
-    """Merge the shards of a model into the GGUF file OUT. SHARD is any of them: the names tell the others."""
+def command(source: str, out: str, force: bool) -> None:
+    """Merge the shards of a model into the GGUF file OUT.
+
+    Give any one SHARD. The others are found by their names in the same folder.
+    """
     import quantreg
 
     click.echo(quantreg.merge(source, out, force=force).path)

@@ -1,15 +1,22 @@
-"""quantreg metadata"""
+"""The subcommand `quantreg metadata`."""
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
-ALIASES = {"int": "i32", "uint": "u32", "float": "f32", "str": "string"}
+if TYPE_CHECKING:
+    from quantreg.gguf import Value
+
+_ALIASES = {"int": "i32", "uint": "u32", "float": "f32", "str": "string"}
 
 
 @click.group("metadata")
-def command():
-    """Show or change the metadata of a GGUF file. Changes are written to a new file, which appears when complete."""
+def command() -> None:
+    """Show or change the metadata of a GGUF model.
+
+    A change is written to a new file, which appears only when it is complete.
+    """
 
 
 _force = click.option("--force", is_flag=True, help="Replace OUT if it exists.")
@@ -18,10 +25,11 @@ _force = click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @command.command("get")
 @click.argument("file")
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
-def get(file, keys):
-    """Print values of FILE.
+def get(file: str, keys: tuple[str, ...]) -> None:
+    """Print metadata values of FILE.
 
-    Of one KEY as it is, of several or all as JSON, a key a line.
+    For one KEY, only the value is printed. For several, or for all keys if none is given, each line is a JSON object
+    with one key and its value.
     """
     from quantreg.errors import MetadataError
     from quantreg.jobs.source import Source
@@ -29,7 +37,7 @@ def get(file, keys):
     metadata = Source(file).metadata
     for key in keys:
         if key not in metadata:
-            raise MetadataError(f"{file}: has no key {key}: `quantreg metadata get {file}` shows all")
+            raise MetadataError(f"{file} has no key {key}: `quantreg metadata get {file}` shows all keys")
     if len(keys) == 1:
         value = metadata[keys[0]]
         click.echo(value if isinstance(value, str) else json.dumps(value))
@@ -43,10 +51,11 @@ def get(file, keys):
 @click.argument("out", metavar="OUT")
 @click.argument("values", nargs=-1, required=True, metavar="KEY=TYPE:VALUE...")
 @_force
-def set_(source, out, values, force):
-    """Write IN to OUT with keys set.
+def set_(source: str, out: str, values: tuple[str, ...], force: bool) -> None:
+    """Set metadata keys: write IN to OUT with the new values.
 
-    TYPE is u8 to u64, i8 to i64, f32, f64, bool, string, or as in array[u32]:[1,2].
+    TYPE is string, bool, f32, f64, u8, u16, u32, u64, i8, i16, i32 or i64. For an array write array[TYPE] and a JSON
+    list, for example tokenizer.ids=array[u32]:[1,2].
     """
     import quantreg
 
@@ -58,8 +67,8 @@ def set_(source, out, values, force):
 @click.argument("out", metavar="OUT")
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
 @_force
-def remove(source, out, keys, force):
-    """Write IN to OUT without some keys."""
+def remove(source: str, out: str, keys: tuple[str, ...], force: bool) -> None:
+    """Remove metadata keys: write IN to OUT without them."""
     import quantreg
 
     quantreg.edit_metadata(source, out, remove=keys, force=force)
@@ -70,29 +79,32 @@ def remove(source, out, keys, force):
 @click.argument("out", metavar="OUT")
 @click.argument("names", nargs=-1, required=True, metavar="OLD=NEW...")
 @_force
-def rename(source, out, names, force):
-    """Write IN to OUT with keys renamed."""
+def rename(source: str, out: str, names: tuple[str, ...], force: bool) -> None:
+    """Rename metadata keys: write IN to OUT with the new names."""
     import quantreg
 
     for name in names:
         if not all(name.partition("=")):
-            raise click.UsageError(f"{name!r}: expected OLD=NEW.")
-    quantreg.edit_metadata(source, out, rename=dict(name.split("=", 1) for name in names), force=force)
+            raise click.UsageError(f"{name!r}: expected OLD=NEW, for example general.title=general.name.")
+    renamed = {old: new for old, _, new in (name.partition("=") for name in names)}
+    quantreg.edit_metadata(source, out, rename=renamed, force=force)
 
 
-def _parse(text):
-    """(key, Value) of KEY=TYPE:VALUE."""
+def _parse(text: str) -> "tuple[str, Value]":
+    """Parse KEY=TYPE:VALUE."""
     from quantreg.gguf import Value
 
     key, equals, typed = text.partition("=")
     kind, colon, value = typed.partition(":")
     if not (key and equals and colon):
-        raise click.UsageError(f"{text!r}: expected KEY=TYPE:VALUE, for instance general.name=string:mine.")
-    kind = ALIASES.get(kind, kind)
+        raise click.UsageError(f"{text!r}: expected KEY=TYPE:VALUE, for example general.name=string:mine.")
+    kind = _ALIASES.get(kind, kind)
     if kind == "string":
         return key, Value(kind, value)
     try:
         return key, Value(kind, json.loads(value))
     except (ValueError, RecursionError):
-        expected = {"bool": "true or false"}.get(kind, "JSON such as [1,2]" if kind.startswith("array") else "a number")
-        raise click.UsageError(f"{text!r}: {value!r} is no {kind}: expected {expected}.") from None
+        array = kind.startswith("array")
+        expected = {"bool": "true or false"}.get(kind, "a JSON list such as [1,2]" if array else "a number")
+        article = "an" if kind.startswith(("a", "i")) else "a"
+        raise click.UsageError(f"{text!r}: {value!r} is not {article} {kind}: expected {expected}.") from None

@@ -1,44 +1,58 @@
-"""The options that decide each tensor's type: the same for `quantreg quantize` and `quantreg plan`."""
+"""The options that decide the type of each tensor, shared by `quantreg quantize` and `quantreg plan`."""
 
 import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from quantreg.recipes import FileType
 
 __all__ = ["PlanCommand", "default_output", "find_file_type", "plan_options", "to_keywords"]
 
 _OPTIONS = (
-    click.option("--imatrix", metavar="FILE", help="Importance matrix, legacy .dat or GGUF."),
-    click.option("--names", metavar="FILE", help="Of safetensors: JSON of its names to GGUF's (null: leave out)."),
-    click.option("--pure", is_flag=True, help="Every quantized tensor in the file type's own type, no mixture."),
-    click.option("--leave-output-tensor", is_flag=True, help="Keep output.weight as it is."),
-    click.option("--output-tensor-type", metavar="T", help="Type of output.weight."),
-    click.option("--token-embedding-type", metavar="T", help="Type of token_embd.weight."),
-    click.option("--tensor-type", "tensor_types", multiple=True, metavar="REGEX=T", help="Type of matching tensors."),
-    click.option("--tensor-type-file", metavar="FILE", expose_value=False, help="REGEX=T from a file, spaces or "
-                 "newlines between; they count where the option stands."),
-    click.option("--allow-requantize", is_flag=True, help="Also quantize tensors that are quantized already."),
-    click.option("--override-kv", "overrides", multiple=True, metavar="K=T:V", help="Set metadata: key=int:5, float, "
-                 "bool, str."),
-    click.option("--prune-layers", multiple=True, metavar="L,L...", help="Leave these layers out."),
-    click.option("--include-weights", multiple=True, metavar="PART", help="Use only such imatrix entries."),
-    click.option("--exclude-weights", multiple=True, metavar="PART", help="Do not use such imatrix entries."),
+    click.option("--imatrix", metavar="FILE", help="Importance matrix: GGUF or the older .dat format."),
+    click.option("--names", metavar="FILE", help="For a safetensors model: a JSON file that maps its tensor names to "
+                 "GGUF names. A tensor mapped to null is left out."),
+    click.option("--pure", is_flag=True, help="Give every quantized tensor the main type of TYPE instead of a mixture "
+                 "of types."),
+    click.option("--leave-output-tensor", is_flag=True, help="Do not convert output.weight."),
+    click.option("--output-tensor-type", metavar="T", help="The type of output.weight."),
+    click.option("--token-embedding-type", metavar="T", help="The type of token_embd.weight."),
+    click.option("--tensor-type", "tensor_types", multiple=True, metavar="REGEX=T", help="The type of the tensors in "
+                 "whose names REGEX is found. Can be repeated; the first match decides."),
+    click.option("--tensor-type-file", metavar="FILE", expose_value=False, help="Read REGEX=T entries, separated by "
+                 "spaces or newlines, as if each was given as --tensor-type at this place."),
+    click.option("--allow-requantize", is_flag=True, help="Allow a model that is already quantized to be quantized "
+                 "again, with a loss of quality."),
+    click.option("--override-kv", "overrides", multiple=True, metavar="K=T:V", help="Set metadata key K to value V. T "
+                 "is int, float, bool or str. Can be repeated."),
+    click.option("--prune-layers", multiple=True, metavar="L,L...", help="Remove the layers with these numbers."),
+    click.option("--include-weights", multiple=True, metavar="PART", help="Use only the imatrix entries whose names "
+                 "contain PART. Can be repeated."),
+    click.option("--exclude-weights", multiple=True, metavar="PART", help="Ignore the imatrix entries whose names "
+                 "contain PART. Can be repeated."),
     click.option("--on-missing-importance", type=click.Choice(["error", "plain", "fallback"]), default="error",
-                 show_default=True, help="A type needs importance and the imatrix has none: stop, encode without, "
-                 "or take a type that does without."),
-    click.option("--no-fallback", is_flag=True, help="Refuse instead of falling back where rows do not divide into "
-                 "blocks."),
-    click.option("--keep-split", is_flag=True, help="One output file for each file of IN: OUT-00001-of-00003.gguf ..."),
+                 show_default=True, help="What to do if a tensor's type needs importance and the imatrix has none for "
+                 "the tensor: stop (error), encode without it (plain), or use a type that can do without (fallback)."),
+    click.option("--no-fallback", is_flag=True, help="Stop if the rows of a tensor do not divide into blocks, instead "
+                 "of using a fallback type."),
+    click.option("--keep-split", is_flag=True, help="Write one output file per file of IN: OUT-00001-of-00003.gguf "
+                 "and so on."),
 )  # fmt: skip
 
 
 class PlanCommand(click.Command):
-    """Puts what a --tensor-type-file holds in its place among the --tensor-type options: the first that fits decides.
+    """A command that replaces each --tensor-type-file by the --tensor-type options that the file holds.
 
-    Click keeps the order of the values of one option only.
+    The first match decides, so the order of both options matters, and click keeps only the order of each option alone.
     """
 
-    def parse_args(self, ctx, args):
-        words, rest = [], iter(args)
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments after the replacement. Raises OSError for the file, PlanError for what it holds."""
+        words: list[str] = []
+        rest = iter(args)
         for word in rest:
             option, equals, path = word.partition("=")
             if option == "--tensor-type-file" and (path := path if equals else next(rest, "")):
@@ -48,8 +62,8 @@ class PlanCommand(click.Command):
         return super().parse_args(ctx, words)
 
 
-def _tensor_types_in(path):
-    """The words of a file, as far as they are tensor types: PlanError for the first that is none."""
+def _tensor_types_in(path: str) -> Iterator[str]:
+    """Yield the REGEX=T entries of a file. Raises PlanError for the first word that is not one."""
     from quantreg.recipes import parse_tensor_type
 
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -59,15 +73,15 @@ def _tensor_types_in(path):
                 yield text
 
 
-def plan_options(command):
-    """Decorator: gives a command these options."""
+def plan_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add these options to a command, as a decorator."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
-def to_keywords(given: dict) -> dict:
-    """The keywords of `quantreg.plan` (imatrix and those of PlanOptions) from the values of the options."""
+def to_keywords(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert the values of these options to keywords of `quantreg.plan`. Raises PlanError for a malformed value."""
     from quantreg import recipes
 
     options = dict(given)
@@ -78,18 +92,19 @@ def to_keywords(given: dict) -> dict:
     }
 
 
-def find_file_type(word):
-    """The FileType of a name, number or type. Raises UnknownFileTypeError."""
+def find_file_type(word: str) -> "FileType":
+    """Find the file type for a name, a number or a quant type. Raises UnknownFileTypeError."""
     from quantreg import recipes
     from quantreg.registry import types
 
     return recipes.file_types.find(word, types)
 
 
-def default_output(source, file_type, word=None) -> str:
-    """ggml-model-TYPE.gguf beside the source. TYPE is the alias, if the user's word is one.
+def default_output(source: str, file_type: "FileType", word: str | None = None) -> str:
+    """Return the default output: ggml-model-TYPE.gguf in the folder of the source, as llama-quantize names it.
 
-    llama-quantize lists an alias before the name it stands for, so that a number is its alias: 15 is Q4_K.
+    TYPE is the name of the file type. It is the alias (Q4_K for Q4_K_M) if ``word``, which the user gave, is the alias
+    or a number, because llama-quantize finds the alias first when it looks up a number.
     """
     name = str(word or "").strip().upper()
     if name not in file_type.aliases:

@@ -1,29 +1,40 @@
-"""quantreg plugins: list them, make a new one, check a type's codec"""
+"""The subcommand `quantreg plugins`: list plugins, create one, check a codec."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from quantreg.cli.show import print_json, table
 
+if TYPE_CHECKING:
+    from quantreg.registry import Plugin, Registry
+
 
 @click.group("plugins", invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def command(ctx, as_json):
-    """Show every plugin: its distribution, types with their ids, hooks, and why it could not be loaded.
+def command(ctx: click.Context, /, as_json: bool) -> None:
+    """List the installed plugins, their types with ids, and the reason if one could not be loaded.
 
-    CPU are the levels its codecs were built for ("python" for a codec in NumPy), ABI is the codec ABI they were built
-    for. Environment: QUANTREG_PLUGINS=NAME,... loads only these plugins or distributions.
+    CPU lists the processor levels that the codecs of a plugin were built for; "python" is a codec in NumPy. ABI is the
+    version of the codec interface that they were built for.
+
+    The environment variable QUANTREG_PLUGINS=NAME,... loads only these plugins or distributions.
     """
     if ctx.invoked_subcommand is None:
         _list(as_json)
 
 
-def _list(as_json):
+def _list(as_json: bool) -> None:
     from quantreg.recipes import file_types
     from quantreg.registry import registry
 
-    click.get_current_context().find_root().command.list_commands(None)
-    len(file_types)  # both ask hooks, which may show that a plugin fails
+    # Call the hooks for subcommands and file types, so that the plugins that fail in them are shown.
+    root = click.get_current_context().find_root()
+    if isinstance(root.command, click.Group):
+        root.command.list_commands(root)
+    len(file_types)
     found = [_describe(plugin, registry) for plugin in registry.plugins]
     if as_json:
         print_json(found)
@@ -43,16 +54,17 @@ def _list(as_json):
         click.echo(f"QUANTREG_PLUGINS names {name!r}: no plugin or distribution of this name is installed", err=True)
 
 
-def _short(hooks):
-    """Without what every plugin has."""
+def _short(hooks: Iterable[str]) -> list[str]:
+    """Drop register_types, which every plugin has."""
     return [name for name in hooks if name != "register_types"]
 
 
-def _describe(plugin, registry):
-    """One plugin as JSON-ready data; its codecs are loaded, which may show that they cannot be."""
+def _describe(plugin: "Plugin", registry: "Registry") -> dict[str, Any]:
+    """Describe a plugin as JSON-ready data. This loads its codecs, and records the error if one cannot be loaded."""
     from quantreg.errors import QuantregError
 
-    levels, abi, hooks = [], None, registry.hooks_of(plugin)
+    levels: list[str] = []
+    abi, hooks = None, registry.hooks_of(plugin)
     for qtype in plugin.types:
         try:
             codec = qtype.codec
@@ -62,7 +74,7 @@ def _describe(plugin, registry):
         levels += [level for level in codec.built if level not in levels]
         abi = codec.abi if abi is None else abi
         if codec.has_scorer and "score_importance" not in hooks:
-            hooks = sorted([*hooks, "score_importance"])  # QuantType.score answers it for the type
+            hooks = sorted([*hooks, "score_importance"])  # QuantType.score calls it
     return {
         "name": plugin.name, "distribution": plugin.distribution, "version": plugin.version, "module": plugin.module,
         "types": {t.name: t.type_id for t in plugin.types}, "replaced": dict(plugin.replaced),
@@ -72,25 +84,31 @@ def _describe(plugin, registry):
 
 @command.command("new")
 @click.argument("name")
-@click.option("--python", "kind", flag_value="python", default=True, help="A codec in NumPy (default).")
-@click.option("--cython", "kind", flag_value="cython", help="A codec in Cython; needs a C compiler.")
-@click.option("--id", "type_id", type=click.IntRange(1000, 2**31 - 1), metavar="N", help="Type id; default: from NAME.")
-@click.option("--in", "folder", default=".", metavar="FOLDER", help="Where to put it; default: here.")
-def new(name, kind, type_id, folder):
-    """Write a folder NAME that holds a working plugin: a 3-bit format to change into yours.
+@click.option("--python", "kind", flag_value="python", default=True, help="Write the codec in NumPy (default).")
+@click.option("--cython", "kind", flag_value="cython", help="Write the codec in Cython, which needs a C compiler.")
+@click.option(
+    "--id",
+    "type_id",
+    type=click.IntRange(1000, 2**31 - 1),
+    metavar="N",
+    help="Type id. Default: derived from NAME.",
+)
+@click.option("--in", "folder", default=".", metavar="FOLDER", help="Parent folder. Default: the current folder.")
+def new(name: str, kind: str, type_id: int | None, folder: str) -> None:
+    """Create a folder NAME with a working plugin, whose 3-bit format you change into your own.
 
-    NAME is its distribution's name, such as my-q3; the type is then MY_Q3.
+    NAME becomes the name of the distribution. For example, my-q3 gives a type MY_Q3.
     """
     from quantreg.scaffold import new_plugin
 
     target = new_plugin(name, folder, kind=kind, type_id=type_id)
     module = name.replace("-", "_")
     edit = target / module / (f"{module}.py" if kind == "python" else f"_{module}.pyx")
-    path = target if target.is_absolute() else f"./{target}"  # to pip, a word without a slash is a name on PyPI
+    path = target if target.is_absolute() else f"./{target}"  # pip takes a word without a slash for a name on PyPI
     how = "-e" if kind == "python" else "--no-build-isolation"
     need = "" if kind == "python" else "  pip install meson-python ninja 'Cython>=3.3'   # and GCC or Clang\n"
     click.echo(
-        f"{target}: a plugin with the type {module.upper()}. Its codec is {edit}. Next:\n\n{need}"
+        f"{target} is a plugin with the type {module.upper()}. Its codec is in {edit}. Next:\n\n{need}"
         f"  pip install {how} '{path}[test]'\n"
         f"  pytest {path}\n"
         f"  quantreg plugins check {module.upper()}\n"
@@ -100,15 +118,17 @@ def new(name, kind, type_id, folder):
 
 @command.command("check")
 @click.argument("name")
-@click.option("--quick", is_flag=True, help="Fewer shapes, scales and seeds.")
+@click.option("--quick", is_flag=True, help="Test fewer shapes, scales and seeds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--golden", metavar="FILE", help="Hold the bytes against this file.")
-@click.option("--update-golden", is_flag=True, help="Write the file of --golden anew.")
+@click.option("--golden", metavar="FILE", help="Compare the encoded bytes with this file.")
+@click.option("--update-golden", is_flag=True, help="Replace the file of --golden by the bytes of this run.")
 @click.pass_context
-def check(ctx, name, quick, as_json, golden, update_golden):
-    """Run the conformance kit on the type NAME.
+def check(
+    ctx: click.Context, /, name: str, quick: bool, as_json: bool, golden: str | None, update_golden: bool
+) -> None:
+    """Test the codec of the type NAME with the conformance kit.
 
-    Exit code 1 if a check fails.
+    The exit code is 1 if a check fails.
     """
     from quantreg.testing import check_codec
 

@@ -1,56 +1,64 @@
-"""Progress of a run: a bar on a terminal, plain lines elsewhere, JSON lines for machines."""
+"""Show the progress of a run: a bar on a terminal, plain lines elsewhere, JSON lines for programs."""
 
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from quantreg.cli.show import printable, size
-from quantreg.events import Advanced, Finished, Started, TensorDone
+from quantreg.events import Advanced, Event, Finished, Started, TensorDone
+
+if TYPE_CHECKING:
+    from quantreg import TensorPlan
 
 __all__ = ["listener"]
 
-PAUSE = 0.2  # seconds between two "progress" lines
+_PAUSE = 0.2  # seconds between two "progress" lines
 
 
 @contextmanager
-def listener(log_json=False):
-    """Gives the callable to pass as ``progress=``. ``log_json`` prints a JSON object a line to stdout."""
+def listener(log_json: bool = False) -> Iterator[Callable[[Event], None]]:
+    """Give the callable to pass as ``progress=``. With ``log_json`` it prints one JSON object per line to stdout."""
     if log_json:
         yield _JsonLines()
-    elif sys.stderr is not None and sys.stderr.isatty():  # None: closed
+    elif sys.stderr is not None and sys.stderr.isatty():  # None if the stream is closed
         with _bar() as listen:
             yield listen
     else:
         yield _print_line
 
 
-def _print_line(event):
+def _print_line(event: Event) -> None:
     if isinstance(event, TensorDone):
         tensor = event.tensor
-        kinds = f"{tensor.from_type} -> {tensor.to_type}" if tensor.converted else f"{tensor.to_type}, as it is"
+        kinds = f"{tensor.from_type} -> {tensor.to_type}" if tensor.converted else f"{tensor.to_type}, unchanged"
         line = f"[{event.index:4d}/{event.count:4d}] {tensor.name}: {kinds}, {size(tensor.bytes)}"
         click.echo(printable(line), err=True)
 
 
 class _JsonLines:
-    """started, progress (now and then), tensor (each), finished; bytes are of the source unless they say otherwise."""
+    """Print the events started, progress (at most every 0.2 s), tensor (for each) and finished.
 
-    def __init__(self):
+    Bytes are those of the source, except in output_bytes and size.
+    """
+
+    def __init__(self) -> None:
         self.done = self.total = 0
         self.told = 0.0
 
-    def __call__(self, event):
-        line = None
+    def __call__(self, event: Event) -> None:
+        line: dict[str, Any] | None = None
         match event:
             case Started(plan, total):
                 self.total = total
                 line = {"event": "started", "tensors": len(plan.tensors), "bytes": total, "output_bytes": plan.bytes}
             case Advanced(tensor, count):
                 self.done += count
-                if time.monotonic() - self.told >= PAUSE:
+                if time.monotonic() - self.told >= _PAUSE:
                     self.told = time.monotonic()
                     line = {"event": "progress", "tensor": tensor.name, "done": self.done, "bytes": self.total}
             case TensorDone(tensor, index, count):
@@ -69,7 +77,7 @@ class _JsonLines:
 
 
 @contextmanager
-def _bar():
+def _bar() -> Iterator[Callable[[Event], None]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -87,7 +95,7 @@ def _bar():
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("reading the header", total=None)
 
-        def listen(event):
+        def listen(event: Event) -> None:
             if isinstance(event, Started):
                 bar.update(task, total=event.source_bytes)
             elif isinstance(event, Advanced):
@@ -96,7 +104,7 @@ def _bar():
         yield listen
 
 
-def _label(tensor):
+def _label(tensor: "TensorPlan") -> str:
     name = printable(tensor.name)
     name = name if len(name) <= 36 else "..." + name[-33:]
     return f"{name:<36} {tensor.to_type:>7}"

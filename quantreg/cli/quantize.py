@@ -1,76 +1,106 @@
-"""quantreg quantize"""
+"""The subcommand `quantreg quantize`."""
 
 import os
 import signal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from quantreg.cli.plan_options import PlanCommand, default_output, find_file_type, plan_options, to_keywords
-from quantreg.cli.show import plan_summary, print_json, printable, size, warn
+from quantreg.cli.show import count, plan_summary, print_json, printable, size, warn
+
+if TYPE_CHECKING:
+    from quantreg import FileType, Plan, TensorPlan
 
 
 @click.command("quantize", cls=PlanCommand, options_metavar="[OPTIONS]")
 @click.argument("arguments", nargs=-1, required=True, metavar="IN [OUT] TYPE [N]")
 @plan_options
-@click.option("--plan", "plan_file", metavar="FILE", help="Types from a plan (see `quantreg plan`) instead of TYPE.")
-@click.option("--split-max-size", metavar="SIZE", help="Write shards with up to this much tensor data: 4G, 500M.")
-@click.option("--split-max-tensors", type=click.IntRange(1), metavar="N", help="Write shards with up to N tensors.")
+@click.option(
+    "--plan",
+    "plan_file",
+    metavar="FILE",
+    help="Take the type of each tensor from a plan (see `quantreg plan`) instead of TYPE.",
+)
+@click.option(
+    "--split-max-size",
+    metavar="SIZE",
+    help="Write shards with at most SIZE of tensor data: 4G, 500M.",
+)
+@click.option("--split-max-tensors", type=click.IntRange(1), metavar="N", help="Write shards with at most N tensors.")
 @click.option(
     "--max-buffer-size", type=click.IntRange(1), metavar="MIB", expose_value=False,
-    help="Accepted and not needed: memory is some 20 MB a thread, whatever the tensors' size.",
+    help="Ignored; accepted for compatibility. quantreg needs about 20 MB per thread for tensors of any size.",
 )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="With --dry-run: the plan as JSON.")
-@click.option("--log-json", is_flag=True, help="Progress and result as JSON, an object a line, on stdout.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads; default: all processors.")
-@click.option("--resumable", is_flag=True, help="If stopped, keep what is done in OUT.partial.")
-@click.option("--resume", is_flag=True, help="Go on with OUT.partial, or start a resumable run.")
+@click.option("--dry-run", is_flag=True, help="Show the type of each tensor, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run, print the plan as JSON.")
+@click.option("--log-json", is_flag=True, help="Print progress and the result to stdout as JSON, one object per line.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Number of threads. Default: all processors.")
+@click.option("--resumable", is_flag=True, help="If the run is interrupted, keep the finished part in OUT.partial.")
+@click.option("--resume", is_flag=True, help="Continue from OUT.partial if it exists. Implies --resumable.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @click.pass_context
 def command(
-    ctx, arguments, plan_file, split_max_size, split_max_tensors, dry_run, as_json, log_json, threads, resumable,
-    resume, force, **given,
-):  # fmt: skip
+    ctx: click.Context,
+    /,
+    arguments: tuple[str, ...],
+    plan_file: str | None,
+    split_max_size: str | None,
+    split_max_tensors: int | None,
+    dry_run: bool,
+    as_json: bool,
+    log_json: bool,
+    threads: int | None,
+    resumable: bool,
+    resume: bool,
+    force: bool,
+    **given: Any,
+) -> None:
     """Quantize the GGUF or safetensors model IN to OUT.
 
-    TYPE is a file type such as Q4_K_M, its number (see `quantreg file-types`), or a quant type for all tensors. OUT is
-    ggml-model-TYPE.gguf beside IN if it is left out. N is the number of threads. Of a split model give the first shard.
+    TYPE is a file type such as Q4_K_M or its number (see `quantreg file-types`), or a quant type for all matrices (see
+    `quantreg types`). Without OUT, the output is ggml-model-TYPE.gguf in the folder of IN. N is the number of threads.
+    For a split model give any shard.
     """
     import quantreg
 
     if as_json and not dry_run:
-        raise click.UsageError("--json goes with --dry-run.")
+        raise click.UsageError("--json needs --dry-run.")
     if sum(map(bool, (given["keep_split"], split_max_size, split_max_tensors))) > 1:
-        raise click.UsageError("--keep-split, --split-max-size and --split-max-tensors exclude each other.")
-    source, out, file_type, count = _arguments(arguments, planned=plan_file is not None)
+        raise click.UsageError("give only one of --keep-split, --split-max-size and --split-max-tensors.")
+    source, out, word, positional = _arguments(arguments, planned=plan_file is not None)
+    file_type: FileType | Plan
     if plan_file is not None:
-        imatrix = None
         _refuse_beside_a_plan(ctx, given)
-        options = {"names": given["names"]}
+        imatrix, options = None, {"names": given["names"]}
         file_type = quantreg.read_plan(plan_file, source, **options)
         out = out or default_output(source, file_type.file_type)
     else:
         options = to_keywords(given)
         imatrix = options.pop("imatrix")
+        file_type = find_file_type(word)
+        out = out or default_output(source, file_type, word)
     _refuse_to_replace(out, plan_file, given["names"])
     if dry_run:
         _show_plan(source, file_type, imatrix, options, as_json)
         return
     _quantize(
-        source, out, file_type, imatrix, log_json, threads=threads or count, resumable=resumable or resume,
+        source, out, file_type, imatrix, log_json, threads=threads or positional, resumable=resumable or resume,
         resume=resume, force=force, split_max_size=split_max_size, split_max_tensors=split_max_tensors, **options,
     )  # fmt: skip
 
 
-def _refuse_beside_a_plan(ctx, given):
+def _refuse_beside_a_plan(ctx: click.Context, given: Mapping[str, Any]) -> None:
+    """Raise UsageError for an option that the plan has already decided."""
     for name in sorted(set(given) - {"names"}):
         if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
             option = next(p.opts[0] for p in ctx.command.params if p.name == name)
-            raise click.UsageError(f"{option} has no effect with --plan: make the plan with it, or edit the plan.")
+            raise click.UsageError(f"{option} cannot be used with --plan: give it to `quantreg plan` or edit the plan.")
 
 
-def _refuse_to_replace(out, *files):
-    """Refuse an OUT that is one of these inputs, also with --force. Of model and imatrix the writer sees to it."""
+def _refuse_to_replace(out: str, *files: str | None) -> None:
+    """Raise OutputError if OUT is one of these inputs, even with --force. The writer protects the model and imatrix."""
     from quantreg.errors import OutputError
 
     for path in files:
@@ -78,11 +108,11 @@ def _refuse_to_replace(out, *files):
             raise OutputError(f"{out}: is the input: choose another name")
 
 
-def _arguments(arguments, planned):
-    """(IN, OUT, file type, threads or None) from 2 to 4 words; of a plan, 1 to 3 words without the file type."""
+def _arguments(arguments: Sequence[str], planned: bool) -> tuple[str, str | None, str, int | None]:
+    """Split IN [OUT] TYPE [N] into its parts. With --plan there is no TYPE, and the third part is empty."""
     from quantreg.errors import UnknownFileTypeError
 
-    def is_type(word):
+    def is_type(word: str) -> bool:
         try:
             find_file_type(word)
         except UnknownFileTypeError:
@@ -92,38 +122,38 @@ def _arguments(arguments, planned):
     words = list(arguments)
     if "" in words:
         raise click.UsageError("an argument is empty: expected IN [OUT] TYPE [N].")
-    out = name = None
+    out, name = None, ""
     if planned:
         if len(words) > 3:
-            raise click.UsageError(f"with --plan expected IN [OUT] [N], got {len(words)} arguments.")
+            raise click.UsageError(f"with --plan, expected IN [OUT] [N] but got {len(words)} arguments.")
         source, *rest = words
         if len(rest) == 2 or (rest and not rest[0].isdigit()):
             out = rest.pop(0)
     else:
         if not 2 <= len(words) <= 4:
-            raise click.UsageError(f"expected IN [OUT] TYPE [N], got {len(words)} argument(s).")
+            raise click.UsageError(f"expected IN [OUT] TYPE [N] but got {count(len(words), 'argument')}.")
         source = words.pop(0)
         if len(words) == 3 or (len(words) == 2 and not is_type(words[0])):
             out = words.pop(0)
         name, *rest = words
         if name.endswith(".gguf"):
-            raise click.UsageError(f"{name} is no type: expected IN [OUT] TYPE [N], with a type such as Q4_K_M.")
-    count = None
+            raise click.UsageError(f"{name} is not a type: expected IN [OUT] TYPE [N], with a type such as Q4_K_M.")
+    threads = None
     if rest:
         if not (rest[0].isascii() and rest[0].isdigit()):
-            raise click.UsageError(f"{rest[0]!r} is no number of threads.")
-        count = int(rest[0]) or None  # llama-quantize's 0: all processors
-    if planned:
-        return source, out, None, count
-    file_type = find_file_type(name)
-    return source, out or default_output(source, file_type, name), file_type, count
+            raise click.UsageError(f"{rest[0]!r} is not a number of threads: expected a whole number.")
+        threads = int(rest[0]) or None  # as for llama-quantize, 0 means all processors
+    return source, out, name, threads
 
 
-def _show_plan(source, file_type, imatrix, options, as_json):
+def _show_plan(
+    source: str, file_type: "FileType | Plan", imatrix: str | None, options: dict[str, Any], as_json: bool
+) -> None:
     import quantreg
 
-    plan = file_type
-    if not isinstance(plan, quantreg.Plan):
+    if isinstance(file_type, quantreg.Plan):
+        plan = file_type
+    else:
         plan = quantreg.plan(source, file_type, imatrix=imatrix, check=False, **options)
     if as_json:
         print_json(plan.to_dict())
@@ -134,31 +164,33 @@ def _show_plan(source, file_type, imatrix, options, as_json):
     warn((*plan.problems, *plan.warnings))
 
 
-def _tensor_line(tensor, index, count):
+def _tensor_line(tensor: "TensorPlan", index: int, last: int) -> str:
     kinds = tensor.from_type if not tensor.converted else f"{tensor.from_type} -> {tensor.to_type}"
     shape = " x ".join(map(str, tensor.shape))
     return printable(
-        f"[{index:4d}/{count:4d}] {tensor.name:<40} {shape:>16}  {kinds:<14} {size(tensor.bytes):>10}  {tensor.reason}"
+        f"[{index:4d}/{last:4d}] {tensor.name:<40} {shape:>16}  {kinds:<14} {size(tensor.bytes):>10}  {tensor.reason}"
     )
 
 
-def _quantize(source, out, file_type, imatrix, log_json, **keywords):
+def _quantize(
+    source: str, out: str, file_type: "FileType | Plan", imatrix: str | None, log_json: bool, **keywords: Any
+) -> None:
     import quantreg
     from quantreg.cli.progress import listener
 
-    def stop(*_):
+    def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for name in ("SIGTERM", "SIGHUP"):  # SIGHUP: the terminal is closed; with nohup it is ignored, on Windows missing
+    for name in ("SIGTERM", "SIGHUP"):  # SIGHUP, when the terminal closes, does not exist on Windows
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP: keep it so
             signal.signal(number, stop)
     try:
         with listener(log_json) as listen:
             result = quantreg.quantize_file(source, out, file_type, imatrix, progress=listen, **keywords)
     except KeyboardInterrupt:
         if keywords["resumable"]:
-            click.echo(f"quantreg: what is done is kept in {out}.partial: go on with --resume", err=True)
+            click.echo(f"quantreg: the finished part is kept in {out}.partial: continue with --resume", err=True)
         raise
     if log_json:
         return

@@ -1,27 +1,32 @@
-"""quantreg types"""
+"""The subcommand `quantreg types`."""
+
+from typing import TYPE_CHECKING
 
 import click
 
 from quantreg.cli.show import bits, print_json, size, table
 
+if TYPE_CHECKING:
+    from quantreg import QuantType
+
 
 @click.command("types")
 @click.option(
-    "--params", default="7B", metavar="N", show_default=True, help="Parameters of the model to size: 7B, 350M."
+    "--params", default="7B", metavar="N", show_default=True, help="Number of weights for the last column: 7B, 350M."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(params, as_json):
-    """List every registered quant type.
+def command(params: str, as_json: bool) -> None:
+    """List all quant types, those of plugins included.
 
-    BYTES are those of a block, after those of the row if it has some of its own. BPW is bits per weight, scales
-    included; RATIO the compression against F32; SIZE what a model with that many parameters takes, all of it in this
-    type.
+    BLOCK is the number of weights in a block, and BYTES is the size of the block. A type with data at the start of each
+    row shows it as "N/row". BPW is bits per weight, scales included. RATIO is the compression relative to F32. The last
+    column is the size of a model of N weights if all of them have this type.
     """
     from quantreg.registry import registry
     from quantreg.sizes import parse_params
 
     try:
-        count = parse_params(params)
+        weights = parse_params(params)
     except ValueError:
         raise click.BadParameter(
             f"{params!r}: expected a number of parameters such as 7B, 350M or 7000000000"
@@ -35,7 +40,7 @@ def command(params, as_json):
                     "row_header_size": t.row_header_size,
                     "bits_per_weight": t.bits_per_weight, "compression_ratio": t.compression_ratio,
                     "fallback": t.fallback, "requires_importance": t.requires_importance,
-                    "plugin": registry.owner(t).distribution, "bytes": round(count * t.bits_per_weight / 8),
+                    "plugin": registry.owner(t).distribution, "bytes": round(weights * t.bits_per_weight / 8),
                 }
                 for t in types
             ]
@@ -46,7 +51,7 @@ def command(params, as_json):
         [
             [
                 t.name, t.type_id, t.block_size, _bytes(t), bits(t.bits_per_weight), f"{t.compression_ratio:.2f}x",
-                size(count * t.bits_per_weight / 8),
+                size(weights * t.bits_per_weight / 8),
             ]
             for t in types
         ],
@@ -56,5 +61,5 @@ def command(params, as_json):
             click.echo(plugin.problem, err=True)
 
 
-def _bytes(qtype):
-    return f"{qtype.row_header_size}/row + {qtype.type_size}" if qtype.row_header_size else qtype.type_size
+def _bytes(qtype: "QuantType") -> str:
+    return f"{qtype.row_header_size}/row + {qtype.type_size}" if qtype.row_header_size else str(qtype.type_size)

@@ -1,17 +1,18 @@
-"""quantreg validate"""
+"""The subcommand `quantreg validate`."""
 
 import click
 
-from quantreg.cli.show import print_json, printable, warn
+from quantreg.cli.show import count, print_json, printable, warn
 
 
 @click.command("validate")
 @click.argument("file")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(file, as_json):
-    """Check FILE: its header, and every block of every tensor for NaN and infinity, scales included.
+def command(file: str, as_json: bool) -> None:
+    """Check the header of FILE, and look for NaN and infinity in every block of every tensor, scales included.
 
-    Exit code 1, with a line for each tensor, if something is wrong. Of a split model give any shard.
+    If something is wrong, one line per tensor says what, and the exit code is 1. For a split model give any shard: all
+    shards are checked.
     """
     import quantreg
 
@@ -24,6 +25,6 @@ def command(file, as_json):
         for problem in found.problems:
             click.echo(printable(f"{file}: {problem}"))
         if found.ok:
-            click.echo(f"{file}: {found.n_tensors} tensors in {files} file(s): nothing wrong")
+            click.echo(f"{file}: {count(found.n_tensors, 'tensor')} in {count(files, 'file')}: no problems found")
     if not found.ok:
         raise click.exceptions.Exit(1)

@@ -91,8 +91,8 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         importance = f"importance from {self.imatrix}" if self.imatrix else "without importance"
-        incomplete = len({skip.type for skip in self.skipped})
-        partly = f"; {incomplete} types could not encode every tensor" if incomplete else ""
+        incomplete = ", ".join(dict.fromkeys(skip.type for skip in self.skipped))
+        partly = f"; not every tensor could be encoded in {incomplete}" if incomplete else ""
         return table(
             f"{self.path}, {importance}{partly}",
             (
@@ -189,7 +189,7 @@ def _warm_up(qtype: QuantType) -> None:
 def _sampled(model: files.File, sample: int, rng: np.random.Generator) -> Iterator[tuple[str, NDArray[np.int64]]]:
     """Yield the name of every matrix of a known type, and the sorted numbers of its sampled rows."""
     shapes = {name: tensor.shape for name, tensor in model.items() if tensor.type_id in types}
-    shapes = {name: shape for name, shape in shapes.items() if len(shape) > 1 and math.prod(shape)}
+    shapes = {name: shape for name, shape in shapes.items() if len(shape) > 1 and 0 not in shape}
     sizes = [math.prod(shape) for shape in shapes.values()]
     for name, shape in shapes.items():
         count = math.prod(shape[:-1])
