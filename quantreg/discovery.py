@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
@@ -55,10 +56,10 @@ def found_plugins(entries: Iterable[EntryPoint]) -> tuple[list[tuple[EntryPoint,
     for entry in entries:
         dist = entry.dist
         if id(dist) not in known:
-            try:
-                known[id(dist)] = (dist.name or "unknown", dist.version or "")
-            except Exception:  # a distribution may lack metadata, or be damaged or half installed
-                known[id(dist)] = ("unknown", "")
+            known[id(dist)] = ("unknown", "")
+            with suppress(Exception):  # a distribution may lack metadata, or be damaged or half installed
+                if dist is not None:
+                    known[id(dist)] = (dist.name or "unknown", dist.version or "")
         found.append((entry, Plugin(entry.name, *known[id(dist)], entry.value)))
     found.sort(key=lambda pair: (pair[1].distribution != BUILT_IN, pair[1].distribution, pair[1].name))
     return _limited(found)

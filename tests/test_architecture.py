@@ -28,7 +28,7 @@ def modules():
     found = {}
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if "templates" not in parts:
+        if "_templates" not in parts:
             found[".".join(("quantreg", *(part for part in parts if part != "__init__")))] = path
     return found
 

@@ -17,7 +17,7 @@ from quantreg_kernels._cpu import machine_levels
 ROOT = Path(__file__).resolve().parents[1]
 CC = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
-CODECS = [*ROOT.glob("plugins/*/*/_*.pyx"), *ROOT.glob("quantreg/templates/cython/*/_*.pyx")]
+CODECS = [*ROOT.glob("plugins/*/*/_*.pyx"), *ROOT.glob("quantreg/scaffold/_templates/cython/*/_*.pyx")]
 
 pytestmark = pytest.mark.skipif(CC is None, reason="needs a C compiler")
 # On x86-64 `base` has no fused instructions, so that only a machine with them can show that they are found.

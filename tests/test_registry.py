@@ -4,11 +4,11 @@ import pickle
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 import pytest
-from entries import Entry, fail, registry_of
+from entries import Entry, Installed, fail, registry_of
 
 import quantreg
 from quantreg import CodecError, PluginError, QuantType, UnknownTypeError, hookimpl, types
@@ -172,17 +172,9 @@ def test_a_hook_may_have_another_name_in_its_module():
     assert registry.hooks_of(registry.plugins[0]) == ["register_commands"]
 
 
-def test_name_and_version_come_from_the_header_of_the_metadata_alone():
-    entry = Entry("theirs", "", lambda: plugin(make_type()))
-    text = "Metadata-Version: 2.1\nName: Their.Dist\nVersion: 2.0rc1\nSummary: x\n\nName: other\nVersion: 9\n"
-    entry.dist = SimpleNamespace(read_text={"PKG-INFO": text}.get)  # of an .egg-info
-    (found,) = registry_of(entry).plugins
-    assert (found.distribution, found.version) == ("Their.Dist", "2.0rc1")
-
-
 def test_a_damaged_distribution_does_not_stop_the_others():
     damaged, good = (Entry(name, f"{name}-dist", lambda: plugin(make_type())) for name in ("zz", "good"))
-    damaged.dist = SimpleNamespace(read_text=lambda file: None)
+    damaged.dist = Installed(None)
     registry = registry_of(damaged, good)
     assert [(p.distribution, bool(p.error)) for p in registry.plugins] == [("good-dist", False), ("unknown", True)]
 

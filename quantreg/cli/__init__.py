@@ -4,7 +4,7 @@ import atexit
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from importlib import import_module
 
 import click
@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 class Commands(click.Group):
     """A group that loads subcommands when they are called. Those of plugins (hook register_commands) come last."""
 
+    commands: "MutableMapping[str, click.Command]"
     _asked: list[object] | None = None  # the hooks that self.commands was built from
 
     def list_commands(self, ctx: click.Context | None) -> list[str]:

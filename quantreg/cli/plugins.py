@@ -1,7 +1,7 @@
 """The subcommand `quantreg plugins`: list plugins, create one, check a codec."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -94,7 +94,7 @@ def _describe(plugin: "Plugin", registry: "Registry") -> dict[str, Any]:
     help="Type id. Default: derived from NAME.",
 )
 @click.option("--in", "folder", default=".", metavar="FOLDER", help="Parent folder. Default: the current folder.")
-def new(name: str, kind: str, type_id: int | None, folder: str) -> None:
+def new(name: str, kind: Literal["python", "cython"], type_id: int | None, folder: str) -> None:
     """Create a folder NAME with a working plugin, whose 3-bit format you change into your own.
 
     NAME becomes the name of the distribution. For example, my-q3 gives a type MY_Q3.

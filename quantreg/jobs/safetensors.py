@@ -30,28 +30,26 @@ class SafetensorsSource(Source):
         self, path: str | os.PathLike[str], names: Mapping[str, str | None] | str | os.PathLike[str] | None = None
     ) -> None:
         path = os.fspath(path)
-        self.headers, self.metadata, self.warnings = (), {}, []  # no GGUF header stands before the data
-        self.paths = _indexed(path) if path.endswith(INDEX) else [path]
-        self.size = 0
-        self._place, self._files, self._by_path, tensors = {}, [], {}, []
+        paths = _indexed(path) if path.endswith(INDEX) else [path]
         renamed = _names(names)
-        unused = set(renamed)
-        for number, shard in enumerate(self.paths):
+        unused, taken, total = set(renamed), set(), 0
+        places: dict[TensorInfo, tuple[int, int]] = {}
+        for number, shard in enumerate(paths):
             entries, data_start, size = _read_header(shard)
-            self.size += size
+            total += size
             unused -= entries.keys()
             for info in _wanted(shard, entries, renamed, size - data_start):
-                if info.name in self._place:
+                if info.name in taken:
                     raise SafetensorsError(
                         f"{shard}: two tensors would be named {info.name}: give them different names"
                     )
-                self._place[info.name] = (number, data_start + info.offset)
-                tensors.append(info)
-        self.tensors = tuple(tensors)
+                taken.add(info.name)
+                places[info] = (number, data_start + info.offset)
+        warnings = []
         if unused:
-            self.warnings.append(
-                f"the names mention {len(unused)} tensors that the model lacks (the first is {min(unused)})"
-            )
+            told = f"the names mention {len(unused)} tensors that the model lacks (the first is {min(unused)})"
+            warnings.append(told)
+        self._fill(headers=(), metadata={}, places=places, paths=paths, size=total, warnings=warnings)
 
 
 def _wanted(path, entries, names, data_size):

@@ -31,17 +31,33 @@ class Source:
     warnings: list[str]
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.headers = gguf.read_shards(path, layout=layout_of)
-        self.metadata = self.headers[0].metadata
-        self.tensors = tuple(info for header in self.headers for info in header.tensors)
-        self.paths = [os.fspath(path) if header.path is None else header.path for header in self.headers]
-        self.size = sum(header.file_size for header in self.headers)
-        self.warnings = [f"{header.path}: {text}" for header in self.headers for text in header.warnings]
-        self._place: dict[str, tuple[int, int]] = {
-            info.name: (shard, header.data_offset + info.offset)
-            for shard, header in enumerate(self.headers)
-            for info in header.tensors
-        }
+        headers = gguf.read_shards(path, layout=layout_of)
+        self._fill(
+            headers=headers,
+            metadata=headers[0].metadata,
+            places={
+                info: (shard, header.data_offset + info.offset)
+                for shard, header in enumerate(headers)
+                for info in header.tensors
+            },
+            paths=[os.fspath(path) if header.path is None else header.path for header in headers],
+            size=sum(header.file_size for header in headers),
+            warnings=[f"{header.path}: {text}" for header in headers for text in header.warnings],
+        )
+
+    def _fill(
+        self,
+        *,
+        headers: tuple[gguf.Header, ...],
+        metadata: Mapping[str, Any],
+        places: Mapping[gguf.TensorInfo, tuple[int, int]],
+        paths: list[str],
+        size: int,
+        warnings: list[str],
+    ) -> None:
+        self.headers, self.metadata, self.tensors = headers, metadata, tuple(places)
+        self.paths, self.size, self.warnings = paths, size, warnings
+        self._place = {info.name: place for info, place in places.items()}
         self._files: list[DataFile] = []
         self._by_path: dict[str, DataFile] = {}
 

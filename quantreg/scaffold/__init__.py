@@ -64,7 +64,7 @@ def new_plugin(
     def fill(text: str) -> str:
         return pattern.sub(lambda match: words[match[0]], text)
 
-    template = files("quantreg.scaffold") / "templates" / kind
+    template = files("quantreg.scaffold") / "_templates" / kind
     for source, path in _walk(template, ()):
         out = target.joinpath(*map(fill, path))
         out.parent.mkdir(parents=True, exist_ok=True)
