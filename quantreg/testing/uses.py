@@ -200,7 +200,7 @@ def _quantize_model(s: "Subject", folder: str) -> None:
     columns = s.given(x.shape[1])
     imatrix = None if columns is None else quantreg.ImportanceMatrix({name: columns})
     options: dict[str, Any] = {"tensor_types": [("attn_q", s.qtype.name)], "on_missing_importance": "plain"}
-    quantreg.quantize_file(source, target, "Q8_0", imatrix, threads=1, **options)
+    quantreg.quantize_file(source, target, s.qtype.name, imatrix, threads=1, **options)
     with quantreg.open(target) as model:
         expect(model[name].type_name == s.qtype.name, f"quantize_file writes the tensor as {model[name].type_name}")
         same = (np.asarray(model[name].data) == s.encode(x, columns)).all()
