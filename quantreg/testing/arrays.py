@@ -100,7 +100,7 @@ def cpu_levels(s: "Subject") -> None:
     levels = s.levels()
     if len(levels) < 2:
         raise NotApplicable(
-            f"only {len(levels)} of the CPU levels that were built ({', '.join(levels) or '-'}) run on this machine"
+            f"needs two CPU levels that were built and that this machine supports; found {', '.join(levels) or 'none'}"
         )
     (first, base), *others = levels.items()
     random = np.random.default_rng(5).integers(0, 256, (5, s.qtype.row_bytes(s.cols(3))), np.uint8)
