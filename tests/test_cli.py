@@ -1,4 +1,4 @@
-"""The command as a person types it: output, exit codes, one clear line for each error."""
+"""The command as a user types it: its output, its exit codes, and one clear line per error."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def run(capsys):
-    """Call the command; returns (exit code, stdout, stderr)."""
+    """Call the command; return the exit code, stdout and stderr."""
 
     def call(*args):
         code = cli.main([str(arg) for arg in args])
@@ -52,7 +52,7 @@ def test_help_lists_every_command_and_loads_neither_numpy_nor_rich():
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted as Linux shows them")
-def test_the_command_starts_no_threads_of_numpys_own():
+def test_the_command_keeps_numpy_from_starting_threads():
     code = (
         "import os; from quantreg.cli import main; main(['types'])\n"
         "import numpy; print(len(os.listdir('/proc/self/task')))"
@@ -62,9 +62,12 @@ def test_the_command_starts_no_threads_of_numpys_own():
     assert done.stdout.splitlines()[-1] == "1", done.stderr
 
 
-def test_the_help_lines_are_those_of_the_commands():
-    for name in cli.COMMANDS:
-        assert CliRunner().invoke(cli.cli, [name, "--help"]).exit_code == 0
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help(name):
+    result = CliRunner().invoke(cli.cli, [name, "--help"])
+    assert result.exit_code == 0
+    words = cli.cli.get_command(None, name).help.split()
+    assert " ".join(words) in " ".join(result.output.split()).replace("- ", "-")
 
 
 def test_version_is_that_of_the_distribution(run):
@@ -179,7 +182,7 @@ def test_plugins_names_the_distribution_of_each_type(run):
     assert all(p["error"] is None for p in listed)
 
 
-def test_demo_runs_and_says_how_to_go_on(run):
+def test_demo_runs_and_says_what_to_do_next(run):
     code, stdout, _ = run("demo")
     assert code == 0
     rows = {line.split()[0]: line for line in stdout.splitlines() if line.startswith("Q")}
@@ -258,7 +261,7 @@ def test_a_bad_file_is_one_clear_line_and_exit_code_1(run, tmp_path, make, comma
         (("MODEL", "no/such/folder/out.gguf", "Q4_K_M"), 1, "no/such/folder"),
     ],
 )
-def test_wrong_usage_is_told_clearly(run, model, tmp_path, args, code, message):
+def test_wrong_usage_gets_a_clear_message(run, model, tmp_path, args, code, message):
     paths = {"MODEL": model, "OUT": tmp_path / "out.gguf", "IMATRIX": model.parent / "imatrix.gguf"}
     words = [paths.get(word, word) for word in args]
     found, _, stderr = run("quantize", *words)
@@ -300,7 +303,7 @@ def test_names_in_a_file_are_shown_with_escapes_and_cannot_steer_the_terminal(ru
         assert not line.startswith("c.weight")
 
 
-def test_unknown_commands_and_types_are_told_clearly(run):
+def test_unknown_commands_and_types_get_a_clear_message(run):
     assert run("bogus")[0] == 2
     code, _, stderr = run("estimate", "7B", "--type", "Q4KK")
     assert code == 1
@@ -330,7 +333,7 @@ on_posix = pytest.mark.skipif(os.name == "nt", reason="no SIGHUP")
         pytest.param("SIGHUP", True, marks=on_posix),
     ],
 )
-def test_a_signal_leaves_nothing_behind_and_one_that_is_ignored_as_by_nohup_does_nothing(tmp_path, name, ignored):
+def test_a_signal_leaves_no_files_unless_it_is_ignored_as_under_nohup(tmp_path, name, ignored):
     path = tmp_path / "in.gguf"
     small_model.write_model(path)
     code = (

@@ -111,7 +111,7 @@ def test_tensors_that_do_not_divide_are_left_out_and_named(model):
     assert len(found.skipped) == small_model.N_LAYER
 
 
-def test_what_cannot_be_evaluated_is_told(model, tmp_path):
+def test_what_cannot_be_evaluated_raises_a_clear_error(model, tmp_path):
     with pytest.raises(UnknownTypeError, match="did you mean Q4_K"):
         evaluate(model, ["Q4KK"])
     with pytest.raises(CodecError, match="TOY3 can only be decoded"):
@@ -193,7 +193,7 @@ def test_the_page_shows_the_new_type_among_the_built_ins_and_needs_no_network(ru
     assert "TOY3: 3.5 bits per weight, error" in text
 
 
-def test_the_curve_joins_the_types_that_no_smaller_one_beats(one):
+def test_the_curve_joins_the_types_that_beat_every_smaller_type(one):
     worse = toy.make(encode=lambda rows, importance: toy.encode(rows * 0, importance), name="WORSE")
     found = evaluate(one[0], ["Q2_K", worse, "Q8_0"])
     svg = curve_svg(found.totals, ["WORSE"])
@@ -206,7 +206,7 @@ def test_the_curve_joins_the_types_that_no_smaller_one_beats(one):
 
 @pytest.fixture
 def crowd():
-    """A Measure a type, many of them close together; NEW is one and HALF saw only half of the weights."""
+    """One Measure per type, many of them close together. NEW is one of them, and HALF covers half of the weights."""
 
     def measure(name, bits, error, weights=1000):
         return Measure(name, None, weights, bits, error, error, error, error, 1.0, 1.0, 1.0)
@@ -216,7 +216,7 @@ def crowd():
     return [measure("NEW", 3.5, 0.15), *crowd, measure("HALF", 2.625, 0.28, weights=500)]
 
 
-def test_the_labels_of_the_curve_lie_on_no_other_and_on_no_point(crowd):
+def test_the_labels_of_the_curve_overlap_neither_each_other_nor_a_point(crowd):
     svg = curve_svg(crowd, ["NEW"])
     circles = [(float(x), float(y)) for x, y in re.findall(r'<circle [^>]*cx="([\d.]+)" cy="([\d.]+)"', svg)]
     names = re.findall(r'<text class="\w+-name" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">(\w+)<', svg)
@@ -252,7 +252,7 @@ def test_the_page_says_how_far_a_new_type_is_from_the_line(crowd):
     assert rows == [m.type for m in sorted(crowd, key=lambda m: (m.bits_per_weight, m.error))]
 
 
-def test_on_the_page_the_types_of_plugins_stand_out(run, model, tmp_path):
+def test_the_page_highlights_the_types_of_plugins(run, model, tmp_path):
     plugin = toy.Plugin(toy.make())
     registry.register_plugin(plugin)
     try:
@@ -273,7 +273,7 @@ def test_names_from_a_file_are_escaped_in_the_page(tmp_path):
     assert "&lt;script&gt;" in text
 
 
-def test_wrong_usage_is_told(run, model):
+def test_wrong_usage_gets_a_clear_message(run, model):
     assert run("evaluate", "Q4_K")[0] == 2
     assert run("evaluate", "Q4_K", "--on", model, "--json", "--csv")[0] == 2
     assert run("evaluate", "Q4_K", "--on", model, "--sample", "lots")[0] == 2

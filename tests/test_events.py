@@ -22,7 +22,7 @@ def at(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_the_iterator_gives_typed_events_in_order(at, threads):
+def test_the_iterator_yields_typed_events_in_order(at, threads):
     events = list(quantreg.quantize_events("small.gguf", "out.gguf", "Q4_K_M", threads=threads))
     assert isinstance(events[0], Started)
     assert isinstance(events[-1], Finished)
@@ -42,7 +42,7 @@ def test_closing_the_iterator_early_leaves_no_output(at, threads):
     assert os.listdir() == ["small.gguf"]
 
 
-def test_log_json_is_an_object_a_line_and_nothing_else(at, capsys):
+def test_log_json_prints_one_object_per_line_and_nothing_else(at, capsys):
     assert cli.main(["quantize", "--log-json", "small.gguf", "out.gguf", "Q4_K_M"]) == 0
     out, err = capsys.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
@@ -64,7 +64,7 @@ def test_log_json_keeps_errors_to_one_line_on_stderr(at, capsys):
 
 
 def on_a_terminal(*words):
-    """(exit code, what a terminal of 100 columns shows of stderr)."""
+    """Run the command on a terminal of 100 columns; return the exit code and what stderr shows there."""
     pty = pytest.importorskip("pty", reason="no pseudo-terminals on this system")
     ours, theirs = pty.openpty()
     env = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
@@ -75,7 +75,7 @@ def on_a_terminal(*words):
         while True:
             try:
                 part = os.read(ours, 65536)
-            except OSError:  # so Linux tells the end
+            except OSError:  # Linux reports the end of the stream this way
                 break
             if not part:
                 break
@@ -84,7 +84,7 @@ def on_a_terminal(*words):
     return process.returncode, shown.decode()
 
 
-def test_a_terminal_shows_a_bar_that_fills_and_other_outputs_a_line_a_tensor(at, capsys):
+def test_a_terminal_shows_a_bar_and_other_outputs_get_one_line_per_tensor(at, capsys):
     code, shown = on_a_terminal("quantize", "small.gguf", "bar.gguf", "Q4_K_M")
     assert code == 0
     assert "100%" in shown
@@ -97,7 +97,7 @@ def test_a_terminal_shows_a_bar_that_fills_and_other_outputs_a_line_a_tensor(at,
     assert (at / "bar.gguf").read_bytes() == (at / "lines.gguf").read_bytes()
 
 
-def test_the_bar_takes_names_as_they_are(at):
+def test_the_bar_shows_names_without_markup_or_control_characters(at):
     quantreg.write("odd.gguf", {}, dict.fromkeys(["a[/b].weight", "c\x1b[2J.weight"], np.ones((2, 256), np.float16)))
     code, shown = on_a_terminal("quantize", "odd.gguf", "out.gguf", "Q8_0")
     assert code == 0, shown
@@ -106,7 +106,7 @@ def test_the_bar_takes_names_as_they_are(at):
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell closes the stream")
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-"])
-def test_closed_streams_do_not_matter(at, closed):
+def test_a_run_succeeds_with_closed_streams(at, closed):
     command = [sys.executable, "-P", "-m", "quantreg", "quantize", "small.gguf", "out.gguf", "Q4_K_M"]
     assert subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *command]).returncode == 0
     assert (at / "out.gguf").exists()

@@ -66,7 +66,8 @@ class Commands(click.Group):
         hooks = registry.hook.register_commands.get_hookimpls()
         if hooks == self._asked:
             return
-        self._asked, self.commands = hooks, {}
+        self._asked = hooks
+        self.commands.clear()
         for hook in hooks:
             theirs = click.Group()
             try:
@@ -77,7 +78,7 @@ class Commands(click.Group):
             except Exception as error:  # a plugin may fail in any way; it must disable only itself
                 registry.blame("register_commands", hook, error)
                 continue
-            self.commands |= theirs.commands
+            self.commands.update(theirs.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -95,9 +95,10 @@ def _describe(plugin: "Plugin", registry: "Registry") -> dict[str, Any]:
 )
 @click.option("--in", "folder", default=".", metavar="FOLDER", help="Parent folder. Default: the current folder.")
 def new(name: str, kind: Literal["python", "cython"], type_id: int | None, folder: str) -> None:
-    """Create a folder NAME with a working plugin, whose 3-bit format you change into your own.
+    """Create a folder NAME with a working plugin.
 
-    NAME becomes the name of the distribution. For example, my-q3 gives a type MY_Q3.
+    Its codec encodes a simple 3-bit format, which you change into your own. NAME becomes the name of the distribution.
+    For example, my-q3 gives a type MY_Q3.
     """
     from quantreg.scaffold import new_plugin
 
@@ -121,7 +122,7 @@ def new(name: str, kind: Literal["python", "cython"], type_id: int | None, folde
 @click.option("--quick", is_flag=True, help="Test fewer shapes, scales and seeds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--golden", metavar="FILE", help="Compare the encoded bytes with this file.")
-@click.option("--update-golden", is_flag=True, help="Replace the file of --golden by the bytes of this run.")
+@click.option("--update-golden", is_flag=True, help="Write the encoded bytes of this run to the file of --golden.")
 @click.pass_context
 def check(
     ctx: click.Context, /, name: str, quick: bool, as_json: bool, golden: str | None, update_golden: bool
