@@ -20,11 +20,12 @@ from libc.string cimport memcpy
 from quantreg_kernels.abi cimport IMPORTANCE_NONE, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
 from quantreg_kernels.lanes cimport (
     LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vb, vb_load, vf, vf_eq, vf_from_f16, vf_from_vi, vf_select,
-    vf_set1, vf_set1_f16, vf_store, vi, vi_clamp, vi_f16, vi_load_u8, vi_nearest, vi_select, vi_set1, vi_trunc, vm,
+    vf_set1, vf_set1_f16, vf_store, vi, vi_clamp, vi_eq, vi_f16, vi_load_u8, vi_nearest, vi_select, vi_set1, vi_trunc, vm,
+    vm_any, vm_or,
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kernels.search cimport largest, search_symmetric, search_symmetric_exact, sum_of
-from quantreg_kquants._descent cimport Terms, search_descent
+from quantreg_kquants._descent cimport Descents, fetch_q, search_descents
 from quantreg_kquants._search cimport (
     block_sigma2, error_weights, requantize, score_super_blocks, store_2bit,
 )
@@ -38,18 +39,18 @@ cdef enum:
 cdef float VARIANCE = 2
 
 
-# What the searches read and write. The order of the members matters: see Terms in _descent.pxd.
+# What the searches read and write.
 cdef struct Searched:
     vf x[BLOCK]
     vf q[BLOCK]
-    Terms at
+    Descents descents
 
 
 cdef inline void search_scales(const EncodeArgs *a, const Group *g, Searched *s, vi *d, vi *scales) noexcept nogil:
     """Find q in 0..7 and a scale in 0..63 for each sub-block, and the float16 d. A scale of 32 stands for 0.
 
     Without importance the reference uses another search (_descent.pxd), and it divides the range of the scales evenly
-    instead of searching for d.
+    instead of searching for d. The q are then only written if requantize needs them: where d or a scale is 0.
     """
     cdef vf w[16]
     cdef vf scale[16]
@@ -58,11 +59,10 @@ cdef inline void search_scales(const EncodeArgs *a, const Group *g, Searched *s,
     cdef const vf *x = s.x
     cdef vf *q = s.q
     cdef vf peak, amax, inverse, sigma2
-    cdef vm zero
+    cdef vm zero, kept
     cdef int j
     if a.importance_kind == IMPORTANCE_NONE:
-        for j in range(16):
-            scale[j] = search_descent(x + 16 * j, q + 16 * j, &s.at, 4)
+        search_descents(g.src, x, 4, &s.descents, scale)
         largest(scale, 16, &peak, &amax)
         zero = vf_eq(peak, vf_set1(0))
         inverse = vf_set1(-32) / peak
@@ -70,6 +70,11 @@ cdef inline void search_scales(const EncodeArgs *a, const Group *g, Searched *s,
             scales[j] = vi_clamp((vi_nearest(inverse * scale[j]) << 24) >> 24, -32, 31) + 32
             scales[j] = vi_select(zero, vi_set1(0), scales[j])
         d[0] = vi_f16(vf_select(zero, vf_set1(0), vf_set1(1) / inverse))
+        kept = vi_eq(d[0] & 0x7fff, vi_set1(0))
+        for j in range(16):
+            kept = vm_or(kept, vi_eq(scales[j], vi_set1(32)))
+        if vm_any(kept):
+            fetch_q(&s.descents, x, 4, q)
         return
     sigma2 = block_sigma2(x, VARIANCE)
     for j in range(16):
