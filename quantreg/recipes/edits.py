@@ -70,8 +70,8 @@ def _override(key: str, value: Any) -> MetadataEdit:
     if isinstance(value, int):
         if abs(value) > 0xFFFFFFFF:
             raise PlanError(
-                f"override {key}: {value} does not fit into 32 bits: pass quantreg.gguf.Value('u64', {value}), or set it "
-                f"in the output with `quantreg metadata set IN OUT {key}=u64:{value}`"
+                f"override {key}: {value} does not fit into 32 bits: pass quantreg.gguf.Value('u64', {value}), or set "
+                f"it in the output with `quantreg metadata set IN OUT {key}=u64:{value}`"
             )
         return MetadataEdit(key, "u32", abs(value))
     if isinstance(value, float):

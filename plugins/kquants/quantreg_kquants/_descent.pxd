@@ -24,7 +24,7 @@ Three things make this fast. All of them leave the reference's bits as they are.
 from libc.stdint cimport int32_t
 
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_load, lowest_bit, vf, vf_bits, vf_eq, vf_from_vi, vf_ge, vf_gt, vf_le, vf_lt, vf_min, vf_ne, vf_select,
+    LANES, lanes_load, vf, vf_bits, vf_eq, vf_from_vi, vf_ge, vf_gt, vf_le, vf_lt, vf_min, vf_ne, vf_select,
     vf_set1, vf_store, vi_clamp, vi_gather, vi_load, vi_nearest, vm, vm_and, vm_any, vm_bits, vm_not, vm_or,
 )
 from quantreg_kernels.search cimport largest, round_signed
@@ -157,15 +157,15 @@ cdef inline void search_descents(const float *const *src, const vf *x, int nmax,
     cdef float found[LANES]
     cdef int32_t *number = s.number
     cdef unsigned int bits
+    cdef int count = 0
     cdef int b, j, l
-    s.count = 0
     for j in range(16):
         scale[j] = first_scale(x + 16 * j, nmax, &s.inverse[j])
         bits = vm_bits(vf_gt(s.inverse[j], vf_set1(0)))
-        while bits:
-            number[s.count] = LANES * j + lowest_bit(bits)
-            s.count += 1
-            bits &= bits - 1
+        for l in range(LANES):
+            number[count] = LANES * j + l  # overwritten unless it counts: a branch would be hard to predict
+            count += (bits >> l) & 1
+    s.count = count
     for b in range((s.count + LANES - 1) // LANES):
         for l in range(LANES):
             if LANES * b + l >= s.count:
