@@ -1,5 +1,6 @@
 """File types: the registry, the built-in table, and recipes of plugins."""
 
+import pickle
 import re
 import subprocess
 import sys
@@ -213,3 +214,10 @@ def test_importing_recipes_loads_neither_numpy_nor_pluggy_nor_click():
     script = "import sys; import quantreg.recipes; print([m for m in ('numpy', 'pluggy', 'click') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_built_in_file_type_pickles_and_so_does_a_plan_made_with_it():
+    for file_type in BUILT_IN:
+        assert pickle.loads(pickle.dumps(file_type)) == file_type
+    planned = plan_header(llama(), "Q4_K_M", types=TYPES)
+    assert pickle.loads(pickle.dumps(planned)) == planned

@@ -140,14 +140,23 @@ def condition(text: str) -> Callable[[C], C]:
     return mark
 
 
+@dataclass(frozen=True, slots=True)
+class _Not:
+    """The opposite of a condition. It is a class, and not a function within one, so that plans pickle."""
+
+    positive: Condition
+
+    @property
+    def text(self) -> str:
+        return f"not {_text(self.positive)}"
+
+    def __call__(self, candidate: Candidate) -> bool:
+        return not self.positive(candidate)
+
+
 def unless(positive: Condition) -> Condition:
     """The opposite of a condition."""
-
-    @condition(f"not {_text(positive)}")
-    def negative(candidate: Candidate) -> bool:
-        return not positive(candidate)
-
-    return negative
+    return _Not(positive)
 
 
 @dataclass(frozen=True, slots=True)
