@@ -8,13 +8,14 @@ from os import PathLike
 from typing import Any
 
 from quantreg.errors import PlanError
-from quantreg.events import Event, Finished
+from quantreg.events import Event, Finished, TensorDone
 from quantreg.importance import ImportanceMatrix
 from quantreg.jobs import shards
 from quantreg.jobs.inputs import open_imatrix, open_source
 from quantreg.jobs.results import QuantizeResult, WriteResult
 from quantreg.jobs.resume import identity_of
 from quantreg.jobs.writing import write_files
+from quantreg.loss import explain, is_lost
 from quantreg.recipes import FileType, Plan, PlanOptions, plan_header
 from quantreg.storage import PartialFile
 
@@ -160,10 +161,14 @@ def _events(
         def begin(file, **keywords):
             return PartialFile(file.path, identity | {"output": file.digest}, resume=resume, **keywords)
 
-    yield from write_files(
+    lost = []
+    for event in write_files(
         source, planned, files, imatrix, threads=threads, executor=executor, force=force, begin=begin
-    )  # fmt: skip
-    warnings = (*source.warnings, *planned.warnings, *warnings, *(() if imatrix is None else imatrix.warnings))
+    ):  # fmt: skip
+        if isinstance(event, TensorDone) and is_lost(event.error):
+            lost.append(explain(event.tensor.name, event.tensor.to_type, event.error))
+        yield event
+    warnings = (*lost, *source.warnings, *planned.warnings, *warnings, *(() if imatrix is None else imatrix.warnings))
     written = WriteResult.of(files)
     yield Finished(
         QuantizeResult(

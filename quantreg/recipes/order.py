@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from quantreg.errors import PlanError
+from quantreg.names import layer_of
 
-__all__ = ["arrange", "layer_of", "trimmed"]
+__all__ = ["arrange", "trimmed"]
 
 _BLOCK = re.compile(r"blk\.(\d+)\.", re.ASCII)
 
@@ -17,12 +18,6 @@ class _Named(Protocol):
 
 
 N = TypeVar("N", bound=_Named)
-
-
-def layer_of(name: str) -> int | None:
-    """The N of a name that begins with ``blk.N``, else None. Accepts all that the reference's scanf accepts."""
-    found = re.match(r"blk\.\s*([+-]?\d+)", name, re.ASCII)
-    return int(found[1]) if found else None
 
 
 def trimmed(dims: Iterable[int]) -> tuple[int, ...]:

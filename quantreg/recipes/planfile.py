@@ -9,6 +9,7 @@ from quantreg.errors import PlanError
 from quantreg.recipes.calibration import Calibration, Importance, decided
 from quantreg.recipes.catalog import file_types
 from quantreg.recipes.checks import Checks
+from quantreg.recipes.fitted import with_parameters
 from quantreg.recipes.model import ModelHeader
 from quantreg.recipes.options import PlanOptions
 from quantreg.recipes.order import trimmed
@@ -108,8 +109,10 @@ class PlanFile:
         seen: set[str] = set()
         for row in self._field("tensors", list):
             tensors.append(_tensor(self.path, row, sources, seen, types, calibration))
+        architecture = str(header.metadata.get("general.architecture", ""))
+        kept = with_parameters(tensors, header.tensors, header.metadata, architecture, types, file_type)
         warnings = []
-        planned = {tensor.source.name for tensor in tensors}
+        planned = {tensor.source.name for tensor in tensors} | kept.stale
         unused = [info.name for info in header.tensors if info.name not in planned]
         if unused:
             warnings.append(
@@ -119,12 +122,13 @@ class PlanFile:
         checks = Checks(file_type, self.options, {qtype.type_id for qtype in types.values()}, bool(calibration.names))
         return Plan(
             file_type,
-            tuple(tensors),
+            kept.tensors,
             _edits(self.path, self._field("metadata", list)),
             (*warnings, *checks.warnings(tensors)),
             checks.problems(tensors),
             imatrix=None if imatrix is None else imatrix.path,
             options=self.options,
+            parameters=kept.parameters,
         )
 
     def _field(self, key: str, kind: type | tuple[type, ...]) -> Any:

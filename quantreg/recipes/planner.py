@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantreg.errors import PlanError, QuantregError
 from quantreg.ggml import PLAIN_TYPES
+from quantreg.names import role_of
 from quantreg.recipes.assumed import Watched
 from quantreg.recipes.calibration import EMBEDDINGS, Calibration, Importance, decided
 from quantreg.recipes.catalog import file_types
 from quantreg.recipes.checks import Checks
 from quantreg.recipes.edits import metadata_edits
 from quantreg.recipes.filetype import FileType
+from quantreg.recipes.fitted import with_parameters
 from quantreg.recipes.keep import kept_because
 from quantreg.recipes.model import ModelHeader, model_facts
 from quantreg.recipes.options import PlanOptions, pairs
 from quantreg.recipes.order import arrange, trimmed
 from quantreg.recipes.plans import Plan, TensorPlan
-from quantreg.recipes.rules import ATTENTION_V, Candidate, Choice, Rule, role_of
+from quantreg.recipes.rules import ATTENTION_V, Candidate, Choice, Rule
 
 if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
     from quantreg.gguf import TensorInfo
@@ -116,14 +118,18 @@ class _Planner:
             self.block_count,
         )  # fmt: skip
         checks = Checks(self.file_type, self.options, self.decodable, n_entries > 0)
+        kept = with_parameters(
+            planned, self.header.tensors, self.header.metadata, self.model.architecture, self.types, self.file_type
+        )  # fmt: skip
         return Plan(
             self.file_type,
-            tuple(planned),
+            kept.tensors,
             edits,
             (*self.watched.assumptions(planned), *checks.warnings(planned), *self._unused_patterns()),
             checks.problems(planned),
             imatrix=None if self.imatrix is None else self.imatrix.path,
             options=self.options,
+            parameters=kept.parameters,
         )
 
     def _plan_tensor(self, name: str, source: "TensorInfo") -> TensorPlan:
