@@ -7,6 +7,7 @@ from quantreg.errors import PlanError
 from quantreg.importance import ImportanceMatrix
 from quantreg.jobs.safetensors import SafetensorsSource
 from quantreg.jobs.source import Source
+from quantreg.safetensors import is_safetensors
 
 __all__ = ["open_imatrix", "open_source"]
 
@@ -19,7 +20,7 @@ def open_source(
     ``names`` maps the names in a safetensors file to GGUF's, see `SafetensorsSource`. Raises GGUFFormatError,
     SafetensorsError, PlanError, OSError.
     """
-    if os.fspath(path).endswith((".safetensors", ".safetensors.index.json")):
+    if is_safetensors(path):
         return SafetensorsSource(path, names)
     if names is not None:
         raise PlanError(f"{os.fspath(path)}: names are for safetensors files, tensors of a GGUF file have theirs")
