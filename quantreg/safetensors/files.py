@@ -43,7 +43,7 @@ def _indexed(path: str) -> list[str]:
             raise SafetensorsError(f"{path}: {name!r:.80} is not the name of a safetensors file beside it")
     files = sorted(set(weight_map.values()))
     paths = [os.path.join(os.path.dirname(path), name) for name in files]
-    there: dict[str, str] = {}
+    there: dict[str, Any] = {}
     for name, shard in zip(files, paths, strict=True):
         if not os.path.exists(shard):
             raise SafetensorsError(f"{path}: the shard {name} is missing: download it as well")
