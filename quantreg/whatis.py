@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from quantreg.errors import GGUFFormatError
 
-__all__ = ["SHARD_NAME", "Kind", "kind_of", "looks_like_safetensors", "model_path", "read_head"]
+__all__ = ["SHARD_NAME", "Kind", "kind_of", "looks_like_safetensors", "model_path", "piece_of", "read_head"]
 
 HEAD = 4096  # bytes at the beginning of a file from which its kind is told
 
@@ -73,10 +73,12 @@ def kind_of(head: bytes, size: int) -> Kind | None:
     if looks_like_safetensors(head, size):
         return _SAFETENSORS
     if head.startswith(b"PK\3\4"):
-        if b"data.pkl" in head[:256] or b"/byteorder" in head[:256] or b"/version" in head[:256]:
+        if b".pkl" in head[:512] or b"/byteorder" in head[:512]:
             return _PYTORCH
+        if b".npy" in head[:512]:
+            return Kind("a NumPy archive (.npz)", "load it with numpy.load, and write a model with quantreg.write")
         return Kind("a zip archive", _UNPACK)
-    if re.match(rb"\x80[\2-\5](\x8a\x0a\x6c\xfc\x9c\x46\xf9|\x95|}q|ccollections|ctorch)", head, re.DOTALL):
+    if re.match(rb"\x80[\2-\5][\x8a\x8c\x95}\](c]", head):
         return _PYTORCH._replace(name="a Python pickle, as PyTorch writes")
     if head[257:262] == b"ustar":
         return Kind("a tar archive", _UNPACK)
@@ -84,6 +86,8 @@ def kind_of(head: bytes, size: int) -> Kind | None:
         return Kind("a TensorFlow Lite model", _CONVERT)
     if re.match(rb"\x08[\1-\x20](\x12|\x1a|:)", head):  # protobuf: ir_version, then the name of the producer or a graph
         return Kind("an ONNX model", _CONVERT)
+    if head[:1] == b"\n" and b"<unk>" in head[:64]:
+        return Kind("a SentencePiece tokenizer", "give the model that it belongs to")
     if re.match(rb"..\0\0[\1-\xff]\0\0\0[a-z][\w.]+\.weight", head, re.DOTALL):
         return Kind("an importance matrix in the older .dat format", "give it as --imatrix, beside the model")
     if not head.strip(b"\0"):
@@ -104,13 +108,16 @@ def _text(head: bytes) -> Kind | None:
         return None
     start = text[:200].lower()
     if start.startswith(("<!doctype html", "<html", "<head", "<?xml", "<!--")):
-        what = "an XML page" if start.startswith("<?xml") else "a web page"
-        return Kind(what, "the download failed: open the file in an editor to see why, and download the model again")
+        what = "an XML file" if start.startswith("<?xml") else "a web page"
+        return Kind(what, "if a download failed, its text says why: read it, and download the model again")
     if text[0] in "{[":
         if '"weight_map"' in text or '"total_size"' in text:
             if "pytorch_model" in text or ".bin" in text:
                 return Kind("the index of a PyTorch checkpoint", _CONVERT)
-            return Kind("the index of a safetensors model", "name it NAME.safetensors.index.json, beside its shards")
+            advice = (
+                "put it beside its shards as NAME.safetensors.index.json, and make GGUF of it with `quantreg quantize`"
+            )
+            return Kind("the index of a safetensors model", advice)
         if '"quantreg_plan"' in text:
             return Kind("a plan", "give it as --plan, beside the model")
         return Kind("a JSON file", "give the model itself, a GGUF or safetensors file")
@@ -142,6 +149,8 @@ def model_path(path: object) -> str:
     except OSError:
         if name == "-":
             raise _not_a_file(name, "would be standard input, which is not supported", _NO_PIPE) from None
+        if re.match(r"[a-z][a-z0-9+.-]+://", name, re.ASCII | re.IGNORECASE):
+            raise _not_a_file(name, "is a web address", "download the model, and give the path of the file") from None
         return name
     if stat.S_ISDIR(mode):
         return _model_in(name)
@@ -149,6 +158,19 @@ def model_path(path: object) -> str:
         what = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
         raise _not_a_file(name, f"is {what}, not a regular file", _NO_PIPE)
     return name
+
+
+def piece_of(path: str) -> str | None:
+    """What a file is that its name says is unfinished or a piece of another file, with advice; None for other names."""
+    base = os.path.basename(path)
+    if base.endswith(".partial") and os.path.exists(f"{path}.journal"):
+        return "this is an unfinished output of quantreg: run the same command again with --resume"
+    if base.endswith((".part", ".partial", ".incomplete", ".crdownload", ".download", ".aria2", ".tmp")):
+        return "its name says that it is an unfinished download: finish it"
+    found = re.fullmatch(r"(.*\.(?:gguf|safetensors))[-._](?:split|part)?[-._]?(?:[a-z]{1,2}|\d{1,5}(?:of\d+)?)", base)
+    if found:
+        return f"its name says that it is a piece of {found[1]}: join the pieces, for example with cat"
+    return None
 
 
 _NO_PIPE = "a model is read at many places, so write it to a file and give the path of that"

@@ -14,7 +14,7 @@ from quantreg.errors import GGUFFormatError
 from quantreg.ggml import TypeLayout, layout_of
 from quantreg.gguf import rules
 from quantreg.gguf.metadata import Metadata, type_name
-from quantreg.whatis import HEAD, kind_of, model_path
+from quantreg.whatis import HEAD, kind_of, model_path, piece_of
 from quantreg_kernels._gguf import ScanError, scan
 
 if TYPE_CHECKING:
@@ -155,6 +155,9 @@ def _read(
         code, message, offset, field, value, limit = error.args
         if code in ("bad-magic", "too-short"):
             message = _what_it_is(bytes(memoryview(more(min(size, HEAD)))[:HEAD]), size) or message
+        elif code == "bad-version":
+            message += ": make the file again with a current converter"
+        message = _with_piece(message, path)
         raise GGUFFormatError(code, message, offset=offset, field=field, found=value, limit=limit, path=path) from None
     except MemoryError:
         message = "the header does not fit into memory: use a machine with more memory"
@@ -172,6 +175,12 @@ def _what_it_is(head: bytes, size: int) -> str | None:
     if kind is None or not size:
         return kind and f"is {kind.name}: {kind.advice}"
     return f"is not a GGUF file but {kind.name}: {kind.advice}"
+
+
+def _with_piece(message: str, path: str | None) -> str:
+    """Add to a message that the name of the file says why it is not whole, if it does."""
+    piece = piece_of(path) if path is not None else None
+    return f"{message}; {piece}" if piece else message
 
 
 class _Found:
@@ -239,7 +248,7 @@ def _placed(found: _Found, data_offset: int, size: int) -> tuple[tuple[TensorInf
         end = data_offset + offset + nbytes
         if end > size and (nbytes or floating or not info.known):
             message = f"ends at byte {end}, but the file has {size} bytes: download or copy it again"
-            refuse("tensor-past-end", message, end, size)
+            refuse("tensor-past-end", _with_piece(message, found.path), end, size)
         if offset < expected:
             message = f"begins at {offset}, but the tensor before it ends at {expected}"
             refuse("tensor-overlap", message, offset, expected)

@@ -39,4 +39,6 @@ def open_source(
 
 def open_imatrix(imatrix: "ImportanceMatrix | str | os.PathLike[str] | None") -> ImportanceMatrix | None:
     """The importance matrix, read if it is given as a path; None without one."""
-    return imatrix if imatrix is None or isinstance(imatrix, ImportanceMatrix) else ImportanceMatrix.read(imatrix)
+    if imatrix is None or isinstance(imatrix, ImportanceMatrix):
+        return imatrix
+    return ImportanceMatrix.read(os.fsdecode(imatrix))

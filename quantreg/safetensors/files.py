@@ -85,9 +85,9 @@ def _numbered(path: str, shard: "re.Match[str]") -> list[str]:
     return paths
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: str | bytes | os.PathLike[str]) -> Any:
     """The value in a JSON file. Raises SafetensorsError if it is not JSON, OSError."""
-    path = os.fspath(path)
+    path = os.fsdecode(path)
     with open(path, "rb") as file:
         return parsed(file.read(), path)
 

@@ -68,7 +68,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, MAX_HEADER):
+        if size < 8 or not 0 < length <= min(size - 8, MAX_HEADER):
             file.seek(0)
             kind = kind_of(file.read(HEAD), size)
             if kind is not None:

@@ -87,8 +87,8 @@ def _wanted(
 def _names(names: Any) -> dict[str, str | None]:
     if names is None:
         return {}
-    if isinstance(names, (str, os.PathLike)):
-        data, where = read_json(names), os.fspath(names)
+    if isinstance(names, (str, bytes, os.PathLike)):
+        data, where = read_json(names), os.fsdecode(names)
     else:
         data, where = dict(names), "names"
     if not isinstance(data, dict) or not all(v is None or (isinstance(v, str) and v) for v in data.values()):

@@ -71,7 +71,8 @@ class AtomicFile:
         size: int | None = None,
         source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
     ) -> None:
-        if os.fspath(path) in ("-", b"-"):
+        path = os.fsdecode(path)
+        if path == "-":
             raise OutputError(
                 "-: standard output is not supported, because a file is written at many places and checked before it "
                 "appears: give the name of a file (./- for one with this name)"
@@ -80,7 +81,9 @@ class AtomicFile:
         self.path = Path(os.path.realpath(path))
         self.force = force
         self.size = size
-        self.sources = [] if source is None else [source] if isinstance(source, (str, os.PathLike)) else list(source)
+        self.sources = (
+            [] if source is None else [source] if isinstance(source, (str, bytes, os.PathLike)) else list(source)
+        )
         self._temporary = self.path.parent / f".quantreg-{os.urandom(8).hex()}.tmp"
         self._shown = self.path  # the name in messages
         self._fd = -1
