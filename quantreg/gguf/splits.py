@@ -75,7 +75,12 @@ def read_shards(
         raise GGUFFormatError("split-missing", message, field="split.count", limit=count, path=given.path)
     shards: list[Header] = []
     for i in range(count):
-        shard = given if i == number else read_header(paths[i], layout=layout)
+        try:
+            shard = given if i == number else read_header(paths[i], layout=layout)
+        except (GGUFFormatError, OSError) as error:
+            if partial:
+                return _alone(given, str(error), number, count)
+            raise
         for key, wanted in (("split.no", i), ("split.count", count)):
             found = _number(shard, key, -1)
             if found != wanted:
