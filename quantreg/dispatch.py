@@ -209,12 +209,10 @@ def encode_slab(
         return
     if scorer is not None:
         importance = _ask_scorer(scorer, qtype, tensor, rows, importance)
-    codec = qtype.codec
-    scored = importance is not None and importance.ndim == 1 and codec.has_scorer
-    if scored and codec.level != "python" and not registry.is_built_in(qtype):  # a PythonCodec checks its own scores
+    if importance is not None and importance.ndim == 1 and _scores_are_foreign(qtype):
         check_codec_scores(qtype, rows, importance, tensor)
     try:
-        codec.encode_rows(rows, out, importance, first_row)
+        qtype.codec.encode_rows(rows, out, importance, first_row)
     except ValueError as error:
         raise _explain(error, qtype, tensor) from None
     except CodecError as error:
@@ -303,6 +301,11 @@ def _ask_scorer(
             f"{tensor or 'a tensor'}: score_importance returned NaN, infinity or negative values: repair the plugin"
         )
     return revived(weights)[0]
+
+
+def _scores_are_foreign(qtype: QuantType) -> bool:
+    """Whether the scores of a type come from a compiled codec of others. A PythonCodec checks its scores itself."""
+    return qtype.codec.has_scorer and qtype.codec.level != "python" and not registry.is_built_in(qtype)
 
 
 def _explain(error: ValueError, qtype: QuantType, tensor: str | None) -> ValueError:
