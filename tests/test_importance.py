@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import quantreg
 from quantreg.errors import ImportanceError
 from quantreg.importance import ImportanceMatrix
-from quantreg.registry import registry
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "imatrix"
 f32 = np.float32
@@ -117,7 +115,11 @@ def test_blocks_of_zeros_are_kept_with_a_warning(tmp_path):
     values[32:64] = 0
     matrix = read(tmp_path, legacy([("a", 1, values)]))
     assert bits(matrix.row("a", 96)) == bits(values)
-    assert matrix.warnings[0].endswith("entry a: 1 of 3 blocks of 32 columns are all zero")
+    assert matrix.warnings[0].endswith(
+        "entry a: 2 of 6 blocks of 16 columns are all zero, and many types lose the weights of such a block: "
+        "--imatrix-floor (imatrix_floor=) keeps them"
+    )
+    assert bits(matrix.row("a", 96, floor=0.25)) == bits(np.maximum(values, f32(1 / 6)))
 
 
 def test_a_matrix_of_own_statistics():
@@ -290,107 +292,3 @@ def test_a_file_with_a_changed_byte_is_read_or_refused(tmp_path_factory, at, byt
     path.write_bytes(GOOD[:at] + bytes([byte]) + GOOD[at + 1 :])
     with contextlib.suppress(ImportanceError):
         ImportanceMatrix.read(path)
-
-
-# --- through the array API ---
-
-WEIGHTS = np.random.default_rng(3).standard_normal((3, 8, 512)).astype(f32)
-
-
-def loss(x, name, importance):
-    back = quantreg.dequantize(quantreg.quantize(x, name, importance), name)
-    return float(np.sqrt(np.square(back - x).mean() / np.square(x).mean()))
-
-
-@pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "IQ4_XS", "IQ2_S"])
-@pytest.mark.parametrize(
-    "importance",
-    [
-        np.zeros(512),  # one row for all experts
-        np.stack([np.ones(512), np.zeros(512), np.ones(512)]),  # one expert that was never called
-        np.where(np.arange(8)[:, None] == 2, 0, np.ones((3, 8, 512))),  # error weights with a dead row in each expert
-    ],
-)
-def test_rows_of_zero_importance_become_ones_with_a_warning(name, importance):
-    plain = loss(WEIGHTS, name, np.ones(importance.shape))
-    with pytest.warns(RuntimeWarning, match="importance is all zeros in"):
-        guarded = loss(WEIGHTS, name, importance)
-    assert guarded == plain
-
-
-def test_the_warning_about_zeros_names_the_tensor_and_counts_the_rows():
-    importance = np.ones((3, 512))
-    importance[1:] = 0
-    with pytest.warns(RuntimeWarning, match=r"blk\.0\.ffn_up\.weight: importance is all zeros in 2 of 3 rows"):
-        quantreg.quantize(WEIGHTS, "Q4_K", importance, tensor="blk.0.ffn_up.weight")
-    assert not importance[1:].any()  # the caller's array is not changed
-
-
-@pytest.mark.parametrize("shape", [(512,), (3, 512), (3, 8, 512)])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 1e300])
-def test_importance_that_float32_cannot_hold_or_that_is_negative_is_refused(shape, value):
-    importance = np.ones(shape)
-    importance[..., 5] = value
-    with pytest.raises(quantreg.NonFiniteError, match="importance holds NaN, infinity or negative values"):
-        quantreg.quantize(WEIGHTS, "Q4_K", importance)
-
-
-class Codec:
-    """A codec that encodes as the built-in one of Q4_K does, and computes scores of its own."""
-
-    def __init__(self, score):
-        self.inner, self.score = quantreg.types["Q4_K"].codec, score
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-    def score_rows(self, x, columns, out):
-        out[...] = self.score(x, columns)
-
-
-def of_codec(score):
-    return quantreg.QuantType("MINE", type_id=12, block_size=256, type_size=144, codec=lambda: Codec(score))
-
-
-def of_python_codec(score):
-    def encode(rows, importance):
-        return np.zeros((len(rows), rows.shape[1] // 32 * 34), np.uint8)
-
-    def decode(blocks):
-        return np.zeros((len(blocks), blocks.shape[1] // 34 * 32), f32)
-
-    mine = quantreg.QuantType(
-        "MINE", type_id=1012, block_size=32, type_size=34,
-        codec=lambda: quantreg.PythonCodec(mine, encode, decode, score),
-    )  # fmt: skip
-    return mine
-
-
-@pytest.mark.parametrize("make", [of_codec, of_python_codec])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
-def test_scores_of_a_codec_that_are_wrong_are_refused_with_type_and_tensor(make, value):
-    def score(rows, columns):
-        scores = np.broadcast_to(columns, rows.shape).copy()
-        scores[-1, 7] = value
-        return scores
-
-    with pytest.raises(quantreg.CodecError, match=r"^blk\.1\.ffn_up\.weight: .*score.* MINE|MINE scores"):
-        quantreg.quantize(WEIGHTS, make(score), np.ones(512), tensor="blk.1.ffn_up.weight")
-    good = make(lambda rows, columns: np.ascontiguousarray(np.broadcast_to(columns, rows.shape)))
-    quantreg.quantize(WEIGHTS, good, np.ones(512))
-
-
-def test_a_file_is_not_written_with_wrong_scores(tmp_path):
-    mine = of_python_codec(lambda rows, columns: -np.ascontiguousarray(np.broadcast_to(columns, rows.shape)))
-    plugin = type("Mine", (), {"register_types": staticmethod(lambda register: register(mine))})()
-    name = "blk.0.ffn_up.weight"
-    quantreg.write(tmp_path / "a.gguf", {"general.architecture": "llama"}, {name: WEIGHTS[0]})
-    registry.register_plugin(plugin)
-    try:
-        with pytest.raises(quantreg.CodecError, match=rf"^{name}: score of MINE returned -1.0 for row 0, column 0"):
-            quantreg.quantize_file(
-                tmp_path / "a.gguf", tmp_path / "b.gguf", "MINE", imatrix=ImportanceMatrix({name: np.ones(512)})
-            )
-    finally:
-        registry.unregister_plugin(plugin)
-    assert not (tmp_path / "b.gguf").exists()

@@ -22,7 +22,9 @@ if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
 __all__ = ["PlanFile", "write_plan"]
 
 _VERSION = 1
-_KEPT_OPTIONS = ("allow_requantize", "include_weights", "exclude_weights", "on_missing_importance", "keep_split")
+_KEPT_OPTIONS = (
+    "allow_requantize", "include_weights", "exclude_weights", "on_missing_importance", "keep_split", "imatrix_floor",
+)  # fmt: skip
 _AGAIN = "make a new plan of this model with `quantreg plan`"
 
 
