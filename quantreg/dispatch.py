@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 
+from quantreg.arrays import as_array, as_dtype
 from quantreg.errors import CodecError, LossWarning, NonFiniteError, PluginError, ShapeError
 from quantreg.loss import Loss, explain, is_lost, measured
 from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
 from quantreg.registry import registry, types
-from quantreg_kernels._run import first_nonfinite
+from quantreg.scores import are_good, check_codec_scores, check_importance, revived
 
 if TYPE_CHECKING:
     from typing import SupportsIndex
@@ -55,10 +56,12 @@ def quantize(
 ) -> "NDArray[np.uint8]":
     """Encode an array of weights and return its bytes: uint8 of shape (..., bytes per row).
 
-    - ``x``: float32, float16, bfloat16, float64 or integers, of shape (..., cols), in any memory layout.
+    - ``x``: float32, float16, bfloat16, float64 or integers, of shape (..., cols), in any memory layout: a NumPy array,
+      a torch tensor of the CPU, a list, or a QuantizedTensor, which is decoded.
     - ``qtype``: the name, the GGUF type id, or the QuantType.
     - ``importance``: None; column statistics, of shape (cols,), or x.shape[:-2] + (cols,) with one row per expert; or
-      error weights, of the shape of x. Converted to float32.
+      error weights, of the shape of x. Converted to float32. Ones are used, with a RuntimeWarning, for a row that is
+      all zeros: it says nothing, and most types would lose the weights.
     - ``threads``: how many threads encode; by default as many as processors. The bytes do not depend on it.
     - ``tensor``: the name that codecs, the hook score_importance and error messages get.
     - ``parameters``: what `quantreg.fit` returned, for a type that fits parameters to the tensor; else None.
@@ -68,9 +71,11 @@ def quantize(
     scales of the type. Warns with LossWarning if the type cannot hold the weights, so that nearly all is lost.
     """
     found = types[qtype]
-    x = np.asarray(x)
+    if tensor is None and hasattr(x, "type_name"):
+        tensor = getattr(x, "name", None)  # of a QuantizedTensor
+    x = as_array(x, "x")
     if x.ndim == 0:
-        raise ShapeError("x must have at least one dimension: the last one is the weights of a row")
+        raise ShapeError("x must have at least one dimension, the weights of a row: pass x.reshape(1), for example")
     if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
         raise ShapeError(f"x has dtype {x.dtype}: convert it to a float or integer type")
     if not found.codec.can_encode:
@@ -85,7 +90,7 @@ def quantize(
     if x.size == 0:
         out[...] = 0  # rows without weights may still have headers
         return out
-    given = None if importance is None else check_importance(x, importance)
+    given = None if importance is None else check_importance(x, importance, found, tensor)
     scorer = registry.scorer(found) if given is None or given[1] == "columns" else None
     by_matrix = x.ndim > 1 and ((given is not None and given[1] == "columns") or _by_matrix(found))
     slabs = x.reshape(-1, x.shape[-2] if by_matrix else _rows(x), x.shape[-1])
@@ -182,7 +187,7 @@ def dequantize(
     cols = found.row_weights(source.shape[-1])
     shape = (*source.shape[:-1], cols)
     if out is None:
-        out = np.empty(shape, dtype)
+        out = np.empty(shape, as_dtype(dtype))
     elif out.shape != shape:
         raise ShapeError(
             f"out has shape {out.shape}, but the data decodes to shape {shape}: pass an array of that shape"
@@ -225,18 +230,23 @@ def encode_slab(
 
     ``importance`` is None, column statistics (cols,) or error weights (rows, cols). ``scorer`` is the hook
     score_importance, which may replace it (see `Registry.scorer`). ``codec`` is what `QuantType.codec_for` returned, by
-    default the type's own. Raises NonFiniteError, which names ``tensor`` and
-    the row, counted from ``first_row``; PluginError if the scorer fails; ShapeError if its result has a wrong shape.
+    default the type's own. Raises NonFiniteError, which names ``tensor`` and the row, counted from ``first_row``;
+    PluginError if the scorer fails; ShapeError if its result has a wrong shape; CodecError if the codec fails, or
+    scores weights with NaN, infinity or negative values.
     """
     if rows.size == 0:
         out[...] = 0
         return
     if scorer is not None:
         importance = _ask_scorer(scorer, qtype, tensor, rows, importance)
+    if importance is not None and importance.ndim == 1 and _scores_are_foreign(qtype):
+        check_codec_scores(qtype, rows, importance, tensor)
     try:
         (codec or qtype.codec).encode_rows(rows, out, importance, first_row)
     except ValueError as error:
         raise _explain(error, qtype, tensor) from None
+    except CodecError as error:
+        raise (CodecError(f"{tensor}: {error}") if tensor else error) from error.__cause__
 
 
 # ---- matrices and rows ----
@@ -310,32 +320,6 @@ def _assign(out: "NDArray[Any]", first: int, slab: "NDArray[np.float32]") -> Non
 # ---- importance ----
 
 
-def check_importance(
-    x: "NDArray[Any]", importance: "ArrayLike"
-) -> "tuple[NDArray[Any], Literal['columns', 'weights']]":
-    """Return (values, kind). Column statistics become float32 (matrices, cols); error weights stay as they are."""
-    kind: Literal["columns", "weights"] = "columns"
-    given = np.asarray(importance)
-    cols = x.shape[-1]
-    if given.shape == (cols,) and x.ndim != 1:
-        count = int(np.prod(x.shape[:-2], dtype=np.int64))
-        values = np.broadcast_to(np.require(given, np.float32, _PLAIN), (count, cols))
-    elif x.ndim == 1 and given.shape == x.shape:
-        values = np.require(given, np.float32, _PLAIN).reshape(1, cols)
-    elif given.shape == (*x.shape[:-2], cols):
-        values = np.require(given, np.float32, _PLAIN).reshape(-1, cols)
-    elif given.shape == x.shape:
-        values, kind = given, "weights"
-    else:
-        raise ShapeError(
-            f"importance has shape {given.shape}, expected ({cols},) or {(*x.shape[:-2], cols)} for column statistics, "
-            f"or {x.shape} for error weights"
-        )
-    if not np.isfinite(values).all() or (values < 0).any():
-        raise NonFiniteError("importance holds NaN, infinity or negative values: replace them, for example by 0")
-    return values, kind
-
-
 def _ask_scorer(
     scorer: "Callable[..., Any]",
     qtype: QuantType,
@@ -353,11 +337,16 @@ def _ask_scorer(
     if weights.shape not in ((rows.shape[1],), rows.shape):
         expected = f"({rows.shape[1]},) or {rows.shape}"
         raise ShapeError(f"score_importance returned shape {weights.shape}, expected {expected}: repair the plugin")
-    if first_nonfinite(np.atleast_2d(weights)) >= 0 or weights.min(initial=0) < 0:
+    if not are_good(weights):
         raise NonFiniteError(
             f"{tensor or 'a tensor'}: score_importance returned NaN, infinity or negative values: repair the plugin"
         )
-    return weights
+    return revived(weights)[0]
+
+
+def _scores_are_foreign(qtype: QuantType) -> bool:
+    """Whether the scores of a type come from a compiled codec of others. A PythonCodec checks its scores itself."""
+    return qtype.codec.has_scorer and qtype.codec.level != "python" and not registry.is_built_in(qtype)
 
 
 def _explain(error: ValueError, qtype: QuantType, tensor: str | None) -> ValueError:

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantreg.dispatch import SLAB_WEIGHTS, check_importance, float32_rows, rows_per_slab
+from quantreg.arrays import as_array
+from quantreg.dispatch import SLAB_WEIGHTS, float32_rows, rows_per_slab
 from quantreg.errors import CodecError, QuantregError, ShapeError
 from quantreg.parameters import Sample, TensorContext
 from quantreg.qtype import QuantType
 from quantreg.registry import types
+from quantreg.scores import check_importance
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -39,12 +41,12 @@ def fit(
     found = types[qtype]
     if found.parameters is None:
         return {}
-    array = np.asarray(x)
+    array = as_array(x, "x")
     if array.ndim == 0:
         raise ShapeError("x must have at least one dimension: the last one is the weights of a row")
     columns: NDArray[np.float32] | None = None
     if importance is not None:
-        values, kind = check_importance(array, importance)
+        values, kind = check_importance(array, importance, found, tensor)
         if kind != "columns":
             raise ShapeError(
                 f"importance has the shape of x, {array.shape}: to fit parameters pass column statistics of shape "

@@ -142,7 +142,11 @@ class PythonCodec:
         if importance is not None:
             importance = np.ascontiguousarray(importance)
         if self._weighted and importance is not None and importance.ndim == 1:
-            importance = self._call("score", self._weights, (x, importance), first_row, x.shape, np.float32)
+            columns, importance = (
+                importance,
+                self._call("score", self._weights, (x, importance), first_row, x.shape, np.float32),
+            )
+            self._check_scores(importance, columns, first_row)
         data = self._call("encode", self._encode_once, (x, importance), first_row, out.shape, np.uint8)
         back = self._call("decode", self._decode_once, (data,), first_row, x.shape, np.float32)
         bad = first_nonfinite(np.require(back, requirements=["C", "A"]))
@@ -182,6 +186,16 @@ class PythonCodec:
         if x.size:
             arrays = (np.ascontiguousarray(x), np.ascontiguousarray(columns))
             out[...] = self._call("score", self._weights, arrays, 0, x.shape, np.float32)
+
+    def _check_scores(self, scores: "NDArray[np.float32]", columns: "NDArray[np.float32]", first_row: int) -> None:
+        """Raise CodecError for scores that are negative or not finite, unless the statistics are so themselves."""
+        bad = ~np.isfinite(scores) | (scores < 0)
+        if bad.any() and np.isfinite(columns).all() and (columns >= 0).all():
+            row, column = np.argwhere(bad)[0]
+            raise CodecError(
+                f"score of {self.qtype.name} returned {scores[row, column]} for row {first_row + row}, column "
+                f"{column}: scores must be finite and not negative, so correct the function"
+            )
 
     def _encode_once(
         self, rows: "NDArray[np.float32]", importance: "NDArray[np.float32] | None"

@@ -51,6 +51,7 @@ def quantize_file(
     keep_split: bool = False,
     keep_dims: bool = False,
     no_fallback: bool = False,
+    imatrix_floor: float = 0.0,
 ) -> QuantizeResult:
     """Quantize the model at src to dst.
 
@@ -75,7 +76,7 @@ def quantize_file(
         token_embedding_type=token_embedding_type, tensor_types=tensor_types, allow_requantize=allow_requantize,
         override_kv=override_kv, prune_layers=prune_layers, include_weights=include_weights,
         exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
-        keep_dims=keep_dims, no_fallback=no_fallback,
+        keep_dims=keep_dims, no_fallback=no_fallback, imatrix_floor=imatrix_floor,
     )  # fmt: skip
     events = _events(
         src, dst, file_type, imatrix, options, threads=threads, executor=executor, force=force, resumable=resumable,
@@ -118,6 +119,7 @@ def quantize_events(
     keep_split: bool = False,
     keep_dims: bool = False,
     no_fallback: bool = False,
+    imatrix_floor: float = 0.0,
 ) -> Iterator[Event]:
     """Quantize the model at src to dst, as an iterator of the events of `quantreg.events`; the last is Finished.
 
@@ -129,7 +131,7 @@ def quantize_events(
         token_embedding_type=token_embedding_type, tensor_types=tensor_types, allow_requantize=allow_requantize,
         override_kv=override_kv, prune_layers=prune_layers, include_weights=include_weights,
         exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
-        keep_dims=keep_dims, no_fallback=no_fallback,
+        keep_dims=keep_dims, no_fallback=no_fallback, imatrix_floor=imatrix_floor,
     )  # fmt: skip
     return _events(
         src, dst, file_type, imatrix, options, threads=threads, executor=executor, force=force, resumable=resumable,

@@ -36,13 +36,17 @@ SLAB_BYTES: int = 1 << 22  # bytes per work item where data is only copied or co
 
 
 class ImportanceRow(NamedTuple):
-    """Where a worker finds the importance of a slab's columns: row ``expert`` of an entry in an imatrix file."""
+    """Where a worker finds the importance of a slab's columns: row ``expert`` of an entry in an imatrix file.
+
+    ``floor`` is that of `ImportanceMatrix.row`.
+    """
 
     path: str
     stamp: tuple[int, int]
     entry: str
     n_experts: int
     expert: int
+    floor: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +220,8 @@ class Worker:
             if stamp_of(row.path) != tuple(row.stamp):
                 raise ImportanceError(f"{row.path}: the imatrix has changed since the run began: start the run again")
             self._imatrix = (row.path, row.stamp, ImportanceMatrix.read(row.path))
-        return self._imatrix[2].row(row.entry, slab.n_cols, row.n_experts).reshape(-1, slab.n_cols)[row.expert]
+        rows = self._imatrix[2].row(row.entry, slab.n_cols, row.n_experts, row.floor)
+        return rows.reshape(-1, slab.n_cols)[row.expert]
 
     def _check_finite(self, slab: Slab, raw: NDArray[np.uint8]) -> None:
         """Refuse NaN and infinity, which a model must not hold, in data that is only copied."""

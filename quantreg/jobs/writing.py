@@ -18,6 +18,7 @@ from quantreg.jobs.slabs import Done, ImportanceRow, Slab, Worker, in_order, run
 from quantreg.jobs.source import Source, stamp_of
 from quantreg.loss import Loss
 from quantreg.recipes import Plan, TensorPlan
+from quantreg.scores import BLOWN_UP_BY_ZEROS, mostly_zero
 from quantreg.storage import AtomicFile
 
 __all__ = ["write_files"]
@@ -51,7 +52,9 @@ def write_files(
         for file, target in zip(files, targets, strict=True):
             target.pwrite(file.header, 0)
         yield Started(planned, sum(tensor.source.nbytes for tensor in planned.tensors))
-        pieces = _pieces(source, planned, files, targets, imatrix, by_path=executor is not None, check=check)
+        floor = planned.options.imatrix_floor
+        by_path = executor is not None
+        pieces = _pieces(source, planned, files, targets, imatrix, floor, by_path=by_path, check=check)
         if executor is not None:
             done = _elsewhere(pieces, executor, threads)
         elif threads == 1:
@@ -89,7 +92,7 @@ class _Piece:
     loss: Loss = field(default_factory=Loss)
 
 
-def _pieces(source, planned, files, targets, imatrix, by_path, check):
+def _pieces(source, planned, files, targets, imatrix, floor, by_path, check):
     stamps = [stamp_of(path) for path in source.paths]
 
     def rows_of(tensor):
@@ -98,11 +101,17 @@ def _pieces(source, planned, files, targets, imatrix, by_path, check):
         if imatrix is None:
             raise PlanError(f"{tensor.name}: the plan uses importance: give the imatrix that the plan was made with")
         cols, count = tensor.source.n_cols, tensor.n_experts
-        # Reading it here also collects its warnings.
-        rows = imatrix.row(tensor.importance, cols, count).reshape(-1, cols)
+        # Reading it here, not only in the workers, also collects its warnings.
+        rows = imatrix.row(tensor.importance, cols, count, floor).reshape(-1, cols)
+        if tensor.to_type in BLOWN_UP_BY_ZEROS and (share := mostly_zero(rows)):
+            imatrix.warn(
+                f"entry {tensor.importance}: {share:.0%} of the values are zero (calibration did not use these "
+                f"columns), and {tensor.to_type} decodes such columns to several times the largest weight: use "
+                "--imatrix-floor 0.01 (imatrix_floor=0.01), or another type"
+            )
         if by_path and imatrix.path is not None:
             path = os.path.abspath(imatrix.path)
-            return [ImportanceRow(path, stamp_of(path), tensor.importance, count, i) for i in range(count)]
+            return [ImportanceRow(path, stamp_of(path), tensor.importance, count, i, floor) for i in range(count)]
         return list(rows)
 
     def cut(tensor, parameters=None):

@@ -25,6 +25,7 @@ __all__ = ["PlanFile", "write_plan"]
 _VERSION = 1
 _KEPT_OPTIONS = (
     "allow_requantize", "include_weights", "exclude_weights", "on_missing_importance", "keep_split", "keep_dims",
+    "imatrix_floor",
 )  # fmt: skip
 _AGAIN = "make a new plan of this model with `quantreg plan`"
 
