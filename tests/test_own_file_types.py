@@ -89,7 +89,7 @@ def test_the_command_says_which_tensors_it_kept_higher(toy_type, tmp_path, capsy
     assert told in capsys.readouterr().out
     assert told in dry
     with quantreg.open(out) as written:
-        assert {t.type.name for t in written.values() if len(t.shape) == 2} == {"TOY3", "Q4_K", "Q6_K"}
+        assert {t.type_name for t in written.values() if len(t.shape) == 2} == {"TOY3", "Q4_K", "Q6_K"}
     assert cli.main(["quantize", "--pure", "--force", str(model), str(out), "TOY3"]) == 0
     assert "rules that file types share" not in capsys.readouterr().out
     assert cli.main(["quantize", "--dry-run", str(model), "Q4_K_M"]) == 0
