@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from quantreg.recipes.builtin import BUILT_IN
+from quantreg.recipes.builtin import BUILT_IN, recipe_for
 from quantreg.recipes.filetype import FileTypes
 
 if TYPE_CHECKING:
@@ -41,4 +41,4 @@ def _find_type(name: str) -> "QuantType | None":
     return registry.find(name)
 
 
-file_types: FileTypes = FileTypes(BUILT_IN, _hooks, _report, _why_missing, _find_type)
+file_types: FileTypes = FileTypes(BUILT_IN, _hooks, _report, _why_missing, _find_type, recipe_for)

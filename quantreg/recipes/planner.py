@@ -45,7 +45,7 @@ def plan_header(
     """Decide the type of every tensor of a model, without reading tensor data.
 
     ``header`` has ``.metadata`` (a mapping) and ``.tensors`` (TensorInfo objects). ``file_type`` is a FileType or its
-    name, alias or number, or the name of a type to use for every tensor that is quantized. ``imatrix`` is an
+    name, alias or number, or the name of a type (see `quantreg.recipes.builtin.recipe_for`). ``imatrix`` is an
     ImportanceMatrix or None. ``types`` maps type names to QuantTypes (default: the registry).
 
     Raises UnknownFileTypeError and UnknownTypeError for unknown names, ImportanceError for an imatrix that does not fit
