@@ -6,7 +6,7 @@ types given by pattern, the recipe's rules, and last the fallback for rows that 
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantreg.errors import PlanError, QuantregError
@@ -17,6 +17,7 @@ from quantreg.recipes.calibration import EMBEDDINGS, Calibration, Importance, de
 from quantreg.recipes.catalog import file_types
 from quantreg.recipes.checks import Checks
 from quantreg.recipes.edits import metadata_edits
+from quantreg.recipes.effects import without_effect
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.fitted import with_parameters
 from quantreg.recipes.keep import kept_because
@@ -106,6 +107,8 @@ class _Planner:
         self.tied = not roles["output"]
         self.counts: Counter[str] = Counter()
         self.planned: dict[str, str] = {}
+        self.obeyed: set[object] = set()  # the patterns and the names of the options that decided any type
+        self.by_rules: set[str] = set()
 
     def run(self) -> Plan:
         """Plan every tensor, in order."""
@@ -118,7 +121,7 @@ class _Planner:
             self.file_type, self.header, self.options, self.model.architecture, self.imatrix, n_entries,
             self.block_count,
         )  # fmt: skip
-        checks = Checks(self.file_type, self.options, self.decodable, n_entries > 0)
+        checks = Checks(self.header, self.file_type, self.options, self.decodable, self.calibration)
         kept = with_parameters(
             planned, self.header.tensors, self.header.metadata, self.model.architecture, self.types, self.file_type
         )  # fmt: skip
@@ -129,10 +132,10 @@ class _Planner:
             (
                 *self.watched.assumptions(planned),
                 *checks.warnings(planned),
-                *self._unused_patterns(),
+                *without_effect(self.options, self.patterns, self.obeyed, planned, self.imatrix),
                 *dropped_dims(planned),
             ),
-            checks.problems(planned),
+            checks.problems(planned, self.by_rules if self.file_type.rules else ()),
             imatrix=None if self.imatrix is None else self.imatrix.path,
             options=self.options,
             parameters=kept.parameters,
@@ -149,11 +152,6 @@ class _Planner:
                 wanted, qtype = wanted or qtype, self.types[other]
         kept = source.dims if self.keep_dims else dims
         return decided(name, source, kept, qtype, reason, self.calibration, wanted)
-
-    def _unused_patterns(self) -> Iterator[str]:
-        for pattern, qtype in self.patterns:
-            if not any(pattern.search(name) for name, _ in self.tensors):
-                yield f"tensor type {pattern.pattern}={qtype.name} has no effect: no tensor's name matches it"
 
     # --- the type ---
 
@@ -173,11 +171,13 @@ class _Planner:
         if self.default.name in PLAIN_TYPES:
             return _Decision(self.default.name, f"{self.file_type.name}: {self.default.name}")
         if by_pattern:
+            self.obeyed.add(by_pattern)
             pattern, qtype = by_pattern
             choice = Choice(qtype.name, f"tensor type {pattern.pattern}: {qtype.name}")
         elif self.options.pure:
             choice = Choice(self.default.name, f"pure: {self.default.name}")
         else:
+            self.by_rules.add(name)
             choice = self._by_rules(name, dims)
         return self._divided(name, dims, choice)
 
@@ -186,6 +186,7 @@ class _Planner:
         if self.tied and role == "token_embd":
             role = "output"
             if self.output_type:
+                self.obeyed.add("output_tensor_type")
                 return Choice(self.output_type.name, f"output_tensor_type, tied to the output: {self.output_type.name}")
         group = "attn_v" if role in ATTENTION_V else role
         facts: Any = self.watched  # it has the attributes of ModelFacts
@@ -239,6 +240,7 @@ class _Planner:
 
     def _exactly(self, name: str, dims: tuple[int, ...], qtype: "QuantType", option: str) -> _Decision:
         """A type that the user gave for this very tensor. There is no fallback, so it must fit."""
+        self.obeyed.add(option)
         if dims[0] % qtype.block_size:
             raise PlanError(
                 f"{name}: {option} {qtype.name} does not fit rows of {dims[0]} values, which is not a multiple of "
