@@ -42,6 +42,7 @@ from quantreg.jobs.verify import hash_tensors as hash_tensors
 from quantreg.jobs.verify import validate as validate
 from quantreg.python_codec import PythonCodec as PythonCodec
 from quantreg.qtype import QuantType as QuantType
+from quantreg.recipes import Architecture as Architecture
 from quantreg.recipes import FileType as FileType
 from quantreg.recipes import Plan as Plan
 from quantreg.recipes import PlanOptions as PlanOptions

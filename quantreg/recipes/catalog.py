@@ -1,7 +1,8 @@
-"""The table of all file types: the built-in ones, those of plugins, and those registered by hand."""
+"""The tables of all file types (built in, of plugins, registered by hand) and of all architectures (of plugins)."""
 
 from typing import TYPE_CHECKING
 
+from quantreg.recipes.architecture import Architectures
 from quantreg.recipes.builtin import BUILT_IN
 from quantreg.recipes.filetype import FileTypes
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
     from quantreg.qtype import QuantType
 
-__all__ = ["file_types"]
+__all__ = ["architectures", "file_types"]
 
 # The registry loads pluggy, which takes more than 10 ms. A program that only imports recipes does not need it, so each
 # function imports the registry when it is called.
@@ -42,3 +43,18 @@ def _find_type(name: str) -> "QuantType | None":
 
 
 file_types: FileTypes = FileTypes(BUILT_IN, _hooks, _report, _why_missing, _find_type)
+
+
+def _architecture_hooks() -> list["HookImpl"]:
+    from quantreg.registry import registry
+
+    return registry.hook.register_architectures.get_hookimpls()
+
+
+def _report_architecture(hook: "HookImpl", error: Exception) -> None:
+    from quantreg.registry import registry
+
+    registry.blame("register_architectures", hook, error)
+
+
+architectures: Architectures = Architectures(_architecture_hooks, _report_architecture)
