@@ -10,6 +10,7 @@ import numpy as np
 from quantreg.dispatch import cpu_count, decode_slab, rows_per_slab
 from quantreg.gguf import SPLIT_KEYS, Value
 from quantreg.html import table
+from quantreg.jobs.inputs import open_source
 from quantreg.jobs.slabs import SLAB_BYTES
 from quantreg.jobs.source import Source
 from quantreg.jobs.verify import on_threads, thread_buffer
@@ -83,14 +84,15 @@ class Comparison(Mapping[str, TensorDifference]):
 
 
 def compare(a: str | PathLike[str], b: str | PathLike[str], *, threads: int | None = None) -> Comparison:
-    """Compare two GGUF models: metadata by type and value, tensors by shape, type and bytes, or by numeric error.
+    """Compare two models: metadata by type and value, tensors by shape, type and bytes, or by numeric error.
 
-    Raises GGUFFormatError, OSError.
+    Either may be GGUF or safetensors. Safetensors has no metadata, so metadata is compared only between GGUF models.
+    Raises GGUFFormatError, SafetensorsError, OSError.
     """
-    first, second = Source(a), Source(b)
+    first, second = (open_source(path, any_type=True) for path in (a, b))
     with first, second:
         return Comparison(
-            tuple(_metadata_differences(first.metadata, second.metadata)),
+            tuple(_metadata_differences(first.metadata, second.metadata)) if first.headers and second.headers else (),
             tuple(_tensor_differences(first, second, threads or cpu_count())),
             len({info.name for info in (*first.tensors, *second.tensors)}),
         )

@@ -49,7 +49,7 @@ def export(
         key=lambda tensor: (-types[tensor.to_id].type_size, tensor.name)
     )  # as the safetensors library does: aligned, no gaps
     plan = Plan(file_types["COPY"], tuple(planned), ())
-    file = _lay_out(os.fspath(dst), plan)
+    file = _lay_out(os.fsdecode(dst), plan)
     for _ in write_files(source, plan, [file], threads=threads, force=force):
         pass
     return WriteResult.of([file])

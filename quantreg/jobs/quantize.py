@@ -48,6 +48,7 @@ def quantize_file(
     exclude_weights: str | Sequence[str] = (),
     on_missing_importance: str = "error",
     keep_split: bool = False,
+    keep_dims: bool = False,
     no_fallback: bool = False,
 ) -> QuantizeResult:
     """Quantize the model at src to dst.
@@ -73,7 +74,7 @@ def quantize_file(
         token_embedding_type=token_embedding_type, tensor_types=tensor_types, allow_requantize=allow_requantize,
         override_kv=override_kv, prune_layers=prune_layers, include_weights=include_weights,
         exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
-        no_fallback=no_fallback,
+        keep_dims=keep_dims, no_fallback=no_fallback,
     )  # fmt: skip
     events = _events(
         src, dst, file_type, imatrix, options, threads=threads, executor=executor, force=force, resumable=resumable,
@@ -114,6 +115,7 @@ def quantize_events(
     exclude_weights: str | Sequence[str] = (),
     on_missing_importance: str = "error",
     keep_split: bool = False,
+    keep_dims: bool = False,
     no_fallback: bool = False,
 ) -> Iterator[Event]:
     """Quantize the model at src to dst, as an iterator of the events of `quantreg.events`; the last is Finished.
@@ -126,7 +128,7 @@ def quantize_events(
         token_embedding_type=token_embedding_type, tensor_types=tensor_types, allow_requantize=allow_requantize,
         override_kv=override_kv, prune_layers=prune_layers, include_weights=include_weights,
         exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
-        no_fallback=no_fallback,
+        keep_dims=keep_dims, no_fallback=no_fallback,
     )  # fmt: skip
     return _events(
         src, dst, file_type, imatrix, options, threads=threads, executor=executor, force=force, resumable=resumable,

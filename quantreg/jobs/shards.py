@@ -91,7 +91,7 @@ def lay_out(
             edit.remove(change.key)
         else:
             edit.set(change.key, gguf.Value(change.type, change.value))
-    dst = os.fspath(dst)
+    dst = os.fsdecode(dst)
     if groups is None:
         return [_file(dst, edit, planned.tensors)]
     count = len(groups)

@@ -1,12 +1,14 @@
 """Reading the data of a model piece by piece, without mapping it."""
 
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from quantreg import gguf
 from quantreg.errors import GGUFFormatError
+from quantreg.ggml import REMOVED_LAYOUTS, REMOVED_TYPES, TypeLayout
 from quantreg.registry import layout_of
 from quantreg.storage import PositionedFile
 
@@ -20,9 +22,13 @@ class Source:
     ``size`` counts their bytes together. A context manager: the files are open inside it. Data is read with pread, so
     that memory does not grow with the file, and a file that shrinks gives an error instead of a crash.
 
+    With ``partial``, a shard whose siblings are missing is read alone, and with ``any_type``, types that ggml has
+    removed are accepted; warnings say so. ``keeps_dims`` says whether an output has all dimensions of the source.
+
     Raises GGUFFormatError, OSError.
     """
 
+    keeps_dims: bool = False
     headers: tuple[gguf.Header, ...]
     metadata: Mapping[str, Any]
     tensors: tuple[gguf.TensorInfo, ...]
@@ -30,8 +36,8 @@ class Source:
     size: int
     warnings: list[str]
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        headers = gguf.read_shards(path, layout=layout_of)
+    def __init__(self, path: str | bytes | os.PathLike[str], *, partial: bool = False, any_type: bool = False) -> None:
+        headers = gguf.read_shards(path, layout=_any_layout if any_type else layout_of, partial=partial)
         self._fill(
             headers=headers,
             metadata=headers[0].metadata,
@@ -40,9 +46,9 @@ class Source:
                 for shard, header in enumerate(headers)
                 for info in header.tensors
             },
-            paths=[os.fspath(path) if header.path is None else header.path for header in headers],
+            paths=[str(header.path) for header in headers],
             size=sum(header.file_size for header in headers),
-            warnings=[f"{header.path}: {text}" for header in headers for text in header.warnings],
+            warnings=[f"{header.path}: {text}" for header in headers for text in (*header.warnings, *_removed(header))],
         )
 
     def _fill(
@@ -97,6 +103,17 @@ class Source:
         """
         shard, start = self._place[info.name]
         self._files[shard].read_into(start + offset, buffer, info.name)
+
+
+def _any_layout(type_id: int) -> TypeLayout | None:
+    return layout_of(type_id) or REMOVED_LAYOUTS.get(type_id)
+
+
+def _removed(header: gguf.Header) -> Iterator[str]:
+    """Say which tensors have types that ggml has removed."""
+    for name, number in Counter(t.type_name for t in header.tensors if t.type_id in REMOVED_TYPES).items():
+        tensors = f"{number} tensor has" if number == 1 else f"{number} tensors have"
+        yield f"{tensors} type {name}, which ggml has removed: no engine reads it; quantize the original model again"
 
 
 def stamp_of(path: str | os.PathLike[str]) -> tuple[int, int]:

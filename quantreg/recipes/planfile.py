@@ -11,7 +11,7 @@ from quantreg.recipes.catalog import file_types
 from quantreg.recipes.checks import Checks
 from quantreg.recipes.model import ModelHeader
 from quantreg.recipes.options import PlanOptions
-from quantreg.recipes.order import trimmed
+from quantreg.recipes.order import dropped_dims, trimmed
 from quantreg.recipes.plans import MetadataEdit, Plan, TensorPlan
 from quantreg.storage import AtomicFile
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
 __all__ = ["PlanFile", "write_plan"]
 
 _VERSION = 1
-_KEPT_OPTIONS = ("allow_requantize", "include_weights", "exclude_weights", "on_missing_importance", "keep_split")
+_KEPT_OPTIONS = (
+    "allow_requantize", "include_weights", "exclude_weights", "on_missing_importance", "keep_split", "keep_dims",
+)  # fmt: skip
 _AGAIN = "make a new plan of this model with `quantreg plan`"
 
 
@@ -106,8 +108,9 @@ class PlanFile:
         sources = {info.name: info for info in header.tensors}
         tensors: list[TensorPlan] = []
         seen: set[str] = set()
+        keep_dims = self.options.keep_dims or getattr(header, "keeps_dims", False)
         for row in self._field("tensors", list):
-            tensors.append(_tensor(self.path, row, sources, seen, types, calibration))
+            tensors.append(_tensor(self.path, row, sources, seen, types, calibration, keep_dims))
         warnings = []
         planned = {tensor.source.name for tensor in tensors}
         unused = [info.name for info in header.tensors if info.name not in planned]
@@ -121,7 +124,7 @@ class PlanFile:
             file_type,
             tuple(tensors),
             _edits(self.path, self._field("metadata", list)),
-            (*warnings, *checks.warnings(tensors)),
+            (*warnings, *checks.warnings(tensors), *dropped_dims(tensors)),
             checks.problems(tensors),
             imatrix=None if imatrix is None else imatrix.path,
             options=self.options,
@@ -165,6 +168,7 @@ def _tensor(
     seen: set[str],
     types: "Mapping[str, QuantType]",
     calibration: Calibration,
+    keep_dims: bool,
 ) -> TensorPlan:
     """The TensorPlan for a line of the plan at ``name``; ``seen`` collects the names of the tensors."""
     if not isinstance(row, dict) or not isinstance(row.get("name"), str):
@@ -177,7 +181,7 @@ def _tensor(
     source = sources.get(source_name) if isinstance(source_name, str) else None
     if source is None:
         raise PlanError(f"{name}: {source_name}: the model has no such tensor: {_AGAIN}")
-    dims = trimmed(source.dims)
+    dims = source.dims if keep_dims else trimmed(source.dims)
     if row.get("shape", list(dims[::-1])) != list(dims[::-1]) or row.get("from", source.type_name) != source.type_name:
         raise PlanError(
             f"{name}: {tensor} is {row.get('from')} of shape {row.get('shape')} in the plan, but {source.type_name} of "
@@ -190,9 +194,10 @@ def _tensor(
     if to == source.type_name:
         return decided(tensor, source, dims, None, reason or "kept", calibration)
     qtype = types[to]
-    if dims[0] % qtype.block_size:
+    cols = dims[0] if dims else 1
+    if cols % qtype.block_size:
         raise PlanError(
-            f"{name}: {tensor}: {qtype.name} does not fit rows of {dims[0]} values, which is not a multiple of "
+            f"{name}: {tensor}: {qtype.name} does not fit rows of {cols} values, which is not a multiple of "
             f"{qtype.block_size}: choose {qtype.fallback or 'Q8_0'} or F16"
         )
     wanted = types[str(row["wanted"])] if "wanted" in row else None

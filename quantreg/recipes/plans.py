@@ -31,7 +31,7 @@ class MetadataEdit(NamedTuple):
 class TensorPlan:
     """What happens to one tensor.
 
-    - ``name``, ``dims``: those in the output; ``dims`` is in ne order (row length first), without trailing ones.
+    - ``name``, ``dims``: those in the output; ``dims`` is in ne order (row length first).
     - ``source``: the TensorInfo of the tensor it is made from. ``source.name`` differs after pruning.
     - ``from_type``, ``from_id``, ``to_type``, ``to_id``: the types before and after.
     - ``reason``: why it gets its type, in words.
