@@ -14,7 +14,8 @@ HEAD = 4096  # bytes at the beginning of a file from which its kind is told
 # PREFIX-00001-of-00003.gguf or .safetensors. Some repositories pad the two numbers to different widths, and some have
 # a variant before the extension (-00001-of-00002.fp16.safetensors).
 SHARD_NAME = re.compile(
-    r"(?P<prefix>.*)-(?P<number>\d+)-of-(?P<count>\d+)(?P<suffix>(?:\.\w+)?\.(?:gguf|safetensors))", re.DOTALL
+    r"(?P<prefix>.*)-(?P<number>[0-9]{1,9})-of-(?P<count>[0-9]{1,9})(?P<suffix>(?:\.\w+)?\.(?:gguf|safetensors))",
+    re.DOTALL,
 )
 
 
@@ -201,7 +202,7 @@ def _models(folder: str, names: list[str]) -> list[str]:
     for name in names:
         if name in indices:
             found[name] = name
-        elif name.endswith((".gguf", ".safetensors")) and os.path.isfile(os.path.join(folder, name)):
+        elif name.lower().endswith((".gguf", ".safetensors")) and os.path.isfile(os.path.join(folder, name)):
             shard = SHARD_NAME.fullmatch(name)
             whole = name if shard is None else f"{shard['prefix']} of {shard['count']}{shard['suffix']}"
             if (f"{shard['prefix'] if shard else name.removesuffix('.safetensors')}.safetensors.index.json") in indices:
