@@ -110,7 +110,7 @@ def _text(head: bytes) -> Kind | None:
     start = text[:200].lower()
     if start.startswith(("<!doctype html", "<html", "<head", "<?xml", "<!--")):
         what = "an XML file" if start.startswith("<?xml") else "a web page"
-        return Kind(what, "if a download failed, its text says why: read it, and download the model again")
+        return Kind(what, "if a download failed, its text says why: read it, and download the file again")
     if text[0] in "{[":
         if '"weight_map"' in text or '"total_size"' in text:
             if "pytorch_model" in text or ".bin" in text:
@@ -124,7 +124,7 @@ def _text(head: bytes) -> Kind | None:
         return Kind("a JSON file", "give the model itself, a GGUF or safetensors file")
     line = text.splitlines()[0]
     shown = repr(line if len(line) <= 40 else line[:40] + "...")
-    return Kind(f"a text file that begins with {shown}", "download the model again, or give another file")
+    return Kind(f"a text file that begins with {shown}", "download the file again, or give another one")
 
 
 def read_head(path: str) -> tuple[bytes, int]:

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -140,6 +142,15 @@ def test_standard_input_and_output_are_refused_with_the_reason(at, capsys):
         pass
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="no /dev/stdout")
+def test_standard_output_by_its_path_is_refused_like_any_pipe(at):
+    small_model.write_model("small.gguf")
+    words = [sys.executable, "-P", "-m", "quantreg", "quantize", "small.gguf", "/dev/stdout", "Q8_0"]
+    done = subprocess.run(words, capture_output=True)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"is a pipe or device, not a regular file: give the name of a file" in done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
 def test_a_pipe_and_a_device_are_refused_and_not_waited_for(at):
     os.mkfifo("pipe.gguf")
@@ -170,6 +181,13 @@ def test_an_open_file_is_refused_and_bytes_are_a_path(at):
     assert quantreg.hash_tensors(b"out.gguf") == quantreg.hash_tensors("same.gguf")
     assert quantreg.compare(b"out.gguf", b"same.gguf").same
     assert quantreg.validate(b"out.gguf").ok
+    small_model.write_imatrix("im.gguf")
+    assert quantreg.ImportanceMatrix.read(b"im.gguf").path == "im.gguf"
+    assert quantreg.coverage(b"small.gguf", b"im.gguf") is not None
+    quantreg.write_plan(quantreg.plan(b"small.gguf", "Q4_K", imatrix=b"im.gguf"), b"plan.json", source=b"small.gguf")
+    assert quantreg.read_plan(b"plan.json", b"small.gguf").imatrix == "im.gguf"
+    quantreg.write(b"again.gguf", {}, {"a": np.ones(4, np.float32)})
+    assert Path("again.gguf").exists()
 
 
 # Folders
