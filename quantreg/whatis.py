@@ -103,7 +103,7 @@ def _text(head: bytes) -> Kind | None:
     except UnicodeDecodeError as error:
         if error.start < len(head) - 4:  # else the last character is only cut off
             return None
-        text = head[: error.start].decode("utf-8-sig")
+        text = head.decode("utf-8-sig", "ignore")
     text = text.strip()
     if not text or any(c < " " and c not in "\t\r\n\f\x1b" for c in text):
         return None
@@ -113,7 +113,7 @@ def _text(head: bytes) -> Kind | None:
         return Kind(what, "if a download failed, its text says why: read it, and download the file again")
     if text[0] in "{[":
         if '"weight_map"' in text or '"total_size"' in text:
-            if "pytorch_model" in text or ".bin" in text:
+            if '.bin"' in text:
                 return Kind("the index of a PyTorch checkpoint", _CONVERT)
             advice = (
                 "put it beside its shards as NAME.safetensors.index.json, and make GGUF of it with `quantreg quantize`"
