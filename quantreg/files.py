@@ -13,7 +13,7 @@ from quantreg import gguf
 from quantreg.errors import GGUFFormatError, ShapeError
 from quantreg.ggml import PLAIN_TYPES, TYPES
 from quantreg.html import table
-from quantreg.registry import layout_of
+from quantreg.registry import layout_of, types
 from quantreg.safetensors import is_safetensors, read_model
 from quantreg.storage import AtomicFile
 from quantreg.tensor import QuantizedTensor
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from numpy.typing import NDArray
+
+    from quantreg.parameters import Fitted
 
 __all__ = ["File", "open", "write"]
 
@@ -112,7 +114,20 @@ class File(Mapping[str, QuantizedTensor]):
                 "open it again"
             )
             raise GGUFFormatError("tensor-past-end", message, field=name, found=end, limit=now, path=path)
-        return QuantizedTensor.from_info(info, np.frombuffer(mapped, np.uint8)[start:end])
+        return QuantizedTensor.from_info(
+            info, np.frombuffer(mapped, np.uint8)[start:end], lambda: self._parameters(info)
+        )
+
+    def _parameters(self, info: gguf.TensorInfo) -> "Fitted | None":
+        """What the type of a tensor was fitted to, read from the tensors beside it."""
+        qtype = types.get(info.type_id)
+        if qtype is None or qtype.parameters is None:
+            return None
+
+        def read(name: str) -> "NDArray[np.float32] | None":
+            return self[name].dequantize() if name in self and self[name].type_name == "F32" else None
+
+        return qtype.stored_parameters(info.name, info.shape, read)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -197,7 +212,7 @@ def write(
     edit = gguf.HeaderEdit(metadata)
     stated = edit.get("general.alignment")
     alignment = gguf.rules.check_alignment(stated.type, stated.data) if stated else gguf.DEFAULT_ALIGNMENT
-    entries = [_entry(name, tensor) for name, tensor in tensors.items()]
+    entries = [_entry(name, tensor) for name, tensor in _with_parameters(tensors).items()]
     header = gguf.encode_header(edit.items(), [entry[:4] for entry in entries], alignment)
     size = len(header) + sum(gguf.padded(nbytes, alignment) for *_, nbytes, _ in entries)
     with AtomicFile(path, force=force, size=size) as file:
@@ -205,6 +220,21 @@ def write(
         for *_, nbytes, array in entries:
             file.write(_raw(array))
             file.write(bytes(-nbytes % alignment))
+
+
+def _with_parameters(
+    tensors: "Mapping[str, QuantizedTensor | NDArray[Any]]",
+) -> "dict[str, QuantizedTensor | NDArray[Any]]":
+    """The tensors, and after each the parameters that its type was fitted to, unless they are among the tensors."""
+    found: dict[str, QuantizedTensor | NDArray[Any]] = {}
+    for name, tensor in tensors.items():
+        found[name] = tensor
+        parameters = tensor.parameters if isinstance(tensor, QuantizedTensor) else None
+        if parameters:
+            assert isinstance(tensor, QuantizedTensor)
+            places = types[tensor.type_id].stored_names(name, tensor.shape)
+            found |= {places[key]: value for key, value in parameters.items() if places[key] not in tensors}
+    return found
 
 
 def _entry(name: str, tensor: object) -> "tuple[str, tuple[int, ...], int, int, NDArray[Any]]":
