@@ -56,7 +56,11 @@ _MAGICS: tuple[tuple[bytes, Kind], ...] = (
 )  # fmt: skip
 
 _PYTORCH = Kind("a PyTorch checkpoint", _CONVERT)
-_SAFETENSORS = Kind("a safetensors file", "`quantreg quantize FILE OUT.gguf F16` makes a GGUF model of it")
+_SAFETENSORS = Kind(
+    "a safetensors file",
+    "make a GGUF model of it with `quantreg quantize FILE OUT.gguf F16` or, if its tensors have Hugging Face names, with "
+    "llama.cpp's convert_hf_to_gguf.py",
+)
 
 
 def looks_like_safetensors(head: bytes, size: int) -> bool:

@@ -110,7 +110,7 @@ def test_the_content_of_a_file_decides_and_not_its_name(at):
 def test_commands_for_gguf_say_how_to_make_one_of_safetensors(at, capsys, command):
     save("model.safetensors", small_model.tensors())
     assert cli.main([*command, "model.safetensors"]) == 1
-    assert "a safetensors file: `quantreg quantize FILE OUT.gguf F16`" in capsys.readouterr().err
+    assert "a safetensors file: make a GGUF model of it with `quantreg quantize" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["m.gguf.part1of2", "m.gguf-split-a", "m.gguf.part", "m.gguf.incomplete"])
