@@ -58,8 +58,8 @@ _MAGICS: tuple[tuple[bytes, Kind], ...] = (
 _PYTORCH = Kind("a PyTorch checkpoint", _CONVERT)
 _SAFETENSORS = Kind(
     "a safetensors file",
-    "make a GGUF model of it with `quantreg quantize FILE OUT.gguf F16` or, if its tensors have Hugging Face names, with "
-    "llama.cpp's convert_hf_to_gguf.py",
+    "make a GGUF model of it with `quantreg quantize FILE OUT.gguf F16` or, if its tensors have Hugging Face names, "
+    "with llama.cpp's convert_hf_to_gguf.py",
 )
 
 
