@@ -63,14 +63,14 @@ class ImportanceMatrix(Mapping[str, NDArray[np.float32]]):
                 _check_values(name, values, path)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> "ImportanceMatrix":
+    def read(cls, path: str | bytes | os.PathLike[str]) -> "ImportanceMatrix":
         """Read a legacy or GGUF importance matrix and check every value in it.
 
         Raises ImportanceError, naming the file and the entry, for damaged data, and OSError if the file cannot be
         opened.
         """
-        name = os.fspath(path)
-        with open(path, "rb") as file:
+        name = os.fsdecode(path)
+        with open(name, "rb") as file:
             is_gguf = file.read(4) == b"GGUF"
         spans, dataset, chunk_count, warnings = (_index_gguf if is_gguf else _index_legacy)(name)
         if not spans:

@@ -83,7 +83,7 @@ class PlanFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path: str = os.fspath(path)
+        self.path: str = os.fsdecode(path)
         self._data = _parsed(self.path)
         self.options: PlanOptions = _options(self.path, self._data)
         self.imatrix: str | None = self._field("imatrix", (str, type(None)))

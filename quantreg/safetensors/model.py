@@ -47,7 +47,7 @@ def read_model(
     """
     path = model_path(path)
     paths, warnings = files_of(path, partial=partial)
-    if not (path.endswith(SUFFIX) or is_index(path)):
+    if not (path.lower().endswith(SUFFIX) or is_index(path)):
         warnings.append(f"{path} is a safetensors file, though its name does not end in {SUFFIX}")
     renamed = _names(names)
     unused, taken, sizes = set(renamed), set[str](), list[int]()

@@ -79,6 +79,7 @@ class AtomicFile:
             )
         # A link stays a link: the file that it points to is replaced, in the folder of that file.
         self.path = Path(os.path.realpath(path))
+        self._given = os.path.abspath(path)  # realpath makes a name that does not exist of /dev/stdout if it is a pipe
         self.force = force
         self.size = size
         self.sources = (
@@ -177,7 +178,7 @@ class AtomicFile:
     def _check_target(self) -> os.stat_result | None:
         """Return the stat of the file that will be replaced, or None. Raises OutputError if it must not be replaced."""
         try:
-            old = os.stat(self.path)
+            old = os.stat(self._given)
         except FileNotFoundError:
             return None
         for source in self.sources:
