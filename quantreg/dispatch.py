@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 
-from quantreg.errors import CodecError, NonFiniteError, PluginError, ShapeError
+from quantreg.errors import CodecError, NonFiniteError, PluginError, QuantregError, ShapeError
+from quantreg.faults import PLUGIN_ERRORS, describe
 from quantreg.qtype import QuantType
 from quantreg.registry import registry, types
 from quantreg_kernels._run import first_nonfinite
@@ -196,7 +197,8 @@ def encode_slab(
 
     ``importance`` is None, column statistics (cols,) or error weights (rows, cols). ``scorer`` is the hook
     score_importance, which may replace it (see `Registry.scorer`). Raises NonFiniteError, which names ``tensor`` and
-    the row, counted from ``first_row``; PluginError if the scorer fails; ShapeError if its result has a wrong shape.
+    the row, counted from ``first_row``; CodecError, which names them too, if the codec fails; PluginError if the scorer
+    fails; ShapeError if its result has a wrong shape.
     """
     if rows.size == 0:
         out[...] = 0
@@ -205,13 +207,28 @@ def encode_slab(
         importance = _ask_scorer(scorer, qtype, tensor, rows, importance)
     try:
         qtype.codec.encode_rows(rows, out, importance, first_row)
-    except ValueError as error:
-        raise _explain(error, qtype, tensor) from None
+    except PLUGIN_ERRORS as error:
+        if hasattr(error, "row"):
+            raise _explain(error, qtype, tensor) from None
+        raise _codec_error(error, "encoding", qtype, tensor) from error
 
 
-def decode_slab(qtype: QuantType, data: "NDArray[np.uint8]", out: "NDArray[np.float32]", stream: bool = False) -> None:
-    """Decode data, uint8 (rows, bytes per row), into out, float32 (rows, cols); ``stream`` writes around the caches."""
-    qtype.codec.decode_rows(data, out, stream)
+def decode_slab(
+    qtype: QuantType,
+    data: "NDArray[np.uint8]",
+    out: "NDArray[np.float32]",
+    stream: bool = False,
+    *,
+    tensor: str | None = None,
+) -> None:
+    """Decode data, uint8 (rows, bytes per row), into out, float32 (rows, cols); ``stream`` writes around the caches.
+
+    Raises CodecError, which names ``tensor``, if the codec fails.
+    """
+    try:
+        qtype.codec.decode_rows(data, out, stream)
+    except PLUGIN_ERRORS as error:
+        raise _codec_error(error, "decoding", qtype, tensor) from error
 
 
 # ---- rows ----
@@ -307,22 +324,23 @@ def _ask_scorer(
         if answer is None:
             return columns
         weights = np.require(answer, np.float32, _PLAIN)
-    except Exception as error:  # the function belongs to a plugin and may raise anything
+    except PLUGIN_ERRORS as error:
         raise PluginError(f"{tensor or 'a tensor'}, {registry.failed('score_importance', error)}") from error
-    if weights.shape not in ((rows.shape[1],), rows.shape):
-        expected = f"({rows.shape[1]},) or {rows.shape}"
-        raise ShapeError(f"score_importance returned shape {weights.shape}, expected {expected}: repair the plugin")
-    if first_nonfinite(np.atleast_2d(weights)) >= 0 or weights.min(initial=0) < 0:
-        raise NonFiniteError(
-            f"{tensor or 'a tensor'}: score_importance returned NaN, infinity or negative values: repair the plugin"
-        )
-    return weights
+    right = weights.shape in ((rows.shape[1],), rows.shape)
+    if right and first_nonfinite(np.atleast_2d(weights)) < 0 and weights.min(initial=0) >= 0:
+        return weights
+    who = registry.answering(scorer, qtype=qtype, tensor=tensor, weights=rows, columns=columns)
+    said = f"{tensor or 'a tensor'}: score_importance of {who} returned"
+    if right:
+        raise NonFiniteError(f"{said} NaN, infinity or negative values: return finite values of 0 and above")
+    raise ShapeError(
+        f"{said} shape {weights.shape}, expected ({rows.shape[1]},) to replace the column statistics, or {rows.shape} "
+        "for error weights"
+    )
 
 
-def _explain(error: ValueError, qtype: QuantType, tensor: str | None) -> ValueError:
-    """Turn a codec's RowError into a NonFiniteError that names the tensor; return any other error as it is."""
-    if not hasattr(error, "row"):
-        return error
+def _explain(error: Any, qtype: QuantType, tensor: str | None) -> NonFiniteError:
+    """Turn a codec's RowError into a NonFiniteError that names the tensor."""
     where = f"{tensor}: row {error.row}" if tensor else f"row {error.row}"
     column = getattr(error, "column", None)
     if column is not None:
@@ -330,3 +348,9 @@ def _explain(error: ValueError, qtype: QuantType, tensor: str | None) -> ValueEr
     return NonFiniteError(
         f"{where} holds values too large for {qtype.name}: a scale overflows half precision; choose another type"
     )
+
+
+def _codec_error(error: BaseException, what: str, qtype: QuantType, tensor: str | None) -> CodecError:
+    """Describe what a codec raised. A PythonCodec has named the function and the row already."""
+    words = str(error) if isinstance(error, QuantregError) else f"{what} {qtype.name} failed: {describe(error)}"
+    return CodecError(f"{tensor}: {words}" if tensor else words)

@@ -161,5 +161,5 @@ def _decoded(source, info, row, n_rows):
     raw = np.empty((n_rows, info.row_bytes), np.uint8)
     source.read_into(info, row * info.row_bytes, raw.reshape(-1))
     out = np.empty((n_rows, info.n_cols), np.float32)
-    decode_slab(types[info.type_id], raw, out)
+    decode_slab(types[info.type_id], raw, out, tensor=info.name)
     return out

@@ -152,7 +152,7 @@ class Worker:
         scorer = registry.scorer(qtype)
         step = rows_per_slab(cols, CHUNK_WEIGHTS)
         for row in range(0, len(raw), step):
-            rows = self._floats(source_type, raw[row : row + step], cols)
+            rows = self._floats(source_type, raw[row : row + step], cols, slab.tensor)
             first = slab.start + row
             encode_slab(qtype, rows, out[row : row + step], columns, scorer=scorer, first_row=first, tensor=slab.tensor)
         return out.reshape(-1)
@@ -176,17 +176,18 @@ class Worker:
         for first in range(0, len(raw) // unit, step):
             data = raw[first * unit : (first + step) * unit]
             rows = len(data) // unit if qtype.row_header_size else 1
-            bad = first_nonfinite(self._floats(qtype, data.reshape(rows, -1), len(data) // unit // rows * weights))
+            cols = len(data) // unit // rows * weights
+            bad = first_nonfinite(self._floats(qtype, data.reshape(rows, -1), cols, slab.tensor))
             if bad >= 0:
                 index = (slab.start // unit + first) * weights + bad
                 raise NonFiniteError(f"{slab.tensor}: holds NaN or infinity at index {index}")
 
-    def _floats(self, qtype: QuantType, data: NDArray[np.uint8], cols: int) -> NDArray[np.float32]:
+    def _floats(self, qtype: QuantType, data: NDArray[np.uint8], cols: int, tensor: str) -> NDArray[np.float32]:
         """Rows as float32: a view if they are stored so, else decoded into this thread's buffer."""
         if qtype.name == "F32" and np.little_endian:
             return data.view(np.float32)
         out = self._buffer("floats", len(data) * cols * 4).view(np.float32).reshape(len(data), cols)
-        decode_slab(qtype, data, out)
+        decode_slab(qtype, data, out, tensor=tensor)
         return out
 
     def _buffer(self, name: str, nbytes: int) -> NDArray[np.uint8]:
