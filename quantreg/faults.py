@@ -4,7 +4,7 @@ import os
 import sys
 from types import FrameType, TracebackType
 
-__all__ = ["PLUGIN_ERRORS", "describe", "is_foreign"]
+__all__ = ["PLUGIN_ERRORS", "debugging", "describe", "is_foreign", "trace"]
 
 # Whatever a plugin raises is the plugin's error, sys.exit() included. KeyboardInterrupt is the user's.
 PLUGIN_ERRORS: tuple[type[BaseException], ...] = (Exception, SystemExit)
@@ -22,6 +22,19 @@ def describe(error: BaseException) -> str:
     words = f"{type(error).__name__}: {message}" if message else type(error).__name__
     line = _line_of(error)
     return f"{words} ({line})" if line else words
+
+
+def debugging() -> bool:
+    """Whether QUANTREG_DEBUG is set, to anything but 0."""
+    return os.environ.get("QUANTREG_DEBUG", "0") not in ("", "0")
+
+
+def trace(error: BaseException) -> None:
+    """Print the traceback of an error on stderr, with those of its causes, if QUANTREG_DEBUG is set."""
+    if debugging():
+        from traceback import print_exception  # slow to load, and seldom needed
+
+        print_exception(error)
 
 
 def is_foreign(frame: FrameType) -> bool | None:

@@ -11,11 +11,11 @@ import pluggy
 from quantreg import discovery, hookspecs
 from quantreg.discovery import BUILT_IN, LIMIT, Plugin
 from quantreg.errors import PluginError, UnknownTypeError
-from quantreg.faults import PLUGIN_ERRORS, describe
+from quantreg.faults import PLUGIN_ERRORS, describe, trace
 from quantreg.ggml import FILE_TYPE_NAMES, TYPES, TypeLayout
 from quantreg.qtype import QuantType
 
-__all__ = ["Plugin", "Registry", "Types", "find_layout", "layout_of", "registry", "types"]
+__all__ = ["Plugin", "Registry", "Types", "find_layout", "layout_of", "plugin_of", "registry", "types"]
 
 
 class EncoderScores:
@@ -70,6 +70,7 @@ class Registry:
         try:
             module = entry.load()
         except PLUGIN_ERRORS as error:  # it must disable only itself
+            trace(error)
             plugin.error = (
                 f"cannot be imported: {describe(error)} (repair or reinstall it, or run: pip uninstall "
                 f"{plugin.distribution})"
@@ -107,6 +108,7 @@ class Registry:
                 for qtype, replace in staged:
                     self._check(qtype, replace, plugin, staged)
             except PLUGIN_ERRORS as error:
+                trace(error)
                 plugin.error = str(error) if isinstance(error, PluginError) else describe(error)
                 if first is None and self._manager.is_registered(module):
                     self._manager.unregister(module)
@@ -196,8 +198,13 @@ class Registry:
         self._load()
         return self._owners[qtype.name]
 
+    def module_of(self, plugin: Plugin) -> Any:
+        """The module or object that a plugin was registered with, or None if it could not be loaded."""
+        return self._manager.get_plugin(plugin.key)
+
     def blame(self, name: str, impl: Any, error: BaseException) -> None:
         """Record what a plugin's implementation of the hook ``name`` raised, for `quantreg plugins` to show."""
+        trace(error)
         for plugin in self._plugins:
             if impl.plugin_name == plugin.key:
                 words = str(error) if isinstance(error, PluginError) else describe(error)
@@ -210,7 +217,7 @@ class Registry:
         raised = {frame.f_code for frame, _ in walk_tb(error.__traceback__)}
         for impl in getattr(self.hook, name).get_hookimpls():
             if getattr(impl.function, "__code__", None) in raised:
-                return f"{_words(impl)}: {name} failed: {describe(error)}"
+                return f"{plugin_of(impl)}: {name} failed: {describe(error)}"
         return f"{name} failed: {describe(error)}"
 
     def answering(self, hook: Any, **given: Any) -> str:
@@ -218,7 +225,7 @@ class Registry:
         for impl in reversed(hook.get_hookimpls()):  # pluggy calls the last one first
             try:
                 if impl.function(*(given[name] for name in impl.argnames)) is not None:
-                    return _words(impl)
+                    return plugin_of(impl)
             except PLUGIN_ERRORS:
                 continue
         return "a plugin"
@@ -311,7 +318,8 @@ class Registry:
         )
 
 
-def _words(impl: Any) -> str:
+def plugin_of(impl: Any) -> str:
+    """Name the plugin that has this implementation of a hook: "plugin MY_Q3 of my-q3"."""
     distribution, _, plugin = impl.plugin_name.partition(":")
     return f"plugin {plugin} of {distribution}"
 

@@ -8,6 +8,7 @@ from quantreg.errors import ImportanceError
 from quantreg.recipes.builtin import CANNOT_WITHOUT, NEEDS_IMATRIX
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.options import PlanOptions
+from quantreg.recipes.order import trimmed
 from quantreg.recipes.plans import TensorPlan
 
 if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
@@ -68,6 +69,7 @@ class Calibration:
         self.names: frozenset[str] = frozenset(
             name for name in names if not any(part in name for part in options.exclude_weights)
         )
+        self.ignored: dict[str, str] = {}  # name of a tensor -> why its entry is not used
 
     def needs(self, name: str, qtype: "QuantType") -> bool:
         """Whether this tensor must not be encoded to this type without importance."""
@@ -86,7 +88,8 @@ class Calibration:
     def entry(self, name: str, source: "TensorInfo", dims: tuple[int, ...]) -> str | None:
         """The name of the entry to use, or None.
 
-        Raises ImportanceError if the entry has the wrong length; embeddings ignore such an entry instead.
+        Raises ImportanceError if the entry has the wrong length and the options do not say what to do without it.
+        Embeddings ignore such an entry.
         """
         if self.imatrix is None or source.name not in self.names:
             return None
@@ -95,9 +98,15 @@ class Calibration:
             return source.name
         if name in EMBEDDINGS:
             return None
+        where = f"{self.imatrix.path or 'imatrix'}: entry {source.name}"
+        what = f"has {found} values, but the tensor with dims {dims} needs {expected}"
+        if self.missing != "error":
+            self.ignored[name] = f"{where} is not used: it {what}"
+            return None
         raise ImportanceError(
-            f"{self.imatrix.path or 'imatrix'}: entry {source.name} has {found} values, but the tensor with dims "
-            f"{dims} needs {expected}: use an imatrix that was made for this model"
+            f"{where} {what}: use an imatrix that was made for this model. To do without the entry, use "
+            f'on_missing_importance="fallback" (--on-missing-importance fallback) or exclude_weights '
+            f"(--exclude-weights {source.name})"
         )
 
 
@@ -115,10 +124,10 @@ def decided(
     ``qtype`` is the new type, or None to keep the source's. ``wanted`` is the type that ``qtype`` replaces as a
     fallback, or None.
     """
-    n_rows = math.prod(dims[1:])
+    cols, n_rows = dims[0] if dims else 1, math.prod(dims[1:])
     wanted_bytes = 0.0
     if wanted is not None:  # a row may not be a whole number of its blocks, so this size can be a fraction
-        wanted_bytes = n_rows * (wanted.row_header_size + dims[0] * wanted.bits_per_weight / 8)
+        wanted_bytes = n_rows * (wanted.row_header_size + cols * wanted.bits_per_weight / 8)
     if qtype is not None and qtype.type_id == source.type_id:
         qtype = None
     return TensorPlan(
@@ -130,9 +139,9 @@ def decided(
         to_type=source.type_name if qtype is None else qtype.name,
         to_id=source.type_id if qtype is None else qtype.type_id,
         reason=reason,
-        bytes=source.nbytes if qtype is None else n_rows * qtype.row_bytes(dims[0]),
+        bytes=source.nbytes if qtype is None else n_rows * qtype.row_bytes(cols),
         wanted=None if wanted is None else wanted.name,
         wanted_bytes=wanted_bytes,
         needs_importance=qtype is not None and calibration.needs(name, qtype),
-        importance=None if qtype is None else calibration.entry(name, source, dims),
+        importance=None if qtype is None else calibration.entry(name, source, trimmed(dims)),
     )
