@@ -1,7 +1,7 @@
 """The hooks that a plugin may implement. A plugin is a module behind an entry point of the group ``quantreg``."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -46,6 +46,14 @@ def register_architectures(register: Callable[..., None]) -> None:
 @hookspec
 def register_commands(cli: "click.Group") -> None:
     """Add subcommands to ``cli``, the click group of the ``quantreg`` command."""
+
+
+class EncoderScores:
+    """The importance that a type's own encoder computes: what score_importance answers if no plugin knows better."""
+
+    @hookimpl(trylast=True)
+    def score_importance(self, qtype: "QuantType", weights: Any, columns: Any) -> Any:
+        return None if columns is None else qtype.score(weights, columns)
 
 
 def problem_of(module: object, marked: Iterable[str]) -> str | None:

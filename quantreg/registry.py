@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, ValuesView
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -18,14 +18,6 @@ from quantreg.qtype import QuantType
 __all__ = ["Plugin", "Registry", "Types", "find_layout", "layout_of", "plugin_of", "registry", "types"]
 
 
-class EncoderScores:
-    """The importance that a type's own encoder computes: what score_importance answers if no plugin knows better."""
-
-    @hookspecs.hookimpl(trylast=True)
-    def score_importance(self, qtype: QuantType, weights: Any, columns: Any) -> Any:
-        return None if columns is None else qtype.score(weights, columns)
-
-
 class Registry:
     """Loads all plugin modules at the first need, built-ins first, then by distribution name.
 
@@ -39,7 +31,7 @@ class Registry:
         self._loading = False
         self._manager = pluggy.PluginManager("quantreg")
         self._manager.add_hookspecs(hookspecs)
-        self._manager.register(EncoderScores(), name=BUILT_IN)
+        self._manager.register(hookspecs.EncoderScores(), name=BUILT_IN)
         self._by_name: dict[str, QuantType] = {}  # by name in lower case
         self._by_id: dict[int, QuantType] = {}
         self._owners: dict[str, Plugin] = {}  # by type name
@@ -355,6 +347,10 @@ class Types(Mapping[Any, QuantType]):
         found = self._registry.find(key)
         return default if found is None else found
 
+    def values(self) -> ValuesView[QuantType]:
+        """The types, ordered by id. Going through all of them does not count as looking one up."""
+        return _All(self)
+
     def __iter__(self) -> Iterator[str]:
         return (qtype.name for qtype in self._registry.all_types())
 
@@ -363,6 +359,13 @@ class Types(Mapping[Any, QuantType]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} quant types: {', '.join(self)}>"
+
+
+class _All(ValuesView[QuantType]):
+    _mapping: Types
+
+    def __iter__(self) -> Iterator[QuantType]:
+        return iter(self._mapping._registry.all_types())
 
 
 registry: Registry = Registry()

@@ -1,5 +1,6 @@
 """Which plugins are loaded, which one provides a type, and what is said about those that are not loaded."""
 
+import re
 from types import ModuleType
 
 import pytest
@@ -8,6 +9,7 @@ from entries import Entry, registry_of
 
 import quantreg
 from quantreg import hookimpl
+from quantreg.recipes import Row
 
 # ---- hooks that are not hooks ----
 
@@ -110,3 +112,20 @@ def test_an_unknown_type_of_a_project_in_the_current_folder_names_the_command(
     with pytest.raises(quantreg.UnknownTypeError) as raised:
         registry_of(Entry("a", "my-odd", lambda: ModuleType("a"))).get("ODD3")
     assert "not installed" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("attn_vv", None, "Q6_K"), "a Row is for the role 'attn_vv', which no tensor has: did you mean 'attn_v'?"),
+        ((("attn_k", "ffndown"), None, "Q6_K"), "the role 'ffndown', which no tensor has: did you mean 'ffn_down'?"),
+        (
+            ("router", None, "Q6_K"),
+            "the role 'router', which no tensor has: the roles are output, token_embd, attn_qkv,",
+        ),
+        (("attn_v", "in the last layer", "Q6_K"), "a Row has the condition 'in the last layer': pass a function that"),
+    ],
+)
+def test_a_misspelt_role_and_a_condition_that_is_no_function_are_told(row, message):
+    with pytest.raises(quantreg.PluginError, match=re.escape(message)):
+        Row(*row)
