@@ -120,8 +120,8 @@ def test_an_unknown_type_of_a_project_in_the_current_folder_names_the_command(
         (("attn_vv", None, "Q6_K"), "a Row is for the role 'attn_vv', which no tensor has: did you mean 'attn_v'?"),
         ((("attn_k", "ffndown"), None, "Q6_K"), "the role 'ffndown', which no tensor has: did you mean 'ffn_down'?"),
         (
-            ("router", None, "Q6_K"),
-            "the role 'router', which no tensor has: the roles are output, token_embd, attn_qkv,",
+            ("shared", None, "Q6_K"),
+            "the role 'shared', which no tensor has: the roles are output, token_embd, attn_qkv,",
         ),
         (("attn_v", "in the last layer", "Q6_K"), "a Row has the condition 'in the last layer': pass a function that"),
     ],
