@@ -20,7 +20,8 @@ def command(ctx: click.Context, /, as_json: bool) -> None:
     CPU lists the processor levels that the codecs of a plugin were built for; "python" is a codec in NumPy. ABI is the
     version of the codec interface that they were built for.
 
-    The environment variable QUANTREG_PLUGINS=NAME,... loads only these plugins or distributions.
+    The environment variable QUANTREG_PLUGINS=NAME,... loads only these plugins or distributions. With a minus sign,
+    QUANTREG_PLUGINS=-NAME, it leaves one out.
     """
     if ctx.invoked_subcommand is None:
         _list(as_json)

@@ -26,7 +26,7 @@ def _hooks() -> list["HookImpl"]:
     return registry.hook.register_recipes.get_hookimpls()
 
 
-def _report(hook: "HookImpl", error: Exception) -> None:
+def _report(hook: "HookImpl", error: BaseException) -> None:
     from quantreg.registry import registry
 
     registry.blame("register_recipes", hook, error)
@@ -77,7 +77,7 @@ def _architecture_hooks() -> list["HookImpl"]:
     return registry.hook.register_architectures.get_hookimpls()
 
 
-def _report_architecture(hook: "HookImpl", error: Exception) -> None:
+def _report_architecture(hook: "HookImpl", error: BaseException) -> None:
     from quantreg.registry import registry
 
     registry.blame("register_architectures", hook, error)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantreg.errors import PlanError, QuantregError
+from quantreg.faults import PLUGIN_ERRORS, describe
 from quantreg.ggml import FLOAT_TYPES, PLAIN_TYPES
 from quantreg.names import role_of
 from quantreg.recipes.architecture import Architecture, Keep
@@ -243,8 +244,8 @@ class _Planner:
             found = rule(candidate, choice)
         except QuantregError:
             raise
-        except Exception as error:
-            raise PlanError(f"{who} failed: {type(error).__name__}: {error}") from error
+        except PLUGIN_ERRORS as error:
+            raise PlanError(f"{who} failed: {describe(error)}") from error
         if found is not None and not isinstance(found, Choice):
             raise PlanError(f"{who} returned {found!r}, expected a quantreg.recipes.Choice or None")
         return found
