@@ -108,7 +108,7 @@ def test_options_reach_the_plan(run, model, tmp_path):
     assert to["blk.3.attn_v.weight"] == "Q5_0"
     assert to["blk.1.attn_k.weight"] == "F16"
     assert to["blk.0.attn_k.weight"] == "Q4_K"
-    assert set(plan) == {"tensors", "bytes", "bits_per_weight"}
+    assert set(plan) == {"tensors", "bytes", "bits_per_weight", "warnings", "problems"}
     assert set(plan["tensors"][0]) == {"name", "shape", "from", "to", "reason", "bytes"}
     assert plan["bytes"] == sum(t["bytes"] for t in plan["tensors"])
 

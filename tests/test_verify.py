@@ -234,3 +234,18 @@ def test_errors_of_the_functions(at, tmp_path):
     for function in (quantreg.validate, quantreg.hash_tensors):
         with pytest.raises(GGUFFormatError):
             function(tmp_path / "bad.gguf")
+
+
+def test_half_a_model_is_not_valid(run, tmp_path):
+    layers = {f"blk.{i}.{role}.weight": np.ones((2, 32), np.float32) for i in range(4) for role in ("attn_q", "ffn_up")}
+    whole = {"general.architecture": "llama", "llama.block_count": 4}
+    quantreg.write(tmp_path / "whole.gguf", whole, layers)
+    assert quantreg.validate(tmp_path / "whole.gguf").problems == ()
+    del layers["blk.2.ffn_up.weight"]
+    quantreg.write(tmp_path / "lacks.gguf", whole, layers)
+    (problem,) = quantreg.validate(tmp_path / "lacks.gguf").problems
+    assert problem.startswith("blk.2 lacks ffn_up.weight, which 3 other layers have")
+    quantreg.write(tmp_path / "half.gguf", whole | {"llama.block_count": 8}, dict(list(layers.items())[:2]))
+    code, out, _ = run("validate", tmp_path / "half.gguf")
+    assert code == 1
+    assert "the model lacks 7 of its 8 layers (blk.1 to blk.7), although llama.block_count is 8" in out
