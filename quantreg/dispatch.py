@@ -384,6 +384,8 @@ def _explain(error: Any, qtype: QuantType, tensor: str | None) -> NonFiniteError
     column = getattr(error, "column", None)
     if column is not None:
         return NonFiniteError(f"{where} holds NaN or infinity at column {column}: repair or replace the weights")
+    if qtype.name == "F16":
+        return NonFiniteError(f"{where} holds values too large for F16, whose range ends at 65504: choose BF16 or F32")
     return NonFiniteError(
         f"{where} holds values too large for {qtype.name}: a scale overflows half precision; choose another type"
     )

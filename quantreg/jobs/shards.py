@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from quantreg import gguf
-from quantreg.errors import OutputError, PlanError
+from quantreg.errors import GGUFFormatError, OutputError, PlanError
 from quantreg.jobs.source import Source
 from quantreg.recipes import Plan, StoredParameter, TensorPlan
 from quantreg.registry import find_layout
@@ -105,7 +105,11 @@ def lay_out(
         if change.type is None:
             edit.remove(change.key)
         else:
-            edit.set(change.key, gguf.Value(change.type, change.value))
+            try:
+                value = gguf.Value(change.type, change.value)
+            except GGUFFormatError as error:
+                raise PlanError(f"{change.key}: {error.message}") from None
+            edit.set(change.key, value)
     dst = os.fsdecode(dst)
     if groups is None:
         return [_file(dst, edit, planned.tensors, planned.parameters)]

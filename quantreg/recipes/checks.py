@@ -132,7 +132,8 @@ class Checks:
         bare = [
             tensor
             for tensor in tensors
-            if tensor.converted and tensor.to_type not in PLAIN_TYPES and tensor.importance is None
+            if tensor.converted and tensor.to_type not in PLAIN_TYPES
+            and tensor.importance is None and not tensor.needs_importance
             and tensor.name not in UNCALIBRATED and tensor.name not in self.calibration.ignored
         ]  # fmt: skip
         if not bare:

@@ -69,9 +69,10 @@ def _override(key: str, value: Any) -> MetadataEdit:
         return MetadataEdit(key, "bool", value)
     if isinstance(value, int):
         if abs(value) > 0xFFFFFFFF:
+            wide = "u64" if value > 0 else "i64"
             raise PlanError(
-                f"override {key}: {value} does not fit into 32 bits: pass quantreg.gguf.Value('u64', {value}), or set "
-                f"it in the output with `quantreg metadata set IN OUT {key}=u64:{value}`"
+                f"override {key}: {value} does not fit into 32 bits (an int holds 0 to 4294967295): use --override-kv "
+                f"{key}={wide}:{value}, or in Python quantreg.gguf.Value({wide!r}, {value})"
             )
         return MetadataEdit(key, "u32", abs(value))
     if isinstance(value, float):

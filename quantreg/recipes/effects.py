@@ -1,11 +1,11 @@
-"""Options that change nothing: which they are, why, and what would have the effect."""
+"""Options without the effect that they ask for: which they are, why, and what would have it."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from quantreg.recipes.calibration import EMBEDDINGS, Importance
-from quantreg.recipes.options import PlanOptions
+from quantreg.recipes.options import PlanOptions, pairs
 from quantreg.recipes.plans import TensorPlan
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def without_effect(
     tensors: Sequence[TensorPlan],
     imatrix: Importance | None,
 ) -> Iterator[str]:
-    """Yield a sentence for each option that has no effect.
+    """Yield a sentence for each option that has no effect, or another one than it says.
 
     ``obeyed`` holds what decided the type of any tensor: the patterns, and the names of the options.
     """
@@ -46,6 +46,12 @@ def without_effect(
             f"{tied if 'token_embd.weight' in names else ''}"
         )
     yield from _unused_parts(options, imatrix)
+    for key, value in pairs(options.override_kv):
+        if type(value) is int and -0xFFFFFFFF <= value < 0:
+            yield (
+                f"override {key}: {value} is stored as {-value}, as in llama-quantize: {key}=i32:{value} stores the "
+                "negative number"
+            )
 
 
 def _ignored(
