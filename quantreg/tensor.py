@@ -1,7 +1,7 @@
 """QuantizedTensor: one tensor of a GGUF file, with its type, its shape and its bytes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -9,8 +9,9 @@ import numpy as np
 from quantreg import gguf
 from quantreg.dispatch import dequantize
 from quantreg.errors import ShapeError
+from quantreg.ggml import PLAIN_TYPES
 from quantreg.html import figures
-from quantreg.registry import find_layout
+from quantreg.registry import find_layout, types
 
 if TYPE_CHECKING:
     from typing import SupportsIndex
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from quantreg.qtype import QuantType
 
 __all__ = ["QuantizedTensor"]
+
+
+# Types whose values float32 cannot hold, and their dtypes.
+_EXACT = {name: dtype for name, dtype in PLAIN_TYPES.items() if dtype not in ("float32", "float16", "bfloat16")}
 
 
 class QuantizedTensor:
@@ -37,7 +42,12 @@ class QuantizedTensor:
     as a name, an id or a QuantType. Raises UnknownTypeError for a type that no plugin provides, and ShapeError if the
     data has the wrong size or dtype.
 
-    A file may hold tensors of unknown types. Their data is flat, and they can be copied but not decoded.
+    For NumPy it is an array of its decoded values: ``np.asarray(tensor)``, ``len(tensor)``, ``tensor[2:5]`` and loops
+    over rows work. Indexing decodes no more than the rows that it asks for. ``ndim``, ``size`` and ``dtype`` are those
+    of the decoded array: integers and float64 keep their dtype, everything else is float32.
+
+    A file may hold tensors of unknown types. Their data is flat, and they can be copied but not decoded. A pickled
+    tensor carries its bytes with it.
     """
 
     __slots__ = ("data", "name", "shape", "type_id", "type_name")
@@ -98,6 +108,74 @@ class QuantizedTensor:
         Raises UnknownTypeError if no plugin provides the type.
         """
         return dequantize(self.data, self.type_id, dtype=dtype).reshape(self.shape)
+
+    # ---- as an array ----
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of values."""
+        return math.prod(self.shape)
+
+    @property
+    def dtype(self) -> "np.dtype[Any]":
+        """The dtype of the decoded values: that of the file for integers and float64, else float32."""
+        return np.dtype(_EXACT.get(self.type_name, np.float32))
+
+    def __array__(self, dtype: "DTypeLike | None" = None, copy: bool | None = None) -> "NDArray[Any]":
+        if copy is False:
+            raise ValueError(
+                "the values of a QuantizedTensor are decoded, which makes a new array: leave copy=False out"
+            )
+        return self[...] if dtype is None else np.asarray(self[...], dtype)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a QuantizedTensor without dimensions has no length")
+        return self.shape[0]
+
+    def __bool__(self) -> bool:
+        return True  # a tensor is there, whatever its length: `if model.get(name)` asks just that
+
+    def __iter__(self) -> "Iterator[NDArray[Any]]":
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, key: Any) -> "Any":
+        """The decoded values at a NumPy index. Only the rows that the index asks for are decoded.
+
+        Raises IndexError as NumPy does, and UnknownTypeError if no plugin provides the type.
+        """
+        if self.type_name not in _EXACT:
+            types[self.type_id]  # the data of an unknown type is flat, so that it cannot be indexed
+        keys = key if isinstance(key, tuple) else (key,)
+        basic = all(isinstance(part, (int, np.integer, slice)) or part is Ellipsis for part in keys)
+        n_rows_axes = max(0, self.ndim - 1)
+        if basic and not any(isinstance(part, (bool, np.bool_)) for part in keys) and keys.count(Ellipsis) <= 1:
+            missing = self.ndim + keys.count(Ellipsis) - len(keys)
+            if missing < 0:
+                raise IndexError(f"{len(keys)} indices are too many for a tensor of {self.ndim} dimensions")
+            at = keys.index(Ellipsis) if Ellipsis in keys else len(keys)
+            full = (*keys[:at], *[slice(None)] * missing, *keys[at + 1 :])
+            values = self._decoded(self.data[full[:n_rows_axes]])[(..., *full[n_rows_axes:])]
+            return values if values.ndim or Ellipsis in keys else values[()]
+        if not isinstance(key, tuple) and n_rows_axes and np.ndim(key) <= n_rows_axes:
+            rows = np.asarray(key)
+            if rows.dtype.kind != "b" or rows.ndim <= n_rows_axes:
+                return self._decoded(self.data[key])  # arrays of row numbers, masks of rows
+        return self._decoded(self.data)[key]
+
+    def _decoded(self, data: "NDArray[np.uint8]") -> "NDArray[Any]":
+        """Decode some rows: uint8 (..., bytes per row) to an array of (..., cols)."""
+        exact = _EXACT.get(self.type_name)
+        cols = self.shape[-1:]
+        if exact is not None:
+            stored = np.ascontiguousarray(data).view(np.dtype(exact).newbyteorder("<"))
+            return stored.astype(exact).reshape(*data.shape[:-1], *cols)
+        return dequantize(data, self.type_id).reshape(*data.shape[:-1], *cols)
 
     def __repr__(self) -> str:
         bits = f", {self._bits:.4g} bits per weight" if self._bits else ""
