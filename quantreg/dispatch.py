@@ -1,14 +1,18 @@
 """Quantize and dequantize whole arrays: find the codec of a type, and split the rows over threads."""
 
 import os
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 
 from quantreg.arrays import as_array, as_dtype
-from quantreg.errors import CodecError, NonFiniteError, PluginError, ShapeError
+from quantreg.errors import CodecError, LossWarning, NonFiniteError, PluginError, ShapeError
+from quantreg.loss import Loss, explain, is_lost, measured
+from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
 from quantreg.registry import registry, types
 from quantreg.scores import are_good, check_codec_scores, check_importance, revived
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, DTypeLike, NDArray
     from typing_extensions import Buffer
+
+    from quantreg.codec import RowCodec
+    from quantreg.parameters import Fitted
 
     TypeKey: TypeAlias = str | SupportsIndex | QuantType
     Scalar = TypeVar("Scalar", bound=np.generic)
@@ -45,6 +52,7 @@ def quantize(
     threads: int | None = None,
     *,
     tensor: str | None = None,
+    parameters: "Fitted | None" = None,
 ) -> "NDArray[np.uint8]":
     """Encode an array of weights and return its bytes: uint8 of shape (..., bytes per row).
 
@@ -55,11 +63,12 @@ def quantize(
       error weights, of the shape of x. Converted to float32. Ones are used, with a RuntimeWarning, for a row that is
       all zeros: it says nothing, and most types would lose the weights.
     - ``threads``: how many threads encode; by default as many as processors. The bytes do not depend on it.
-    - ``tensor``: the name that the hook score_importance and error messages get.
+    - ``tensor``: the name that codecs, the hook score_importance and error messages get.
+    - ``parameters``: what `quantreg.fit` returned, for a type that fits parameters to the tensor; else None.
 
     Raises UnknownTypeError; ShapeError for a wrong shape or dtype; CodecError if the type has no encoder, or needs
-    importance and has none; NonFiniteError, with the row, for NaN, infinity, or values that overflow the scales of the
-    type.
+    importance or parameters and has none; NonFiniteError, with the row, for NaN, infinity, or values that overflow the
+    scales of the type. Warns with LossWarning if the type cannot hold the weights, so that nearly all is lost.
     """
     found = types[qtype]
     if tensor is None and hasattr(x, "type_name"):
@@ -83,9 +92,12 @@ def quantize(
         return out
     given = None if importance is None else check_importance(x, importance, found, tensor)
     scorer = registry.scorer(found) if given is None or given[1] == "columns" else None
-    by_matrix = given is not None and given[1] == "columns" and x.ndim > 1
+    by_matrix = x.ndim > 1 and ((given is not None and given[1] == "columns") or _by_matrix(found))
     slabs = x.reshape(-1, x.shape[-2] if by_matrix else _rows(x), x.shape[-1])
     flat = out.reshape(slabs.shape[0], slabs.shape[1], row_bytes)
+    codecs = _codecs(found, tensor, x.shape, slabs.shape[0], parameters)
+
+    losses: list[Loss] = []
 
     def encode(matrix: int, first: int, last: int) -> None:
         weights = None
@@ -95,17 +107,23 @@ def quantize(
                 weights = values[matrix]
             else:
                 weights = np.require(values.reshape(slabs.shape)[matrix, first:last], np.float32, _PLAIN)
+        rows = float32_rows(slabs[matrix, first:last])
         encode_slab(
             found,
-            _float32(slabs[matrix, first:last]),
+            rows,
             flat[matrix, first:last],
             weights,
             scorer=scorer,
             first_row=matrix * slabs.shape[1] + first,
             tensor=tensor,
+            codec=codecs[matrix],
         )
+        losses.append(measured(codecs[matrix], rows, flat[matrix, first:last]))
 
     _run(encode, slabs.shape, threads, SLAB_WEIGHTS)
+    share = reduce(Loss.plus, losses, Loss()).share
+    if share is not None and is_lost(share):
+        warnings.warn(explain(tensor, found.name, share), LossWarning, stacklevel=2)
     return out
 
 
@@ -116,6 +134,8 @@ def dequantize(
     dtype: type[np.float32] = ...,
     out: None = None,
     threads: int | None = None,
+    *,
+    parameters: "Fitted | None" = None,
 ) -> "NDArray[np.float32]": ...
 @overload
 def dequantize(
@@ -125,6 +145,7 @@ def dequantize(
     *,
     out: "NDArray[Scalar]",
     threads: int | None = None,
+    parameters: "Fitted | None" = None,
 ) -> "NDArray[Scalar]": ...
 @overload
 def dequantize(
@@ -133,6 +154,8 @@ def dequantize(
     dtype: "DTypeLike" = ...,
     out: "NDArray[Any] | None" = None,
     threads: int | None = None,
+    *,
+    parameters: "Fitted | None" = None,
 ) -> "NDArray[Any]": ...
 def dequantize(
     data: "Buffer | ArrayLike",
@@ -140,6 +163,8 @@ def dequantize(
     dtype: "DTypeLike" = np.float32,
     out: "NDArray[Any] | None" = None,
     threads: int | None = None,
+    *,
+    parameters: "Fitted | None" = None,
 ) -> "NDArray[Any]":
     """Decode bytes and return the weights: an array of shape (..., cols).
 
@@ -148,8 +173,9 @@ def dequantize(
     - ``dtype``: of the result; ignored if ``out`` is given.
     - ``out``: an array of shape (..., cols), of any float dtype and memory layout, to fill and return.
     - ``threads``: how many threads decode; by default as many as processors.
+    - ``parameters``: what `quantreg.fit` returned for the tensor, if its type has parameters.
 
-    Raises UnknownTypeError, and ShapeError for a wrong shape or dtype.
+    Raises UnknownTypeError, ShapeError for a wrong shape or dtype, and CodecError if the type needs parameters.
     """
     found = types[qtype]
     source = np.frombuffer(data, np.uint8) if isinstance(data, (bytes, bytearray, memoryview)) else np.asarray(data)
@@ -168,19 +194,21 @@ def dequantize(
         )
     if out.size == 0:
         return out
-    rows = (source.view(np.uint8) if source.dtype != np.uint8 else source).reshape(1, -1, source.shape[-1])
-    target = out.reshape(1, -1, cols) if out.dtype == np.float32 and out.flags.carray else None
+    rows = source.view(np.uint8) if source.dtype != np.uint8 else source
+    rows = rows.reshape(-1, rows.shape[-2] if _by_matrix(found) and rows.ndim > 1 else _rows(rows), rows.shape[-1])
+    codecs = _codecs(found, None, shape, rows.shape[0], parameters)
+    target = out.reshape(*rows.shape[:2], cols) if out.dtype == np.float32 and out.flags.carray else None
 
     def decode(matrix: int, first: int, last: int) -> None:
         slab = np.ascontiguousarray(rows[matrix, first:last])
         if target is not None:
-            decode_slab(found, slab, target[matrix, first:last], stream=out.nbytes >= STREAM_BYTES)
+            codecs[matrix].decode_rows(slab, target[matrix, first:last], out.nbytes >= STREAM_BYTES)
             return
         decoded = np.empty((last - first, cols), np.float32)
-        decode_slab(found, slab, decoded)
-        _assign(out, first, decoded)
+        codecs[matrix].decode_rows(slab, decoded)
+        _assign(out, matrix * rows.shape[1] + first, decoded)
 
-    _run(decode, (1, rows.shape[1], cols), threads, DECODE_SLAB_WEIGHTS)
+    _run(decode, (*rows.shape[:2], cols), threads, DECODE_SLAB_WEIGHTS)
     return out
 
 
@@ -196,13 +224,15 @@ def encode_slab(
     scorer: "Callable[..., Any] | None" = None,
     first_row: int = 0,
     tensor: str | None = None,
+    codec: "RowCodec | None" = None,
 ) -> None:
     """Encode rows, float32 (rows, cols), into out, uint8 (rows, bytes per row).
 
     ``importance`` is None, column statistics (cols,) or error weights (rows, cols). ``scorer`` is the hook
-    score_importance, which may replace it (see `Registry.scorer`). Raises NonFiniteError, which names ``tensor`` and
-    the row, counted from ``first_row``; PluginError if the scorer fails; ShapeError if its result has a wrong shape;
-    CodecError if the codec fails, or scores weights with NaN, infinity or negative values.
+    score_importance, which may replace it (see `Registry.scorer`). ``codec`` is what `QuantType.codec_for` returned, by
+    default the type's own. Raises NonFiniteError, which names ``tensor`` and the row, counted from ``first_row``;
+    PluginError if the scorer fails; ShapeError if its result has a wrong shape; CodecError if the codec fails, or
+    scores weights with NaN, infinity or negative values.
     """
     if rows.size == 0:
         out[...] = 0
@@ -212,19 +242,30 @@ def encode_slab(
     if importance is not None and importance.ndim == 1 and _scores_are_foreign(qtype):
         check_codec_scores(qtype, rows, importance, tensor)
     try:
-        qtype.codec.encode_rows(rows, out, importance, first_row)
+        (codec or qtype.codec).encode_rows(rows, out, importance, first_row)
     except ValueError as error:
         raise _explain(error, qtype, tensor) from None
     except CodecError as error:
         raise (CodecError(f"{tensor}: {error}") if tensor else error) from error.__cause__
 
 
-def decode_slab(qtype: QuantType, data: "NDArray[np.uint8]", out: "NDArray[np.float32]", stream: bool = False) -> None:
-    """Decode data, uint8 (rows, bytes per row), into out, float32 (rows, cols); ``stream`` writes around the caches."""
-    qtype.codec.decode_rows(data, out, stream)
+# ---- matrices and rows ----
 
 
-# ---- rows ----
+def _by_matrix(qtype: QuantType) -> bool:
+    """Whether a slab must lie within one matrix, because the codec knows which one it is."""
+    return qtype.parameters is not None or getattr(qtype.codec, "wants_context", False)
+
+
+def _codecs(
+    qtype: QuantType, tensor: str | None, shape: tuple[int, ...], count: int, parameters: "Fitted | None"
+) -> "list[RowCodec]":
+    """The codec of each of ``count`` matrices of an array."""
+    if parameters is None and not _by_matrix(qtype):
+        return [qtype.codec_for(None)] * count
+    if parameters is not None and qtype.parameters is not None:
+        parameters = qtype.parameters.checked(qtype.name, parameters, TensorContext(tensor, shape))
+    return [qtype.codec_for(parameters, TensorContext(tensor, shape, expert=i)) for i in range(count)]
 
 
 def _rows(x: "NDArray[Any]") -> int:
@@ -258,7 +299,7 @@ def _run(
                 future.cancel()
 
 
-def _float32(rows: "NDArray[Any]") -> "NDArray[np.float32]":
+def float32_rows(rows: "NDArray[Any]") -> "NDArray[np.float32]":
     if rows.dtype.name == "bfloat16":
         rows = (rows.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     if rows.dtype == np.float64:

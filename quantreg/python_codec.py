@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,11 @@ from quantreg_kernels._run import RowError, first_nonfinite
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from quantreg.parameters import Fitted, TensorContext
+
 __all__ = ["PythonCodec"]
+
+EXTRAS: tuple[str, ...] = ("parameters", "context")  # keyword-only arguments that the functions may ask for
 
 
 class PythonCodec:
@@ -34,6 +40,10 @@ class PythonCodec:
 
         Q3 = quantreg.QuantType("MY_Q3", type_id=1042, block_size=32, type_size=14,
                                 codec=lambda: quantreg.PythonCodec(Q3, encode, decode))
+
+    ``encode``, ``decode`` and ``score`` may have keyword-only arguments: ``parameters``, which receives what the type
+    fitted to the tensor (see `quantreg.Parameters`), and ``context``, which receives a `quantreg.TensorContext`. Both
+    may be None.
 
     A row that decodes to NaN or infinity, because a scale overflows, is refused with its number. A function that fails
     or returns another shape or dtype raises CodecError.
@@ -58,7 +68,31 @@ class PythonCodec:
         self.type_size: int = qtype.type_size
         self.row_header_size: int = qtype.row_header_size
         self._encode, self._decode, self._score = encode, decode, score
-        self._weighted = encode is not None and len(inspect.signature(encode).parameters) > 1
+        self._weighted = encode is not None and _count_positional(encode) > 1
+        functions = (encode, decode, score)
+        self._extras = [() if f is None else tuple(n for n in EXTRAS if n in _keywords(f)) for f in functions]
+        if any(self._extras):
+            self._encode, self._decode, self._score = self._bound(functions, {})
+
+    def bind(self, parameters: "Fitted | None", context: "TensorContext | None") -> "PythonCodec":
+        """The codec for one matrix: its functions receive these parameters and this context, if they ask for them."""
+        if not any(self._extras):
+            return self
+        bound = copy(self)
+        given = {"parameters": parameters, "context": context}
+        bound._encode, bound._decode, bound._score = self._bound((self._encode, self._decode, self._score), given)
+        return bound
+
+    def _bound(self, functions: Sequence[Any], given: dict[str, Any]) -> list[Any]:
+        return [
+            partial(function, **{name: given.get(name) for name in extras}) if extras else function
+            for function, extras in zip(functions, self._extras, strict=True)
+        ]
+
+    @property
+    def wants_context(self) -> bool:
+        """Whether a function asks for ``context``, and so needs to know which tensor and matrix its rows belong to."""
+        return any("context" in extras for extras in self._extras)
 
     @property
     def can_encode(self) -> bool:
@@ -215,6 +249,16 @@ class PythonCodec:
             except Exception:  # may be any error, as in _call
                 return row
         return None
+
+
+def _count_positional(function: Callable[..., object]) -> int:
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    return sum(p.kind not in kinds for p in inspect.signature(function).parameters.values())
+
+
+def _keywords(function: Callable[..., object]) -> set[str]:
+    """The names of the keyword-only arguments."""
+    return {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
 def _check(array: "NDArray[Any]", dtype: type[np.generic], name: str, ndim: int = 2) -> None:

@@ -14,7 +14,7 @@ import quantreg
 
 PACKAGES = [
     "quantreg", "quantreg.gguf", "quantreg.storage", "quantreg.recipes", "quantreg.importance", "quantreg.evaluation",
-    "quantreg.jobs", "quantreg.testing", "quantreg.scaffold", "quantreg.cli",
+    "quantreg.jobs", "quantreg.safetensors", "quantreg.testing", "quantreg.scaffold", "quantreg.cli",
 ]  # fmt: skip
 
 

@@ -32,6 +32,7 @@ def plan(
     exclude_weights: str | Sequence[str] = (),
     on_missing_importance: str = "error",
     keep_split: bool = False,
+    keep_dims: bool = False,
     no_fallback: bool = False,
     imatrix_floor: float = 0.0,
 ) -> Plan:
@@ -52,7 +53,7 @@ def plan(
         token_embedding_type=token_embedding_type, tensor_types=tensor_types, allow_requantize=allow_requantize,
         override_kv=override_kv, prune_layers=prune_layers, include_weights=include_weights,
         exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
-        no_fallback=no_fallback, imatrix_floor=imatrix_floor,
+        keep_dims=keep_dims, no_fallback=no_fallback, imatrix_floor=imatrix_floor,
     )  # fmt: skip
     source = open_source(src, names)
     made = plan_header(source, file_type, imatrix=open_imatrix(imatrix), options=options, check=check)

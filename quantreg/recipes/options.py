@@ -32,6 +32,8 @@ class PlanOptions:
       "error" refuses the plan; "plain" encodes it without importance if the type allows that; "fallback" gives it a
       type that does not need importance.
     - ``keep_split``: write one output file per file of the source, with the tensors in the source's order.
+    - ``keep_dims`` (not in llama-quantize): tensors keep trailing dimensions of 1, in ne order, which llama-quantize
+      drops: a shape of (1, 256) would become (256,). Tensors of a safetensors model always keep them.
     - ``no_fallback`` (not in llama-quantize): refuse the plan instead of using another type if a row does not divide
       into blocks.
     - ``imatrix_floor`` (not in llama-quantize): raise the importance of each column to at least this many times the
@@ -53,6 +55,7 @@ class PlanOptions:
     exclude_weights: str | Sequence[str] = ()
     on_missing_importance: str = "error"
     keep_split: bool = False
+    keep_dims: bool = False
     no_fallback: bool = False
     imatrix_floor: float = 0.0
 
