@@ -5,7 +5,7 @@ from os import PathLike
 import numpy as np
 from numpy.typing import NDArray
 
-from quantreg import files
+from quantreg import files, writing
 
 __all__ = ["DEMO_TYPES", "make_model", "relative_error"]
 
@@ -68,7 +68,7 @@ def make_model(
         "llama.rope.freq_base": 10000.0,
         "llama.vocab_size": n_vocab,
     }
-    files.write(path, metadata, tensors, force=force)
+    writing.write(path, metadata, tensors, force=force)
     return sum(tensor.size for tensor in tensors.values())
 
 

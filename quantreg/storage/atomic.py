@@ -112,6 +112,11 @@ class AtomicFile:
             self._file.write(view, self._position)
         self._position += len(view)
 
+    def check(self) -> None:
+        """Raise OutputError now if ``path`` must not be replaced, before work that may take long."""
+        with self._errors():
+            self._check_target()
+
     def has(self, offset: int, length: int) -> bool:
         """Whether these bytes were already written by an earlier run. Always False here; see `PartialFile`."""
         return False
