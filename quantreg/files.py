@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -146,6 +146,9 @@ class File(Mapping[str, QuantizedTensor]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"an open File does not pickle: pass its path, {self.paths[0]!r}, and open it there")
 
     def __repr__(self) -> str:
         return f"<quantreg.File {self.paths[0]!r}: {len(self)} tensors, {len(self.metadata)} keys>"

@@ -224,8 +224,8 @@ class QuantizedTensor:
         cols = self.shape[-1:]
         if exact is not None:
             stored = np.ascontiguousarray(data).view(np.dtype(exact).newbyteorder("<"))
-            return stored.astype(exact).reshape(*data.shape[:-1], *cols)
-        return dequantize(data, self.type_id).reshape(*data.shape[:-1], *cols)
+            return stored.astype(exact).reshape((*data.shape[:-1], *cols))
+        return dequantize(data, self.type_id).reshape((*data.shape[:-1], *cols))
 
     def __reduce__(self) -> "tuple[Any, ...]":
         return _restored, (self.name, self.shape, self.type_id, self.type_name, self.data, self.parameters)

@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any
 
 from quantreg.errors import ImportanceError, PlanError
-from quantreg.importance import ImportanceMatrix
+from quantreg.importance import ImatrixLike
 from quantreg.jobs.inputs import open_imatrix, open_source
 from quantreg.recipes import FileType, Plan, PlanFile, PlanOptions, plan_header
 
@@ -14,11 +14,11 @@ __all__ = ["plan", "read_plan"]
 
 
 def plan(
-    src: str | PathLike[str],
+    src: str | bytes | PathLike[str],
     file_type: str | int | FileType,
     *,
-    imatrix: ImportanceMatrix | str | PathLike[str] | None = None,
-    names: Mapping[str, str | None] | str | PathLike[str] | None = None,
+    imatrix: ImatrixLike | None = None,
+    names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
     check: bool = True,
     pure: bool = False,
     leave_output_tensor: bool = False,
@@ -41,7 +41,8 @@ def plan(
     ``src`` is the path of a GGUF file, of any shard of one, or of a safetensors file or index. For safetensors,
     ``names`` maps the names there to GGUF's (a mapping, or a JSON file that holds one; None leaves a tensor out), and
     ``override_kv`` gives the metadata. ``file_type`` is a name, alias or number ("Q4_K_M", 15), or the name of a type
-    to use for every tensor that is quantized. ``imatrix`` is a path or an ImportanceMatrix. The options from ``pure``
+    to use for every tensor that is quantized. ``imatrix`` is a path, an ImportanceMatrix, or a mapping of tensor names
+    to arrays of column statistics. The options from ``pure``
     on are those of llama-quantize; `quantreg.PlanOptions` describes each. With ``check=False``, what keeps the plan
     from being carried out is listed in ``Plan.problems`` instead of raised.
 
@@ -61,15 +62,15 @@ def plan(
 
 
 def read_plan(
-    path: str | PathLike[str],
-    src: str | PathLike[str],
+    path: str | bytes | PathLike[str],
+    src: str | bytes | PathLike[str],
     *,
-    imatrix: ImportanceMatrix | str | PathLike[str] | None = None,
-    names: Mapping[str, str | None] | str | PathLike[str] | None = None,
+    imatrix: ImatrixLike | None = None,
+    names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
 ) -> Plan:
     """Read a plan that `quantreg.write_plan` wrote, check it against the model at src, and return it.
 
-    ``imatrix`` is a path or an ImportanceMatrix; by default the file that the plan names. Raises what `plan` raises.
+    ``imatrix`` is that of `plan`; by default the file that the plan names. Raises what `plan` raises.
     """
     file = PlanFile(path)
     source = open_source(src, names)

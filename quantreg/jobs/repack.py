@@ -18,8 +18,8 @@ __all__ = ["copy_plan", "edit_metadata", "merge", "split"]
 
 
 def split(
-    src: str | PathLike[str],
-    prefix: str | PathLike[str],
+    src: str | bytes | PathLike[str],
+    prefix: str | bytes | PathLike[str],
     *,
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
@@ -40,7 +40,7 @@ def split(
     return _write(source, plan, shards.lay_out(prefix, plan, source, groups), force)
 
 
-def merge(src: str | PathLike[str], dst: str | PathLike[str], *, force: bool = False) -> WriteResult:
+def merge(src: str | bytes | PathLike[str], dst: str | bytes | PathLike[str], *, force: bool = False) -> WriteResult:
     """Write the shards of a model as one file; src is any one of them.
 
     A file that was split by `split` comes back byte for byte. Raises GGUFFormatError, OutputError, OSError.
@@ -49,8 +49,8 @@ def merge(src: str | PathLike[str], dst: str | PathLike[str], *, force: bool = F
 
 
 def edit_metadata(
-    src: str | PathLike[str],
-    dst: str | PathLike[str],
+    src: str | bytes | PathLike[str],
+    dst: str | bytes | PathLike[str],
     *,
     set: Mapping[str, Any] = MappingProxyType({}),
     remove: Iterable[str] = (),

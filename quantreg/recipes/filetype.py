@@ -35,6 +35,9 @@ class FileType:
     needs_imatrix: tuple[str, ...] = ()
     only_copy: bool = False
 
+    def __repr__(self) -> str:
+        return f"<FileType {self.name}: {self.type}, {len(self.rules)} rules>"
+
 
 class FileTypes(Mapping[str, FileType]):
     """All file types by name: the built-in ones, those of plugins, and those registered by hand.

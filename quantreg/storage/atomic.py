@@ -60,16 +60,16 @@ class AtomicFile:
     path: Path
     force: bool
     size: int | None
-    sources: list[str | os.PathLike[str]]
+    sources: list[str | bytes | os.PathLike[str]]
     _file: PositionedFile
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | bytes | os.PathLike[str],
         *,
         force: bool = False,
         size: int | None = None,
-        source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+        source: str | bytes | os.PathLike[str] | Iterable[str | bytes | os.PathLike[str]] | None = None,
     ) -> None:
         path = os.fsdecode(path)
         if path == "-":
