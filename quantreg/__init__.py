@@ -21,6 +21,7 @@ _HOMES = {
     "ImportanceError": "errors",
     "ImportanceMatrix": "importance",
     "LossWarning": "errors",
+    "LazyTensor": "writing",
     "MetadataError": "errors",
     "NonFiniteError": "errors",
     "OutputError": "errors",
@@ -65,14 +66,19 @@ _HOMES = {
     "split": "jobs.repack",
     "types": "registry",
     "validate": "jobs.verify",
-    "write": "files",
+    "write": "writing",
     "write_plan": "recipes",
 }
+
+# modules that people use by their name, as in quantreg.gguf.Value; also imported on first use
+_MODULES = ("errors", "events", "gguf", "recipes", "testing")
 
 __all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name):
+    if name in _MODULES:
+        return import_module(f"quantreg.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'quantreg' has no attribute {name!r}")
@@ -82,4 +88,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, *_MODULES})

@@ -1,6 +1,7 @@
 """Measure types on a model: error, size and speed on a random sample of its rows."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from quantreg.dispatch import dequantize, quantize
 from quantreg.errors import CodecError, PlanError
 from quantreg.ggml import INTEGER_TYPES
 from quantreg.html import table
-from quantreg.importance import ImportanceMatrix
+from quantreg.importance import ImatrixLike, ImportanceMatrix
 from quantreg.qtype import QuantType
 from quantreg.registry import registry, types
 
@@ -79,6 +80,10 @@ class Evaluation:
     tensors: tuple[Measure, ...]
     skipped: tuple[Skipped, ...]
 
+    def __repr__(self) -> str:
+        names = ", ".join(measure.type for measure in self.totals)
+        return f"<Evaluation of {self.path!r}: {names} on {len({measure.tensor for measure in self.tensors})} tensors>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON-ready data."""
         return {
@@ -126,9 +131,9 @@ def built_in_types() -> list[str]:
 
 
 def evaluate(
-    path: str | PathLike[str],
+    path: str | bytes | PathLike[str],
     type_names: Iterable[str | int | QuantType],
-    imatrix: str | PathLike[str] | ImportanceMatrix | None = None,
+    imatrix: ImatrixLike | None = None,
     *,
     sample: int = _SAMPLE_WEIGHTS,
     seed: int = 0,
@@ -147,8 +152,8 @@ def evaluate(
     PlanError if the model has no matrices; and whatever `quantreg.open` and `ImportanceMatrix.read` raise.
     """
     chosen = [types[name] for name in type_names]
-    if imatrix is not None and not isinstance(imatrix, ImportanceMatrix):
-        imatrix = ImportanceMatrix.read(imatrix)
+    if imatrix is not None:
+        imatrix = ImportanceMatrix.of(imatrix)
     for qtype in chosen:
         if not qtype.codec.can_encode:
             raise CodecError(f"{qtype.name} can only be decoded: choose types that can be encoded")
@@ -174,10 +179,10 @@ def evaluate(
                 measures.append(_finish(qtype, name, parts))
                 sums[qtype] = parts if qtype not in sums else _add(sums[qtype], parts)
     if not measures and not skipped:
-        raise PlanError(f"{path} has no matrices to evaluate: give a model with two-dimensional tensors")
+        raise PlanError(f"{os.fsdecode(path)} has no matrices to evaluate: give a model with two-dimensional tensors")
     totals = tuple(_finish(qtype, None, sums[qtype]) for qtype in dict.fromkeys(chosen) if qtype in sums)
     source = None if imatrix is None else imatrix.path
-    return Evaluation(str(path), source and str(source), totals, tuple(measures), tuple(skipped))
+    return Evaluation(os.fsdecode(path), source and str(source), totals, tuple(measures), tuple(skipped))
 
 
 def _warm_up(qtype: QuantType) -> None:

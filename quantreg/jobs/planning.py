@@ -10,7 +10,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 from quantreg.errors import GGUFFormatError, ImportanceError, PlanError, QuantregError
-from quantreg.importance import ImportanceMatrix
+from quantreg.importance import ImatrixLike, ImportanceMatrix
 from quantreg.jobs import shards
 from quantreg.jobs.inputs import open_imatrix, open_source
 from quantreg.jobs.source import Source
@@ -21,11 +21,11 @@ __all__ = ["Rehearsal", "plan", "read_plan", "rehearse"]
 
 
 def plan(
-    src: str | PathLike[str],
+    src: str | bytes | PathLike[str],
     file_type: str | int | FileType,
     *,
-    imatrix: ImportanceMatrix | str | PathLike[str] | None = None,
-    names: Mapping[str, str | None] | str | PathLike[str] | None = None,
+    imatrix: ImatrixLike | None = None,
+    names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
     check: bool = True,
     pure: bool = False,
     leave_output_tensor: bool = False,
@@ -49,9 +49,9 @@ def plan(
     ``names`` maps the names there to GGUF's (a mapping, or a JSON file that holds one; None leaves a tensor out), and
     ``override_kv`` gives the metadata. ``file_type`` is a name, alias or number ("Q4_K_M", 15), or the name of a type
     for every tensor that is quantized. If the type is a plugin's, the output and the token embeddings get better types
-    unless ``pure`` is true. ``imatrix`` is a path or an ImportanceMatrix. The options from ``pure`` on are those of
-    llama-quantize; `quantreg.PlanOptions` describes each. With ``check=False``, what keeps the plan from being carried
-    out is listed in ``Plan.problems`` instead of raised.
+    unless ``pure`` is true. ``imatrix`` is a path, an ImportanceMatrix, or a mapping of tensor names to arrays of
+    column statistics. The options from ``pure`` on are those of llama-quantize; `quantreg.PlanOptions` describes each.
+    With ``check=False``, what keeps the plan from being carried out is listed in ``Plan.problems`` instead of raised.
 
     Raises GGUFFormatError, SafetensorsError, ImportanceError, UnknownFileTypeError, UnknownTypeError, PlanError,
     OSError.
@@ -70,15 +70,15 @@ def plan(
 
 
 def read_plan(
-    path: str | PathLike[str],
-    src: str | PathLike[str],
+    path: str | bytes | PathLike[str],
+    src: str | bytes | PathLike[str],
     *,
-    imatrix: ImportanceMatrix | str | PathLike[str] | None = None,
-    names: Mapping[str, str | None] | str | PathLike[str] | None = None,
+    imatrix: ImatrixLike | None = None,
+    names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
 ) -> Plan:
     """Read a plan that `quantreg.write_plan` wrote, check it against the model at src, and return it.
 
-    ``imatrix`` is a path or an ImportanceMatrix; by default the file that the plan names. Raises what `plan` raises.
+    ``imatrix`` is that of `plan`; by default the file that the plan names. Raises what `plan` raises.
     """
     file = PlanFile(path)
     source = open_source(src, names)

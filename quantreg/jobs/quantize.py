@@ -10,7 +10,7 @@ from typing import Any
 
 from quantreg.errors import NonFiniteError
 from quantreg.events import Event, Finished, TensorDone
-from quantreg.importance import ImportanceMatrix
+from quantreg.importance import ImatrixLike
 from quantreg.jobs.advice import with_advice
 from quantreg.jobs.planning import rehearse
 from quantreg.jobs.results import QuantizeResult, WriteResult
@@ -24,10 +24,10 @@ __all__ = ["quantize_events", "quantize_file"]
 
 
 def quantize_file(
-    src: str | PathLike[str],
-    dst: str | PathLike[str],
+    src: str | bytes | PathLike[str],
+    dst: str | bytes | PathLike[str],
     file_type: str | int | FileType | Plan,
-    imatrix: ImportanceMatrix | str | PathLike[str] | None = None,
+    imatrix: ImatrixLike | None = None,
     *,
     progress: Callable[[Event], object] | None = None,
     threads: int | None = None,
@@ -35,7 +35,7 @@ def quantize_file(
     force: bool = False,
     resumable: bool = False,
     resume: bool = False,
-    names: Mapping[str, str | None] | str | PathLike[str] | None = None,
+    names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
     pure: bool = False,
@@ -93,17 +93,17 @@ def quantize_file(
 
 
 def quantize_events(
-    src: str | PathLike[str],
-    dst: str | PathLike[str],
+    src: str | bytes | PathLike[str],
+    dst: str | bytes | PathLike[str],
     file_type: str | int | FileType | Plan,
-    imatrix: ImportanceMatrix | str | PathLike[str] | None = None,
+    imatrix: ImatrixLike | None = None,
     *,
     threads: int | None = None,
     executor: Executor | None = None,
     force: bool = False,
     resumable: bool = False,
     resume: bool = False,
-    names: Mapping[str, str | None] | str | PathLike[str] | None = None,
+    names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
     pure: bool = False,

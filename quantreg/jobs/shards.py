@@ -93,7 +93,7 @@ def group_tensors(
 
 
 def lay_out(
-    dst: str | os.PathLike[str], planned: Plan, source: Source, groups: list[list[TensorPlan]] | None = None
+    dst: str | bytes | os.PathLike[str], planned: Plan, source: Source, groups: list[list[TensorPlan]] | None = None
 ) -> list[OutputFile]:
     """The files of a plan: dst itself or, for groups of tensors, its shards ``dst-00001-of-00003.gguf`` and so on.
 

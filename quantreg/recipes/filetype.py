@@ -55,6 +55,9 @@ class FileType:
             rules=(*rules, *self.rules),
         )
 
+    def __repr__(self) -> str:
+        return f"<FileType {self.name}: {self.type}, {len(self.rules)} rules>"
+
 
 def _uniform(qtype: "QuantType") -> FileType:
     return FileType(qtype.name, None, qtype.name, f"{qtype.name} for every quantized tensor")

@@ -32,10 +32,10 @@ _AGAIN = "make a new plan of this model with `quantreg plan`"
 
 def write_plan(
     plan: Plan,
-    path: str | os.PathLike[str],
+    path: str | bytes | os.PathLike[str],
     *,
     force: bool = False,
-    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+    source: str | bytes | os.PathLike[str] | Iterable[str | bytes | os.PathLike[str]] | None = None,
 ) -> None:
     """Write a plan as JSON.
 
@@ -82,7 +82,7 @@ class PlanFile:
     cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
         self.path: str = os.fsdecode(path)
         self._data = _parsed(self.path)
         self.options: PlanOptions = _options(self.path, self._data)

@@ -33,7 +33,7 @@ class Model:
 
 def read_model(
     path: str | bytes | os.PathLike[str],
-    names: Mapping[str, str | None] | str | os.PathLike[str] | None = None,
+    names: Mapping[str, str | None] | str | bytes | os.PathLike[str] | None = None,
     *,
     any_dtype: bool = False,
     partial: bool = False,
