@@ -42,6 +42,7 @@ class Registry:
         self._by_name: dict[str, QuantType] = {}  # by name in lower case
         self._by_id: dict[int, QuantType] = {}
         self._owners: dict[str, Plugin] = {}  # by type name
+        self._replaced: dict[str, QuantType] = {}  # what a type with this name replaced
         self._plugins: list[Plugin] = []
         self._unknown: list[str] = []
 
@@ -156,12 +157,14 @@ class Registry:
         for other in self._in_the_way_of(qtype):
             plugin.replaced.append((other.name, self._owners[other.name].distribution))
             self._drop(other)
+            self._replaced[qtype.name] = other
         self._by_name[qtype.name.lower()] = self._by_id[qtype.type_id] = qtype
         self._owners[qtype.name] = plugin
         plugin.types.append(qtype)
 
     def _drop(self, qtype):
         del self._by_name[qtype.name.lower()], self._by_id[qtype.type_id], self._owners[qtype.name]
+        self._replaced.pop(qtype.name, None)
 
     # ---- plugins and hooks ----
 
@@ -187,6 +190,10 @@ class Registry:
         """The plugin that provides this type. Raises KeyError if the type is not registered."""
         self._load()
         return self._owners[qtype.name]
+
+    def replaced_by(self, qtype: QuantType) -> QuantType | None:
+        """The type that this registered type replaced on purpose, or None."""
+        return self._replaced.get(qtype.name) if self.find(qtype.name) is qtype else None
 
     def blame(self, name: str, impl: Any, error: Exception) -> None:
         """Record what a plugin's implementation of the hook ``name`` raised, for `quantreg plugins` to show."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from quantreg.testing import arrays, strides, uses, values
+from quantreg.testing import arrays, strides, twin, uses, values
 from quantreg.testing.report import ConformanceError, NotApplicable, Outcome, Report
 from quantreg.testing.samples import Subject
 
@@ -63,6 +63,7 @@ CHECKS: dict[str, Check] = {
         Check("importance_weights", uses.importance_weights, "scorer"),
         Check("gil", arrays.gil),
         Check("pickling", uses.pickling),
+        Check("twin", twin.twin),
         Check("golden", uses.golden),
         Check("gguf_file", uses.gguf_file),
     )
