@@ -35,6 +35,7 @@ class Registry:
         self._by_name: dict[str, QuantType] = {}  # by name in lower case
         self._by_id: dict[int, QuantType] = {}
         self._owners: dict[str, Plugin] = {}  # by type name
+        self._replaced: dict[str, QuantType] = {}  # what a type with this name replaced
         self._plugins: list[Plugin] = []
         self._unknown: list[str] = []
         self._contested: dict[str, list[tuple[str, str]]] = {}  # type name -> (distribution, its type) not taken
@@ -158,12 +159,14 @@ class Registry:
             plugin.replaced.append((other.name, self._owners[other.name].distribution))
             self._contested.setdefault(qtype.name, []).append(plugin.replaced[-1][::-1])
             self._drop(other)
+            self._replaced[qtype.name] = other
         self._by_name[qtype.name.lower()] = self._by_id[qtype.type_id] = qtype
         self._owners[qtype.name] = plugin
         plugin.types.append(qtype)
 
     def _drop(self, qtype):
         del self._by_name[qtype.name.lower()], self._by_id[qtype.type_id], self._owners[qtype.name]
+        self._replaced.pop(qtype.name, None)
 
     # ---- plugins and hooks ----
 
@@ -193,6 +196,10 @@ class Registry:
     def module_of(self, plugin: Plugin) -> Any:
         """The module or object that a plugin was registered with, or None if it could not be loaded."""
         return self._manager.get_plugin(plugin.key)
+
+    def replaced_by(self, qtype: QuantType) -> QuantType | None:
+        """The type that this registered type replaced on purpose, or None."""
+        return self._replaced.get(qtype.name) if self.find(qtype.name) is qtype else None
 
     def blame(self, name: str, impl: Any, error: BaseException) -> None:
         """Record what a plugin's implementation of the hook ``name`` raised, for `quantreg plugins` to show."""
