@@ -6,6 +6,7 @@ from quantreg.dispatch import quantize as quantize
 from quantreg.errors import CodecError as CodecError
 from quantreg.errors import GGUFFormatError as GGUFFormatError
 from quantreg.errors import ImportanceError as ImportanceError
+from quantreg.errors import LossWarning as LossWarning
 from quantreg.errors import MetadataError as MetadataError
 from quantreg.errors import NonFiniteError as NonFiniteError
 from quantreg.errors import OutputError as OutputError
@@ -21,6 +22,7 @@ from quantreg.evaluation.measure import evaluate as evaluate
 from quantreg.files import File as File
 from quantreg.files import open as open
 from quantreg.files import write as write
+from quantreg.fitting import fit as fit
 from quantreg.hookspecs import hookimpl as hookimpl
 from quantreg.importance import ImportanceMatrix as ImportanceMatrix
 from quantreg.importance.coverage import Coverage as Coverage
@@ -40,6 +42,9 @@ from quantreg.jobs.results import WriteResult as WriteResult
 from quantreg.jobs.verify import Validation as Validation
 from quantreg.jobs.verify import hash_tensors as hash_tensors
 from quantreg.jobs.verify import validate as validate
+from quantreg.parameters import Parameters as Parameters
+from quantreg.parameters import TensorContext as TensorContext
+from quantreg.parameters import scale_parameters as scale_parameters
 from quantreg.python_codec import PythonCodec as PythonCodec
 from quantreg.qtype import QuantType as QuantType
 from quantreg.recipes import FileType as FileType
@@ -48,6 +53,7 @@ from quantreg.recipes import PlanOptions as PlanOptions
 from quantreg.recipes import TensorPlan as TensorPlan
 from quantreg.recipes import write_plan as write_plan
 from quantreg.registry import types as types
+from quantreg.scaled import ScaledCodec as ScaledCodec
 from quantreg.sizes import estimate_memory_gb as estimate_memory_gb
 from quantreg.tensor import QuantizedTensor as QuantizedTensor
 

@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,11 @@ from quantreg_kernels._run import RowError, first_nonfinite
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from quantreg.parameters import Fitted, TensorContext
+
 __all__ = ["PythonCodec"]
+
+EXTRAS: tuple[str, ...] = ("parameters", "context")  # keyword-only arguments that the functions may ask for
 
 
 class PythonCodec:
@@ -34,6 +40,10 @@ class PythonCodec:
 
         Q3 = quantreg.QuantType("MY_Q3", type_id=1042, block_size=32, type_size=14,
                                 codec=lambda: quantreg.PythonCodec(Q3, encode, decode))
+
+    ``encode``, ``decode`` and ``score`` may have keyword-only arguments: ``parameters``, which receives what the type
+    fitted to the tensor (see `quantreg.Parameters`), and ``context``, which receives a `quantreg.TensorContext`. Both
+    may be None.
 
     A row that decodes to NaN or infinity, because a scale overflows, is refused with its number. A function that fails
     or returns another shape or dtype raises CodecError.
@@ -58,7 +68,31 @@ class PythonCodec:
         self.type_size: int = qtype.type_size
         self.row_header_size: int = qtype.row_header_size
         self._encode, self._decode, self._score = encode, decode, score
-        self._weighted = encode is not None and len(inspect.signature(encode).parameters) > 1
+        self._weighted = encode is not None and _count_positional(encode) > 1
+        functions = (encode, decode, score)
+        self._extras = [() if f is None else tuple(n for n in EXTRAS if n in _keywords(f)) for f in functions]
+        if any(self._extras):
+            self._encode, self._decode, self._score = self._bound(functions, {})
+
+    def bind(self, parameters: "Fitted | None", context: "TensorContext | None") -> "PythonCodec":
+        """The codec for one matrix: its functions receive these parameters and this context, if they ask for them."""
+        if not any(self._extras):
+            return self
+        bound = copy(self)
+        given = {"parameters": parameters, "context": context}
+        bound._encode, bound._decode, bound._score = self._bound((self._encode, self._decode, self._score), given)
+        return bound
+
+    def _bound(self, functions: Sequence[Any], given: dict[str, Any]) -> list[Any]:
+        return [
+            partial(function, **{name: given.get(name) for name in extras}) if extras else function
+            for function, extras in zip(functions, self._extras, strict=True)
+        ]
+
+    @property
+    def wants_context(self) -> bool:
+        """Whether a function asks for ``context``, and so needs to know which tensor and matrix its rows belong to."""
+        return any("context" in extras for extras in self._extras)
 
     @property
     def can_encode(self) -> bool:
@@ -108,7 +142,11 @@ class PythonCodec:
         if importance is not None:
             importance = np.ascontiguousarray(importance)
         if self._weighted and importance is not None and importance.ndim == 1:
-            importance = self._call("score", self._weights, (x, importance), first_row, x.shape, np.float32)
+            columns, importance = (
+                importance,
+                self._call("score", self._weights, (x, importance), first_row, x.shape, np.float32),
+            )
+            self._check_scores(importance, columns, first_row)
         data = self._call("encode", self._encode_once, (x, importance), first_row, out.shape, np.uint8)
         back = self._call("decode", self._decode_once, (data,), first_row, x.shape, np.float32)
         bad = first_nonfinite(np.require(back, requirements=["C", "A"]))
@@ -148,6 +186,16 @@ class PythonCodec:
         if x.size:
             arrays = (np.ascontiguousarray(x), np.ascontiguousarray(columns))
             out[...] = self._call("score", self._weights, arrays, 0, x.shape, np.float32)
+
+    def _check_scores(self, scores: "NDArray[np.float32]", columns: "NDArray[np.float32]", first_row: int) -> None:
+        """Raise CodecError for scores that are negative or not finite, unless the statistics are so themselves."""
+        bad = ~np.isfinite(scores) | (scores < 0)
+        if bad.any() and np.isfinite(columns).all() and (columns >= 0).all():
+            row, column = np.argwhere(bad)[0]
+            raise CodecError(
+                f"score of {self.qtype.name} returned {scores[row, column]} for row {first_row + row}, column "
+                f"{column}: scores must be finite and not negative, so correct the function"
+            )
 
     def _encode_once(
         self, rows: "NDArray[np.float32]", importance: "NDArray[np.float32] | None"
@@ -201,6 +249,16 @@ class PythonCodec:
             except Exception:  # may be any error, as in _call
                 return row
         return None
+
+
+def _count_positional(function: Callable[..., object]) -> int:
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    return sum(p.kind not in kinds for p in inspect.signature(function).parameters.values())
+
+
+def _keywords(function: Callable[..., object]) -> set[str]:
+    """The names of the keyword-only arguments."""
+    return {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
 def _check(array: "NDArray[Any]", dtype: type[np.generic], name: str, ndim: int = 2) -> None:

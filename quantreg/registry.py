@@ -188,6 +188,10 @@ class Registry:
         self._load()
         return self._owners[qtype.name]
 
+    def module_of(self, plugin: Plugin) -> Any:
+        """The module or object that a plugin was registered with, or None if it could not be loaded."""
+        return self._manager.get_plugin(plugin.key)
+
     def blame(self, name: str, impl: Any, error: Exception) -> None:
         """Record what a plugin's implementation of the hook ``name`` raised, for `quantreg plugins` to show."""
         for plugin in self._plugins:

@@ -8,13 +8,14 @@ from os import PathLike
 from typing import Any
 
 from quantreg.errors import PlanError
-from quantreg.events import Event, Finished
+from quantreg.events import Event, Finished, TensorDone
 from quantreg.importance import ImportanceMatrix
 from quantreg.jobs import shards
 from quantreg.jobs.inputs import open_imatrix, open_source
 from quantreg.jobs.results import QuantizeResult, WriteResult
 from quantreg.jobs.resume import identity_of
 from quantreg.jobs.writing import write_files
+from quantreg.loss import explain, is_lost
 from quantreg.recipes import FileType, Plan, PlanOptions, plan_header
 from quantreg.storage import PartialFile
 
@@ -48,7 +49,9 @@ def quantize_file(
     exclude_weights: str | Sequence[str] = (),
     on_missing_importance: str = "error",
     keep_split: bool = False,
+    keep_dims: bool = False,
     no_fallback: bool = False,
+    imatrix_floor: float = 0.0,
 ) -> QuantizeResult:
     """Quantize the model at src to dst.
 
@@ -73,7 +76,7 @@ def quantize_file(
         token_embedding_type=token_embedding_type, tensor_types=tensor_types, allow_requantize=allow_requantize,
         override_kv=override_kv, prune_layers=prune_layers, include_weights=include_weights,
         exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
-        no_fallback=no_fallback,
+        keep_dims=keep_dims, no_fallback=no_fallback, imatrix_floor=imatrix_floor,
     )  # fmt: skip
     events = _events(
         src, dst, file_type, imatrix, options, threads=threads, executor=executor, force=force, resumable=resumable,
@@ -114,7 +117,9 @@ def quantize_events(
     exclude_weights: str | Sequence[str] = (),
     on_missing_importance: str = "error",
     keep_split: bool = False,
+    keep_dims: bool = False,
     no_fallback: bool = False,
+    imatrix_floor: float = 0.0,
 ) -> Iterator[Event]:
     """Quantize the model at src to dst, as an iterator of the events of `quantreg.events`; the last is Finished.
 
@@ -126,7 +131,7 @@ def quantize_events(
         token_embedding_type=token_embedding_type, tensor_types=tensor_types, allow_requantize=allow_requantize,
         override_kv=override_kv, prune_layers=prune_layers, include_weights=include_weights,
         exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
-        no_fallback=no_fallback,
+        keep_dims=keep_dims, no_fallback=no_fallback, imatrix_floor=imatrix_floor,
     )  # fmt: skip
     return _events(
         src, dst, file_type, imatrix, options, threads=threads, executor=executor, force=force, resumable=resumable,
@@ -160,10 +165,14 @@ def _events(
         def begin(file, **keywords):
             return PartialFile(file.path, identity | {"output": file.digest}, resume=resume, **keywords)
 
-    yield from write_files(
+    lost = []
+    for event in write_files(
         source, planned, files, imatrix, threads=threads, executor=executor, force=force, begin=begin
-    )  # fmt: skip
-    warnings = (*source.warnings, *planned.warnings, *warnings, *(() if imatrix is None else imatrix.warnings))
+    ):  # fmt: skip
+        if isinstance(event, TensorDone) and is_lost(event.error):
+            lost.append(explain(event.tensor.name, event.tensor.to_type, event.error))
+        yield event
+    warnings = (*lost, *source.warnings, *planned.warnings, *warnings, *(() if imatrix is None else imatrix.warnings))
     written = WriteResult.of(files)
     yield Finished(
         QuantizeResult(

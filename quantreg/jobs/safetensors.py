@@ -10,16 +10,29 @@ __all__ = ["SafetensorsSource"]
 
 
 class SafetensorsSource(Source):
-    """A safetensors model in the shape of `Source`: a file, or the ``.index.json`` of several.
+    """A safetensors model in the shape of `Source`: a file, any of several shards, or their ``.index.json``.
 
     ``names`` gives tensors their GGUF names, see `safetensors.read_model`. A safetensors file has no metadata: use
-    override_kv. Raises SafetensorsError, OSError.
+    override_kv. With ``partial``, a shard whose siblings are missing is read alone, with a warning, and with
+    ``any_type``, dtypes for which GGUF has no type are accepted. Raises SafetensorsError, GGUFFormatError, OSError.
     """
 
+    keeps_dims = True
+
     def __init__(
-        self, path: str | os.PathLike[str], names: Mapping[str, str | None] | str | os.PathLike[str] | None = None
+        self,
+        path: str | bytes | os.PathLike[str],
+        names: Mapping[str, str | None] | str | os.PathLike[str] | None = None,
+        *,
+        partial: bool = False,
+        any_type: bool = False,
     ) -> None:
-        model = read_model(path, names)
+        model = read_model(path, names, any_dtype=any_type, partial=partial)
         self._fill(
-            headers=(), metadata={}, places=model.places, paths=model.paths, size=model.size, warnings=model.warnings
+            headers=(),
+            metadata={},
+            places=model.places,
+            paths=model.paths,
+            size=sum(model.sizes),
+            warnings=model.warnings,
         )

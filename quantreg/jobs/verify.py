@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantreg.dispatch import cpu_count
-from quantreg.errors import NonFiniteError
+from quantreg.errors import CodecError, NonFiniteError, ShapeError
 from quantreg.html import figures
-from quantreg.jobs.slabs import SLAB_BYTES, Slab, Worker, byte_ranges, in_order
+from quantreg.jobs.slabs import SLAB_BYTES, Slab, Worker, byte_ranges, in_order, matrix_of
 from quantreg.jobs.source import Source
 from quantreg.registry import types
 
@@ -80,10 +80,14 @@ def _validated(source, threads):
                 return None
             shard, position = source.place(info)
             path = os.path.abspath(source.paths[shard])
-            slab = Slab(info.name, path, stamp, position + start, nbytes, qtype.name, None, info.n_cols, start)
             try:
+                slab = Slab(
+                    info.name, path, stamp, position + start, nbytes, qtype.name, None, info.n_cols, start,
+                    had=source.parameters(info),
+                    context=source.context(info, matrix_of(info, start // max(1, info.row_bytes))),
+                )  # fmt: skip
                 worker.run(slab)
-            except NonFiniteError as error:
+            except (NonFiniteError, CodecError, ShapeError) as error:
                 return str(error)
             return None
 

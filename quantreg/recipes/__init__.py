@@ -5,7 +5,7 @@ from quantreg.recipes.filetype import FileType
 from quantreg.recipes.options import PlanOptions, parse_layers, parse_override, parse_tensor_type
 from quantreg.recipes.planfile import PlanFile, write_plan
 from quantreg.recipes.planner import plan_header
-from quantreg.recipes.plans import MetadataEdit, Plan, TensorPlan
+from quantreg.recipes.plans import MetadataEdit, Plan, StoredParameter, TensorPlan
 from quantreg.recipes.rules import Candidate, Choice, Row, condition
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "PlanFile",
     "PlanOptions",
     "Row",
+    "StoredParameter",
     "TensorPlan",
     "condition",
     "file_types",

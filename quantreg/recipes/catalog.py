@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from quantreg.errors import UnknownTypeError
 from quantreg.ggml import REMOVED_FILE_TYPES
-from quantreg.recipes.builtin import BUILT_IN
+from quantreg.recipes.builtin import BUILT_IN, recipe_for
 from quantreg.recipes.filetype import FileType, FileTypes
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _find_type(name: str) -> "QuantType | None":
     return registry.find(name)
 
 
-file_types: FileTypes = FileTypes(BUILT_IN, _hooks, _report, _why_missing, _find_type)
+file_types: FileTypes = FileTypes(BUILT_IN, _hooks, _report, _why_missing, _find_type, recipe_for)
 
 
 def type_or_file_type(key: "str | int | QuantType | FileType") -> "QuantType | FileType":

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from quantreg.recipes.order import layer_of
+from quantreg.names import layer_of
 
 if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
     from quantreg.gguf import TensorInfo

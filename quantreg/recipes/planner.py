@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantreg.errors import PlanError, QuantregError
 from quantreg.ggml import PLAIN_TYPES
+from quantreg.names import role_of
 from quantreg.recipes.assumed import Watched
 from quantreg.recipes.calibration import EMBEDDINGS, Calibration, Importance, decided
 from quantreg.recipes.catalog import file_types
 from quantreg.recipes.checks import Checks
 from quantreg.recipes.edits import metadata_edits
 from quantreg.recipes.filetype import FileType
+from quantreg.recipes.fitted import with_parameters
 from quantreg.recipes.keep import kept_because
 from quantreg.recipes.model import ModelHeader, model_facts
 from quantreg.recipes.options import PlanOptions, pairs
-from quantreg.recipes.order import arrange, trimmed
+from quantreg.recipes.order import arrange, dropped_dims, trimmed
 from quantreg.recipes.plans import Plan, TensorPlan
-from quantreg.recipes.rules import ATTENTION_V, Candidate, Choice, Rule, role_of
+from quantreg.recipes.rules import ATTENTION_V, Candidate, Choice, Rule
 
 if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
     from quantreg.gguf import TensorInfo
@@ -43,7 +45,7 @@ def plan_header(
     """Decide the type of every tensor of a model, without reading tensor data.
 
     ``header`` has ``.metadata`` (a mapping) and ``.tensors`` (TensorInfo objects). ``file_type`` is a FileType or its
-    name, alias or number, or the name of a type to use for every tensor that is quantized. ``imatrix`` is an
+    name, alias or number, or the name of a type (see `quantreg.recipes.builtin.recipe_for`). ``imatrix`` is an
     ImportanceMatrix or None. ``types`` maps type names to QuantTypes (default: the registry).
 
     Raises UnknownFileTypeError and UnknownTypeError for unknown names, ImportanceError for an imatrix that does not fit
@@ -84,6 +86,7 @@ class _Planner:
         self.file_type = file_type
         self.imatrix = imatrix
         self.options = options
+        self.keep_dims = options.keep_dims or getattr(header, "keeps_dims", False)
         self.types = types
         self.model = model_facts(header.metadata, pairs(options.override_kv), [info.name for info in header.tensors])
         self.watched = Watched(self.model)
@@ -116,18 +119,27 @@ class _Planner:
             self.block_count,
         )  # fmt: skip
         checks = Checks(self.file_type, self.options, self.decodable, n_entries > 0)
+        kept = with_parameters(
+            planned, self.header.tensors, self.header.metadata, self.model.architecture, self.types, self.file_type
+        )  # fmt: skip
         return Plan(
             self.file_type,
-            tuple(planned),
+            kept.tensors,
             edits,
-            (*self.watched.assumptions(planned), *checks.warnings(planned), *self._unused_patterns()),
+            (
+                *self.watched.assumptions(planned),
+                *checks.warnings(planned),
+                *self._unused_patterns(),
+                *dropped_dims(planned),
+            ),
             checks.problems(planned),
             imatrix=None if self.imatrix is None else self.imatrix.path,
             options=self.options,
+            parameters=kept.parameters,
         )
 
     def _plan_tensor(self, name: str, source: "TensorInfo") -> TensorPlan:
-        dims = trimmed(source.dims)
+        dims = trimmed(source.dims)  # the rules are the same for a model whose dimensions were dropped
         choice, reason, wanted = self._choose(name, dims)
         qtype = None if choice is None else self.types[choice]
         if qtype is not None and qtype.type_id != source.type_id:
@@ -135,7 +147,8 @@ class _Planner:
             if other is not None:
                 reason = f"no importance for this tensor: {other} instead ({reason})"
                 wanted, qtype = wanted or qtype, self.types[other]
-        return decided(name, source, dims, qtype, reason, self.calibration, wanted)
+        kept = source.dims if self.keep_dims else dims
+        return decided(name, source, kept, qtype, reason, self.calibration, wanted)
 
     def _unused_patterns(self) -> Iterator[str]:
         for pattern, qtype in self.patterns:

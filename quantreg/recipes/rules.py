@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from quantreg.errors import PlanError
+from quantreg.names import layer_of, role_of
 from quantreg.recipes.model import ModelFacts
-from quantreg.recipes.order import layer_of
 
 __all__ = [
     "ATTENTION_V",
@@ -22,35 +22,11 @@ __all__ = [
     "Row",
     "Rule",
     "condition",
-    "role_of",
     "unless",
 ]
 
-# The first pattern that is part of the name decides; a pattern that begins with "=" must be the whole name.
-_ROLES = (
-    ("=output.weight", "output"),
-    ("=token_embd.weight", "token_embd"),
-    ("=per_layer_token_embd.weight", "token_embd"),
-    ("attn_qkv.weight", "attn_qkv"),
-    ("attn_kv_b.weight", "attn_kv_b"),
-    ("attn_v.weight", "attn_v"),
-    ("attn_k.weight", "attn_k"),
-    ("attn_q.weight", "attn_q"),
-    ("attn_output.weight", "attn_output"),
-    ("ffn_up", "ffn_up"),
-    ("ffn_gate", "ffn_gate"),
-    ("ffn_down", "ffn_down"),
-)
 ATTENTION_V: tuple[str, ...] = ("attn_v", "attn_qkv", "attn_kv_b")
 FFN: tuple[str, ...] = ("ffn_up", "ffn_gate", "ffn_down")
-
-
-def role_of(name: str) -> str:
-    """What a tensor does in the model, read from its name: "attn_v", "ffn_down" and so on, or "other"."""
-    for pattern, role in _ROLES:
-        if name == pattern[1:] if pattern[0] == "=" else pattern in name:
-            return role
-    return "other"
 
 
 class Choice(NamedTuple):

@@ -1,12 +1,11 @@
 """The safetensors container: names, shapes, dtypes and where the bytes are. Reads headers, and no tensor data."""
 
-from quantreg.safetensors.files import INDEX, SUFFIX, files_of, is_safetensors
+from quantreg.safetensors.files import SUFFIX, files_of, is_safetensors
 from quantreg.safetensors.header import DTYPE_BITS, Entry, Header, read_header
 from quantreg.safetensors.model import Model, read_model
 
 __all__ = [
     "DTYPE_BITS",
-    "INDEX",
     "SUFFIX",
     "Entry",
     "Header",

@@ -3,10 +3,13 @@
 import json
 import math
 import os
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 from quantreg.errors import SafetensorsError
+from quantreg.whatis import HEAD, kind_of
 
 __all__ = ["DTYPE_BITS", "Entry", "Header", "parsed", "read_header"]
 
@@ -45,7 +48,7 @@ class Header:
 
     ``entries`` maps the names of the tensors to their entries. ``metadata`` is the ``__metadata__`` of the file, which
     GGUF has no use for. ``data_offset`` is the position of the data section and ``file_size`` the size of the file,
-    both in bytes.
+    both in bytes. ``warnings`` describe what is odd but readable.
     """
 
     path: str
@@ -53,6 +56,7 @@ class Header:
     metadata: dict[str, Any]
     data_offset: int
     file_size: int
+    warnings: list[str] = field(default_factory=list)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -64,21 +68,57 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, MAX_HEADER):
-            raise SafetensorsError(f"{path}: not a safetensors file: its header would take {length} of {size} bytes")
+        if size < 8 or not 0 < length <= min(size - 8, MAX_HEADER):
+            file.seek(0)
+            kind = kind_of(file.read(HEAD), size)
+            if kind is not None:
+                raise SafetensorsError(f"{path}: not a safetensors file: it is {kind.name}: {kind.advice}")
+            raise SafetensorsError(
+                f"{path}: not a safetensors file, or cut off: its header would take {length} of {size} bytes: download "
+                "it again"
+            )
         header = parsed(file.read(length), path)
     if not isinstance(header, dict):
         raise SafetensorsError(f"{path}: not a safetensors file: its header is not a JSON object")
     metadata = header.pop("__metadata__", None)
     data_offset = 8 + length
     entries = {name: _entry(path, name, raw, size - data_offset) for name, raw in header.items()}
-    return Header(path, entries, metadata if isinstance(metadata, dict) else {}, data_offset, size)
+    warnings = _check_places(path, entries.values(), size - data_offset)
+    return Header(path, entries, metadata if isinstance(metadata, dict) else {}, data_offset, size, warnings)
+
+
+def _check_places(path: str, entries: Collection[Entry], data_size: int) -> list[str]:
+    """Raise SafetensorsError if tensors share bytes; return a warning if bytes belong to no tensor."""
+    filled, last = 0, None
+    for entry in sorted((entry for entry in entries if entry.nbytes), key=lambda entry: (entry.start, entry.end)):
+        if last is not None and entry.start < last.end:
+            raise SafetensorsError(
+                f"{path}: tensors {last.name!r:.80} and {entry.name!r:.80} overlap: the header places them from "
+                f"{last.start} to {last.end} and from {entry.start} to {entry.end}: download or save the file again"
+            )
+        filled, last = filled + entry.nbytes, entry
+    unused = data_size - filled
+    return [f"{path}: {unused} bytes of the data are not part of any tensor"] if unused else []
 
 
 def parsed(raw: bytes, path: str) -> Any:
-    """The value of a JSON text. Raises SafetensorsError, which names the file, if it is not JSON."""
+    """The value of a JSON text.
+
+    Raises SafetensorsError, which names the file, if it is not JSON or if an object has a key twice: Python would take
+    the last of the two without a word.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            name, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+            raise SafetensorsError(f"{path}: {name!r:.80} occurs twice: download or create the file again")
+        return found
+
     try:
-        return json.loads(raw)
+        return json.loads(raw, object_pairs_hook=unique)
+    except SafetensorsError:
+        raise
     except (ValueError, RecursionError) as error:
         raise SafetensorsError(f"{path} is not JSON: {error}") from None
 

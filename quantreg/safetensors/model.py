@@ -9,8 +9,9 @@ from quantreg.errors import SafetensorsError
 from quantreg.ggml import PLAIN_TYPES
 from quantreg.gguf import TensorInfo
 from quantreg.registry import find_layout
-from quantreg.safetensors.files import files_of, read_json
+from quantreg.safetensors.files import SUFFIX, files_of, is_index, read_json
 from quantreg.safetensors.header import Entry, read_header
+from quantreg.whatis import model_path
 
 __all__ = ["Model", "read_model"]
 
@@ -20,44 +21,55 @@ class Model:
     """The headers of all files of a model.
 
     ``places`` maps each tensor to the number of its file in ``paths`` and the position of its data in that file. The
-    tensors are in the order of the files and of their data. ``size`` counts the bytes of all files, and ``warnings``
-    describe what is odd but readable.
+    tensors are in the order of the files and of their data. ``sizes`` are those of the files in bytes, and
+    ``warnings`` describe what is odd but readable.
     """
 
     paths: list[str]
     places: dict[TensorInfo, tuple[int, int]]
-    size: int
+    sizes: list[int]
     warnings: list[str]
 
 
 def read_model(
-    path: str | os.PathLike[str], names: Mapping[str, str | None] | str | os.PathLike[str] | None = None
+    path: str | bytes | os.PathLike[str],
+    names: Mapping[str, str | None] | str | os.PathLike[str] | None = None,
+    *,
+    any_dtype: bool = False,
+    partial: bool = False,
 ) -> Model:
-    """Read the headers of a model: a safetensors file, or the ``.index.json`` of several.
+    """Read the headers of a model: a safetensors file, any of several shards, their index, or the folder of a model.
 
     ``names`` is a mapping, or the path of a JSON file that holds one. It gives a tensor its GGUF name; None leaves the
-    tensor out, and a tensor that it does not mention keeps its name. Raises SafetensorsError, OSError.
+    tensor out, and a tensor that it does not mention keeps its name. With ``any_dtype``, tensors of a dtype for which
+    GGUF has no type are included: their TensorInfo has ``known`` False and the type id -1. With ``partial``, a shard
+    whose siblings are missing is read alone, with a warning. Raises SafetensorsError, GGUFFormatError, OSError.
     """
-    paths = files_of(path)
+    path = model_path(path)
+    paths, warnings = files_of(path, partial=partial)
+    if not (path.endswith(SUFFIX) or is_index(path)):
+        warnings.append(f"{path} is a safetensors file, though its name does not end in {SUFFIX}")
     renamed = _names(names)
-    unused, taken, total = set(renamed), set[str](), 0
+    unused, taken, sizes = set(renamed), set[str](), list[int]()
     places: dict[TensorInfo, tuple[int, int]] = {}
     for number, shard in enumerate(paths):
         header = read_header(shard)
-        total += header.file_size
+        sizes.append(header.file_size)
+        warnings += header.warnings
         unused -= header.entries.keys()
-        for info in _wanted(shard, header.entries, renamed):
+        for info in _wanted(shard, header.entries, renamed, any_dtype):
             if info.name in taken:
                 raise SafetensorsError(f"{shard}: two tensors would be named {info.name}: give them different names")
             taken.add(info.name)
             places[info] = (number, header.data_offset + info.offset)
-    warnings = []
     if unused:
         warnings.append(f"the names mention {len(unused)} tensors that the model lacks (the first is {min(unused)})")
-    return Model(paths, places, total, warnings)
+    return Model(paths, places, sizes, warnings)
 
 
-def _wanted(path: str, entries: Mapping[str, Entry], names: Mapping[str, str | None]) -> list[TensorInfo]:
+def _wanted(
+    path: str, entries: Mapping[str, Entry], names: Mapping[str, str | None], any_dtype: bool
+) -> list[TensorInfo]:
     """The TensorInfos, by position, of the tensors that the names do not leave out."""
     found = []
     for stored, entry in entries.items():
@@ -68,15 +80,15 @@ def _wanted(path: str, entries: Mapping[str, Entry], names: Mapping[str, str | N
             except UnicodeEncodeError:
                 message = f"{path}: tensor {name!r:.80}: the name is not valid text: give it another one"
                 raise SafetensorsError(message) from None
-            found.append(_info(path, name, entry))
+            found.append(_info(path, name, entry, any_dtype))
     return sorted(found, key=lambda info: info.offset)
 
 
 def _names(names: Any) -> dict[str, str | None]:
     if names is None:
         return {}
-    if isinstance(names, (str, os.PathLike)):
-        data, where = read_json(names), os.fspath(names)
+    if isinstance(names, (str, bytes, os.PathLike)):
+        data, where = read_json(names), os.fsdecode(names)
     else:
         data, where = dict(names), "names"
     if not isinstance(data, dict) or not all(v is None or (isinstance(v, str) and v) for v in data.values()):
@@ -84,8 +96,10 @@ def _names(names: Any) -> dict[str, str | None]:
     return data
 
 
-def _info(path: str, name: str, entry: Entry) -> TensorInfo:
+def _info(path: str, name: str, entry: Entry, any_dtype: bool) -> TensorInfo:
     if entry.dtype not in PLAIN_TYPES:  # the two formats name their types alike; GGUF lacks BOOL, U8, F8 ...
+        if any_dtype:
+            return TensorInfo(name, entry.shape[::-1], -1, entry.dtype, entry.start, entry.nbytes, 0, False)
         raise SafetensorsError(
             f"{path}: tensor {entry.name!r:.80} is {entry.dtype}, for which GGUF has no type: leave it out (names: "
             f"null), or convert it to one of {', '.join(PLAIN_TYPES)} first"

@@ -71,11 +71,19 @@ class AtomicFile:
         size: int | None = None,
         source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
     ) -> None:
+        path = os.fsdecode(path)
+        if path == "-":
+            raise OutputError(
+                "-: standard output is not supported, because a file is written at many places and checked before it "
+                "appears: give the name of a file (./- for one with this name)"
+            )
         # A link stays a link: the file that it points to is replaced, in the folder of that file.
         self.path = Path(os.path.realpath(path))
         self.force = force
         self.size = size
-        self.sources = [] if source is None else [source] if isinstance(source, (str, os.PathLike)) else list(source)
+        self.sources = (
+            [] if source is None else [source] if isinstance(source, (str, bytes, os.PathLike)) else list(source)
+        )
         self._temporary = self.path.parent / f".quantreg-{os.urandom(8).hex()}.tmp"
         self._shown = self.path  # the name in messages
         self._fd = -1
@@ -176,7 +184,8 @@ class AtomicFile:
             if os.path.exists(source) and os.path.samestat(old, os.stat(source)):
                 raise OutputError(f"{self.path}: is the input: choose another name")
         if not stat.S_ISREG(old.st_mode):
-            raise OutputError(f"{self.path}: exists and is not a regular file: choose another name")
+            what = "a folder" if stat.S_ISDIR(old.st_mode) else "a pipe or device"
+            raise OutputError(f"{self.path}: exists and is {what}, not a regular file: give the name of a file")
         if not self.force:
             raise OutputError(f"{self.path}: exists: choose another name, or replace it with force (--force)")
         return old

@@ -208,10 +208,12 @@ class PartialFile(AtomicFile):
             )
         for key in sorted({*begun, *self.identity} - {"quantreg_journal"}):
             if begun.get(key) != self.identity.get(key):
+                plugin = key.startswith("plugin ")
+                way = "install it as it was then" if plugin else "repeat the command with which it was begun"
                 raise OutputError(
-                    f"{self._temporary}: was begun with another {key} ({begun.get(key)!r:.60} then, "
-                    f"{self.identity.get(key)!r:.60} now): repeat the command with which it was begun, or remove it "
-                    f"and {self._journal_path.name} to start over"
+                    f"{self._temporary}: was begun with another {'version of ' if plugin else ''}{key} "
+                    f"({begun.get(key)!r:.60} then, {self.identity.get(key)!r:.60} now): {way}, or remove it and "
+                    f"{self._journal_path.name} to start over"
                 )
 
     def _verify(self, lines: list[Any]) -> None:
