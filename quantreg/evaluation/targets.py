@@ -1,14 +1,15 @@
 """What is measured: a type, which encodes every tensor, or a file type, which gives each tensor a type of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from quantreg.errors import CodecError, PlanError
 from quantreg.files import File
 from quantreg.importance import ImportanceMatrix
+from quantreg.names import role_of
+from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
 from quantreg.recipes import FileType, Plan, PlanOptions, plan_header
-from quantreg.recipes.rules import role_of
 from quantreg.recipes.shapes import Tensor
 from quantreg.registry import registry, types
 
@@ -39,6 +40,11 @@ class TypeTarget:
     def uses_importance(self, tensor: str) -> bool:
         """Say whether a tensor is encoded with the imatrix's entry for it."""
         return True
+
+    def keeps_parameters(self, context: TensorContext, names: Collection[str]) -> bool:
+        """Say whether a model with tensors of these names would keep fitted parameters for this one."""
+        spec = self.qtype.parameters
+        return spec is not None and (spec.required or spec.applies is None or spec.applies(context, names))
 
     bits_per_weight = None  # of the whole model; None: it is that of the sample
 
@@ -75,6 +81,11 @@ class FileTypeTarget:
     def uses_importance(self, tensor: str) -> bool:
         """Say whether a tensor is encoded with the imatrix's entry for it."""
         return self.plan[tensor].importance is not None
+
+    def keeps_parameters(self, context: TensorContext, names: Collection[str]) -> bool:
+        """Say whether the quantized model would keep fitted parameters for this tensor."""
+        planned = self.plan[context.name or ""]
+        return bool(planned.parameters) or any(kept.type == planned.to_type for kept in self.plan.parameters)
 
 
 Target = TypeTarget | FileTypeTarget
