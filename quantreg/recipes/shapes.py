@@ -11,11 +11,11 @@ from quantreg.recipes.planner import plan_header
 if TYPE_CHECKING:
     from quantreg.recipes.plans import Plan
 
-__all__ = ["Estimate", "Shape", "estimate_plan"]
+__all__ = ["SHAPES", "Estimate", "Shape", "Tensor", "estimate_plan"]
 
 
-class _Tensor(NamedTuple):
-    """A tensor of a model that does not exist: what planning needs to know of it, in F16 (matrices) or F32 (norms)."""
+class Tensor(NamedTuple):
+    """What planning needs to know of a tensor. ``dims`` are in ne order (row length first)."""
 
     name: str
     dims: tuple[int, ...]
@@ -88,10 +88,10 @@ class Shape(NamedTuple):
         )
 
 
-def _tensor(name: str, *dims: int) -> _Tensor:
+def _tensor(name: str, *dims: int) -> Tensor:
     if len(dims) == 1:
-        return _Tensor(name, dims, 0, "F32", 4 * dims[0])
-    return _Tensor(name, dims, 1, "F16", 2 * math.prod(dims))
+        return Tensor(name, dims, 0, "F32", 4 * dims[0])
+    return Tensor(name, dims, 1, "F16", 2 * math.prod(dims))
 
 
 # From each model's config.json, ordered by the number of weights.
