@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 # public name -> module that holds it
 _HOMES = {
+    "Architecture": "recipes",
     "CodecError": "errors",
     "Comparison": "jobs.compare",
     "Coverage": "importance.coverage",

@@ -51,6 +51,7 @@ from quantreg.parameters import TensorContext as TensorContext
 from quantreg.parameters import scale_parameters as scale_parameters
 from quantreg.python_codec import PythonCodec as PythonCodec
 from quantreg.qtype import QuantType as QuantType
+from quantreg.recipes import Architecture as Architecture
 from quantreg.recipes import FileType as FileType
 from quantreg.recipes import Plan as Plan
 from quantreg.recipes import PlanOptions as PlanOptions

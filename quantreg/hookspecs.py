@@ -39,5 +39,10 @@ def register_recipes(register: Callable[..., None]) -> None:
 
 
 @hookspec
+def register_architectures(register: Callable[..., None]) -> None:
+    """Call ``register(architecture)`` for each `quantreg.Architecture`. ``replace=True`` takes over a name."""
+
+
+@hookspec
 def register_commands(cli: "click.Group") -> None:
     """Add subcommands to ``cli``, the click group of the ``quantreg`` command."""

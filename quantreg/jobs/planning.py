@@ -41,10 +41,10 @@ def plan(
     ``src`` is the path of a GGUF file, of any shard of one, or of a safetensors file or index. For safetensors,
     ``names`` maps the names there to GGUF's (a mapping, or a JSON file that holds one; None leaves a tensor out), and
     ``override_kv`` gives the metadata. ``file_type`` is a name, alias or number ("Q4_K_M", 15), or the name of a type
-    to use for every tensor that is quantized. ``imatrix`` is a path, an ImportanceMatrix, or a mapping of tensor names
-    to arrays of column statistics. The options from ``pure``
-    on are those of llama-quantize; `quantreg.PlanOptions` describes each. With ``check=False``, what keeps the plan
-    from being carried out is listed in ``Plan.problems`` instead of raised.
+    for every tensor that is quantized. If the type is a plugin's, the output and the token embeddings get better types
+    unless ``pure`` is true. ``imatrix`` is a path, an ImportanceMatrix, or a mapping of tensor names to column
+    statistics. The options from ``pure`` on are those of llama-quantize; `quantreg.PlanOptions` describes each. With
+    ``check=False``, what keeps the plan from being carried out is listed in ``Plan.problems`` instead of raised.
 
     Raises GGUFFormatError, SafetensorsError, ImportanceError, UnknownFileTypeError, UnknownTypeError, PlanError,
     OSError.

@@ -18,6 +18,7 @@ from quantreg.errors import CodecError, NonFiniteError, ShapeError
 from quantreg.html import figures
 from quantreg.jobs.slabs import SLAB_BYTES, Slab, Worker, byte_ranges, in_order, matrix_of
 from quantreg.jobs.source import Source
+from quantreg.recipes.layers import incomplete_layers
 from quantreg.registry import types
 
 __all__ = ["Validation", "hash_tensors", "validate"]
@@ -27,7 +28,8 @@ __all__ = ["Validation", "hash_tensors", "validate"]
 class Validation:
     """What `validate` found.
 
-    ``problems`` are sentences, one per tensor that is not sound; ``warnings`` are about the header, which is readable.
+    ``problems`` are sentences, one per tensor that is not sound and one per fault of the layers (a layer that is
+    missing, or that lacks a tensor of its neighbours); ``warnings`` are about the header, which is readable.
     ``paths`` are the files of the model and ``n_tensors`` counts its tensors.
     """
 
@@ -60,10 +62,12 @@ class Validation:
 def validate(path: str | bytes | PathLike[str], *, threads: int | None = None) -> Validation:
     """Decode every block of a GGUF model, all its shards included, and report what is wrong with its tensors.
 
+    Layers that are missing, or that lack tensors which their neighbours have, are reported as well.
     NaN and infinity, in scales or weights, are reported once per tensor, with their place. Raises GGUFFormatError for a
     damaged header, OSError for a file that cannot be read.
     """
-    source, problems = Source(path), []
+    source = Source(path)
+    problems = list(incomplete_layers([info.name for info in source.tensors], source.metadata))
     for info, problem in _validated(source, threads or cpu_count()):
         if problem is not None:
             problems.append(problem)

@@ -123,7 +123,8 @@ class PlanFile:
                 f"{self.path}: left out tensors of the model that have no line in the plan: {unused[0]}"
                 + (f" and {len(unused) - 1} more" if len(unused) > 1 else "")
             )
-        checks = Checks(file_type, self.options, {qtype.type_id for qtype in types.values()}, bool(calibration.names))
+        decodable = {qtype.type_id for qtype in types.values()}
+        checks = Checks(header, file_type, self.options, decodable, calibration)
         return Plan(
             file_type,
             kept.tensors,

@@ -49,6 +49,10 @@ class Candidate:
       attn_kv_b count as one role).
     - ``n_attention_v``: how many tensors with one of these three roles the model has.
     - ``planned``: maps the names of the tensors before this one to their types.
+    - ``file_type``: the name of the file type.
+    - ``source_type``: the type of the tensor in the source.
+    - ``block``, ``n_blocks``: the number of the block that the tensor belongs to and how many blocks the sequence has,
+      by the ``blocks`` of the model's `Architecture`; None and 0 if it says nothing about the tensor.
     """
 
     name: str
@@ -61,6 +65,10 @@ class Candidate:
     count: int
     n_attention_v: int
     planned: Mapping[str, str]
+    file_type: str = ""
+    source_type: str = ""
+    block: int | None = None
+    n_blocks: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
