@@ -27,6 +27,8 @@ def as_array(x: "ArrayLike", what: str) -> "NDArray[Any]":
     """
     if _is_torch(x):
         return _from_torch(x, what)
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise ShapeError(f"{what} is an array in which values are masked: replace them, as in {what}.filled(0)")
     try:
         array = np.asarray(x)
     except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, tensors that NumPy cannot read

@@ -51,7 +51,7 @@ def check_importance(
         raise NonFiniteError("importance holds NaN, infinity or negative values: replace them, for example by 0")
     values, dead = revived(given)
     where = f"{tensor}: " if tensor else ""
-    if dead:
+    if dead and qtype.codec.has_scorer:
         rows = f"{dead} of {values.size // cols} rows" if values.size > cols else "every column"
         warnings.warn(f"{where}importance is all zeros in {rows}: ones are used instead", RuntimeWarning, stacklevel=3)
     if kind == "columns" and qtype.name in BLOWN_UP_BY_ZEROS and (share := mostly_zero(values)):

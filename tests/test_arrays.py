@@ -147,6 +147,7 @@ def test_quantize_takes_torch_tensors(dtype, kind):
         ({"a": 1}, "x is a dict, which NumPy cannot"),
         ([[1.0, 2.0], [3.0]], "x is a list that NumPy cannot make an array of: .*inhomogeneous"),
         ([torch.tensor(X, torch.bfloat16)], "x is a list .*unsupported ScalarType bfloat16: pass one array or tensor"),
+        (np.ma.masked_greater(X, 1), r"values are masked: replace them, as in x\.filled\(0\)"),
         (["a", "b"], "x has dtype <U1: convert it to a float"),
         (torch.tensor(X, device="cuda:0"), r"x is a torch tensor on the device cuda:0: pass x\.cpu\(\)"),
         (torch.tensor(X, device="meta"), "on the device meta: load its weights first"),

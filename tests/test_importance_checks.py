@@ -209,3 +209,13 @@ def test_the_floor_of_an_expert_follows_its_own_mean():
 def test_a_floor_that_is_not_a_share_is_refused(floor):
     with pytest.raises(quantreg.PlanError, match=r"expected a number from 0 to 1, such as 0\.01"):
         quantreg.PlanOptions(imatrix_floor=floor)
+
+
+def test_a_floor_without_an_imatrix_is_refused(sparse_model):
+    with pytest.raises(quantreg.PlanError, match="imatrix_floor raises the values of an imatrix: give one"):
+        quantreg.plan("a.gguf", "Q4_K", imatrix_floor=0.01)
+
+
+def test_a_type_that_ignores_importance_does_not_warn_about_zeros():
+    expected = quantreg.quantize(WEIGHTS, "Q8_0")
+    np.testing.assert_array_equal(quantreg.quantize(WEIGHTS, "Q8_0", np.zeros(512)), expected)

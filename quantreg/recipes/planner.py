@@ -60,6 +60,8 @@ def plan_header(
         from quantreg.registry import types as registered  # loads pluggy, which takes more than 10 ms
 
         types = registered
+    if options is not None and options.imatrix_floor and imatrix is None:
+        raise PlanError("imatrix_floor raises the values of an imatrix: give one (--imatrix), or leave the floor out")
     planned = _Planner(header, file_types.find(file_type, types), imatrix, options or PlanOptions(), types).run()
     if check and planned.problems:
         raise PlanError("; ".join(planned.problems))
