@@ -20,8 +20,8 @@ _NAMED = 3
 def grouped(warnings: Iterable[str]) -> list[str]:
     """Tell at most three warnings of a kind one by one, and more as the first of them with the names of others.
 
-    Two warnings are of a kind if they differ only in patterns, names of tensors and numbers. The order is that of the first of
-    each kind.
+    Two warnings are of a kind if they differ only in patterns, names of tensors and numbers. The order is that of the
+    first of each kind.
     """
     kinds: dict[str, list[str]] = defaultdict(list)
     for warning in dict.fromkeys(warnings):
