@@ -1,41 +1,48 @@
-"""Open a GGUF model as a mapping of tensors, and write one."""
+"""Open a model as a mapping of tensors."""
 
 import mmap
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
 from quantreg import gguf
-from quantreg.errors import GGUFFormatError, ShapeError
-from quantreg.ggml import PLAIN_TYPES, TYPES
+from quantreg.errors import GGUFFormatError
 from quantreg.html import table
-from quantreg.registry import layout_of
-from quantreg.storage import AtomicFile
+from quantreg.registry import layout_of, types
+from quantreg.safetensors import is_safetensors, read_model
 from quantreg.tensor import QuantizedTensor
+from quantreg.whatis import model_path
 
 if TYPE_CHECKING:
     from typing import Self
 
     from numpy.typing import NDArray
 
-__all__ = ["File", "open", "write"]
+    from quantreg.parameters import Fitted
 
-# NumPy's name of a dtype -> type id
-_TYPE_OF_DTYPE = {
-    dtype: next(i for i, known in TYPES.items() if known.name == name) for name, dtype in PLAIN_TYPES.items()
-}
+__all__ = ["File", "open"]
+
+
+class _Place(NamedTuple):
+    """Where a tensor is: its file, the mapping of the whole file, and the position of its data in both."""
+
+    info: gguf.TensorInfo
+    path: str
+    mapped: mmap.mmap
+    start: int
 
 
 class File(Mapping[str, QuantizedTensor]):
     """An open model: a mapping from tensor name to `QuantizedTensor`, in file order. Made by `open`.
 
     - ``metadata``: a mapping from key to Python value (see `gguf.Metadata`). For a split model it is that of the first
-      shard, without the ``split.`` keys.
-    - ``headers``: one checked `gguf.Header` per shard.
+      shard, without the ``split.`` keys. A safetensors model has none.
+    - ``paths``: the files of the model.
+    - ``headers``: one checked `gguf.Header` per file of a GGUF model; empty for safetensors.
     - ``warnings``: texts about what is odd but readable.
 
     Access to a tensor raises GGUFFormatError ("tensor-past-end") if the file has become too short for it.
@@ -43,49 +50,77 @@ class File(Mapping[str, QuantizedTensor]):
 
     headers: tuple[gguf.Header, ...]
     metadata: gguf.Metadata
+    paths: tuple[str, ...]
     warnings: list[str]
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._tensors: dict[str, tuple[gguf.TensorInfo, NDArray[np.uint8], gguf.Header, mmap.mmap]] = {}
+    def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
+        self._tensors: dict[str, _Place] = {}
         self._maps: list[mmap.mmap] = []
+        path = model_path(path)
+        try:
+            if is_safetensors(path):
+                self._read_safetensors(path)
+            else:
+                self._read_gguf(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_gguf(self, path: str) -> None:
         self.headers = gguf.read_shards(path, layout=layout_of)
         self.metadata = self.headers[0].metadata
         if len(self.headers) > 1:
             self.metadata = self.metadata.without(gguf.SPLIT_KEYS)
         self.warnings = [f"{header.path}: {text}" for header in self.headers for text in header.warnings]
-        try:
-            for header in self.headers:
-                data = self._map(header)
-                for info in header.tensors:
-                    self._tensors[info.name] = (info, data, header, self._maps[-1])
-        except BaseException:
-            self.close()
-            raise
+        self.paths = tuple(str(header.path) for header in self.headers)
+        for header, name in zip(self.headers, self.paths, strict=True):
+            mapped = self._map(name, header.file_size)
+            for info in header.tensors:
+                self._tensors[info.name] = _Place(info, name, mapped, header.data_offset + info.offset)
 
-    def _map(self, header: gguf.Header) -> "NDArray[np.uint8]":
-        """Map the data section of one file, as read-only bytes."""
-        assert header.path is not None  # only headers of buffers have none
-        with _open(header.path, "rb") as file:
+    def _read_safetensors(self, path: str) -> None:
+        model = read_model(path, any_dtype=True)
+        self.headers, self.metadata, self.warnings = (), gguf.Metadata(memoryview(b""), {}), model.warnings
+        self.paths = tuple(model.paths)
+        maps = [self._map(name, size) for name, size in zip(self.paths, model.sizes, strict=True)]
+        for info, (number, start) in model.places.items():
+            self._tensors[info.name] = _Place(info, self.paths[number], maps[number], start)
+
+    def _map(self, path: str, size: int) -> mmap.mmap:
+        """Map a file, which must still have the size that it had when its header was read."""
+        with _open(path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._maps.append(mapped)
-        if len(mapped) != header.file_size:
+        if len(mapped) != size:
             message = (
-                f"the file had {header.file_size} bytes and now has {len(mapped)}: wait until nothing writes it, and "
-                "open it again"
+                f"the file had {size} bytes and now has {len(mapped)}: wait until nothing writes it, and open it again"
             )
-            raise GGUFFormatError("truncated", message, found=len(mapped), limit=header.file_size, path=header.path)
-        return np.frombuffer(mapped, np.uint8)[header.data_offset :]
+            raise GGUFFormatError("truncated", message, found=len(mapped), limit=size, path=path)
+        return mapped
 
     def __getitem__(self, name: str) -> QuantizedTensor:
-        info, data, header, mapped = self._tensors[name]
-        end, now = header.data_offset + info.offset + info.nbytes, mapped.size()
+        info, path, mapped, start = self._tensors[name]
+        end, now = start + info.nbytes, mapped.size()
         if end > now and info.nbytes:  # the process would die if it touched a page that no longer exists
             message = (
                 f"data of tensor {name!r} ends at byte {end}, but the file has shrunk to {now}: restore the file and "
                 "open it again"
             )
-            raise GGUFFormatError("tensor-past-end", message, field=name, found=end, limit=now, path=header.path)
-        return QuantizedTensor.from_info(info, data[info.offset : info.offset + info.nbytes])
+            raise GGUFFormatError("tensor-past-end", message, field=name, found=end, limit=now, path=path)
+        return QuantizedTensor.from_info(
+            info, np.frombuffer(mapped, np.uint8)[start:end], lambda: self._parameters(info)
+        )
+
+    def _parameters(self, info: gguf.TensorInfo) -> "Fitted | None":
+        """What the type of a tensor was fitted to, read from the tensors beside it."""
+        qtype = types.get(info.type_id)
+        if qtype is None or qtype.parameters is None:
+            return None
+
+        def read(name: str) -> "NDArray[np.float32] | None":
+            return self[name].dequantize() if name in self and self[name].type_name == "F32" else None
+
+        return qtype.stored_parameters(info.name, info.shape, read)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -112,15 +147,18 @@ class File(Mapping[str, QuantizedTensor]):
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"an open File does not pickle: pass its path, {self.paths[0]!r}, and open it there")
+
     def __repr__(self) -> str:
-        return f"<quantreg.File {self.headers[0].path!r}: {len(self)} tensors, {len(self.metadata)} keys>"
+        return f"<quantreg.File {self.paths[0]!r}: {len(self)} tensors, {len(self.metadata)} keys>"
 
     def _repr_html_(self) -> str:
-        infos = [info for info, *_ in self._tensors.values()]
+        infos = [place.info for place in self._tensors.values()]
         size, weights = sum(info.nbytes for info in infos), sum(info.n_elements for info in infos)
         bits = f", {size * 8 / weights:.4f} bits per weight" if weights else ""
         return table(
-            f"{self.headers[0].path}: {len(infos)} tensors, {size:,} bytes{bits}",
+            f"{self.paths[0]}: {len(infos)} tensors, {size:,} bytes{bits}",
             ("tensor", "type", "shape", "bytes"),
             ((info.name, info.type_name, info.shape, info.nbytes) for info in infos),
         )
@@ -129,66 +167,19 @@ class File(Mapping[str, QuantizedTensor]):
 _open = open
 
 
-def open(path: str | os.PathLike[str]) -> File:
-    """Open a GGUF model to read its metadata and tensors. For a split model give the path of any shard.
+def open(path: str | bytes | os.PathLike[str]) -> File:
+    """Open a GGUF or safetensors model to read its metadata and tensors.
+
+    ``path`` is a file, any shard of a split model, the index of a safetensors model, or a folder with one model.
 
     The result is a context manager and a mapping::
 
         with quantreg.open("m.gguf") as model:
             weights = model["token_embd.weight"].dequantize()
 
-    The bytes of tensors are mapped, not read or copied, so do not shorten the file while you use them. Raises
-    GGUFFormatError if the file is damaged, and OSError if it cannot be read.
+    The bytes of tensors are mapped, not read or copied, so do not shorten the file while you use them. Tensors of a
+    safetensors dtype that GGUF lacks have their raw bytes, flat, and cannot be decoded. Raises GGUFFormatError or
+    SafetensorsError if a file is damaged or is not a model, TypeError if ``path`` is not a path, and OSError if a file
+    cannot be read.
     """
     return File(path)
-
-
-def write(
-    path: str | os.PathLike[str],
-    metadata: Mapping[str, object],
-    tensors: "Mapping[str, QuantizedTensor | NDArray[Any]]",
-    *,
-    force: bool = False,
-) -> None:
-    """Write a GGUF file.
-
-    - ``metadata``: a mapping from key to value: a Python object, whose type `gguf.Value.of` picks, or a typed value
-      such as ``gguf.Value("u64", 5)``. The metadata of an open file is copied byte for byte. No key is added, so
-      include ``general.architecture`` and whatever else a loader needs. ``general.alignment`` is obeyed.
-    - ``tensors``: a mapping, such as an open file, from name to `QuantizedTensor` or NumPy array. Arrays have their
-      axes in NumPy order and the dtype float16, float32, float64, bfloat16 (from ml_dtypes) or int8 to int64. The
-      order is kept.
-    - ``force``: replace an existing file.
-
-    The file appears at ``path`` only when it is complete. Raises GGUFFormatError for what GGUF cannot hold, ShapeError
-    for other arrays, and OutputError if the file cannot be written.
-    """
-    edit = gguf.HeaderEdit(metadata)
-    stated = edit.get("general.alignment")
-    alignment = gguf.rules.check_alignment(stated.type, stated.data) if stated else gguf.DEFAULT_ALIGNMENT
-    entries = [_entry(name, tensor) for name, tensor in tensors.items()]
-    header = gguf.encode_header(edit.items(), [entry[:4] for entry in entries], alignment)
-    size = len(header) + sum(gguf.padded(nbytes, alignment) for *_, nbytes, _ in entries)
-    with AtomicFile(path, force=force, size=size) as file:
-        file.write(header)
-        for *_, nbytes, array in entries:
-            file.write(_raw(array))
-            file.write(bytes(-nbytes % alignment))
-
-
-def _entry(name: str, tensor: object) -> "tuple[str, tuple[int, ...], int, int, NDArray[Any]]":
-    """Return (name, dims in ne order, type id, size in bytes, array)."""
-    if isinstance(tensor, QuantizedTensor):
-        return name, tensor.shape[::-1], tensor.type_id, tensor.nbytes, tensor.data
-    if not isinstance(tensor, np.ndarray) or tensor.dtype.name not in _TYPE_OF_DTYPE:
-        found = f"an array of {tensor.dtype}" if isinstance(tensor, np.ndarray) else f"a {type(tensor).__name__}"
-        raise ShapeError(
-            f"{name}: cannot write {found}: convert it to a NumPy array of {', '.join(_TYPE_OF_DTYPE)}, or quantize it "
-            "and pass a QuantizedTensor"
-        )
-    return name, tensor.shape[::-1], _TYPE_OF_DTYPE[tensor.dtype.name], tensor.nbytes, tensor
-
-
-def _raw(array: "NDArray[Any]") -> "NDArray[np.uint8]":
-    """Return the bytes of an array, little-endian in C order. Copies only if they are not laid out like that."""
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)

@@ -13,6 +13,7 @@ __all__ = [
     "INTEGER_TYPES",
     "PLAIN_TYPES",
     "REMOVED_FILE_TYPES",
+    "REMOVED_LAYOUTS",
     "REMOVED_TYPES",
     "SPLIT_KEYS",
     "TYPES",
@@ -97,6 +98,13 @@ REMOVED_TYPES = {
     36: "IQ4_NL_4_4",
     37: "IQ4_NL_4_8",
     38: "IQ4_NL_8_8",
+}
+
+# How the removed types stored a row, so that old files can be inspected. The types with two numbers at the end of their
+# names hold the blocks of several rows of Q4_0 and IQ4_NL interleaved.
+REMOVED_LAYOUTS = {
+    type_id: TypeLayout(name, *((16, 10) if name == "Q4_2" else (16, 12) if name == "Q4_3" else (32, 18)))
+    for type_id, name in REMOVED_TYPES.items()
 }
 
 # Types that store one plain number per weight: type name -> NumPy's name of the dtype (bfloat16 is ml_dtypes').

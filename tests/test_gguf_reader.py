@@ -248,5 +248,5 @@ def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path):
 
 def test_an_error_names_the_file(tmp_path):
     path = tmp_path / "m.gguf"
-    path.write_bytes(b"nothing like it, at all")
-    assert str(refused(path, "bad-magic")).startswith(f"{path}: magic is b'noth'")
+    path.write_bytes(b"\xff\xfenothing like it, at all")
+    assert str(refused(path, "bad-magic")).startswith(f"{path}: magic is b'\\xff\\xfeno'")

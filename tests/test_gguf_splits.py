@@ -50,6 +50,13 @@ def test_one_file_is_a_set_of_one(tmp_path):
     assert len(read_shards(str(tmp_path / "one.gguf"))) == 1
 
 
+def test_a_file_that_only_its_name_calls_a_shard_is_read_with_a_warning(tmp_path):
+    for name, told in (("m-00001-of-00002.gguf", True), ("m-00001-of-00001.gguf", False)):
+        (tmp_path / name).write_bytes(gf.small_model())
+        (header,) = read_shards(tmp_path / name)
+        assert any("file 1 of 2" in warning for warning in header.warnings) == told
+
+
 def test_file_names_and_keys_of_shards():
     assert shard_path("dir/m", 1, 12) == "dir/m-00002-of-00012.gguf"
     assert [(key, value.type, value.data) for key, value in split_values(1, 3, 30)] == [
@@ -61,6 +68,35 @@ def test_file_names_and_keys_of_shards():
 
 def test_21_missing_shard(model):
     refused(model({1: None})(0), "split-missing", "shard 2 of 3 is missing")
+
+
+def test_21_several_missing_shards_are_named_together(model):
+    path = model({1: None, 2: None})(0)
+    refused(path, "split-missing", "shards 2 and 3 of 3 are missing: download them as well, and put m-00002")
+
+
+@pytest.mark.parametrize("given", [0, 1, 2])
+@pytest.mark.parametrize("lost", [0, 1, 2])
+@pytest.mark.parametrize("damaged", [None, b"version https://git-lfs.github.com/spec/v1\n"])
+def test_with_partial_a_shard_is_read_without_its_siblings(model, given, lost, damaged):
+    path = model({lost: damaged})
+    if given == lost:
+        with pytest.raises(GGUFFormatError if damaged else FileNotFoundError):
+            read_shards(path(given), partial=True)
+        return
+    (header,) = read_shards(path(given), partial=True)
+    assert header.tensors[0].name == f"t{given}"
+    (warning,) = header.warnings
+    assert f"this is shard {given + 1} of 3, shown alone: " in warning
+    assert f"shard {lost + 1} of 3 is missing" in warning or "Git LFS" in warning
+    assert ("the metadata of the model is in shard 1" in warning) == (given > 0)
+
+
+def test_with_partial_all_shards_are_read_if_they_are_there(model, tmp_path):
+    path = model()
+    assert [len(header.warnings) for header in read_shards(path(1), partial=True)] == [0, 0, 0]
+    (header,) = read_shards(path(1).rename(tmp_path / "renamed.gguf"), partial=True)
+    assert "unless it is named like NAME-00002-of-00003.gguf" in header.warnings[0]
 
 
 def test_21_numbers_that_disagree_with_the_name(model):

@@ -8,28 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_model
+from safetensors_files import save, write_raw
 
 import quantreg
 from quantreg import NonFiniteError, OutputError, PlanError, SafetensorsError, cli
 from quantreg.jobs.safetensors import SafetensorsSource
-
-DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int32": "I32"}
-
-
-def save(path, tensors, metadata=None):
-    """A safetensors file, written by hand."""
-    header, position = ({"__metadata__": metadata} if metadata else {}), 0
-    for name, x in tensors.items():
-        header[name] = {
-            "dtype": DTYPES[x.dtype.name], "shape": list(x.shape), "data_offsets": [position, position + x.nbytes],
-        }  # fmt: skip
-        position += x.nbytes
-    write_raw(path, json.dumps(header).encode(), b"".join(x.tobytes() for x in tensors.values()))
-
-
-def write_raw(path, header, data=b""):
-    Path(path).write_bytes(struct.pack("<Q", len(header)) + header + data)
-
 
 OVERRIDES = [(key, value) for key, value in small_model.metadata().items() if key != "general.file_type"]
 
@@ -133,11 +116,12 @@ TENSOR = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (b"", "not JSON"), (b"[]", "not a JSON object"), (b"[" * 100_000, "not JSON"), (b"\xff\xfe", "not JSON"),
+        (b"", "all zeros"), (b"[]", "not a JSON object"), (b"[" * 100_000, "not JSON"), (b"\xff\xfe", "not JSON"),
         *[
             (json.dumps({"a": entry}).encode(), message)
             for entry, message in [
-                (7, "expected dtype"), ({}, "expected dtype"), (TENSOR | {"dtype": "F8_E4M3"}, "GGUF has no type"),
+                (7, "expected dtype"), ({}, "expected dtype"),
+                (TENSOR | {"dtype": "F8_E4M3", "data_offsets": [0, 4]}, "GGUF has no type"),
                 (TENSOR | {"shape": [2, -2]}, "expected dtype"), (TENSOR | {"shape": [2, 2.0]}, "expected dtype"),
                 (TENSOR | {"shape": [3, 2]}, "cut off or damaged"), (TENSOR | {"shape": [2**40, 2**40]}, "cut off"),
                 (TENSOR | {"data_offsets": [16, 32]}, "cut off"), (TENSOR | {"data_offsets": [-16, 0]}, "cut off"),

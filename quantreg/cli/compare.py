@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 @click.argument("b")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(a: str, b: str, as_json: bool) -> None:
-    """Compare the GGUF models A and B: metadata, types, bytes and weights.
+    """Compare the models A and B, GGUF or safetensors: metadata, types, bytes and weights.
 
-    The exit code is 1 if they differ. The order of the tensors and the split into files do not matter.
+    The exit code is 1 if they differ. The order of the tensors and the split into files do not matter. Safetensors
+    has no metadata, so metadata is compared only between GGUF models.
 
     RELATIVE RMSE is the root mean square difference of the weights, divided by the root mean square of the weights of
     A. LARGEST DIFFERENCE is in units of the weights.

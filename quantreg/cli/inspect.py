@@ -18,14 +18,16 @@ _LONGEST = 60  # the number of characters shown of a metadata value
 @click.argument("file")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(file: str, as_json: bool) -> None:
-    """Show the metadata and the tensors of the GGUF model FILE.
+    """Show the metadata and the tensors of the GGUF or safetensors model FILE.
 
-    For a split model give any shard: all shards are read. The last number of a shape is the row length, as in NumPy.
+    For a split model give any shard: all shards are read. If some are missing, the shard is shown alone, with a
+    warning. The last number of a shape is the row length, as in NumPy.
     """
-    from quantreg.jobs.source import Source
+    from quantreg.gguf import Metadata
+    from quantreg.jobs.inputs import open_source
 
-    source = Source(file)
-    metadata = source.headers[0].metadata
+    source = open_source(file, partial=True, any_type=True)
+    metadata = source.headers[0].metadata if source.headers else Metadata(memoryview(b""), {})
     weights = sum(t.n_elements for t in source.tensors)
     data = sum(t.nbytes for t in source.tensors)
     bpw = data * 8 / weights if weights else 0.0
@@ -52,11 +54,13 @@ def command(file: str, as_json: bool) -> None:
         )
         return
     files = count(len(source.paths), "file")
-    click.echo(f"{file}: GGUF version {source.headers[0].version}, {size(source.size)}, {files}")
+    form = f"GGUF version {source.headers[0].version}" if source.headers else "safetensors"
+    click.echo(f"{file}: {form}, {size(source.size)}, {files}")
     click.echo(f"{weights:,} parameters, {bits(bpw)} bits per weight")
     click.echo(f"{count(len(source.tensors), 'tensor')}: {_by_type(source.tensors)}\n")
-    table(["KEY", "TYPE", "VALUE"], [[k, metadata.value_type(k), _short(metadata, k)] for k in metadata])
-    click.echo()
+    if source.headers:
+        table(["KEY", "TYPE", "VALUE"], [[k, metadata.value_type(k), _short(metadata, k)] for k in metadata])
+        click.echo()
     table(
         ["TENSOR", "TYPE", "SHAPE", ">SIZE"],
         [[t.name, t.type_name, " x ".join(map(str, t.shape)) or "scalar", size(t.nbytes)] for t in source.tensors],

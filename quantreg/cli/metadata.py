@@ -29,10 +29,13 @@ def get(file: str, keys: tuple[str, ...]) -> None:
     For one KEY, only the value is printed. For several, or for all keys if none is given, each line is a JSON object
     with one key and its value.
     """
+    from quantreg.cli.show import warn
     from quantreg.errors import MetadataError
     from quantreg.jobs.source import Source
 
-    metadata = Source(file).metadata
+    source = Source(file, partial=True, any_type=True)
+    metadata = source.metadata
+    warn(source.warnings)
     for key in keys:
         if key not in metadata:
             raise MetadataError(f"{file} has no key {key}: `quantreg metadata get {file}` shows all keys")

@@ -47,8 +47,13 @@ _OPTIONS = (
     click.option("--on-missing-importance", type=click.Choice(["error", "plain", "fallback"]), default="error",
                  show_default=True, help="What to do if a tensor's type needs importance and the imatrix has none for "
                  "the tensor: stop (error), encode without it (plain), or use a type that can do without (fallback)."),
+    click.option("--imatrix-floor", type=float, default=0.0, metavar="X", help="Raise the importance of each column to "
+                 "at least X times the mean of its row (0 to 1). 0.01 keeps the weights of columns that calibration "
+                 "did not use."),
     click.option("--no-fallback", is_flag=True, help="Stop if the rows of a tensor do not divide into blocks, instead "
                  "of using a fallback type."),
+    click.option("--keep-dims", is_flag=True, help="Keep leading dimensions of 1 in shapes such as 1 x 256, which "
+                 "llama-quantize drops. Tensors of a safetensors model always keep them."),
     click.option("--keep-split", is_flag=True, help="Write one output file per file of IN: OUT-00001-of-00003.gguf "
                  "and so on."),
 )  # fmt: skip
@@ -139,4 +144,5 @@ def default_output(source: str, file_type: "FileType", word: str | None = None) 
     name = str(word or "").strip().upper()
     if name not in file_type.aliases:
         name = file_type.aliases[0] if name.isdigit() and file_type.aliases else file_type.name
-    return os.path.join(os.path.dirname(source), f"ggml-model-{name}.gguf")
+    folder = source if os.path.isdir(source) else os.path.dirname(source)
+    return os.path.join(folder, f"ggml-model-{name}.gguf")

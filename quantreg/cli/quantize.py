@@ -67,8 +67,9 @@ def command(
     """Quantize the GGUF or safetensors model IN to OUT.
 
     TYPE is a file type such as Q4_K_M or its number (see `quantreg file-types`), or a quant type for all matrices (see
-    `quantreg types`). Without OUT, the output is ggml-model-TYPE.gguf in the folder of IN. N is the number of threads.
-    For a split model give any shard.
+    `quantreg types`). If a plugin added the type, the output and the token embeddings get better types unless you give
+    --pure. Without OUT, the output is ggml-model-TYPE.gguf in the folder of IN. N is the number of threads. For a split
+    model give any shard.
     """
     import quantreg
 

@@ -72,12 +72,13 @@ class Value:
         - NumPy scalars and one-dimensional arrays keep their dtype, except that float16 becomes f32.
         - Lists and tuples whose elements have one type become an array. Integers become the first of i32, u32, i64 and
           u64 that holds them all.
+        - What a `Metadata` returned keeps the type that it had in the file.
 
         Raises GGUFFormatError ("bad-value") for anything else, and for an empty list, which has no type.
         """
         if isinstance(data, Value):
             return data
-        return cls(_type_of(data), data)
+        return cls(data.gguf_type if isinstance(data, (_Int, _Float, _List)) else _type_of(data), data)
 
     @property
     def data(self) -> Any:
@@ -95,16 +96,39 @@ class Value:
     def __hash__(self) -> int:
         return hash((self.type, bytes(self.raw)))
 
+    def __reduce__(self) -> "tuple[Any, ...]":
+        return Value.from_raw, (self.type, bytes(self.raw))
+
     def __repr__(self) -> str:
-        return f"Value({self.type!r}, {self.data!r})"
+        return f"Value({self.type!r}, {_shortened(self.data)})"
+
+
+class _Int(int):
+    """An int of a file that remembers its type there, so that ``{**metadata, key: value}`` loses none."""
+
+    gguf_type: str
+
+
+class _Float(float):
+    """A float of a file that remembers its type there."""
+
+    gguf_type: str
+
+
+class _List(list[Any]):
+    """An array of a file that remembers its type there, which an empty list could not show."""
+
+    gguf_type: str
 
 
 class Metadata(Mapping[str, Any]):
     """The metadata of a GGUF file: a mapping in file order that decodes a value each time it is accessed.
 
     ``metadata[key]`` is a bool, int, float, str or a list of one of these. In strings, bytes that are not valid UTF-8
-    appear as lone surrogates (the surrogateescape handler). To copy a key unchanged use `value`, which returns the
-    type and the encoded bytes. Holds a buffer with the header of the file; the file itself may be closed.
+    appear as lone surrogates (the surrogateescape handler). Numbers and lists remember their type in the file, so
+    ``{**metadata, key: value}`` and ``metadata | {key: value}`` can be written without loss; what is computed from them
+    are plain numbers. `value` returns the type and the encoded bytes. Holds a buffer with the header of the file; the
+    file itself may be closed.
     """
 
     def __init__(
@@ -115,7 +139,7 @@ class Metadata(Mapping[str, Any]):
         self._spans: Mapping[str, tuple[int, int, int, int, int]] = {} if spans is None else spans
 
     def __getitem__(self, key: str) -> Any:
-        return self.value(key).data
+        return _remembering(self.value_type(key), self.value(key).data)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._spans)
@@ -125,6 +149,15 @@ class Metadata(Mapping[str, Any]):
 
     def __contains__(self, key: object) -> bool:
         return key in self._spans
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self, **other} if isinstance(other, Mapping) else NotImplemented
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**other, **self} if isinstance(other, Mapping) else NotImplemented
+
+    def __reduce__(self) -> "tuple[Any, ...]":
+        return Metadata, (bytes(self._buffer), dict(self._spans))
 
     def __repr__(self) -> str:
         return f"<Metadata of {len(self)} keys>"
@@ -150,6 +183,24 @@ class Metadata(Mapping[str, Any]):
         """The number of elements of an array, or None if the value is not an array. Nothing is decoded."""
         kind, _, length = self._spans[key][:3]
         return length if kind == ARRAY else None
+
+
+def _remembering(type: str, data: Any) -> Any:
+    """The value with its type; a plain one if `Value.of` would choose the same type again."""
+    holder = {int: _Int, float: _Float, list: _List}.get(data.__class__)
+    if holder is None or (holder is not _List and _type_of(data) == type):
+        return data
+    typed = holder(data)
+    typed.gguf_type = type
+    return typed
+
+
+def _shortened(data: Any) -> str:
+    """The repr of a value, cut where an array or a text is long."""
+    if isinstance(data, list) and len(data) > 8:
+        return f"[{', '.join(map(_shortened, data[:8]))}, ... {len(data) - 8:,} more]"
+    text = repr(data)
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(data):,} characters)"
 
 
 def type_name(kind: int, element: int) -> str:

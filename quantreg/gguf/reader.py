@@ -2,7 +2,6 @@
 
 import math
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from quantreg.errors import GGUFFormatError
 from quantreg.ggml import TypeLayout, layout_of
 from quantreg.gguf import rules
 from quantreg.gguf.metadata import Metadata, type_name
+from quantreg.whatis import HEAD, kind_of, model_path, piece_of
 from quantreg_kernels._gguf import ScanError, scan
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ class Header:
     def _by_name(self) -> dict[str, TensorInfo]:
         return {tensor.name: tensor for tensor in self.tensors}
 
+    def __repr__(self) -> str:
+        return f"<Header {self.path!r}: version {self.version}, {len(self.tensors)} tensors, {len(self.metadata)} keys>"
+
     def tensor(self, name: str) -> TensorInfo:
         """The tensor with this name. Raises KeyError if there is none."""
         return self._by_name[name]
@@ -112,11 +115,9 @@ def read_header(
     if not isinstance(path_or_buffer, (str, os.PathLike)):
         view = memoryview(path_or_buffer).cast("B")
         return _read(view, len(view), lambda _: view, layout, path)
-    path = path or os.fspath(path_or_buffer)
-    # Opening a pipe would wait for its writer forever.
-    if not stat.S_ISREG(os.stat(path_or_buffer).st_mode):
-        raise GGUFFormatError("not-a-file", "is not a regular file: give the path of a GGUF file", path=path)
-    with open(path_or_buffer, "rb", buffering=0) as file:
+    name = model_path(path_or_buffer)  # opening a pipe would wait for its writer forever
+    path = path or name
+    with open(name, "rb", buffering=0) as file:
         return _read_file(file, layout, path)
 
 
@@ -155,6 +156,11 @@ def _read(
         infos, data_end = _placed(found, data_offset, size)
     except ScanError as error:
         code, message, offset, field, value, limit = error.args
+        if code in ("bad-magic", "too-short"):
+            message = _what_it_is(bytes(memoryview(more(min(size, HEAD)))[:HEAD]), size) or message
+        elif code == "bad-version":
+            message += ": make the file again with a current converter"
+        message = _with_piece(message, path)
         raise GGUFFormatError(code, message, offset=offset, field=field, found=value, limit=limit, path=path) from None
     except MemoryError:
         message = "the header does not fit into memory: use a machine with more memory"
@@ -164,6 +170,20 @@ def _read(
         warnings.append(f"{size - data_end} bytes after the last tensor are not part of any tensor")
     metadata = Metadata(view, found.spans)
     return Header(version, found.alignment, metadata, infos, data_offset, size, warnings, path)
+
+
+def _what_it_is(head: bytes, size: int) -> str | None:
+    """Describe a file that is no GGUF file, and what to do about it; None if it is hard to say."""
+    kind = None if head.startswith(b"GGUF") else kind_of(head, size)
+    if kind is None or not size:
+        return kind and f"is {kind.name}: {kind.advice}"
+    return f"is not a GGUF file but {kind.name}: {kind.advice}"
+
+
+def _with_piece(message: str, path: str | None) -> str:
+    """Add to a message that the name of the file says why it is not whole, if it does."""
+    piece = piece_of(path) if path is not None else None
+    return f"{message}; {piece}" if piece else message
 
 
 class _Found:
@@ -196,6 +216,7 @@ class _Found:
     def tensor(self, raw: bytes, at: int, dims: tuple[int, ...], type_id: int, offset: int) -> None:
         where: dict[str, Any] = {"offset": at, "path": self.path}
         name = rules.decode_name(raw, "tensor name", **where)
+        rules.check_type_id(name, type_id, **where)
         if name in self.names:
             raise GGUFFormatError("duplicate-tensor", f"tensor {rules.shown(name)} occurs twice", field=name, **where)
         self.names.add(name)
@@ -230,7 +251,7 @@ def _placed(found: _Found, data_offset: int, size: int) -> tuple[tuple[TensorInf
         end = data_offset + offset + nbytes
         if end > size and (nbytes or floating or not info.known):
             message = f"ends at byte {end}, but the file has {size} bytes: download or copy it again"
-            refuse("tensor-past-end", message, end, size)
+            refuse("tensor-past-end", _with_piece(message, found.path), end, size)
         if offset < expected:
             message = f"begins at {offset}, but the tensor before it ends at {expected}"
             refuse("tensor-overlap", message, offset, expected)

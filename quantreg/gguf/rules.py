@@ -21,6 +21,8 @@ LONG_TENSOR_NAME: int = 64
 # File positions and NumPy's sizes are signed 64-bit integers.
 MAX_SIZE: int = (1 << 63) - 1
 
+MAX_TYPE_ID: int = (1 << 31) - 1
+
 WELL_KNOWN_ARRAYS: dict[str, str] = {
     "tokenizer.ggml.tokens": "array[string]",
     "tokenizer.ggml.merges": "array[string]",
@@ -75,6 +77,16 @@ def check_alignment(value_type: str, value: Any, **where: Any) -> int:
             "bad-alignment", message, field="general.alignment", found=value, limit=MAX_ALIGNMENT, **where
         )
     return value
+
+
+def check_type_id(name: str, type_id: int, **where: Any) -> None:
+    """Check the number of a tensor's type, which is a signed 32-bit integer in ggml."""
+    if type_id > MAX_TYPE_ID:
+        message = (
+            f"tensor {shown(name)} has type {type_id - (1 << 32)}, but a type is a number from 0 to {MAX_TYPE_ID}: "
+            "download or create the file again"
+        )
+        raise GGUFFormatError("bad-type", message, found=type_id - (1 << 32), limit=MAX_TYPE_ID, **where)
 
 
 def tensor_size(

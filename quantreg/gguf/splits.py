@@ -8,6 +8,7 @@ from quantreg.errors import GGUFFormatError
 from quantreg.ggml import SPLIT_KEYS, TypeLayout, layout_of
 from quantreg.gguf.metadata import Value
 from quantreg.gguf.reader import Header, read_header
+from quantreg.whatis import model_path
 
 __all__ = ["MAX_SHARDS", "read_shards", "shard_path", "split_values"]
 
@@ -31,37 +32,60 @@ def split_values(number: int, count: int, n_tensors: int) -> list[tuple[str, Val
 
 
 def read_shards(
-    path: str | os.PathLike[str], *, layout: Callable[[int], TypeLayout | None] = layout_of
+    path: str | bytes | os.PathLike[str],
+    *,
+    layout: Callable[[int], TypeLayout | None] = layout_of,
+    partial: bool = False,
 ) -> tuple[Header, ...]:
     """Read the headers of all shards of a model, given the path of any shard, or of the one file of an unsplit model.
 
-    The first header holds the metadata of the model. ``layout`` is that of `read_header`.
+    The first header holds the metadata of the model. A folder stands for the one model in it. ``layout`` is that of
+    `read_header`. With ``partial``, a shard whose siblings cannot be found is returned alone, with a warning.
 
     Raises GGUFFormatError: "split-numbers" if numbers, counts and file names disagree, "split-missing" if a shard does
     not exist, "split-foreign" if a shard belongs to another model. Raises OSError if a file cannot be read.
     """
+    path = model_path(path)
     given = read_header(path, layout=layout)
     count = _number(given, "split.count", 1)
     number = _number(given, "split.no", 0)
+    name = _NAME.fullmatch(path)
     if count <= 1 and number == 0:
+        if name and int(name["count"]) > 1 and "split.count" not in given.metadata:
+            given.warnings.append(
+                f"the name says that this is file {int(name['number'])} of {int(name['count'])}, but the file does not "
+                "(it has no split.count): it was read alone"
+            )
         _check_total((given,))
         return (given,)
     if number >= count:
         message = f"is {number}, but split.count is {count}: download or create the shards again"
         raise _error("split-numbers", given, "split.no", message, number, count)
-    name = _NAME.fullmatch(os.fspath(path))
     if not name or (int(name["number"]), int(name["count"])) != (number + 1, count):
         expected = shard_path("NAME", number, count)
+        if partial:
+            return _alone(given, f"the others cannot be found unless it is named like {expected}", number, count)
         message = f"is {number}, so the file must be named like {expected}: rename it"
         raise _error("split-numbers", given, "split.no", message, number, expected)
 
+    paths = [shard_path(name["prefix"], i, count) for i in range(count)]
+    if missing := [i for i in range(count) if i != number and not os.path.exists(paths[i])]:
+        numbers = _listed([str(i + 1) for i in missing])
+        what = f"shard {numbers} of {count} is" if len(missing) == 1 else f"shards {numbers} of {count} are"
+        if partial:
+            return _alone(given, f"{what} missing", number, count)
+        put = _listed([os.path.basename(paths[i]) for i in missing])
+        message = f"{what} missing: download them as well, and put {put} beside this file"
+        message = message.replace("them", "it") if len(missing) == 1 else message
+        raise GGUFFormatError("split-missing", message, field="split.count", limit=count, path=given.path)
     shards: list[Header] = []
     for i in range(count):
         try:
-            shard = given if i == number else read_header(shard_path(name["prefix"], i, count), layout=layout)
-        except FileNotFoundError as error:
-            message = f"shard {i + 1} of {count} is missing: put {error.filename} beside this file"
-            raise GGUFFormatError("split-missing", message, field="split.count", limit=count, path=given.path) from None
+            shard = given if i == number else read_header(paths[i], layout=layout)
+        except (GGUFFormatError, OSError) as error:
+            if partial:
+                return _alone(given, str(error), number, count)
+            raise
         for key, wanted in (("split.no", i), ("split.count", count)):
             found = _number(shard, key, -1)
             if found != wanted:
@@ -72,6 +96,19 @@ def read_shards(
         _check_family(shards[0], shard)
     _check_total(shards)
     return tuple(shards)
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Join words as in "1, 2 and 3", and cut a long list."""
+    if len(words) > 4:
+        words = [*words[:3], f"{len(words) - 3} more"]
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _alone(shard: Header, why: str, number: int, count: int) -> tuple[Header, ...]:
+    metadata = "; the metadata of the model is in shard 1" if number else ""
+    shard.warnings.append(f"this is shard {number + 1} of {count}, shown alone: {why}{metadata}")
+    return (shard,)
 
 
 def _check_family(first: Header, shard: Header) -> None:

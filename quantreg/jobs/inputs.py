@@ -4,28 +4,39 @@ import os
 from collections.abc import Mapping
 
 from quantreg.errors import PlanError
-from quantreg.importance import ImportanceMatrix
+from quantreg.importance import ImatrixLike, ImportanceMatrix
 from quantreg.jobs.safetensors import SafetensorsSource
 from quantreg.jobs.source import Source
+from quantreg.safetensors import SUFFIX, is_safetensors
+from quantreg.whatis import model_path
 
 __all__ = ["open_imatrix", "open_source"]
 
 
 def open_source(
-    path: str | os.PathLike[str], names: Mapping[str, str | None] | str | os.PathLike[str] | None = None
+    path: str | bytes | os.PathLike[str],
+    names: Mapping[str, str | None] | str | bytes | os.PathLike[str] | None = None,
+    *,
+    partial: bool = False,
+    any_type: bool = False,
 ) -> Source:
-    """The model at path: a GGUF file, any shard of one, a safetensors file or the index of several.
+    """The model at path: a GGUF or safetensors file, any of several shards, their index, or the folder of one model.
 
-    ``names`` maps the names in a safetensors file to GGUF's, see `SafetensorsSource`. Raises GGUFFormatError,
+    What the file holds decides, not its name. ``names`` maps the names in a safetensors file to GGUF's, see
+    `SafetensorsSource`; ``partial`` and ``any_type`` are those of the two sources. Raises GGUFFormatError,
     SafetensorsError, PlanError, OSError.
     """
-    if os.fspath(path).endswith((".safetensors", ".safetensors.index.json")):
-        return SafetensorsSource(path, names)
+    path = model_path(path)
+    if is_safetensors(path):
+        return SafetensorsSource(path, names, partial=partial, any_type=any_type)
     if names is not None:
-        raise PlanError(f"{os.fspath(path)}: names are for safetensors files, tensors of a GGUF file have theirs")
-    return Source(path)
+        raise PlanError(f"{path}: names are for safetensors files, tensors of a GGUF file have theirs")
+    source = Source(path, partial=partial, any_type=any_type)
+    if path.endswith(SUFFIX):
+        source.warnings.append(f"{path} is a GGUF file, though its name ends in {SUFFIX}")
+    return source
 
 
-def open_imatrix(imatrix: "ImportanceMatrix | str | os.PathLike[str] | None") -> ImportanceMatrix | None:
-    """The importance matrix, read if it is given as a path; None without one."""
-    return imatrix if imatrix is None or isinstance(imatrix, ImportanceMatrix) else ImportanceMatrix.read(imatrix)
+def open_imatrix(imatrix: "ImatrixLike | None") -> ImportanceMatrix | None:
+    """The importance matrix, made of a mapping or read if it is a path; None without one."""
+    return None if imatrix is None else ImportanceMatrix.of(imatrix)

@@ -10,7 +10,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 from quantreg.errors import GGUFFormatError, ImportanceError, PlanError, QuantregError
-from quantreg.importance import ImportanceMatrix
+from quantreg.importance import ImatrixLike, ImportanceMatrix
 from quantreg.jobs import shards
 from quantreg.jobs.inputs import open_imatrix, open_source
 from quantreg.jobs.source import Source
@@ -21,11 +21,11 @@ __all__ = ["Rehearsal", "plan", "read_plan", "rehearse"]
 
 
 def plan(
-    src: str | PathLike[str],
+    src: str | bytes | PathLike[str],
     file_type: str | int | FileType,
     *,
-    imatrix: ImportanceMatrix | str | PathLike[str] | None = None,
-    names: Mapping[str, str | None] | str | PathLike[str] | None = None,
+    imatrix: ImatrixLike | None = None,
+    names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
     check: bool = True,
     pure: bool = False,
     leave_output_tensor: bool = False,
@@ -39,16 +39,19 @@ def plan(
     exclude_weights: str | Sequence[str] = (),
     on_missing_importance: str = "error",
     keep_split: bool = False,
+    keep_dims: bool = False,
     no_fallback: bool = False,
+    imatrix_floor: float = 0.0,
 ) -> Plan:
     """Plan what `quantreg.quantize_file` would do: the type of every tensor, with reasons and sizes.
 
     ``src`` is the path of a GGUF file, of any shard of one, or of a safetensors file or index. For safetensors,
     ``names`` maps the names there to GGUF's (a mapping, or a JSON file that holds one; None leaves a tensor out), and
     ``override_kv`` gives the metadata. ``file_type`` is a name, alias or number ("Q4_K_M", 15), or the name of a type
-    to use for every tensor that is quantized. ``imatrix`` is a path or an ImportanceMatrix. The options from ``pure``
-    on are those of llama-quantize; `quantreg.PlanOptions` describes each. With ``check=False``, what keeps the plan
-    from being carried out is listed in ``Plan.problems`` instead of raised.
+    for every tensor that is quantized. If the type is a plugin's, the output and the token embeddings get better types
+    unless ``pure`` is true. ``imatrix`` is a path, an ImportanceMatrix, or a mapping of tensor names to arrays of
+    column statistics. The options from ``pure`` on are those of llama-quantize; `quantreg.PlanOptions` describes each.
+    With ``check=False``, what keeps the plan from being carried out is listed in ``Plan.problems`` instead of raised.
 
     Raises GGUFFormatError, SafetensorsError, ImportanceError, UnknownFileTypeError, UnknownTypeError, PlanError,
     OSError.
@@ -58,7 +61,7 @@ def plan(
         token_embedding_type=token_embedding_type, tensor_types=tensor_types, allow_requantize=allow_requantize,
         override_kv=override_kv, prune_layers=prune_layers, include_weights=include_weights,
         exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
-        no_fallback=no_fallback,
+        keep_dims=keep_dims, no_fallback=no_fallback, imatrix_floor=imatrix_floor,
     )  # fmt: skip
     rehearsal = rehearse(src, file_type, imatrix, options, names=names)
     if check:
@@ -67,15 +70,15 @@ def plan(
 
 
 def read_plan(
-    path: str | PathLike[str],
-    src: str | PathLike[str],
+    path: str | bytes | PathLike[str],
+    src: str | bytes | PathLike[str],
     *,
-    imatrix: ImportanceMatrix | str | PathLike[str] | None = None,
-    names: Mapping[str, str | None] | str | PathLike[str] | None = None,
+    imatrix: ImatrixLike | None = None,
+    names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
 ) -> Plan:
     """Read a plan that `quantreg.write_plan` wrote, check it against the model at src, and return it.
 
-    ``imatrix`` is a path or an ImportanceMatrix; by default the file that the plan names. Raises what `plan` raises.
+    ``imatrix`` is that of `plan`; by default the file that the plan names. Raises what `plan` raises.
     """
     file = PlanFile(path)
     source = open_source(src, names)

@@ -9,13 +9,14 @@ from os import PathLike
 from typing import Any
 
 from quantreg.errors import NonFiniteError
-from quantreg.events import Event, Finished
-from quantreg.importance import ImportanceMatrix
+from quantreg.events import Event, Finished, TensorDone
+from quantreg.importance import ImatrixLike
 from quantreg.jobs.advice import with_advice
 from quantreg.jobs.planning import rehearse
 from quantreg.jobs.results import QuantizeResult, WriteResult
 from quantreg.jobs.resume import identity_of
 from quantreg.jobs.writing import write_files
+from quantreg.loss import explain, is_lost
 from quantreg.recipes import FileType, Plan, PlanOptions
 from quantreg.storage import PartialFile
 
@@ -23,10 +24,10 @@ __all__ = ["quantize_events", "quantize_file"]
 
 
 def quantize_file(
-    src: str | PathLike[str],
-    dst: str | PathLike[str],
+    src: str | bytes | PathLike[str],
+    dst: str | bytes | PathLike[str],
     file_type: str | int | FileType | Plan,
-    imatrix: ImportanceMatrix | str | PathLike[str] | None = None,
+    imatrix: ImatrixLike | None = None,
     *,
     progress: Callable[[Event], object] | None = None,
     threads: int | None = None,
@@ -34,7 +35,7 @@ def quantize_file(
     force: bool = False,
     resumable: bool = False,
     resume: bool = False,
-    names: Mapping[str, str | None] | str | PathLike[str] | None = None,
+    names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
     pure: bool = False,
@@ -49,7 +50,9 @@ def quantize_file(
     exclude_weights: str | Sequence[str] = (),
     on_missing_importance: str = "error",
     keep_split: bool = False,
+    keep_dims: bool = False,
     no_fallback: bool = False,
+    imatrix_floor: float = 0.0,
 ) -> QuantizeResult:
     """Quantize the model at src to dst.
 
@@ -74,7 +77,7 @@ def quantize_file(
         token_embedding_type=token_embedding_type, tensor_types=tensor_types, allow_requantize=allow_requantize,
         override_kv=override_kv, prune_layers=prune_layers, include_weights=include_weights,
         exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
-        no_fallback=no_fallback,
+        keep_dims=keep_dims, no_fallback=no_fallback, imatrix_floor=imatrix_floor,
     )  # fmt: skip
     events = _events(
         src, dst, file_type, imatrix, options, threads=threads, executor=executor, force=force, resumable=resumable,
@@ -90,17 +93,17 @@ def quantize_file(
 
 
 def quantize_events(
-    src: str | PathLike[str],
-    dst: str | PathLike[str],
+    src: str | bytes | PathLike[str],
+    dst: str | bytes | PathLike[str],
     file_type: str | int | FileType | Plan,
-    imatrix: ImportanceMatrix | str | PathLike[str] | None = None,
+    imatrix: ImatrixLike | None = None,
     *,
     threads: int | None = None,
     executor: Executor | None = None,
     force: bool = False,
     resumable: bool = False,
     resume: bool = False,
-    names: Mapping[str, str | None] | str | PathLike[str] | None = None,
+    names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
     pure: bool = False,
@@ -115,7 +118,9 @@ def quantize_events(
     exclude_weights: str | Sequence[str] = (),
     on_missing_importance: str = "error",
     keep_split: bool = False,
+    keep_dims: bool = False,
     no_fallback: bool = False,
+    imatrix_floor: float = 0.0,
 ) -> Iterator[Event]:
     """Quantize the model at src to dst, as an iterator of the events of `quantreg.events`; the last is Finished.
 
@@ -127,7 +132,7 @@ def quantize_events(
         token_embedding_type=token_embedding_type, tensor_types=tensor_types, allow_requantize=allow_requantize,
         override_kv=override_kv, prune_layers=prune_layers, include_weights=include_weights,
         exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
-        no_fallback=no_fallback,
+        keep_dims=keep_dims, no_fallback=no_fallback, imatrix_floor=imatrix_floor,
     )  # fmt: skip
     return _events(
         src, dst, file_type, imatrix, options, threads=threads, executor=executor, force=force, resumable=resumable,
@@ -154,13 +159,17 @@ def _events(
             return PartialFile(file.path, identity | {"output": file.digest}, resume=resume, **keywords)
 
     inputs = [os.fsdecode(path) for path in (src, names) if isinstance(path, (str, bytes, PathLike))]
+    lost = []
     try:
-        yield from write_files(
+        for event in write_files(
             source, planned, files, found, threads=threads, executor=executor, force=force, begin=begin, inputs=inputs
-        )
+        ):
+            if isinstance(event, TensorDone) and is_lost(event.error):
+                lost.append(explain(event.tensor.name, event.tensor.to_type, event.error))
+            yield event
     except NonFiniteError as error:
         raise with_advice(error, planned) from error
-    warnings = (*planned.warnings, *(() if found is None else found.warnings))
+    warnings = (*lost, *planned.warnings, *(() if found is None else found.warnings))
     written = WriteResult.of(files)
     yield Finished(
         QuantizeResult(

@@ -19,8 +19,8 @@ __all__ = ["copy_plan", "edit_metadata", "merge", "split"]
 
 
 def split(
-    src: str | PathLike[str],
-    prefix: str | PathLike[str],
+    src: str | bytes | PathLike[str],
+    prefix: str | bytes | PathLike[str],
     *,
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
@@ -42,7 +42,10 @@ def split(
 
 
 def merge(
-    src: str | PathLike[str] | Iterable[str | PathLike[str]], dst: str | PathLike[str], *, force: bool = False
+    src: str | bytes | PathLike[str] | Iterable[str | bytes | PathLike[str]],
+    dst: str | bytes | PathLike[str],
+    *,
+    force: bool = False,
 ) -> WriteResult:
     """Write the shards of a model as one file; src is any one of them, or several, in any order.
 
@@ -64,8 +67,8 @@ def merge(
 
 
 def edit_metadata(
-    src: str | PathLike[str],
-    dst: str | PathLike[str],
+    src: str | bytes | PathLike[str],
+    dst: str | bytes | PathLike[str],
     *,
     set: Mapping[str, Any] = MappingProxyType({}),
     remove: Iterable[str] = (),

@@ -1,14 +1,25 @@
 """Reading the data of a model piece by piece, without mapping it."""
 
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from quantreg import gguf
+from quantreg.dispatch import decode_slab
 from quantreg.errors import GGUFFormatError
-from quantreg.registry import layout_of
+from quantreg.ggml import REMOVED_LAYOUTS, REMOVED_TYPES, TypeLayout
+from quantreg.parameters import TensorContext, without_tokenizer
+from quantreg.registry import layout_of, types
 from quantreg.storage import PositionedFile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quantreg.parameters import Fitted
 
 __all__ = ["DataFile", "Source", "stamp_of"]
 
@@ -20,9 +31,13 @@ class Source:
     ``size`` counts their bytes together. A context manager: the files are open inside it. Data is read with pread, so
     that memory does not grow with the file, and a file that shrinks gives an error instead of a crash.
 
+    With ``partial``, a shard whose siblings are missing is read alone, and with ``any_type``, types that ggml has
+    removed are accepted; warnings say so. ``keeps_dims`` says whether an output has all dimensions of the source.
+
     Raises GGUFFormatError, OSError.
     """
 
+    keeps_dims: bool = False
     headers: tuple[gguf.Header, ...]
     metadata: Mapping[str, Any]
     tensors: tuple[gguf.TensorInfo, ...]
@@ -30,8 +45,8 @@ class Source:
     size: int
     warnings: list[str]
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        headers = gguf.read_shards(path, layout=layout_of)
+    def __init__(self, path: str | bytes | os.PathLike[str], *, partial: bool = False, any_type: bool = False) -> None:
+        headers = gguf.read_shards(path, layout=_any_layout if any_type else layout_of, partial=partial)
         self._fill(
             headers=headers,
             metadata=headers[0].metadata,
@@ -40,9 +55,9 @@ class Source:
                 for shard, header in enumerate(headers)
                 for info in header.tensors
             },
-            paths=[os.fspath(path) if header.path is None else header.path for header in headers],
+            paths=[str(header.path) for header in headers],
             size=sum(header.file_size for header in headers),
-            warnings=[f"{header.path}: {text}" for header in headers for text in header.warnings],
+            warnings=[f"{header.path}: {text}" for header in headers for text in (*header.warnings, *_removed(header))],
         )
 
     def _fill(
@@ -58,12 +73,66 @@ class Source:
         self.headers, self.metadata, self.tensors = headers, metadata, tuple(places)
         self.paths, self.size, self.warnings = paths, size, warnings
         self._place = {info.name: place for info, place in places.items()}
+        self._parameters: dict[str, Fitted | None] = {}
+        self._facts: dict[str, Any] | None = None
         self._files: list[DataFile] = []
         self._by_path: dict[str, DataFile] = {}
 
     def place(self, info: gguf.TensorInfo) -> tuple[int, int]:
         """The number of a tensor's file in ``paths``, and the position of its data in that file."""
         return self._place[info.name]
+
+    def parameters(self, info: gguf.TensorInfo) -> "Fitted | None":
+        """What the type of a tensor was fitted to, or None if its type has no parameters or the file keeps none.
+
+        The source must be open. Raises CodecError if the type cannot be decoded without them.
+        """
+        qtype = types.get(info.type_id)
+        if qtype is None or qtype.parameters is None:
+            return None
+        if info.name not in self._parameters:
+            self._parameters[info.name] = qtype.stored_parameters(info.name, info.shape, self._floats_of)
+        return self._parameters[info.name]
+
+    def _floats_of(self, name: str) -> "NDArray[np.float32] | None":
+        """A tensor of float32, or None if there is none of this name."""
+        info = next((info for info in self.tensors if info.name == name and info.type_name == "F32"), None)
+        if info is None:
+            return None
+        values = np.empty(info.nbytes, np.uint8)
+        self.read_into(info, 0, values)
+        return values.view("<f4").reshape(info.shape)
+
+    def parameter_names(self) -> set[str]:
+        """The names of the tensors that hold what a type was fitted to: they are part of other tensors."""
+        found = set()
+        for info in self.tensors:
+            qtype = types.get(info.type_id)
+            if qtype is not None and qtype.parameters is not None:
+                found |= set(qtype.stored_names(info.name, info.shape).values())
+        return found
+
+    def context(self, info: gguf.TensorInfo, expert: int | None = None) -> TensorContext:
+        """What a codec may know of a tensor of the source, and of the matrix in it."""
+        if self._facts is None:
+            self._facts = without_tokenizer(self.metadata)
+        return TensorContext(info.name, info.shape, self._facts, expert)
+
+    def decode(self, info: gguf.TensorInfo, first: int, n_rows: int) -> "NDArray[np.float32]":
+        """Decode some rows of a tensor, counted over all its matrices: float32 (n_rows, cols)."""
+        raw = np.empty((n_rows, info.row_bytes), np.uint8)
+        self.read_into(info, first * info.row_bytes, raw.reshape(-1))
+        out = np.empty((n_rows, info.n_cols), np.float32)
+        qtype, parameters = types[info.type_id], self.parameters(info)
+        together = info.shape[-2] if len(info.shape) > 2 else max(1, info.n_rows)
+        done = 0
+        while done < n_rows:
+            matrix = (first + done) // together
+            here = min(n_rows, (matrix + 1) * together - first)
+            codec = qtype.codec_for(parameters, self.context(info, matrix))
+            decode_slab(qtype, codec, raw[done:here], out[done:here], tensor=info.name)
+            done = here
+        return out
 
     def __enter__(self) -> Self:
         self._files = []
@@ -97,6 +166,17 @@ class Source:
         """
         shard, start = self._place[info.name]
         self._files[shard].read_into(start + offset, buffer, info.name)
+
+
+def _any_layout(type_id: int) -> TypeLayout | None:
+    return layout_of(type_id) or REMOVED_LAYOUTS.get(type_id)
+
+
+def _removed(header: gguf.Header) -> Iterator[str]:
+    """Say which tensors have types that ggml has removed."""
+    for name, number in Counter(t.type_name for t in header.tensors if t.type_id in REMOVED_TYPES).items():
+        tensors = f"{number} tensor has" if number == 1 else f"{number} tensors have"
+        yield f"{tensors} type {name}, which ggml has removed: no engine reads it; quantize the original model again"
 
 
 def stamp_of(path: str | os.PathLike[str]) -> tuple[int, int]:

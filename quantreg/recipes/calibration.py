@@ -8,6 +8,7 @@ from quantreg.errors import ImportanceError
 from quantreg.recipes.builtin import CANNOT_WITHOUT, NEEDS_IMATRIX
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.options import PlanOptions
+from quantreg.recipes.order import trimmed
 from quantreg.recipes.plans import TensorPlan
 
 if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
@@ -123,10 +124,10 @@ def decided(
     ``qtype`` is the new type, or None to keep the source's. ``wanted`` is the type that ``qtype`` replaces as a
     fallback, or None.
     """
-    n_rows = math.prod(dims[1:])
+    cols, n_rows = dims[0] if dims else 1, math.prod(dims[1:])
     wanted_bytes = 0.0
     if wanted is not None:  # a row may not be a whole number of its blocks, so this size can be a fraction
-        wanted_bytes = n_rows * (wanted.row_header_size + dims[0] * wanted.bits_per_weight / 8)
+        wanted_bytes = n_rows * (wanted.row_header_size + cols * wanted.bits_per_weight / 8)
     if qtype is not None and qtype.type_id == source.type_id:
         qtype = None
     return TensorPlan(
@@ -138,9 +139,9 @@ def decided(
         to_type=source.type_name if qtype is None else qtype.name,
         to_id=source.type_id if qtype is None else qtype.type_id,
         reason=reason,
-        bytes=source.nbytes if qtype is None else n_rows * qtype.row_bytes(dims[0]),
+        bytes=source.nbytes if qtype is None else n_rows * qtype.row_bytes(cols),
         wanted=None if wanted is None else wanted.name,
         wanted_bytes=wanted_bytes,
         needs_importance=qtype is not None and calibration.needs(name, qtype),
-        importance=None if qtype is None else calibration.entry(name, source, dims),
+        importance=None if qtype is None else calibration.entry(name, source, trimmed(dims)),
     )

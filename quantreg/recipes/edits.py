@@ -90,7 +90,7 @@ def _cut(text: str) -> str:
 def _copied_number(header: ModelHeader, options: PlanOptions) -> int:
     """The file type that a copy stores: the override, else the model's own, else a guess from the tensors."""
     for key, value in pairs(options.override_kv):
-        if key == "general.file_type" and type(value) is int:
+        if key == "general.file_type" and isinstance(value, int) and not isinstance(value, bool):
             return value & 0xFFFFFFFF
     stored = header.metadata.get("general.file_type")
     if isinstance(stored, int):

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """Options of `plan`. Each has the same meaning as in llama-quantize, except the two that are marked.
+    """Options of `plan`. Each has the same meaning as in llama-quantize, except those that are marked.
 
     - ``pure``: no mixture; every tensor that may be quantized gets the file type's own type.
     - ``leave_output_tensor``: output.weight keeps its type.
@@ -34,8 +34,13 @@ class PlanOptions:
       "error" refuses the plan; "plain" encodes it without importance if the type allows that; "fallback" gives it a
       type that does not need importance.
     - ``keep_split``: write one output file per file of the source, with the tensors in the source's order.
+    - ``keep_dims`` (not in llama-quantize): tensors keep trailing dimensions of 1, in ne order, which llama-quantize
+      drops: a shape of (1, 256) would become (256,). Tensors of a safetensors model always keep them.
     - ``no_fallback`` (not in llama-quantize): refuse the plan instead of using another type if a row does not divide
       into blocks.
+    - ``imatrix_floor`` (not in llama-quantize): raise the importance of each column to at least this many times the
+      mean of its row, from 0 (leave it as it is) to 1. Small values such as 0.01 keep the weights of columns that
+      calibration did not use.
 
     Raises PlanError for values that have the wrong form.
     """
@@ -52,7 +57,9 @@ class PlanOptions:
     exclude_weights: str | Sequence[str] = ()
     on_missing_importance: str = "error"
     keep_split: bool = False
+    keep_dims: bool = False
     no_fallback: bool = False
+    imatrix_floor: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("tensor_types", "override_kv"):
@@ -67,6 +74,10 @@ class PlanOptions:
             raise PlanError(
                 f"on_missing_importance is {self.on_missing_importance!r}, expected one of {', '.join(_ON_MISSING)}"
             )
+        floor = self.imatrix_floor
+        if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor <= 1:
+            raise PlanError(f"imatrix_floor is {floor!r}, expected a number from 0 to 1, such as 0.01")
+        object.__setattr__(self, "imatrix_floor", float(floor))
         if self.include_weights and self.exclude_weights:
             raise PlanError("include_weights and exclude_weights cannot be used together: pass only one of them")
 

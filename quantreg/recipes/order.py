@@ -1,12 +1,16 @@
 """The order of the tensors in the output, and the layers that are left out of it."""
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from quantreg.errors import PlanError
+from quantreg.names import layer_of
 
-__all__ = ["arrange", "layer_of", "trimmed"]
+if TYPE_CHECKING:
+    from quantreg.recipes.plans import TensorPlan
+
+__all__ = ["arrange", "dropped_dims", "trimmed"]
 
 _BLOCK = re.compile(r"blk\.(\d+)\.", re.ASCII)
 
@@ -19,18 +23,25 @@ class _Named(Protocol):
 N = TypeVar("N", bound=_Named)
 
 
-def layer_of(name: str) -> int | None:
-    """The N of a name that begins with ``blk.N``, else None. Accepts all that the reference's scanf accepts."""
-    found = re.match(r"blk\.\s*([+-]?\d+)", name, re.ASCII)
-    return int(found[1]) if found else None
-
-
 def trimmed(dims: Iterable[int]) -> tuple[int, ...]:
     """Dimensions in ne order without trailing ones; at least one dimension remains."""
     dims = tuple(dims) or (1,)
     while len(dims) > 1 and dims[-1] == 1:
         dims = dims[:-1]
     return dims
+
+
+def dropped_dims(tensors: "Sequence[TensorPlan]") -> Iterator[str]:
+    """Say how many tensors of a plan lose dimensions of 1."""
+    dropped = [tensor for tensor in tensors if tensor.dims == trimmed(tensor.source.dims) != tensor.source.dims]
+    if dropped:
+        first = dropped[0]
+        tensors_lose = "1 tensor loses" if len(dropped) == 1 else f"{len(dropped)} tensors lose"
+        one = "" if len(dropped) == 1 else "the first is "
+        yield (
+            f"{tensors_lose} dimensions of 1, as in llama-quantize ({one}{first.name}: "
+            f"{first.source.shape} becomes {first.shape}): keep_dims (--keep-dims) keeps them"
+        )
 
 
 def arrange(tensors: Iterable[N], prune: Sequence[int]) -> tuple[list[tuple[str, N]], int | None]:

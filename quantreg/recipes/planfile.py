@@ -9,9 +9,10 @@ from quantreg.errors import PlanError
 from quantreg.recipes.calibration import Calibration, Importance, decided
 from quantreg.recipes.catalog import file_types
 from quantreg.recipes.checks import Checks
+from quantreg.recipes.fitted import with_parameters
 from quantreg.recipes.model import ModelHeader
 from quantreg.recipes.options import PlanOptions
-from quantreg.recipes.order import trimmed
+from quantreg.recipes.order import dropped_dims, trimmed
 from quantreg.recipes.plans import MetadataEdit, Plan, TensorPlan
 from quantreg.storage import AtomicFile
 
@@ -22,16 +23,19 @@ if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
 __all__ = ["PlanFile", "write_plan"]
 
 _VERSION = 1
-_KEPT_OPTIONS = ("allow_requantize", "include_weights", "exclude_weights", "on_missing_importance", "keep_split")
+_KEPT_OPTIONS = (
+    "allow_requantize", "include_weights", "exclude_weights", "on_missing_importance", "keep_split", "keep_dims",
+    "imatrix_floor",
+)  # fmt: skip
 _AGAIN = "make a new plan of this model with `quantreg plan`"
 
 
 def write_plan(
     plan: Plan,
-    path: str | os.PathLike[str],
+    path: str | bytes | os.PathLike[str],
     *,
     force: bool = False,
-    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+    source: str | bytes | os.PathLike[str] | Iterable[str | bytes | os.PathLike[str]] | None = None,
 ) -> None:
     """Write a plan as JSON.
 
@@ -78,8 +82,8 @@ class PlanFile:
     cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path: str = os.fspath(path)
+    def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
+        self.path: str = os.fsdecode(path)
         self._data = _parsed(self.path)
         self.options: PlanOptions = _options(self.path, self._data)
         self.imatrix: str | None = self._field("imatrix", (str, type(None)))
@@ -106,10 +110,13 @@ class PlanFile:
         sources = {info.name: info for info in header.tensors}
         tensors: list[TensorPlan] = []
         seen: set[str] = set()
+        keep_dims = self.options.keep_dims or getattr(header, "keeps_dims", False)
         for row in self._field("tensors", list):
-            tensors.append(_tensor(self.path, row, sources, seen, types, calibration))
+            tensors.append(_tensor(self.path, row, sources, seen, types, calibration, keep_dims))
+        architecture = str(header.metadata.get("general.architecture", ""))
+        kept = with_parameters(tensors, header.tensors, header.metadata, architecture, types, file_type)
         warnings = []
-        planned = {tensor.source.name for tensor in tensors}
+        planned = {tensor.source.name for tensor in tensors} | kept.stale
         unused = [info.name for info in header.tensors if info.name not in planned]
         if unused:
             warnings.append(
@@ -120,12 +127,13 @@ class PlanFile:
         checks = Checks(header, file_type, self.options, decodable, calibration)
         return Plan(
             file_type,
-            tuple(tensors),
+            kept.tensors,
             _edits(self.path, self._field("metadata", list)),
-            (*warnings, *checks.warnings(tensors)),
+            (*warnings, *checks.warnings(tensors), *dropped_dims(tensors)),
             checks.problems(tensors),
             imatrix=None if imatrix is None else imatrix.path,
             options=self.options,
+            parameters=kept.parameters,
         )
 
     def _field(self, key: str, kind: type | tuple[type, ...]) -> Any:
@@ -166,6 +174,7 @@ def _tensor(
     seen: set[str],
     types: "Mapping[str, QuantType]",
     calibration: Calibration,
+    keep_dims: bool,
 ) -> TensorPlan:
     """The TensorPlan for a line of the plan at ``name``; ``seen`` collects the names of the tensors."""
     if not isinstance(row, dict) or not isinstance(row.get("name"), str):
@@ -178,7 +187,7 @@ def _tensor(
     source = sources.get(source_name) if isinstance(source_name, str) else None
     if source is None:
         raise PlanError(f"{name}: {source_name}: the model has no such tensor: {_AGAIN}")
-    dims = trimmed(source.dims)
+    dims = source.dims if keep_dims else trimmed(source.dims)
     if row.get("shape", list(dims[::-1])) != list(dims[::-1]) or row.get("from", source.type_name) != source.type_name:
         raise PlanError(
             f"{name}: {tensor} is {row.get('from')} of shape {row.get('shape')} in the plan, but {source.type_name} of "
@@ -191,9 +200,10 @@ def _tensor(
     if to == source.type_name:
         return decided(tensor, source, dims, None, reason or "kept", calibration)
     qtype = types[to]
-    if dims[0] % qtype.block_size:
+    cols = dims[0] if dims else 1
+    if cols % qtype.block_size:
         raise PlanError(
-            f"{name}: {tensor}: {qtype.name} does not fit rows of {dims[0]} values, which is not a multiple of "
+            f"{name}: {tensor}: {qtype.name} does not fit rows of {cols} values, which is not a multiple of "
             f"{qtype.block_size}: choose {qtype.fallback or 'Q8_0'} or F16"
         )
     wanted = types[str(row["wanted"])] if "wanted" in row else None

@@ -60,22 +60,31 @@ class AtomicFile:
     path: Path
     force: bool
     size: int | None
-    sources: list[str | os.PathLike[str]]
+    sources: list[str | bytes | os.PathLike[str]]
     _file: PositionedFile
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | bytes | os.PathLike[str],
         *,
         force: bool = False,
         size: int | None = None,
-        source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+        source: str | bytes | os.PathLike[str] | Iterable[str | bytes | os.PathLike[str]] | None = None,
     ) -> None:
+        path = os.fsdecode(path)
+        if path == "-":
+            raise OutputError(
+                "-: standard output is not supported, because a file is written at many places and checked before it "
+                "appears: give the name of a file (./- for one with this name)"
+            )
         # A link stays a link: the file that it points to is replaced, in the folder of that file.
         self.path = Path(os.path.realpath(path))
+        self._given = os.path.abspath(path)  # realpath makes a name that does not exist of /dev/stdout if it is a pipe
         self.force = force
         self.size = size
-        self.sources = [] if source is None else [source] if isinstance(source, (str, os.PathLike)) else list(source)
+        self.sources = (
+            [] if source is None else [source] if isinstance(source, (str, bytes, os.PathLike)) else list(source)
+        )
         self._temporary = self.path.parent / f".quantreg-{os.urandom(8).hex()}.tmp"
         self._shown = self.path  # the name in messages
         self._fd = -1
@@ -103,6 +112,11 @@ class AtomicFile:
         with self._errors():
             self._file.write(view, self._position)
         self._position += len(view)
+
+    def check(self) -> None:
+        """Raise OutputError now if ``path`` must not be replaced, before work that may take long."""
+        with self._errors():
+            self._check_target()
 
     def has(self, offset: int, length: int) -> bool:
         """Whether these bytes were already written by an earlier run. Always False here; see `PartialFile`."""
@@ -169,14 +183,15 @@ class AtomicFile:
     def _check_target(self) -> os.stat_result | None:
         """Return the stat of the file that will be replaced, or None. Raises OutputError if it must not be replaced."""
         try:
-            old = os.stat(self.path)
+            old = os.stat(self._given)
         except FileNotFoundError:
             return None
         for source in self.sources:
             if os.path.exists(source) and os.path.samestat(old, os.stat(source)):
                 raise OutputError(f"{self.path}: is the input: choose another name")
         if not stat.S_ISREG(old.st_mode):
-            raise OutputError(f"{self.path}: exists and is not a regular file: choose another name")
+            what = "a folder" if stat.S_ISDIR(old.st_mode) else "a pipe or device"
+            raise OutputError(f"{self.path}: exists and is {what}, not a regular file: give the name of a file")
         if not self.force:
             raise OutputError(f"{self.path}: exists: choose another name, or replace it with force (--force)")
         return old

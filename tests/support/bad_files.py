@@ -164,6 +164,9 @@ for dims, type_id, name in (
 for type_id in (4, 5, 31, 32, 33, 36, 37, 38):
     bad_tensors(16, "removed-type", f"type {type_id}", ("a", (32,), type_id))
 
+for type_id in (1 << 31, (1 << 32) - 1):
+    bad_tensors(16, "bad-type", f"type {type_id - (1 << 32)}", ("a", (32,), type_id))
+
 bad_tensors(17, "partial-block", "33 columns of Q8_0", ("a", (33,), 8))
 bad_tensors(17, "partial-block", "a scalar of Q4_K", ("a", (), 12))
 

@@ -34,9 +34,10 @@ def reader(path, folder):
 def command_line(path, folder):
     """Inspect and validate the file on the command line; return (error code, message)."""
     code, text = _command("inspect", path)
-    if code == 0:  # the header is sound
+    if code == 0:  # the header is sound, or holds what can only be shown
         code, text = _command("validate", path)
-        return "non-finite" if code == 1 and "NaN or infinity" in text else None, text
+        if code == 0 or "NaN or infinity" in text:
+            return "non-finite" if code else None, text
     assert code == 1, f"exit code {code}"
     return re.search(r"\[([a-z0-9-]+)\]$", text.strip())[1], text
 

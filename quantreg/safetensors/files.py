@@ -1,0 +1,143 @@
+"""Which files belong to a safetensors model: one file, or several that an index or their names tell."""
+
+import os
+import re
+from contextlib import suppress
+from typing import Any
+
+from quantreg.errors import SafetensorsError
+from quantreg.safetensors.header import NotJSONError, parsed, read_header
+from quantreg.whatis import HEAD, SHARD_NAME, kind_of, looks_like_safetensors, read_head
+
+__all__ = ["SUFFIX", "files_of", "is_index", "is_safetensors", "read_json"]
+
+SUFFIX = ".safetensors"
+_MOST_SHARDS = 100_000  # a larger number in a name is no count of files
+_INDEX = re.compile(r".*\.safetensors\.index(\.\w+)?\.json", re.DOTALL)  # NAME.safetensors.index.fp16.json exists
+
+
+def is_index(path: str) -> bool:
+    """Whether a path has the name of an index, such as model.safetensors.index.json."""
+    return _INDEX.fullmatch(path) is not None
+
+
+def is_safetensors(path: str) -> bool:
+    """Whether the file at path is a safetensors file or index, whatever its name. Raises OSError."""
+    if is_index(path):
+        return True
+    head, size = read_head(path)
+    return not head.startswith(b"GGUF") and (path.lower().endswith(SUFFIX) or looks_like_safetensors(head, size))
+
+
+def files_of(path: str, *, partial: bool = False) -> tuple[list[str], list[str]]:
+    """The paths of the files of a model, each once, in order; and warnings.
+
+    ``path`` is a safetensors file, an index, or one of several shards. The shards are those of the index beside them
+    or, without one, those with the other numbers (``model-00001-of-00002.safetensors``). With ``partial``, a shard
+    whose siblings are missing is returned alone, with a warning.
+
+    Raises SafetensorsError if an index is wrong or a shard is missing, and OSError if a file cannot be read.
+    """
+    if is_index(path):
+        return _indexed(path), []
+    shard = SHARD_NAME.fullmatch(path)
+    try:
+        if (index := _index_with(path)) is not None:
+            return _indexed(index), []
+        if (
+            shard is not None
+            and 1 < int(shard["count"]) <= _MOST_SHARDS
+            and int(shard["number"]) <= int(shard["count"])
+        ):
+            return _numbered(path, shard), []
+        return [path], []
+    except _MissingError as error:
+        if not partial:
+            raise
+        return [path], [f"{path} is one of {error.count} shards, shown alone: {error.what}"]
+
+
+def _index_with(path: str) -> str | None:
+    """The index in the folder of a file that names the file, or None. An index that cannot be read is passed over."""
+    folder, base = os.path.split(path)
+    for name in sorted(os.listdir(folder or ".")):
+        index = os.path.join(folder, name)
+        if is_index(name):
+            with suppress(SafetensorsError, OSError):
+                if base in _weight_map(index).values():
+                    return index
+    return None
+
+
+class _MissingError(SafetensorsError):
+    """Some of the ``count`` shards of a model do not exist. ``what`` says which."""
+
+    def __init__(self, path: str, missing: list[str], count: int) -> None:
+        self.count = count
+        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        self.what = f"{names} {'is' if len(missing) == 1 else 'are'} missing"
+        it = "it" if len(missing) == 1 else "them"
+        super().__init__(
+            f"{path} is not the whole model, which has {count} files: {self.what}: download {it} from where this file "
+            "came from, and put all files into one folder"
+        )
+
+
+def _numbered(path: str, shard: "re.Match[str]") -> list[str]:
+    """The shards with the numbers 1 to count, or 0 to count - 1, as this one is named."""
+    width, count = len(shard["number"]), int(shard["count"])
+
+    def named(number: int) -> str:
+        return f"{shard['prefix']}-{number:0{width}d}-of-{shard['count']}{shard['suffix']}"
+
+    first = 0 if os.path.exists(named(0)) and not os.path.exists(named(count)) else 1
+    paths = [named(number) for number in range(first, first + count)]
+    missing = [os.path.basename(other) for other in paths if not os.path.exists(other)]
+    if missing:
+        raise _MissingError(path, missing, count)
+    return paths
+
+
+def read_json(path: str | bytes | os.PathLike[str]) -> Any:
+    """The value in a JSON file. Raises SafetensorsError if it is not JSON, OSError."""
+    path = os.fsdecode(path)
+    with open(path, "rb") as file:
+        raw = file.read()
+    try:
+        return parsed(raw, path)
+    except NotJSONError:
+        kind = kind_of(raw[:HEAD], len(raw))
+        if kind is None or raw.lstrip()[:1] in (b"{", b"["):
+            raise
+        raise SafetensorsError(f"{path} is not JSON: it is {kind.name}: {kind.advice}") from None
+
+
+def _weight_map(path: str) -> dict[str, str]:
+    """The mapping of tensors to files in an index. Raises SafetensorsError if it is not one."""
+    data = read_json(path)
+    weight_map = data.get("weight_map") if isinstance(data, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SafetensorsError(f'{path} is not an index: expected a JSON object with "weight_map"')
+    for name in weight_map.values():
+        if not isinstance(name, str) or name != os.path.basename(name) or not name.endswith(SUFFIX):
+            raise SafetensorsError(f"{path}: {name!r:.80} is not the name of a safetensors file beside it")
+    return weight_map
+
+
+def _indexed(path: str) -> list[str]:
+    """The files that an index names, after a check that each tensor is where the index says."""
+    weight_map = _weight_map(path)
+    files = sorted(set(weight_map.values()))
+    paths = [os.path.join(os.path.dirname(path), name) for name in files]
+    missing = [name for name, shard in zip(files, paths, strict=True) if not os.path.exists(shard)]
+    if missing:
+        raise _MissingError(path, missing, len(files))
+    there: dict[str, str] = {}
+    for name, shard in zip(files, paths, strict=True):
+        there |= dict.fromkeys(read_header(shard).entries, name)
+    for tensor, name in weight_map.items():
+        if there.get(tensor) != name:
+            raise SafetensorsError(
+                f"{path} says that {tensor!r:.80} is in {name}, but it is not: download both again, or remove the index"
+            )
+    return paths
