@@ -1,5 +1,7 @@
 """Warnings stay readable when there are many of them."""
 
+import json
+
 import numpy as np
 
 import quantreg
@@ -46,3 +48,18 @@ def test_the_command_groups_and_the_result_does_not(tmp_path, capsys):
     assert "(and 11 more warnings like this: blk.1.attn_q.weight, " in lines[0]
     result = quantreg.quantize_file(given[0], tmp_path / "b.gguf", "Q8_0", split_max_size=5000)
     assert sum("split_max_size" in text for text in result.warnings) == 12
+
+
+def test_what_the_plan_warns_about_is_told_before_the_work_begins(tmp_path, capsys):
+    tensors = {f"blk.{i}.attn_q.weight": np.ones((64, 256), np.float32) for i in range(2)}
+    quantreg.write(tmp_path / "m.gguf", {"general.architecture": "llama", "llama.block_count": 4}, tensors)
+    words = ["quantize", str(tmp_path / "m.gguf"), str(tmp_path / "out.gguf"), "Q8_0", "--force"]
+    assert cli.main(words) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("warning: the model lacks 2 of its 4 layers")
+    assert lines[1].startswith("[   1/   2] blk.0.attn_q.weight")
+    assert sum("lacks 2 of its 4" in line for line in lines) == 1
+    assert cli.main([*words, "--log-json"]) == 0
+    started = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert started["event"] == "started"
+    assert "lacks 2 of its 4 layers" in started["warnings"][0]

@@ -55,7 +55,10 @@ class _JsonLines:
         match event:
             case Started(plan, total):
                 self.total = total
-                line = {"event": "started", "tensors": len(plan.tensors), "bytes": total, "output_bytes": plan.bytes}
+                line = {
+                    "event": "started", "tensors": len(plan.tensors), "bytes": total, "output_bytes": plan.bytes,
+                    "warnings": list(plan.warnings),
+                }  # fmt: skip
             case Advanced(tensor, count):
                 self.done += count
                 if time.monotonic() - self.told >= _PAUSE:

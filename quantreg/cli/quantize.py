@@ -180,6 +180,9 @@ def _quantize(
 ) -> None:
     import quantreg
     from quantreg.cli.progress import listener
+    from quantreg.events import Event, Started
+
+    known: set[str] = set()
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -190,7 +193,14 @@ def _quantize(
             signal.signal(number, stop)
     try:
         with listener(log_json) as listen:
-            result = quantreg.quantize_file(source, out, file_type, imatrix, progress=listen, **keywords)
+
+            def told(event: Event) -> None:
+                if isinstance(event, Started) and not log_json:  # now, because the work may take hours
+                    warn(event.plan.warnings)
+                    known.update(event.plan.warnings)
+                listen(event)
+
+            result = quantreg.quantize_file(source, out, file_type, imatrix, progress=told, **keywords)
     except KeyboardInterrupt:
         if keywords["resumable"]:
             click.echo(f"quantreg: the finished part is kept in {out}.partial: continue with --resume", err=True)
@@ -202,4 +212,4 @@ def _quantize(
         f"{written}: {size(result.source_size)} -> {size(result.size)} in {result.seconds:.1f} s; "
         f"{plan_summary(result.plan)}"
     )
-    warn(result.warnings)
+    warn(warning for warning in result.warnings if warning not in known)

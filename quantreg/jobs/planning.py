@@ -115,13 +115,13 @@ class Rehearsal(NamedTuple):
 
 
 def rehearse(
-    src: str | PathLike[str],
+    src: str | bytes | PathLike[str],
     file_type: str | int | FileType | Plan,
-    imatrix: ImportanceMatrix | str | PathLike[str] | None,
+    imatrix: ImatrixLike | None,
     options: PlanOptions,
     *,
-    names: Mapping[str, str | None] | str | PathLike[str] | None = None,
-    dst: str | PathLike[str] = "out.gguf",
+    names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
+    dst: str | bytes | PathLike[str] = "out.gguf",
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
 ) -> Rehearsal:

@@ -164,7 +164,7 @@ def _events(
         for event in write_files(
             source, planned, files, found, threads=threads, executor=executor, force=force, begin=begin, inputs=inputs
         ):
-            if isinstance(event, TensorDone) and is_lost(event.error):
+            if isinstance(event, TensorDone) and event.error is not None and is_lost(event.error):
                 lost.append(explain(event.tensor.name, event.tensor.to_type, event.error))
             yield event
     except NonFiniteError as error:

@@ -59,9 +59,10 @@ def merge(
         paths = Source(given[0]).paths
         for other in given[1:]:
             if not any(os.path.samefile(other, path) for path in paths):
+                first = os.fsdecode(given[0])
                 raise PlanError(
-                    f"{os.fspath(other)} is not one of the {len(paths)} shards of the model of {os.fspath(given[0])}: "
-                    "give the shards of one model"
+                    f"{os.fsdecode(other)} is not one of the {len(paths)} shards of the model of {first}: give the "
+                    "shards of one model"
                 )
     return edit_metadata(given[0], dst, force=force)
 
