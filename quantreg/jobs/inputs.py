@@ -19,16 +19,17 @@ def open_source(
     *,
     partial: bool = False,
     any_type: bool = False,
+    decode: bool = True,
 ) -> Source:
     """The model at path: a GGUF or safetensors file, any of several shards, their index, or the folder of one model.
 
     What the file holds decides, not its name. ``names`` maps the names in a safetensors file to GGUF's, see
-    `SafetensorsSource`; ``partial`` and ``any_type`` are those of the two sources. Raises GGUFFormatError,
+    `SafetensorsSource`; ``partial``, ``any_type`` and ``decode`` are those of the sources. Raises GGUFFormatError,
     SafetensorsError, PlanError, OSError.
     """
     path = model_path(path)
     if is_safetensors(path):
-        return SafetensorsSource(path, names, partial=partial, any_type=any_type)
+        return SafetensorsSource(path, names, partial=partial, any_type=any_type, decode=decode)
     if names is not None:
         raise PlanError(f"{path}: names are for safetensors files, tensors of a GGUF file have theirs")
     source = Source(path, partial=partial, any_type=any_type)

@@ -16,10 +16,11 @@ from quantreg.errors import ImportanceError, NonFiniteError, QuantregError
 from quantreg.ggml import INTEGER_TYPES
 from quantreg.gguf import TensorInfo
 from quantreg.importance import ImportanceMatrix
-from quantreg.jobs.source import DataFile, Source, stamp_of
+from quantreg.jobs.source import DataFile, Source, read_stored, stamp_of
 from quantreg.qtype import QuantType
 from quantreg.recipes import TensorPlan
 from quantreg.registry import registry, types
+from quantreg.safetensors import Stored
 from quantreg_kernels._run import first_nonfinite
 
 __all__ = ["SLAB_BYTES", "ImportanceRow", "Slab", "Worker", "byte_ranges", "in_order", "run_slab", "slabs_of"]
@@ -46,7 +47,9 @@ class Slab:
     The file ``path``, as it was at ``stamp``, holds ``nbytes`` of ``from_type`` at ``position``, in rows of ``n_cols``
     weights. They are encoded to ``to_type``. If ``to_type`` is None they are copied; if ``from_type`` is None, too,
     they are copied without looking for NaN and infinity. ``start`` is the number of the first row in the tensor, or of
-    the first byte if the slab is copied. ``importance`` is an `ImportanceRow` or the float32 row itself.
+    the first byte if the slab is copied. ``importance`` is an `ImportanceRow` or the float32 row itself. With
+    ``stored``, the bytes are made while reading: ``position`` then counts from the start of the tensor, and ``scales``
+    are the path and stamp of the file that holds its scales.
     """
 
     tensor: str
@@ -59,6 +62,8 @@ class Slab:
     n_cols: int
     start: int
     importance: ImportanceRow | NDArray[np.float32] | None = None
+    stored: Stored | None = None
+    scales: tuple[str, tuple[int, int]] | None = None
 
 
 def byte_ranges(info: TensorInfo) -> Iterator[tuple[int, int]]:
@@ -89,13 +94,16 @@ def slabs_of(
     info = tensor.source
     shard, position = source.place(info)
     path, stamp = os.path.abspath(source.paths[shard]), stamps[shard]  # a worker may be in another folder
+    stored = source.stored.get(info.name)
+    beside = stored.scales.file if stored and stored.scales else shard
+    scales = (os.path.abspath(source.paths[beside]), stamps[beside]) if stored else None
     if not tensor.converted:
         qtype = types.get(info.type_id)
         look = check and qtype is not None and info.known and qtype.name not in INTEGER_TYPES
         for first, nbytes in byte_ranges(info):
             slab = Slab(
                 info.name, path, stamp, position + first, nbytes, qtype.name if look else None,
-                None, info.n_cols, first,
+                None, info.n_cols, first, stored=stored, scales=scales,
             )  # fmt: skip
             yield slab, first, nbytes
         return
@@ -113,7 +121,7 @@ def slabs_of(
         slab = Slab(
             info.name, path, stamp, position + first * info.row_bytes,
             (last - first) * info.row_bytes, types[info.type_id].name, types[tensor.to_id].name, info.n_cols, first,
-            importance[matrix % len(importance)],
+            importance[matrix % len(importance)], stored, scales,
         )  # fmt: skip
         yield slab, first * out_bytes, (last - first) * out_bytes
         first = last
@@ -136,7 +144,11 @@ class Worker:
         Raises GGUFFormatError if the source has changed, NonFiniteError for NaN or infinity.
         """
         raw = self._buffer("raw", slab.nbytes)
-        self._open(slab.path, slab.stamp).read_into(slab.position, raw, slab.tensor)
+        file = self._open(slab.path, slab.stamp)
+        if slab.stored is None or slab.scales is None:
+            file.read_into(slab.position, raw, slab.tensor)
+        else:
+            read_stored(slab.stored, file, self._open(*slab.scales), slab.position, raw, slab.tensor)
         if slab.to_type is not None:
             return self._encode(slab, raw)
         if slab.from_type is not None:

@@ -6,13 +6,17 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quantreg import gguf
 from quantreg.errors import GGUFFormatError
 from quantreg.ggml import REMOVED_LAYOUTS, REMOVED_TYPES, TypeLayout
 from quantreg.registry import layout_of
+from quantreg.safetensors import Stored
 from quantreg.storage import PositionedFile
 
-__all__ = ["DataFile", "Source", "stamp_of"]
+__all__ = ["DataFile", "Source", "read_stored", "stamp_of"]
 
 
 class Source:
@@ -24,6 +28,7 @@ class Source:
 
     With ``partial``, a shard whose siblings are missing is read alone, and with ``any_type``, types that ggml has
     removed are accepted; warnings say so. ``keeps_dims`` says whether an output has all dimensions of the source.
+    ``stored`` says how to read tensors that the file stores in another way than their TensorInfo describes, by name.
 
     Raises GGUFFormatError, OSError.
     """
@@ -35,6 +40,7 @@ class Source:
     paths: list[str]
     size: int
     warnings: list[str]
+    stored: dict[str, Stored]
 
     def __init__(self, path: str | bytes | os.PathLike[str], *, partial: bool = False, any_type: bool = False) -> None:
         headers = gguf.read_shards(path, layout=_any_layout if any_type else layout_of, partial=partial)
@@ -60,9 +66,10 @@ class Source:
         paths: list[str],
         size: int,
         warnings: list[str],
+        stored: Mapping[str, Stored] | None = None,
     ) -> None:
         self.headers, self.metadata, self.tensors = headers, metadata, tuple(places)
-        self.paths, self.size, self.warnings = paths, size, warnings
+        self.paths, self.size, self.warnings, self.stored = paths, size, warnings, dict(stored or {})
         self._place = {info.name: place for info, place in places.items()}
         self._files: list[DataFile] = []
         self._by_path: dict[str, DataFile] = {}
@@ -102,7 +109,24 @@ class Source:
         Raises GGUFFormatError "tensor-past-end" if the file has shrunk since its header was read.
         """
         shard, start = self._place[info.name]
-        self._files[shard].read_into(start + offset, buffer, info.name)
+        file, how = self._files[shard], self.stored.get(info.name)
+        if how is None:
+            file.read_into(start + offset, buffer, info.name)
+        else:
+            scales = self._files[how.scales.file] if how.scales else file
+            read_stored(how, file, scales, offset, buffer, info.name)
+
+
+def read_stored(
+    how: Stored, file: "DataFile", scales: "DataFile", offset: int, buffer: NDArray[np.uint8], name: str
+) -> None:
+    """Fill the buffer with the bytes from ``offset`` on of a tensor that is decoded while it is read."""
+    how.read_into(
+        lambda position, out: file.read_into(position, out, name),
+        lambda position, out: scales.read_into(position, out, name),
+        offset,
+        buffer,
+    )
 
 
 def _any_layout(type_id: int) -> TypeLayout | None:
