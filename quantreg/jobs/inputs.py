@@ -10,7 +10,9 @@ from quantreg.jobs.source import Source
 from quantreg.safetensors import SUFFIX, is_safetensors
 from quantreg.whatis import model_path
 
-__all__ = ["open_imatrix", "open_source"]
+__all__ = ["MANY_DIMS", "open_imatrix", "open_source"]
+
+MANY_DIMS: int = 8  # some GGUF files of video models have tensors of 5 dimensions
 
 
 def open_source(
@@ -32,7 +34,7 @@ def open_source(
         return SafetensorsSource(path, names, partial=partial, any_type=any_type, decode=decode)
     if names is not None:
         raise PlanError(f"{path}: names are for safetensors files, tensors of a GGUF file have theirs")
-    source = Source(path, partial=partial, any_type=any_type)
+    source = Source(path, partial=partial, any_type=any_type, max_dims=MANY_DIMS)
     if path.endswith(SUFFIX):
         source.warnings.append(f"{path} is a GGUF file, though its name ends in {SUFFIX}")
     return source

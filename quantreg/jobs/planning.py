@@ -7,6 +7,7 @@ from typing import Any
 
 from quantreg.errors import ImportanceError, PlanError
 from quantreg.importance import ImportanceMatrix
+from quantreg.jobs.adapted import adapt
 from quantreg.jobs.inputs import open_imatrix, open_source
 from quantreg.recipes import FileType, Plan, PlanFile, PlanOptions, plan_header
 
@@ -54,7 +55,7 @@ def plan(
         exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
         keep_dims=keep_dims, no_fallback=no_fallback,
     )  # fmt: skip
-    source = open_source(src, names)
+    source = adapt(open_source(src, names))
     made = plan_header(source, file_type, imatrix=open_imatrix(imatrix), options=options, check=check)
     return _with_warnings(made, source)
 
@@ -71,7 +72,7 @@ def read_plan(
     ``imatrix`` is a path or an ImportanceMatrix; by default the file that the plan names. Raises what `plan` raises.
     """
     file = PlanFile(path)
-    source = open_source(src, names)
+    source = adapt(open_source(src, names))
     if imatrix is None:
         try:
             imatrix = open_imatrix(file.imatrix)

@@ -11,6 +11,7 @@ from quantreg.errors import PlanError
 from quantreg.events import Event, Finished
 from quantreg.importance import ImportanceMatrix
 from quantreg.jobs import shards
+from quantreg.jobs.adapted import adapt
 from quantreg.jobs.inputs import open_imatrix, open_source
 from quantreg.jobs.results import QuantizeResult, WriteResult
 from quantreg.jobs.resume import identity_of
@@ -141,7 +142,7 @@ def _events(
     split_max_tensors,
 ):  # fmt: skip
     begun = time.perf_counter()
-    source = open_source(src, names)
+    source = adapt(open_source(src, names))
     if isinstance(file_type, Plan):
         planned = _checked(file_type, source, options)
         if imatrix is None and any(tensor.importance for tensor in planned.tensors):

@@ -27,8 +27,9 @@ class Source:
     that memory does not grow with the file, and a file that shrinks gives an error instead of a crash.
 
     With ``partial``, a shard whose siblings are missing is read alone, and with ``any_type``, types that ggml has
-    removed are accepted; warnings say so. ``keeps_dims`` says whether an output has all dimensions of the source.
-    ``stored`` says how to read tensors that the file stores in another way than their TensorInfo describes, by name.
+    removed are accepted; warnings say so. ``max_dims`` is that of `gguf.read_header`. ``keeps_dims`` says whether an
+    output has all dimensions of the source. ``stored`` says how to read tensors that the file stores in another way
+    than their TensorInfo describes, by name.
 
     Raises GGUFFormatError, OSError.
     """
@@ -42,8 +43,16 @@ class Source:
     warnings: list[str]
     stored: dict[str, Stored]
 
-    def __init__(self, path: str | bytes | os.PathLike[str], *, partial: bool = False, any_type: bool = False) -> None:
-        headers = gguf.read_shards(path, layout=_any_layout if any_type else layout_of, partial=partial)
+    def __init__(
+        self,
+        path: str | bytes | os.PathLike[str],
+        *,
+        partial: bool = False,
+        any_type: bool = False,
+        max_dims: int = gguf.MAX_DIMS,
+    ) -> None:
+        layout = _any_layout if any_type else layout_of
+        headers = gguf.read_shards(path, layout=layout, partial=partial, max_dims=max_dims)
         self._fill(
             headers=headers,
             metadata=headers[0].metadata,
@@ -73,6 +82,15 @@ class Source:
         self._place = {info.name: place for info, place in places.items()}
         self._files: list[DataFile] = []
         self._by_path: dict[str, DataFile] = {}
+
+    def describe(self, infos: Mapping[str, gguf.TensorInfo], metadata: Mapping[str, Any]) -> None:
+        """Replace the description of the model; ``infos`` maps the names so far to the new TensorInfos.
+
+        Tensors that it does not mention are left out. The data stays where it is.
+        """
+        self.metadata, self.tensors = metadata, tuple(infos.values())
+        self._place = {info.name: self._place[old] for old, info in infos.items()}
+        self.stored = {info.name: self.stored[old] for old, info in infos.items() if old in self.stored}
 
     def place(self, info: gguf.TensorInfo) -> tuple[int, int]:
         """The number of a tensor's file in ``paths``, and the position of its data in that file."""
