@@ -233,3 +233,12 @@ def test_inspect_shows_what_the_file_holds(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "F8_E4M3" in out
     assert "a.weight_scale" in out
+
+
+def test_compare_decodes_fp8_and_takes_unknown_formats_as_they_are(tmp_path):
+    weights = codes(64, 64)
+    path = save_as(tmp_path / "m.safetensors", {"a.weight": weights, "a.weight_scale": f32(0.3)})
+    quantreg.quantize_file(path, tmp_path / "o.gguf", "F32")
+    assert quantreg.compare(path, tmp_path / "o.gguf").tensors == ()
+    packed = save_as(tmp_path / "gptq.safetensors", REFUSED["GPTQ"][0])
+    assert quantreg.compare(packed, packed).same

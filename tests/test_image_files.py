@@ -217,6 +217,8 @@ def test_a_gguf_file_of_five_dimensions_is_shown_folded_and_exported(tmp_path, c
         quantreg.export(model, exported, force=True)
         np.testing.assert_array_equal(safetensors_numpy.load_file(exported)["patch_embedding.weight"], data)
     assert quantreg.compare(path, out).tensors == ()
+    quantreg.quantize_file(path, tmp_path / "copy.gguf", "COPY")
+    assert shapes_and_types(tmp_path / "copy.gguf") == shapes_and_types(out)
 
 
 def test_other_readers_refuse_more_than_four_dimensions_and_say_what_to_do(tmp_path):

@@ -8,6 +8,7 @@ from documents import file_in
 from plan_models import header, tensor
 
 import quantreg
+from quantreg import cli
 from quantreg.recipes import Architecture, Choice, Keep, architectures, condition, file_types, plan_header
 from quantreg.recipes.architecture import Architectures
 from quantreg.registry import registry
@@ -251,6 +252,14 @@ def test_a_wrong_architecture_is_refused_and_adds_nothing(register, new, message
     assert "flux" in architectures
     assert "innocent" not in architectures
     assert re.search(message, plugin.error)
+
+
+def test_plugins_shows_the_plugin_of_the_image_models_and_one_that_fails(register, capsys):
+    register("nonsense")
+    assert cli.main(["plugins"]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"^images +quantreg .*register_architectures", out, re.M)
+    assert "register_architectures: register() got 'nonsense'" in err
 
 
 def test_an_architecture_is_replaced_only_on_purpose(register):

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from quantreg.ggml import PLAIN_TYPES
 from quantreg.gguf import TensorInfo
 from quantreg.registry import find_layout
 from quantreg.safetensors.files import SUFFIX, files_of, is_index, read_json
-from quantreg.safetensors.header import Entry, read_header
+from quantreg.safetensors.header import Entry, Header, read_header
 from quantreg.safetensors.scales import Decoding, Place, decoding
 from quantreg.safetensors.stored import Stored
 from quantreg.whatis import model_path
@@ -50,8 +50,8 @@ def read_model(
     tensor out, and a tensor that it does not mention keeps its name. With ``any_dtype``, tensors of a dtype for which
     GGUF has no type are included: their TensorInfo has ``known`` False and the type id -1. With ``partial``, a shard
     whose siblings are missing is read alone, with a warning. With ``decode``, tensors of FP8 are described as the
-    floats that they stand for, without their scales, and formats that quantreg cannot decode are refused. Raises
-    SafetensorsError, GGUFFormatError, OSError.
+    floats that they stand for, without their scales, and formats that quantreg cannot decode are refused unless
+    ``any_dtype`` is set. Raises SafetensorsError, GGUFFormatError, OSError.
     """
     path = model_path(path)
     paths, warnings = files_of(path, partial=partial)
@@ -61,12 +61,12 @@ def read_model(
     headers = [read_header(shard) for shard in paths]
     found = Decoding({}, frozenset(), None)
     if decode:
-        every = {
-            name: Place(number, header.path, header.data_offset + entry.start, entry)
-            for number, header in enumerate(headers)
-            for name, entry in header.entries.items()
-        }
-        found = decoding(every, {name for name, new in renamed.items() if new is None}, _data)
+        left_out = {name for name, new in renamed.items() if new is None}
+        try:
+            found = decoding(_every(headers), left_out, _data)
+        except SafetensorsError:
+            if not any_dtype:  # else the tensors are taken as they are stored
+                raise
     unused, taken = set(renamed), set[str]()
     places: dict[TensorInfo, tuple[int, int]] = {}
     stored: dict[str, Stored] = {}
@@ -90,6 +90,14 @@ def read_model(
     if found.note:
         warnings.append(found.note)
     return Model(paths, places, [header.file_size for header in headers], warnings, stored)
+
+
+def _every(headers: Sequence[Header]) -> dict[str, Place]:
+    return {
+        name: Place(number, header.path, header.data_offset + entry.start, entry)
+        for number, header in enumerate(headers)
+        for name, entry in header.entries.items()
+    }
 
 
 def _data(place: Place) -> bytes:

@@ -3,7 +3,7 @@
 import quantreg
 from quantreg.recipes import Choice
 
-# The first group with a part that is in the name decides (source C of `images.py`).
+# The first group with a part that is in the name decides (source C of `architectures.py`).
 GROUPS = (
     ("attn_v", (
         "attn_v.weight", ".to_v.weight", ".v.weight", ".attn.w1v.weight", ".attn.w2v.weight", "_attn.v_proj.weight",
