@@ -182,6 +182,12 @@ def test_the_first_and_last_blocks_of_qwen_image_are_better(file_type, edge, mid
     assert list(found.values()) == [edge, middle, middle, middle, middle, edge]
 
 
+def test_the_first_and_last_blocks_are_never_worse_than_the_others():
+    names = [f"transformer_blocks.{i}.attn.to_v.weight" for i in (0, 30, 59)]
+    assert set(types_of("qwen_image", "Q4_K_M", dict.fromkeys(names, (256, 256))).values()) == {"Q6_K"}
+    assert set(types_of("qwen_image", "Q8_0", dict.fromkeys(names, (256, 256))).values()) == {"Q8_0"}
+
+
 # ---- the hook ----
 
 

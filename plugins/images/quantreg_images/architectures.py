@@ -60,7 +60,7 @@ def image_model(name, description, *signatures, keep, rules=(), **fields):
         signatures=signatures,
         prefixes=PREFIXES,
         keep=(*EVERYWHERE, *keep),
-        rules=(*rules, image_mixture),
+        rules=(image_mixture, *rules),
         roles=(),
         **fields,
     )
