@@ -20,9 +20,12 @@ _HOMES = {
     "GGUFFormatError": "errors",
     "ImportanceError": "errors",
     "ImportanceMatrix": "importance",
+    "LossWarning": "errors",
+    "LazyTensor": "writing",
     "MetadataError": "errors",
     "NonFiniteError": "errors",
     "OutputError": "errors",
+    "Parameters": "parameters",
     "Plan": "recipes",
     "PlanError": "errors",
     "PlanOptions": "recipes",
@@ -34,7 +37,9 @@ _HOMES = {
     "QuantregError": "errors",
     "RowCodec": "codec",
     "SafetensorsError": "errors",
+    "ScaledCodec": "scaled",
     "ShapeError": "errors",
+    "TensorContext": "parameters",
     "TensorPlan": "recipes",
     "UnknownFileTypeError": "errors",
     "UnknownTypeError": "errors",
@@ -47,6 +52,7 @@ _HOMES = {
     "estimate_memory_gb": "sizes",
     "evaluate": "evaluation.measure",
     "export": "jobs.export",
+    "fit": "fitting",
     "hash_tensors": "jobs.verify",
     "hookimpl": "hookspecs",
     "merge": "jobs.repack",
@@ -56,17 +62,23 @@ _HOMES = {
     "quantize_events": "jobs.quantize",
     "quantize_file": "jobs.quantize",
     "read_plan": "jobs.planning",
+    "scale_parameters": "parameters",
     "split": "jobs.repack",
     "types": "registry",
     "validate": "jobs.verify",
-    "write": "files",
+    "write": "writing",
     "write_plan": "recipes",
 }
+
+# modules that people use by their name, as in quantreg.gguf.Value; also imported on first use
+_MODULES = ("errors", "events", "gguf", "recipes", "testing")
 
 __all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name):
+    if name in _MODULES:
+        return import_module(f"quantreg.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'quantreg' has no attribute {name!r}")
@@ -76,4 +88,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, *_MODULES})

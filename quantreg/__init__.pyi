@@ -1,11 +1,17 @@
 """The public names with their types; `__init__.py` imports each on first use."""
 
+from quantreg import errors as errors
+from quantreg import events as events
+from quantreg import gguf as gguf
+from quantreg import recipes as recipes
+from quantreg import testing as testing
 from quantreg.codec import RowCodec as RowCodec
 from quantreg.dispatch import dequantize as dequantize
 from quantreg.dispatch import quantize as quantize
 from quantreg.errors import CodecError as CodecError
 from quantreg.errors import GGUFFormatError as GGUFFormatError
 from quantreg.errors import ImportanceError as ImportanceError
+from quantreg.errors import LossWarning as LossWarning
 from quantreg.errors import MetadataError as MetadataError
 from quantreg.errors import NonFiniteError as NonFiniteError
 from quantreg.errors import OutputError as OutputError
@@ -20,7 +26,7 @@ from quantreg.evaluation.measure import Evaluation as Evaluation
 from quantreg.evaluation.measure import evaluate as evaluate
 from quantreg.files import File as File
 from quantreg.files import open as open
-from quantreg.files import write as write
+from quantreg.fitting import fit as fit
 from quantreg.hookspecs import hookimpl as hookimpl
 from quantreg.importance import ImportanceMatrix as ImportanceMatrix
 from quantreg.importance.coverage import Coverage as Coverage
@@ -40,6 +46,9 @@ from quantreg.jobs.results import WriteResult as WriteResult
 from quantreg.jobs.verify import Validation as Validation
 from quantreg.jobs.verify import hash_tensors as hash_tensors
 from quantreg.jobs.verify import validate as validate
+from quantreg.parameters import Parameters as Parameters
+from quantreg.parameters import TensorContext as TensorContext
+from quantreg.parameters import scale_parameters as scale_parameters
 from quantreg.python_codec import PythonCodec as PythonCodec
 from quantreg.qtype import QuantType as QuantType
 from quantreg.recipes import Architecture as Architecture
@@ -49,7 +58,10 @@ from quantreg.recipes import PlanOptions as PlanOptions
 from quantreg.recipes import TensorPlan as TensorPlan
 from quantreg.recipes import write_plan as write_plan
 from quantreg.registry import types as types
+from quantreg.scaled import ScaledCodec as ScaledCodec
 from quantreg.sizes import estimate_memory_gb as estimate_memory_gb
 from quantreg.tensor import QuantizedTensor as QuantizedTensor
+from quantreg.writing import LazyTensor as LazyTensor
+from quantreg.writing import write as write
 
 __version__: str

@@ -1,22 +1,31 @@
 """Quantize and dequantize whole arrays: find the codec of a type, and split the rows over threads."""
 
 import os
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 
-from quantreg.errors import CodecError, NonFiniteError, PluginError, ShapeError
+from quantreg.arrays import as_array, as_dtype
+from quantreg.errors import CodecError, LossWarning, NonFiniteError, PluginError, QuantregError, ShapeError
+from quantreg.faults import PLUGIN_ERRORS, describe
+from quantreg.loss import Loss, explain, is_lost, measured
+from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
 from quantreg.registry import registry, types
-from quantreg_kernels._run import first_nonfinite
+from quantreg.scores import are_good, check_codec_scores, check_importance, revived
 
 if TYPE_CHECKING:
     from typing import SupportsIndex
 
     from numpy.typing import ArrayLike, DTypeLike, NDArray
     from typing_extensions import Buffer
+
+    from quantreg.codec import RowCodec
+    from quantreg.parameters import Fitted
 
     TypeKey: TypeAlias = str | SupportsIndex | QuantType
     Scalar = TypeVar("Scalar", bound=np.generic)
@@ -44,24 +53,30 @@ def quantize(
     threads: int | None = None,
     *,
     tensor: str | None = None,
+    parameters: "Fitted | None" = None,
 ) -> "NDArray[np.uint8]":
     """Encode an array of weights and return its bytes: uint8 of shape (..., bytes per row).
 
-    - ``x``: float32, float16, bfloat16, float64 or integers, of shape (..., cols), in any memory layout.
+    - ``x``: float32, float16, bfloat16, float64 or integers, of shape (..., cols), in any memory layout: a NumPy array,
+      a torch tensor of the CPU, a list, or a QuantizedTensor, which is decoded.
     - ``qtype``: the name, the GGUF type id, or the QuantType.
     - ``importance``: None; column statistics, of shape (cols,), or x.shape[:-2] + (cols,) with one row per expert; or
-      error weights, of the shape of x. Converted to float32.
+      error weights, of the shape of x. Converted to float32. Ones are used, with a RuntimeWarning, for a row that is
+      all zeros: it says nothing, and most types would lose the weights.
     - ``threads``: how many threads encode; by default as many as processors. The bytes do not depend on it.
-    - ``tensor``: the name that the hook score_importance and error messages get.
+    - ``tensor``: the name that codecs, the hook score_importance and error messages get.
+    - ``parameters``: what `quantreg.fit` returned, for a type that fits parameters to the tensor; else None.
 
     Raises UnknownTypeError; ShapeError for a wrong shape or dtype; CodecError if the type has no encoder, or needs
-    importance and has none; NonFiniteError, with the row, for NaN, infinity, or values that overflow the scales of the
-    type.
+    importance or parameters and has none; NonFiniteError, with the row, for NaN, infinity, or values that overflow the
+    scales of the type. Warns with LossWarning if the type cannot hold the weights, so that nearly all is lost.
     """
     found = types[qtype]
-    x = np.asarray(x)
+    if tensor is None and hasattr(x, "type_name"):
+        tensor = getattr(x, "name", None)  # of a QuantizedTensor
+    x = as_array(x, "x")
     if x.ndim == 0:
-        raise ShapeError("x must have at least one dimension: the last one is the weights of a row")
+        raise ShapeError("x must have at least one dimension, the weights of a row: pass x.reshape(1), for example")
     if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
         raise ShapeError(f"x has dtype {x.dtype}: convert it to a float or integer type")
     if not found.codec.can_encode:
@@ -76,11 +91,14 @@ def quantize(
     if x.size == 0:
         out[...] = 0  # rows without weights may still have headers
         return out
-    given = None if importance is None else _check_importance(x, importance)
+    given = None if importance is None else check_importance(x, importance, found, tensor)
     scorer = registry.scorer(found) if given is None or given[1] == "columns" else None
-    by_matrix = given is not None and given[1] == "columns" and x.ndim > 1
+    by_matrix = x.ndim > 1 and ((given is not None and given[1] == "columns") or _by_matrix(found))
     slabs = x.reshape(-1, x.shape[-2] if by_matrix else _rows(x), x.shape[-1])
     flat = out.reshape(slabs.shape[0], slabs.shape[1], row_bytes)
+    codecs = _codecs(found, tensor, x.shape, slabs.shape[0], parameters)
+
+    losses: list[Loss] = []
 
     def encode(matrix: int, first: int, last: int) -> None:
         weights = None
@@ -90,17 +108,23 @@ def quantize(
                 weights = values[matrix]
             else:
                 weights = np.require(values.reshape(slabs.shape)[matrix, first:last], np.float32, _PLAIN)
+        rows = float32_rows(slabs[matrix, first:last])
         encode_slab(
             found,
-            _float32(slabs[matrix, first:last]),
+            rows,
             flat[matrix, first:last],
             weights,
             scorer=scorer,
             first_row=matrix * slabs.shape[1] + first,
             tensor=tensor,
+            codec=codecs[matrix],
         )
+        losses.append(measured(codecs[matrix], rows, flat[matrix, first:last]))
 
     _run(encode, slabs.shape, threads, SLAB_WEIGHTS)
+    share = reduce(Loss.plus, losses, Loss()).share
+    if share is not None and is_lost(share):
+        warnings.warn(explain(tensor, found.name, share), LossWarning, stacklevel=2)
     return out
 
 
@@ -111,6 +135,8 @@ def dequantize(
     dtype: type[np.float32] = ...,
     out: None = None,
     threads: int | None = None,
+    *,
+    parameters: "Fitted | None" = None,
 ) -> "NDArray[np.float32]": ...
 @overload
 def dequantize(
@@ -120,6 +146,7 @@ def dequantize(
     *,
     out: "NDArray[Scalar]",
     threads: int | None = None,
+    parameters: "Fitted | None" = None,
 ) -> "NDArray[Scalar]": ...
 @overload
 def dequantize(
@@ -128,6 +155,8 @@ def dequantize(
     dtype: "DTypeLike" = ...,
     out: "NDArray[Any] | None" = None,
     threads: int | None = None,
+    *,
+    parameters: "Fitted | None" = None,
 ) -> "NDArray[Any]": ...
 def dequantize(
     data: "Buffer | ArrayLike",
@@ -135,6 +164,8 @@ def dequantize(
     dtype: "DTypeLike" = np.float32,
     out: "NDArray[Any] | None" = None,
     threads: int | None = None,
+    *,
+    parameters: "Fitted | None" = None,
 ) -> "NDArray[Any]":
     """Decode bytes and return the weights: an array of shape (..., cols).
 
@@ -143,8 +174,9 @@ def dequantize(
     - ``dtype``: of the result; ignored if ``out`` is given.
     - ``out``: an array of shape (..., cols), of any float dtype and memory layout, to fill and return.
     - ``threads``: how many threads decode; by default as many as processors.
+    - ``parameters``: what `quantreg.fit` returned for the tensor, if its type has parameters.
 
-    Raises UnknownTypeError, and ShapeError for a wrong shape or dtype.
+    Raises UnknownTypeError, ShapeError for a wrong shape or dtype, and CodecError if the type needs parameters.
     """
     found = types[qtype]
     source = np.frombuffer(data, np.uint8) if isinstance(data, (bytes, bytearray, memoryview)) else np.asarray(data)
@@ -156,26 +188,28 @@ def dequantize(
     cols = found.row_weights(source.shape[-1])
     shape = (*source.shape[:-1], cols)
     if out is None:
-        out = np.empty(shape, dtype)
+        out = np.empty(shape, as_dtype(dtype))
     elif out.shape != shape:
         raise ShapeError(
             f"out has shape {out.shape}, but the data decodes to shape {shape}: pass an array of that shape"
         )
     if out.size == 0:
         return out
-    rows = (source.view(np.uint8) if source.dtype != np.uint8 else source).reshape(1, -1, source.shape[-1])
-    target = out.reshape(1, -1, cols) if out.dtype == np.float32 and out.flags.carray else None
+    rows = source.view(np.uint8) if source.dtype != np.uint8 else source
+    rows = rows.reshape(-1, rows.shape[-2] if _by_matrix(found) and rows.ndim > 1 else _rows(rows), rows.shape[-1])
+    codecs = _codecs(found, None, shape, rows.shape[0], parameters)
+    target = out.reshape(*rows.shape[:2], cols) if out.dtype == np.float32 and out.flags.carray else None
 
     def decode(matrix: int, first: int, last: int) -> None:
         slab = np.ascontiguousarray(rows[matrix, first:last])
         if target is not None:
-            decode_slab(found, slab, target[matrix, first:last], stream=out.nbytes >= STREAM_BYTES)
+            decode_slab(found, codecs[matrix], slab, target[matrix, first:last], out.nbytes >= STREAM_BYTES)
             return
         decoded = np.empty((last - first, cols), np.float32)
-        decode_slab(found, slab, decoded)
-        _assign(out, first, decoded)
+        decode_slab(found, codecs[matrix], slab, decoded)
+        _assign(out, matrix * rows.shape[1] + first, decoded)
 
-    _run(decode, (1, rows.shape[1], cols), threads, DECODE_SLAB_WEIGHTS)
+    _run(decode, (*rows.shape[:2], cols), threads, DECODE_SLAB_WEIGHTS)
     return out
 
 
@@ -191,30 +225,67 @@ def encode_slab(
     scorer: "Callable[..., Any] | None" = None,
     first_row: int = 0,
     tensor: str | None = None,
+    codec: "RowCodec | None" = None,
 ) -> None:
     """Encode rows, float32 (rows, cols), into out, uint8 (rows, bytes per row).
 
     ``importance`` is None, column statistics (cols,) or error weights (rows, cols). ``scorer`` is the hook
-    score_importance, which may replace it (see `Registry.scorer`). Raises NonFiniteError, which names ``tensor`` and
-    the row, counted from ``first_row``; PluginError if the scorer fails; ShapeError if its result has a wrong shape.
+    score_importance, which may replace it (see `Registry.scorer`). ``codec`` is what `QuantType.codec_for` returned, by
+    default the type's own. Raises NonFiniteError, which names ``tensor`` and the row, counted from ``first_row``;
+    PluginError if the scorer fails; ShapeError if its result has a wrong shape; CodecError, which names ``tensor``, if
+    the codec fails, or scores weights with NaN, infinity or negative values.
     """
     if rows.size == 0:
         out[...] = 0
         return
     if scorer is not None:
         importance = _ask_scorer(scorer, qtype, tensor, rows, importance)
+    if importance is not None and importance.ndim == 1 and _scores_are_foreign(qtype):
+        check_codec_scores(qtype, rows, importance, tensor)
     try:
-        qtype.codec.encode_rows(rows, out, importance, first_row)
-    except ValueError as error:
-        raise _explain(error, qtype, tensor) from None
+        (codec or qtype.codec).encode_rows(rows, out, importance, first_row)
+    except PLUGIN_ERRORS as error:
+        if hasattr(error, "row"):
+            raise _explain(error, qtype, tensor) from None
+        raise _codec_error(error, "encoding", qtype, tensor) from error
 
 
-def decode_slab(qtype: QuantType, data: "NDArray[np.uint8]", out: "NDArray[np.float32]", stream: bool = False) -> None:
-    """Decode data, uint8 (rows, bytes per row), into out, float32 (rows, cols); ``stream`` writes around the caches."""
-    qtype.codec.decode_rows(data, out, stream)
+def decode_slab(
+    qtype: QuantType,
+    codec: "RowCodec",
+    data: "NDArray[np.uint8]",
+    out: "NDArray[np.float32]",
+    stream: bool = False,
+    *,
+    tensor: str | None = None,
+) -> None:
+    """Decode data, uint8 (rows, bytes per row), into out, float32 (rows, cols); ``stream`` writes around the caches.
+
+    ``codec`` is what `QuantType.codec_for` returned. Raises CodecError, which names ``tensor``, if it fails.
+    """
+    try:
+        codec.decode_rows(data, out, stream)
+    except PLUGIN_ERRORS as error:
+        raise _codec_error(error, "decoding", qtype, tensor) from error
 
 
-# ---- rows ----
+# ---- matrices and rows ----
+
+
+def _by_matrix(qtype: QuantType) -> bool:
+    """Whether a slab must lie within one matrix, because the codec knows which one it is."""
+    return qtype.parameters is not None or getattr(qtype.codec, "wants_context", False)
+
+
+def _codecs(
+    qtype: QuantType, tensor: str | None, shape: tuple[int, ...], count: int, parameters: "Fitted | None"
+) -> "list[RowCodec]":
+    """The codec of each of ``count`` matrices of an array."""
+    if parameters is None and not _by_matrix(qtype):
+        return [qtype.codec_for(None)] * count
+    if parameters is not None and qtype.parameters is not None:
+        parameters = qtype.parameters.checked(qtype.name, parameters, TensorContext(tensor, shape))
+    return [qtype.codec_for(parameters, TensorContext(tensor, shape, expert=i)) for i in range(count)]
 
 
 def _rows(x: "NDArray[Any]") -> int:
@@ -248,7 +319,7 @@ def _run(
                 future.cancel()
 
 
-def _float32(rows: "NDArray[Any]") -> "NDArray[np.float32]":
+def float32_rows(rows: "NDArray[Any]") -> "NDArray[np.float32]":
     if rows.dtype.name == "bfloat16":
         rows = (rows.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     if rows.dtype == np.float64:
@@ -269,32 +340,6 @@ def _assign(out: "NDArray[Any]", first: int, slab: "NDArray[np.float32]") -> Non
 # ---- importance ----
 
 
-def _check_importance(
-    x: "NDArray[Any]", importance: "ArrayLike"
-) -> "tuple[NDArray[Any], Literal['columns', 'weights']]":
-    """Return (values, kind). Column statistics become float32 (matrices, cols); error weights stay as they are."""
-    kind: Literal["columns", "weights"] = "columns"
-    given = np.asarray(importance)
-    cols = x.shape[-1]
-    if given.shape == (cols,) and x.ndim != 1:
-        count = int(np.prod(x.shape[:-2], dtype=np.int64))
-        values = np.broadcast_to(np.require(given, np.float32, _PLAIN), (count, cols))
-    elif x.ndim == 1 and given.shape == x.shape:
-        values = np.require(given, np.float32, _PLAIN).reshape(1, cols)
-    elif given.shape == (*x.shape[:-2], cols):
-        values = np.require(given, np.float32, _PLAIN).reshape(-1, cols)
-    elif given.shape == x.shape:
-        values, kind = given, "weights"
-    else:
-        raise ShapeError(
-            f"importance has shape {given.shape}, expected ({cols},) or {(*x.shape[:-2], cols)} for column statistics, "
-            f"or {x.shape} for error weights"
-        )
-    if not np.isfinite(values).all() or (values < 0).any():
-        raise NonFiniteError("importance holds NaN, infinity or negative values: replace them, for example by 0")
-    return values, kind
-
-
 def _ask_scorer(
     scorer: "Callable[..., Any]",
     qtype: QuantType,
@@ -307,26 +352,40 @@ def _ask_scorer(
         if answer is None:
             return columns
         weights = np.require(answer, np.float32, _PLAIN)
-    except Exception as error:  # the function belongs to a plugin and may raise anything
+    except PLUGIN_ERRORS as error:
         raise PluginError(f"{tensor or 'a tensor'}, {registry.failed('score_importance', error)}") from error
-    if weights.shape not in ((rows.shape[1],), rows.shape):
-        expected = f"({rows.shape[1]},) or {rows.shape}"
-        raise ShapeError(f"score_importance returned shape {weights.shape}, expected {expected}: repair the plugin")
-    if first_nonfinite(np.atleast_2d(weights)) >= 0 or weights.min(initial=0) < 0:
-        raise NonFiniteError(
-            f"{tensor or 'a tensor'}: score_importance returned NaN, infinity or negative values: repair the plugin"
-        )
-    return weights
+    fits = weights.shape in ((rows.shape[1],), rows.shape)
+    if fits and are_good(weights):
+        return revived(weights)[0]
+    who = registry.answering(scorer, qtype=qtype, tensor=tensor, weights=rows, columns=columns)
+    said = f"{tensor or 'a tensor'}: score_importance of {who} returned"
+    if fits:
+        raise NonFiniteError(f"{said} NaN, infinity or negative values: return finite values of 0 and above")
+    raise ShapeError(
+        f"{said} shape {weights.shape}, expected ({rows.shape[1]},) to replace the column statistics, or {rows.shape} "
+        "for error weights"
+    )
 
 
-def _explain(error: ValueError, qtype: QuantType, tensor: str | None) -> ValueError:
-    """Turn a codec's RowError into a NonFiniteError that names the tensor; return any other error as it is."""
-    if not hasattr(error, "row"):
-        return error
+def _scores_are_foreign(qtype: QuantType) -> bool:
+    """Whether the scores of a type come from a compiled codec of others. A PythonCodec checks its scores itself."""
+    return qtype.codec.has_scorer and qtype.codec.level != "python" and not registry.is_built_in(qtype)
+
+
+def _codec_error(error: BaseException, what: str, qtype: QuantType, tensor: str | None) -> CodecError:
+    """Describe what a codec raised. A PythonCodec has named the function and the row already."""
+    words = str(error) if isinstance(error, QuantregError) else f"{what} {qtype.name} failed: {describe(error)}"
+    return CodecError(f"{tensor}: {words}" if tensor else words)
+
+
+def _explain(error: Any, qtype: QuantType, tensor: str | None) -> NonFiniteError:
+    """Turn a codec's RowError into a NonFiniteError that names the tensor."""
     where = f"{tensor}: row {error.row}" if tensor else f"row {error.row}"
     column = getattr(error, "column", None)
     if column is not None:
         return NonFiniteError(f"{where} holds NaN or infinity at column {column}: repair or replace the weights")
+    if qtype.name == "F16":
+        return NonFiniteError(f"{where} holds values too large for F16, whose range ends at 65504: choose BF16 or F32")
     return NonFiniteError(
         f"{where} holds values too large for {qtype.name}: a scale overflows half precision; choose another type"
     )

@@ -6,6 +6,7 @@ __all__ = [
     "CodecError",
     "GGUFFormatError",
     "ImportanceError",
+    "LossWarning",
     "MetadataError",
     "NonFiniteError",
     "OutputError",
@@ -122,3 +123,7 @@ class PlanError(QuantregError):
 
 class OutputError(QuantregError):
     """The output cannot be written: for example it exists, it is the input, or the disk is full."""
+
+
+class LossWarning(UserWarning):
+    """Encoding lost nearly all of an array, because its values are too small, too large or too uneven for the type."""

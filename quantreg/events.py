@@ -28,11 +28,16 @@ class Advanced:
 
 @dataclass(frozen=True, slots=True)
 class TensorDone:
-    """All rows of a tensor (a TensorPlan) were written; ``index`` counts tensors from 1 in file order."""
+    """All rows of a tensor (a TensorPlan) were written; ``index`` counts tensors from 1 in file order.
+
+    ``error`` is the RMS of what encoding changed, as a share of that of the weights, over a sample of the rows that
+    this run encoded; None if it encoded none.
+    """
 
     tensor: "TensorPlan"
     index: int
     count: int
+    error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,25 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quantreg.errors import CodecError
+from quantreg.faults import PLUGIN_ERRORS, describe
 from quantreg.qtype import QuantType
 from quantreg_kernels._run import RowError, first_nonfinite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from quantreg.parameters import Fitted, TensorContext
+
 __all__ = ["PythonCodec"]
+
+EXTRAS: tuple[str, ...] = ("parameters", "context")  # keyword-only arguments that the functions may ask for
 
 
 class PythonCodec:
@@ -34,6 +41,10 @@ class PythonCodec:
 
         Q3 = quantreg.QuantType("MY_Q3", type_id=1042, block_size=32, type_size=14,
                                 codec=lambda: quantreg.PythonCodec(Q3, encode, decode))
+
+    ``encode``, ``decode`` and ``score`` may have keyword-only arguments: ``parameters``, which receives what the type
+    fitted to the tensor (see `quantreg.Parameters`), and ``context``, which receives a `quantreg.TensorContext`. Both
+    may be None.
 
     A row that decodes to NaN or infinity, because a scale overflows, is refused with its number. A function that fails
     or returns another shape or dtype raises CodecError.
@@ -58,7 +69,31 @@ class PythonCodec:
         self.type_size: int = qtype.type_size
         self.row_header_size: int = qtype.row_header_size
         self._encode, self._decode, self._score = encode, decode, score
-        self._weighted = encode is not None and len(inspect.signature(encode).parameters) > 1
+        self._weighted = encode is not None and _count_positional(encode) > 1
+        functions = (encode, decode, score)
+        self._extras = [() if f is None else tuple(n for n in EXTRAS if n in _keywords(f)) for f in functions]
+        if any(self._extras):
+            self._encode, self._decode, self._score = self._bound(functions, {})
+
+    def bind(self, parameters: "Fitted | None", context: "TensorContext | None") -> "PythonCodec":
+        """The codec for one matrix: its functions receive these parameters and this context, if they ask for them."""
+        if not any(self._extras):
+            return self
+        bound = copy(self)
+        given = {"parameters": parameters, "context": context}
+        bound._encode, bound._decode, bound._score = self._bound((self._encode, self._decode, self._score), given)
+        return bound
+
+    def _bound(self, functions: Sequence[Any], given: dict[str, Any]) -> list[Any]:
+        return [
+            partial(function, **{name: given.get(name) for name in extras}) if extras else function
+            for function, extras in zip(functions, self._extras, strict=True)
+        ]
+
+    @property
+    def wants_context(self) -> bool:
+        """Whether a function asks for ``context``, and so needs to know which tensor and matrix its rows belong to."""
+        return any("context" in extras for extras in self._extras)
 
     @property
     def can_encode(self) -> bool:
@@ -108,7 +143,11 @@ class PythonCodec:
         if importance is not None:
             importance = np.ascontiguousarray(importance)
         if self._weighted and importance is not None and importance.ndim == 1:
-            importance = self._call("score", self._weights, (x, importance), first_row, x.shape, np.float32)
+            columns, importance = (
+                importance,
+                self._call("score", self._weights, (x, importance), first_row, x.shape, np.float32),
+            )
+            self._check_scores(importance, columns, first_row)
         data = self._call("encode", self._encode_once, (x, importance), first_row, out.shape, np.uint8)
         back = self._call("decode", self._decode_once, (data,), first_row, x.shape, np.float32)
         bad = first_nonfinite(np.require(back, requirements=["C", "A"]))
@@ -128,7 +167,8 @@ class PythonCodec:
             expected = (out.shape[0], self.row_bytes(out.shape[1]))
             raise ValueError(f"data has shape {data.shape}, expected {expected} for out of shape {out.shape}")
         if out.size:
-            out[...] = self._call("decode", self._decode_once, (np.ascontiguousarray(data),), 0, out.shape, np.float32)
+            arrays = (np.ascontiguousarray(data),)
+            out[...] = self._call("decode", self._decode_once, arrays, None, out.shape, np.float32)
 
     def score_rows(self, x: "NDArray[np.float32]", columns: "NDArray[np.float32]", out: "NDArray[np.float32]") -> None:
         """Write the error weights of the encoder to out: x and out float32 (rows, cols), columns float32 (cols,).
@@ -147,7 +187,17 @@ class PythonCodec:
             )
         if x.size:
             arrays = (np.ascontiguousarray(x), np.ascontiguousarray(columns))
-            out[...] = self._call("score", self._weights, arrays, 0, x.shape, np.float32)
+            out[...] = self._call("score", self._weights, arrays, None, x.shape, np.float32)
+
+    def _check_scores(self, scores: "NDArray[np.float32]", columns: "NDArray[np.float32]", first_row: int) -> None:
+        """Raise CodecError for scores that are negative or not finite, unless the statistics are so themselves."""
+        bad = ~np.isfinite(scores) | (scores < 0)
+        if bad.any() and np.isfinite(columns).all() and (columns >= 0).all():
+            row, column = np.argwhere(bad)[0]
+            raise CodecError(
+                f"score of {self.qtype.name} returned {scores[row, column]} for row {first_row + row}, column "
+                f"{column}: scores must be finite and not negative, so correct the function"
+            )
 
     def _encode_once(
         self, rows: "NDArray[np.float32]", importance: "NDArray[np.float32] | None"
@@ -170,20 +220,34 @@ class PythonCodec:
         name: str,
         function: Callable[..., object],
         arrays: Sequence[Any],
-        first_row: int,
+        first_row: int | None,
         shape: tuple[int, ...],
         dtype: type[np.generic],
     ) -> "NDArray[Any]":
-        """Return function(*arrays) and check it. If it raises, name the first row that raises on its own."""
+        """Return function(*arrays) and check it. If it raises, name the first row that raises on its own.
+
+        ``first_row`` is the number of the first row in its tensor, or None if the caller does not know it.
+        """
         with np.errstate(all="ignore"):
             try:
                 result = function(*arrays)
+            except PLUGIN_ERRORS as error:
+                row, count = self._failing_row(function, arrays), len(arrays[0])
+                if row is None:
+                    where = f" for {count} rows, though not for any of them alone" if count > 1 else ""
+                elif first_row is None:
+                    where = f" at row {row} of the {count} rows given" if count > 1 else ""
+                else:
+                    where = f" at row {first_row + row}"
+                raise CodecError(f"{name} of {self.qtype.name} failed{where}: {describe(error)}") from error
+            try:
                 found = None if result is None else np.asarray(result)
-            except Exception as error:  # the function belongs to the user and may raise anything
-                row = self._failing_row(function, arrays)
-                where = "" if row is None else f" at row {first_row + row}"
-                problem = f"{type(error).__name__}: {error}"
-                raise CodecError(f"{name} of {self.qtype.name} failed{where}: {problem}") from error
+            except PLUGIN_ERRORS as error:
+                kind = type(result).__name__
+                raise CodecError(
+                    f"{name} of {self.qtype.name} returned a {kind} that is no array of {np.dtype(dtype)} {shape}: "
+                    f"{describe(error)}"
+                ) from error
         if found is None or found.shape != shape or found.dtype != dtype:
             returned = "None" if found is None else f"{found.dtype} {found.shape}"
             expected = f"{np.dtype(dtype)} {shape}"
@@ -198,9 +262,19 @@ class PythonCodec:
         for row in range(rows):
             try:
                 function(*(a[row : row + 1] if getattr(a, "ndim", 0) == 2 else a for a in arrays))
-            except Exception:  # may be any error, as in _call
+            except PLUGIN_ERRORS:
                 return row
         return None
+
+
+def _count_positional(function: Callable[..., object]) -> int:
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    return sum(p.kind not in kinds for p in inspect.signature(function).parameters.values())
+
+
+def _keywords(function: Callable[..., object]) -> set[str]:
+    """The names of the keyword-only arguments."""
+    return {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
 def _check(array: "NDArray[Any]", dtype: type[np.generic], name: str, ndim: int = 2) -> None:

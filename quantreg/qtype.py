@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from quantreg.codec import RowCodec
 from quantreg.errors import CodecError, PluginError, QuantregError, ShapeError
+from quantreg.faults import PLUGIN_ERRORS, describe
 from quantreg.ggml import TypeLayout
+from quantreg.parameters import Parameters, TensorContext
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
+
+    from quantreg.parameters import Fitted
 
 __all__ = ["QuantType"]
 
@@ -26,7 +30,8 @@ class QuantType:
     ``block_size`` * ``type_size`` bytes. ``fallback`` names the type to use for tensors whose rows do not divide into
     blocks, or is None. ``requires_importance`` marks a type that ggml does not encode without an importance matrix.
     ``codec`` is a function without arguments that loads the codec (`quantreg_kernels.load_codec`); it is called once,
-    at the first encode or decode. A registered type pickles by name.
+    at the first encode or decode. ``parameters`` says what the type fits to each tensor, or is None. A registered type
+    pickles by name.
 
     Raises PluginError for a name, an id or a layout that GGUF cannot hold.
     """
@@ -39,6 +44,7 @@ class QuantType:
     fallback: str | None
     requires_importance: bool
     layout: TypeLayout
+    parameters: Parameters | None
     _find: ClassVar[Callable[[str], "QuantType"]]  # looks a type up by name; set by the registry
 
     def __init__(
@@ -52,6 +58,7 @@ class QuantType:
         fallback: str | None = None,
         requires_importance: bool = False,
         row_header_size: int = 0,
+        parameters: Parameters | None = None,
     ) -> None:
         if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name)):
             raise PluginError(f"type name {name!r}: use letters, digits and underscores, starting with a letter: MY_Q3")
@@ -64,6 +71,8 @@ class QuantType:
             raise PluginError(f"type {name}: type_id is {type_id!r}; use an integer from 0 to {LARGEST_ID}")
         if not callable(codec):
             raise PluginError(f"type {name}: codec must be a function that loads the codec: codec=lambda: ...")
+        if parameters is not None and not isinstance(parameters, Parameters):
+            raise PluginError(f"type {name}: parameters is {parameters!r}; use quantreg.Parameters(...) or None")
         self.name = name
         self.type_id = type_id
         self.block_size = block_size
@@ -71,6 +80,7 @@ class QuantType:
         self.row_header_size = row_header_size
         self.fallback = fallback
         self.requires_importance = requires_importance
+        self.parameters = parameters
         self.layout = TypeLayout(name, block_size, type_size, row_header_size)
         self._load = codec
         self._codec: RowCodec | None = None
@@ -108,13 +118,64 @@ class QuantType:
                     self._codec = self._load_codec()
         return self._codec
 
+    def codec_for(self, parameters: "Fitted | None", context: "TensorContext | None" = None) -> RowCodec:
+        """The codec for the rows of one matrix: one that knows its fitted parameters and its context, if it wants them.
+
+        ``parameters`` maps names to float32 arrays, or is None. Raises CodecError if the type needs parameters and
+        there are none, or has none and is given some.
+        """
+        codec = self.codec
+        if self.parameters is None:
+            if parameters:
+                raise CodecError(f"{self.name} has no parameters: leave {', '.join(parameters)} out")
+        elif parameters is None and self.parameters.required:
+            where = f"{context.name}: " if context is not None and context.name else ""
+            raise CodecError(
+                f"{where}{self.name} needs the parameters that were fitted to the tensor: pass parameters=, which "
+                "quantreg.fit returns, or read the tensor from its file with quantreg.open"
+            )
+        bind = getattr(codec, "bind", None)
+        if bind is None or (parameters is None and context is None):
+            return codec
+        bound: RowCodec = bind(parameters, context)
+        return bound
+
+    def stored_names(self, tensor: str, shape: tuple[int, ...]) -> dict[str, str]:
+        """The names under which a file keeps the parameters of this tensor: parameter -> tensor in the file."""
+        if self.parameters is None:
+            return {}
+        shapes = self.parameters.shapes_for(TensorContext(tensor, shape))
+        return {name: self.parameters.stored_name(self.name, tensor, name) for name in shapes}
+
+    def stored_parameters(
+        self, tensor: str, shape: tuple[int, ...], read: "Callable[[str], NDArray[np.float32] | None]"
+    ) -> "Fitted | None":
+        """The parameters of a tensor in a file; ``read(name)`` returns a float32 tensor of the file, or None.
+
+        Returns None if the file keeps none and the type can do without. Raises CodecError if it cannot, and ShapeError
+        or NonFiniteError if they are not what the type expects.
+        """
+        if self.parameters is None:
+            return None
+        places = self.stored_names(tensor, shape)
+        found = {name: values for name, place in places.items() if (values := read(place)) is not None}
+        missing = [place for name, place in places.items() if name not in found]
+        if not missing:
+            return self.parameters.checked(self.name, found, TensorContext(tensor, shape))
+        if self.parameters.required:
+            raise CodecError(
+                f"{tensor} is {self.name}, which cannot be decoded without the tensor {missing[0]}, and the file lacks "
+                "it: restore it, or quantize the model again"
+            )
+        return None
+
     def _load_codec(self) -> RowCodec:
         try:
             codec = self._load()
         except (QuantregError, ImportError) as error:
             raise CodecError(f"the codec of {self.name} cannot be loaded: {error}") from error
-        except Exception as error:  # the function belongs to the plugin and may raise anything
-            raise CodecError(f"the codec of {self.name} cannot be loaded: {type(error).__name__}: {error}") from error
+        except PLUGIN_ERRORS as error:
+            raise CodecError(f"the codec of {self.name} cannot be loaded: {describe(error)}") from error
         if not hasattr(codec, "encode_rows"):
             raise CodecError(
                 f"the codec of {self.name} is {codec!r}: return what load_codec() or quantreg.PythonCodec() gives"

@@ -3,28 +3,82 @@
 import re
 
 from quantreg.errors import PlanError
-from quantreg.registry import types
+from quantreg.qtype import QuantType
+from quantreg.recipes import FileType
+from quantreg.recipes.catalog import type_or_file_type
+from quantreg.recipes.shapes import Estimate, estimate_plan
 
-__all__ = ["estimate_memory_gb", "parse_params", "parse_size"]
+__all__ = ["estimate", "estimate_memory_gb", "parse_count", "parse_params", "parse_size"]
+
+_SMALLEST = 100_000  # a model has more weights than this, so a smaller number without a unit lacks its unit
 
 
-def estimate_memory_gb(params_billion: float, qtype: object) -> float:
-    """Gigabytes (10^9 bytes) that params_billion * 10^9 weights take in this type: 3.9375 for 7.0 in Q4_K.
+def estimate(weights: float, name: "str | int | QuantType | FileType") -> Estimate:
+    """Estimate the size of a model with this many weights, in a type or a file type, with what was assumed.
 
-    Counts weights only, all in one type: no context, and recipes such as Q4_K_M keep some tensors larger.
-    Raises UnknownTypeError.
+    In a type, every weight takes as many bits as the type says, and nothing is assumed. A file type gives its tensors
+    different types, so it takes the plans of published models of about this size; see `quantreg.recipes.shapes`. A name
+    that is both, such as Q4_0, means the type. Raises UnknownTypeError, and PlanError for a file type that cannot be
+    planned.
     """
-    return params_billion * types[qtype].bits_per_weight / 8
+    found = type_or_file_type(name)
+    if isinstance(found, FileType):
+        return estimate_plan(weights, found)
+    return Estimate(found.name, round(weights), round(weights * found.bits_per_weight / 8))
+
+
+def estimate_memory_gb(params_billion: float, qtype: "str | int | QuantType | FileType") -> float:
+    """Gigabytes (10^9 bytes) that params_billion * 10^9 weights take in a type: 3.9375 for 7.0 in Q4_K.
+
+    Counts weights only: no context. For a file type such as Q4_K_M it is an estimate, as for a published model of
+    about this size: 4.91 for 8.0. Raises UnknownTypeError.
+    """
+    found = type_or_file_type(qtype)
+    if isinstance(found, FileType):
+        return estimate_plan(params_billion * 1e9, found).bytes / 1e9
+    return params_billion * found.bits_per_weight / 8
 
 
 def parse_params(text: str) -> float:
-    """The number of parameters in "7B", "350M", "1.1b" or "7000000000". Raises ValueError for anything else."""
-    text = text.strip()
-    unit = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}.get(text[-1:].lower())
-    number = float(text[:-1] if unit else text) * (unit or 1)
-    if not 0 < number < 1e18:
-        raise ValueError(text)
+    """Return the number of weights of a model that is called "7B", "350M", "1.1b" or "7000000000".
+
+    Raises ValueError, with a message for the user, for anything else; also for a small number without a unit, such as
+    "7", which most likely lacks its "B".
+    """
+    number = _number(text)
+    if number is None:
+        sums = re.fullmatch(r"\s*\d+\s*x\s*[\d.]+\s*[kmbt]\s*", text, re.IGNORECASE | re.ASCII)
+        hint = "; for a model of several experts give its total, such as 46.7B for Mixtral 8x7B" if sums else ""
+        raise ValueError(f"{text!r}: expected a number of weights such as 7B, 350M or 7000000000{hint}")
+    if number < _SMALLEST and text.strip()[-1:].lower() not in _UNITS:
+        shown = text.strip()
+        raise ValueError(
+            f"{text!r}: {shown} weights, or {shown} billion? Add the unit: {shown}B for billions, {shown}M for "
+            f"millions, {number / 1e3:g}K for exactly {shown} weights"
+        )
     return number
+
+
+def parse_count(text: str) -> int:
+    """Return a number of weights from "500k", "2M" or "20000". Raises ValueError for anything else."""
+    number = _number(text)
+    if number is None or number < 1:
+        raise ValueError(f"{text!r}: expected a number of weights such as 500k or 10M")
+    return int(number)
+
+
+_UNITS = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
+
+
+def _number(text: str) -> float | None:
+    """Return the number in a text with or without a unit; None if it is not one, or is not between 0 and 10^18."""
+    text = text.strip()
+    unit = _UNITS.get(text[-1:].lower())
+    try:
+        number = float(text[:-1] if unit else text) * (unit or 1)
+    except ValueError:
+        return None
+    return number if 0 < number < 1e18 else None
 
 
 def parse_size(size: int | str) -> int:

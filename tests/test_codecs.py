@@ -113,6 +113,7 @@ def test_a_row_with_nan_or_infinity_is_refused_by_row_and_column(name):
             quantreg.quantize(x, name, columns, threads=1)
 
 
+@pytest.mark.filterwarnings("ignore::quantreg.errors.LossWarning")  # NVFP4 saturates, as the oracle does
 @pytest.mark.parametrize("name", [n for n in LIVE if n not in ("BF16", "MXFP4")])
 def test_huge_values_are_encoded_as_the_oracle_does_or_refused_by_row(name):
     size = types[name].block_size

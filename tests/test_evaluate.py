@@ -16,6 +16,7 @@ from quantreg import CodecError, ImportanceMatrix, PlanError, UnknownTypeError, 
 from quantreg.evaluation import Evaluation, Measure, built_in_types, evaluate
 from quantreg.evaluation.curve import curve_svg, frontier_error
 from quantreg.evaluation.web_page import page
+from quantreg.recipes import file_types
 from quantreg.registry import registry
 
 NAME = "blk.0.attn_q.weight"
@@ -130,6 +131,120 @@ def test_a_type_that_needs_importance_is_measured_where_the_imatrix_covers_it(mo
     assert found.totals[0].weights > 0
 
 
+def test_a_file_type_gives_each_tensor_its_type_and_has_the_size_of_the_whole_model(model, tmp_path):
+    found = evaluate(model, ["Q4_K_M", "Q4_K"], model.parent / "imatrix.gguf", sample=10**9)
+    mixed, plain = found.totals
+    assert (mixed.type, mixed.file_type, mixed.encoded_as) == ("Q4_K_M", True, None)
+    assert (plain.type, plain.file_type, plain.encoded_as) == ("Q4_K", False, "Q4_K")
+    result = quantreg.quantize_file(model, tmp_path / "out.gguf", "Q4_K_M", imatrix=model.parent / "imatrix.gguf")
+    assert mixed.bits_per_weight == result.plan.bits_per_weight
+    types = {m.tensor: m.encoded_as for m in found.tensors if m.type == "Q4_K_M"}
+    assert types == {t.name: t.to_type for t in result.plan.tensors if len(t.dims) > 1}
+    assert len(set(types.values())) > 1
+    lost = total = 0.0
+    with quantreg.open(model) as a, quantreg.open(tmp_path / "out.gguf") as b:
+        for name in types:
+            x = a[name].dequantize().astype(np.float64)
+            lost += np.square(x - b[name].dequantize()).sum()
+            total += np.square(x).sum()
+    assert mixed.error == pytest.approx(np.sqrt(lost / total))
+    assert mixed.weights == sum(np.prod(t.shape) for t in result.plan.tensors if len(t.dims) > 1)
+
+
+def test_a_tensor_that_a_file_type_keeps_has_no_error_and_no_speed(model):
+    found = evaluate(model, ["F16"], sample=20000)  # the type: everything is encoded
+    assert found.totals[0].encode_speed > 0
+    found = evaluate(model, [file_types["COPY"]], sample=20000)
+    (total,) = found.totals
+    assert (total.error, total.encode_speed, total.decode_speed) == (0.0, 0.0, 0.0)
+    with quantreg.open(model) as opened:
+        sizes = [(tensor.nbytes, np.prod(tensor.shape)) for tensor in opened.values()]
+    assert total.bits_per_weight == 8 * sum(n for n, _ in sizes) / sum(n for _, n in sizes)
+
+
+def test_a_type_and_a_file_type_of_one_name_are_told_apart(model):
+    found = evaluate(model, ["Q4_0", file_types["Q4_0"], "Q4_0"], sample=20000)
+    assert [total.type for total in found.totals] == ["Q4_0", "Q4_0 (file type)"]
+
+
+def test_the_rules_of_a_file_type_need_the_names_of_gguf(tmp_path):
+    x = small_model.noise(1, (4, 256))
+    quantreg.write(tmp_path / "hf.gguf", {"general.architecture": "llama"}, {"model.layers.0.mlp.up_proj.weight": x})
+    with pytest.raises(PlanError, match=r"not named as in GGUF.*model\.layers\.0.*convert the model to GGUF first"):
+        evaluate(tmp_path / "hf.gguf", ["Q4_K_M"])
+    assert len(evaluate(tmp_path / "hf.gguf", ["Q4_K_M", "Q4_K"]).totals) == 1
+
+
+def broken(rows, importance):
+    raise ZeroDivisionError("scale")
+
+
+def test_types_that_fail_are_named_and_the_others_are_measured(run, model):
+    never = toy.make(encode=broken, name="NEVER", type_id=3001)
+    some = toy.make(
+        encode=lambda rows, importance: broken(rows, importance) if len(rows) > 1 else toy.encode(rows, importance),
+        name="SOME",
+        type_id=3002,
+    )
+    found = evaluate(model, ["Q4_K_M", "IQ2_XXS", never, some, "Q8_0", "IQ1_S"], sample=20000)
+    assert [total.type for total in found.totals] == ["Q4_K_M", "SOME", "Q8_0"]
+    reasons = dict(found.failed)
+    assert reasons.keys() == {"IQ2_XXS", "NEVER", "IQ1_S"}
+    assert reasons["IQ2_XXS"] == "IQ2_XXS cannot be encoded without importance: give an imatrix"
+    assert "ZeroDivisionError: scale" in reasons["NEVER"]
+    assert {skip.type for skip in found.skipped} == {"SOME"}
+    assert "ZeroDivisionError: scale" in found.skipped[0].reason
+    assert found.to_dict()["failed"][0] == {"type": "IQ2_XXS", "reason": reasons["IQ2_XXS"]}
+    code, out, err = run("evaluate", "Q4_K_M", "IQ2_XXS", "Q8_0", "--on", model, "--sample", "20k")
+    assert code == 1
+    assert [line.split()[0] for line in out.splitlines()] == ["TYPE", "Q4_K_M", "Q8_0"]
+    assert err == "IQ2_XXS cannot be encoded without importance: give an imatrix\n"
+
+
+def test_a_type_that_fits_no_tensor_has_failed(run, tmp_path):
+    quantreg.write(tmp_path / "x.gguf", {"general.architecture": "llama"}, {NAME: small_model.noise(1, (4, 32))})
+    code, out, err = run("evaluate", "Q4_K", "Q8_0", "--on", tmp_path / "x.gguf", "--json")
+    assert code == 1
+    data = json.loads(out)
+    assert [entry["type"] for entry in data["types"]] == ["Q8_0"]
+    (failed,) = data["failed"]
+    assert failed["type"] == "Q4_K"
+    assert "no tensor could be encoded: a row has 32 weights" in failed["reason"]
+    assert failed["reason"] in err
+
+
+def test_the_conditions_say_how_to_repeat_an_evaluation(model):
+    found = evaluate(model, ["Q8_0", toy.make()], sample=20000, seed=7)
+    conditions = found.to_dict()["conditions"]
+    assert (conditions["sample"], conditions["seed"], conditions["architecture"]) == (20000, 7, "llama")
+    assert conditions["versions"]["quantreg"] == quantreg.__version__
+    assert {"Python", "NumPy"} <= conditions["versions"].keys()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", conditions["date"])
+    assert conditions["cpu"]
+    assert json.loads(json.dumps(conditions)) == conditions
+    assert len(repr(found)) < 200
+
+
+def test_progress_counts_every_weight_of_every_type(model):
+    steps = []
+    found = evaluate(model, ["Q8_0", "Q4_K_M"], sample=20000, progress=steps.append)
+    assert [(step.tensor, step.type) for step in steps][:2] == [("output.weight", "Q8_0"), ("output.weight", "Q4_K_M")]
+    assert steps[0].done == 0
+    assert steps[0].total == 2 * found.totals[0].weights
+    assert [step.done for step in steps] == sorted({step.done for step in steps})
+    last = [m for m in found.tensors if m.type == "Q4_K_M"][-1]
+    assert steps[-1].done + last.weights == steps[-1].total
+
+
+def test_a_long_evaluation_without_a_terminal_tells_its_progress_in_lines(run, model, monkeypatch):
+    monkeypatch.setattr("quantreg.cli.evaluate._QUIET", 0.0)
+    _, out, err = run("evaluate", "Q8_0", "--on", model, "--sample", "20k", "--json")
+    assert json.loads(out)["types"]
+    assert re.search(r"^\[ *\d+%\] Q8_0 on blk\.0\.attn_q\.weight$", err, re.MULTILINE)
+    monkeypatch.setattr("quantreg.cli.evaluate._QUIET", 60.0)
+    assert run("evaluate", "Q8_0", "--on", model, "--sample", "20k")[2] == ""
+
+
 def test_the_table_is_ordered_by_size(run, model):
     code, out, err = run("evaluate", "Q8_0", "Q4_K", "q2_k", "--on", model, "--sample", "20k")
     assert code == 0
@@ -144,7 +259,7 @@ def test_json_and_csv_hold_the_same_figures(run, model):
     args = ("evaluate", "Q8_0", "Q4_K", "--on", model, "--sample", "20k", "--imatrix", model.parent / "imatrix.gguf")
     data = json.loads(run(*args, "--json")[1])
     rows = list(csv.DictReader(io.StringIO(run(*args, "--csv")[1])))
-    assert set(data) == {"file", "imatrix", "types", "tensors", "skipped"}
+    assert set(data) == {"file", "imatrix", "conditions", "types", "tensors", "skipped", "failed"}
     assert [t["type"] for t in data["types"]] == ["Q8_0", "Q4_K"]
     assert len(rows) == len(data["tensors"])
     for row, tensor in zip(rows, data["tensors"], strict=True):

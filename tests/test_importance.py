@@ -115,7 +115,11 @@ def test_blocks_of_zeros_are_kept_with_a_warning(tmp_path):
     values[32:64] = 0
     matrix = read(tmp_path, legacy([("a", 1, values)]))
     assert bits(matrix.row("a", 96)) == bits(values)
-    assert matrix.warnings[0].endswith("entry a: 1 of 3 blocks of 32 columns are all zero")
+    assert matrix.warnings[0].endswith(
+        "entry a: 2 of 6 blocks of 16 columns are all zero, and many types lose the weights of such a block: "
+        "--imatrix-floor (imatrix_floor=) keeps them"
+    )
+    assert bits(matrix.row("a", 96, floor=0.25)) == bits(np.maximum(values, f32(1 / 6)))
 
 
 def test_a_matrix_of_own_statistics():

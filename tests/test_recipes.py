@@ -11,12 +11,12 @@ from plan_models import TYPES, header, llama, tensor
 
 import quantreg
 from quantreg.errors import PluginError, UnknownFileTypeError
+from quantreg.names import role_of
 from quantreg.recipes import Choice, FileType, Row, condition, file_types, plan_header
 from quantreg.recipes.builtin import BUILT_IN
 from quantreg.recipes.filetype import FileTypes
 from quantreg.recipes.keep import kept_because
 from quantreg.recipes.order import arrange
-from quantreg.recipes.rules import role_of
 
 NUMBERS = """
 F32 0, F16 1, Q4_0 2, Q4_1 3, Q8_0 7, Q5_0 8, Q5_1 9, Q2_K 10, Q3_K_S 11, Q3_K_M 12, Q3_K_L 13, Q4_K_S 14, Q4_K_M 15,

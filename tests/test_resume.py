@@ -13,7 +13,7 @@ import small_model
 import quantreg
 from quantreg import GGUFFormatError, OutputError, cli, storage
 from quantreg.events import Advanced, Started, TensorDone
-from quantreg.jobs import slabs
+from quantreg.jobs import resume, slabs
 
 
 @pytest.fixture
@@ -271,3 +271,22 @@ def test_a_source_that_changed_while_a_run_slept_is_noticed(at):
 def test_the_names_of_the_partial_file_and_its_journal(at):
     assert storage.partial_path("out.gguf") == str(at / "out.gguf.partial")
     assert storage.journal_path("out.gguf") == str(at / "out.gguf.partial.journal")
+
+
+def test_another_floor_of_the_importance_is_another_run(at):
+    args = ("small.gguf", "out.gguf", "Q4_K_M", "imatrix.gguf")
+    interrupt(10, *args, resumable=True, imatrix_floor=0.01)
+    with pytest.raises(OutputError, match="another imatrix_floor"):
+        quantreg.quantize_file(*args, resume=True)
+    quantreg.quantize_file(*args, resume=True, imatrix_floor=0.01)
+
+
+def test_a_released_quantreg_is_known_by_its_version_alone(at, monkeypatch):
+    """The bytes of the built-in types do not depend on the platform, so a run may move to another machine."""
+    interrupt(3, "small.gguf", "out.gguf", "Q4_K_M", resumable=True)
+    journal = json.loads(Path("out.gguf.partial.journal").read_text().splitlines()[0])
+    edited = type(quantreg.__spec__.loader).__module__.startswith("_quantreg_editable")
+    assert ("files" in journal["plugin quantreg"]) == edited
+    monkeypatch.setattr(resume, "_is_editable", lambda name: True)
+    with pytest.raises(OutputError, match="another version of plugin quantreg"):
+        quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", resume=True)

@@ -2,7 +2,9 @@
 
 import csv
 import sys
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -10,19 +12,20 @@ import click
 from quantreg.cli.show import bits, count, print_json, printable, table
 
 if TYPE_CHECKING:
-    from quantreg.evaluation import Evaluation, Measure
+    from quantreg.evaluation import Evaluation, Measure, Step
     from quantreg.storage import AtomicFile
 
 _FIELDS = (
     "type", "tensor", "weights", "bits_per_weight", "rmse", "error", "weighted_error", "max_error", "cosine",
-    "encode_speed", "decode_speed",
+    "encode_speed", "decode_speed", "file_type", "encoded_as",
 )  # fmt: skip
+_QUIET = 10.0  # seconds between two lines of progress where there is no terminal
 
 
 @click.command("evaluate")
 @click.argument("names", nargs=-1, required=True, metavar="TYPE...")
 @click.option(
-    "--on", "path", required=True, metavar="FILE", help="The GGUF model to take weights from, best in F16, BF16 or F32."
+    "--on", "path", required=True, metavar="FILE", help="The model to take weights from, best in F16, BF16 or F32."
 )
 @click.option("--imatrix", metavar="FILE", help="Importance matrix: GGUF or the older .dat format.")
 @click.option("--sample", default="2M", metavar="N", show_default=True, help="How many weights to sample: 500k, 10M.")
@@ -35,7 +38,9 @@ _FIELDS = (
     metavar="FILE",
     help="Also measure the built-in types, and write a web page with the curve of error against bits per weight.",
 )
+@click.pass_context
 def command(
+    ctx: click.Context,
     names: tuple[str, ...],
     path: str,
     imatrix: str | None,
@@ -48,33 +53,44 @@ def command(
 ) -> None:
     """Measure how well each TYPE preserves the weights of a model, on a random sample of its rows.
 
-    BPW is bits per weight. RMSE is the root mean square error and MAX the largest error of a weight, both in units of
-    the weights. ERROR is RMSE divided by the root mean square of the weights. WEIGHTED is the same with each column
-    weighted by the imatrix. COSINE is the cosine similarity of the weights before and after. ENCODE and DECODE are
-    speeds in millions of weights per second, in one thread.
+    TYPE is a type such as Q4_K, or a file type such as Q4_K_M, which gives each tensor the type that
+    `quantreg quantize` would give it. A name that is both, such as Q4_0, means the type.
+
+    BPW is bits per weight: of a type on the sample, of a file type over all tensors of the model. RMSE is the root mean
+    square error and MAX the largest error of a weight, both in units of the weights. ERROR is RMSE divided by the root
+    mean square of the weights. WEIGHTED is the same with each column weighted by the imatrix. COSINE is the cosine
+    similarity of the weights before and after. ENCODE and DECODE are speeds in millions of weights per second, in one
+    thread.
+
+    A TYPE that cannot be measured is named with the reason, the others are shown, and the command exits with code 1.
 
     The page of --html highlights the given types that come from plugins, or all given types if none does.
     """
     import quantreg
     from quantreg.evaluation import built_in_types, page
-    from quantreg.registry import registry, types
-    from quantreg.sizes import parse_params
+    from quantreg.recipes import FileType
+    from quantreg.recipes.catalog import type_or_file_type
+    from quantreg.registry import registry
+    from quantreg.sizes import parse_count
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv cannot be used together: give one of them.")
     try:
-        weights = int(parse_params(sample))
-    except ValueError:
-        raise click.BadParameter(f"--sample {sample!r}: expected a number of weights such as 500k or 10M") from None
-    chosen = list(dict.fromkeys(types[name].name for name in names))
-    others = [name for name in built_in_types() if name not in chosen] if html else []
+        weights = parse_count(sample)
+    except ValueError as error:
+        raise click.BadParameter(f"--sample {error}") from None
+    given = [type_or_file_type(name) for name in names]
+    chosen = list(dict.fromkeys(found.name for found in given))
+    others = [name for name in built_in_types(importance=True) if name not in chosen] if html else []
     with _page_file(html, path, imatrix) as file:
-        found = quantreg.evaluate(path, [*chosen, *others], imatrix, sample=weights, seed=seed)
+        with _progress() as progress:
+            found = quantreg.evaluate(path, [*chosen, *others], imatrix, sample=weights, seed=seed, progress=progress)
         if file:
-            own = [name for name in chosen if not registry.is_built_in(name)]
+            own = [known.name for known in given if not isinstance(known, FileType) and not registry.is_built_in(known)]
             file.write(page(found, own or chosen).encode())
     if html:
-        click.echo(f"{html}: the curve, together with {count(len(others), 'other built-in type')}", err=True)
+        shown = sum(total.type in others for total in found.totals)
+        click.echo(f"{html}: the curve, together with {count(shown, 'other built-in type')}", err=True)
     if as_json:
         print_json(found.to_dict())
     elif as_csv:
@@ -83,6 +99,9 @@ def command(
         writer.writerows(measure.to_dict() for measure in found.tensors)
     else:
         _print(found, tensors)
+    _print_missing(found)
+    if any(failure.type in chosen for failure in found.failed):
+        ctx.exit(1)
 
 
 def _page_file(html: str | None, *read: str | None) -> "AbstractContextManager[AtomicFile | None]":
@@ -95,23 +114,72 @@ def _page_file(html: str | None, *read: str | None) -> "AbstractContextManager[A
     return AtomicFile(html, force=True, source=[path for path in read if path]) if html else nullcontext()
 
 
+@contextmanager
+def _progress() -> "Iterator[Callable[[Step], object]]":
+    """Give the callable to pass as ``progress=``: a bar on a terminal, elsewhere a line every 10 seconds."""
+    if sys.stderr is None or not sys.stderr.isatty():  # None if the stream is closed
+        told = time.monotonic()
+
+        def tell(step: "Step") -> None:
+            nonlocal told
+            if time.monotonic() - told >= _QUIET:
+                told = time.monotonic()
+                where = f"{step.type} on {step.tensor}"
+                click.echo(printable(f"[{step.done / max(1, step.total):4.0%}] {where}"), err=True)
+
+        yield tell
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = [
+        TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    ]  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading the header", total=None)
+
+        def show(step: "Step") -> None:
+            name = printable(step.tensor)
+            name = name if len(name) <= 36 else "..." + name[-33:]
+            bar.update(task, total=step.total, completed=step.done, description=f"{name:<36} {step.type:>8}")
+
+        yield show
+
+
 def _print(found: "Evaluation", tensors: bool) -> None:
     headings = [">BPW", ">ERROR", ">WEIGHTED", ">RMSE", ">MAX", ">COSINE", ">ENCODE", ">DECODE"]
     ordered = sorted(found.totals, key=lambda measure: (measure.bits_per_weight, measure.weighted_error))
     table(["TYPE", *headings], [[measure.type, *_cells(measure)] for measure in ordered])
     if tensors:
         click.echo()
-        rows = [[measure.tensor, measure.type, *_cells(measure)] for measure in found.tensors]
+        rows = [[measure.tensor, _encoded_as(measure), *_cells(measure)] for measure in found.tensors]
         table(["TENSOR", "TYPE", *headings], rows)
-    for name in dict.fromkeys(name for name, *_ in found.skipped):
+
+
+def _print_missing(found: "Evaluation") -> None:
+    """Name what could not be measured: whole types, then types that could not encode every tensor."""
+    failed = {failure.type for failure in found.failed}
+    for failure in found.failed:
+        named = failure.reason.startswith(failure.type)
+        click.echo(printable(failure.reason if named else f"{failure.type}: {failure.reason}"), err=True)
+    for name in dict.fromkeys(name for name, *_ in found.skipped if name not in failed):
         reasons = [(tensor, reason) for kind, tensor, reason in found.skipped if kind == name]
         tensor, reason = reasons[0]
         more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
         click.echo(printable(f"{name} could not encode {tensor}{more}: {reason}"), err=True)
 
 
+def _encoded_as(measure: "Measure") -> str:
+    return f"{measure.type}: {measure.encoded_as}" if measure.file_type else measure.type
+
+
 def _cells(m: "Measure") -> list[str]:
     return [
         bits(m.bits_per_weight), f"{m.error:.2%}", f"{m.weighted_error:.2%}", f"{m.rmse:.3g}", f"{m.max_error:.3g}",
-        f"{m.cosine:.6f}", f"{m.encode_speed:.1f} M/s", f"{m.decode_speed:.1f} M/s",
+        f"{m.cosine:.6f}", _speed(m.encode_speed), _speed(m.decode_speed),
     ]  # fmt: skip
+
+
+def _speed(value: float) -> str:
+    """Format a speed; "-" if nothing was encoded."""
+    return f"{value:.1f} M/s" if value else "-"

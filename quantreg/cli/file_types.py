@@ -18,7 +18,8 @@ def command(as_json: bool) -> None:
     You can give the NUMBER instead of the name. TYPE is the type of most tensors; the others follow the rules of the
     file type. `quantreg quantize --dry-run` shows the type of every tensor of a model.
 
-    You can also give any type that `quantreg types` lists. All matrices then get that type.
+    You can also give any type that `quantreg types` lists. All matrices then get that type. With a plugin's type, the
+    output and the token embeddings get better types, as in the file types above. --pure gives it to them, too.
     """
     from quantreg.recipes import file_types
 

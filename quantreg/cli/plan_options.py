@@ -1,6 +1,7 @@
 """The options that decide the type of each tensor, shared by `quantreg quantize` and `quantreg plan`."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,17 @@ import click
 if TYPE_CHECKING:
     from quantreg.recipes import FileType
 
-__all__ = ["PlanCommand", "default_output", "find_file_type", "plan_options", "to_keywords"]
+__all__ = [
+    "PlanCommand",
+    "default_output",
+    "find_file_type",
+    "plan_options",
+    "refuse_to_replace",
+    "to_keywords",
+    "type_files",
+]
+
+_TYPE_FILES = "quantreg.tensor_type_files"  # where a context keeps the paths of these files
 
 _OPTIONS = (
     click.option("--imatrix", metavar="FILE", help="Importance matrix: GGUF or the older .dat format."),
@@ -36,6 +47,9 @@ _OPTIONS = (
     click.option("--on-missing-importance", type=click.Choice(["error", "plain", "fallback"]), default="error",
                  show_default=True, help="What to do if a tensor's type needs importance and the imatrix has none for "
                  "the tensor: stop (error), encode without it (plain), or use a type that can do without (fallback)."),
+    click.option("--imatrix-floor", type=float, default=0.0, metavar="X", help="Raise the importance of each column to "
+                 "at least X times the mean of its row (0 to 1). 0.01 keeps the weights of columns that calibration "
+                 "did not use."),
     click.option("--no-fallback", is_flag=True, help="Stop if the rows of a tensor do not divide into blocks, instead "
                  "of using a fallback type."),
     click.option("--keep-dims", is_flag=True, help="Keep leading dimensions of 1 in shapes such as 1 x 256, which "
@@ -58,6 +72,7 @@ class PlanCommand(click.Command):
         for word in rest:
             option, equals, path = word.partition("=")
             if option == "--tensor-type-file" and (path := path if equals else next(rest, "")):
+                ctx.meta[_TYPE_FILES] = [*type_files(ctx), path]
                 words += [f"--tensor-type={text}" for text in _tensor_types_in(path)]
             else:
                 words.append(word)
@@ -73,6 +88,24 @@ def _tensor_types_in(path: str) -> Iterator[str]:
             for text in line.split():
                 parse_tensor_type(text)
                 yield text
+
+
+def type_files(ctx: click.Context) -> list[str]:
+    """The paths that were given as --tensor-type-file."""
+    return list(ctx.meta.get(_TYPE_FILES, ()))
+
+
+def refuse_to_replace(out: str, *files: str | None) -> None:
+    """Raise OutputError if OUT, or a shard that its name stands for, is one of these inputs, even with --force.
+
+    The writer itself protects the model, the imatrix and the names.
+    """
+    from quantreg.errors import OutputError
+
+    shard = re.compile(re.escape(out.removesuffix(".gguf")) + r"-\d{5}-of-\d{5}\.gguf")
+    for path in files:
+        if path and ((os.path.exists(out) and os.path.samefile(out, path)) or shard.fullmatch(path)):
+            raise OutputError(f"{path if shard.fullmatch(path) else out}: is the input: choose another name")
 
 
 def plan_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quantreg.cli.grouping import grouped
+
 if TYPE_CHECKING:  # quantreg.recipes is slow to load, and most commands do not need it
-    from quantreg.recipes import Plan
+    from quantreg.recipes import Plan, TensorPlan
 
 __all__ = ["bits", "count", "plan_summary", "print_json", "printable", "size", "table", "warn"]
 
@@ -44,12 +46,32 @@ def _without_controls(text: str, escape: Callable[[str], str]) -> str:
 
 
 def plan_summary(plan: "Plan") -> str:
-    """Describe the size of a plan, and how many bits its fallbacks add."""
+    """Describe the size of a plan, how many bits its fallbacks add, and what the shared rules gave."""
     text = f"{size(plan.bytes)} of tensor data, {bits(plan.bits_per_weight)} bits per weight"
     if plan.fallbacks:
         fallbacks = count(len(plan.fallbacks), "tensor")
         text += f"; {fallbacks} fell back to another type, which adds {bits(plan.fallback_cost)} bits per weight"
+    higher = _kept_higher(plan)
+    if higher:
+        named = ", ".join([f"{tensor.to_type} for {printable(tensor.name)}" for tensor in higher[:3]])
+        more = f" and {count(len(higher) - 3, 'other tensor')}" if len(higher) > 3 else ""
+        text += f"; {named}{more}, by the rules that file types share (--pure: {plan.file_type.type} for all)"
     return text
+
+
+def _kept_higher(plan: "Plan") -> "list[TensorPlan]":
+    """The tensors to which the shared rules give another type than the plugin's type that stands for the file type."""
+    from quantreg.recipes import file_types
+
+    if plan.options.pure or plan.file_type.name in file_types:
+        return []
+    asked = ("tensor type ", "output_tensor_type", "token_embedding_type")  # reasons that name the user's options
+    return [
+        tensor
+        for tensor in plan.tensors
+        if tensor.converted and tensor.to_type != plan.file_type.type and not tensor.fallback
+        and not tensor.reason.startswith(asked)
+    ]  # fmt: skip
 
 
 def print_json(data: object) -> None:
@@ -59,8 +81,8 @@ def print_json(data: object) -> None:
 
 
 def warn(warnings: Iterable[str]) -> None:
-    """Print each warning as one line on stderr."""
-    for warning in warnings:
+    """Print each warning as one line on stderr, and many of the same kind as one line together."""
+    for warning in grouped(warnings):
         click.echo(f"warning: {printable(warning)}", err=True)
 
 

@@ -27,10 +27,8 @@ def command(params: str, as_json: bool) -> None:
 
     try:
         weights = parse_params(params)
-    except ValueError:
-        raise click.BadParameter(
-            f"{params!r}: expected a number of parameters such as 7B, 350M or 7000000000"
-        ) from None
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
     types = registry.all_types()
     if as_json:
         print_json(

@@ -1,7 +1,8 @@
 """Metadata values: their encoding in a file, and a mapping that decodes them on access."""
 
+import math
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,12 +72,13 @@ class Value:
         - NumPy scalars and one-dimensional arrays keep their dtype, except that float16 becomes f32.
         - Lists and tuples whose elements have one type become an array. Integers become the first of i32, u32, i64 and
           u64 that holds them all.
+        - What a `Metadata` returned keeps the type that it had in the file.
 
         Raises GGUFFormatError ("bad-value") for anything else, and for an empty list, which has no type.
         """
         if isinstance(data, Value):
             return data
-        return cls(_type_of(data), data)
+        return cls(data.gguf_type if isinstance(data, (_Int, _Float, _List)) else _type_of(data), data)
 
     @property
     def data(self) -> Any:
@@ -94,16 +96,39 @@ class Value:
     def __hash__(self) -> int:
         return hash((self.type, bytes(self.raw)))
 
+    def __reduce__(self) -> "tuple[Any, ...]":
+        return Value.from_raw, (self.type, bytes(self.raw))
+
     def __repr__(self) -> str:
-        return f"Value({self.type!r}, {self.data!r})"
+        return f"Value({self.type!r}, {_shortened(self.data)})"
+
+
+class _Int(int):
+    """An int of a file that remembers its type there, so that ``{**metadata, key: value}`` loses none."""
+
+    gguf_type: str
+
+
+class _Float(float):
+    """A float of a file that remembers its type there."""
+
+    gguf_type: str
+
+
+class _List(list[Any]):
+    """An array of a file that remembers its type there, which an empty list could not show."""
+
+    gguf_type: str
 
 
 class Metadata(Mapping[str, Any]):
     """The metadata of a GGUF file: a mapping in file order that decodes a value each time it is accessed.
 
     ``metadata[key]`` is a bool, int, float, str or a list of one of these. In strings, bytes that are not valid UTF-8
-    appear as lone surrogates (the surrogateescape handler). To copy a key unchanged use `value`, which returns the
-    type and the encoded bytes. Holds a buffer with the header of the file; the file itself may be closed.
+    appear as lone surrogates (the surrogateescape handler). Numbers and lists remember their type in the file, so
+    ``{**metadata, key: value}`` and ``metadata | {key: value}`` can be written without loss; what is computed from them
+    are plain numbers. `value` returns the type and the encoded bytes. Holds a buffer with the header of the file; the
+    file itself may be closed.
     """
 
     def __init__(
@@ -114,7 +139,7 @@ class Metadata(Mapping[str, Any]):
         self._spans: Mapping[str, tuple[int, int, int, int, int]] = {} if spans is None else spans
 
     def __getitem__(self, key: str) -> Any:
-        return self.value(key).data
+        return _remembering(self.value_type(key), self.value(key).data)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._spans)
@@ -124,6 +149,15 @@ class Metadata(Mapping[str, Any]):
 
     def __contains__(self, key: object) -> bool:
         return key in self._spans
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self, **other} if isinstance(other, Mapping) else NotImplemented
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**other, **self} if isinstance(other, Mapping) else NotImplemented
+
+    def __reduce__(self) -> "tuple[Any, ...]":
+        return Metadata, (bytes(self._buffer), dict(self._spans))
 
     def __repr__(self) -> str:
         return f"<Metadata of {len(self)} keys>"
@@ -163,6 +197,24 @@ class Metadata(Mapping[str, Any]):
         return length if kind == ARRAY else None
 
 
+def _remembering(type: str, data: Any) -> Any:
+    """The value with its type; a plain one if `Value.of` would choose the same type again."""
+    holder = {int: _Int, float: _Float, list: _List}.get(data.__class__)
+    if holder is None or (holder is not _List and _type_of(data) == type):
+        return data
+    typed = holder(data)
+    typed.gguf_type = type
+    return typed
+
+
+def _shortened(data: Any) -> str:
+    """The repr of a value, cut where an array or a text is long."""
+    if isinstance(data, list) and len(data) > 8:
+        return f"[{', '.join(map(_shortened, data[:8]))}, ... {len(data) - 8:,} more]"
+    text = repr(data)
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(data):,} characters)"
+
+
 def type_name(kind: int, element: int) -> str:
     """Name a value type, given its number and, for an array, that of its elements."""
     return f"array[{VALUE_TYPES[element]}]" if kind == ARRAY else VALUE_TYPES[kind]
@@ -187,6 +239,7 @@ def _encode(type: str, data: Any) -> bytes:
             data = data.item()
         if (type == "bool") != isinstance(data, bool):
             raise TypeError("True and False have the type bool, and it holds nothing else")
+        _check_range(type, [data])
         return struct.pack(f"<{_STRUCT[type]}", data)
     element = type[6:-1]
     if type != f"array[{element}]" or element not in VALUE_TYPES or element == "array":
@@ -198,8 +251,27 @@ def _encode(type: str, data: Any) -> bytes:
         return head + b"".join(map(_encode_string, data))
     if element[0] in "ui" and not isinstance(data, np.ndarray):
         # NumPy would turn integers from 2^63 on into floats.
-        return head + struct.pack(f"<{len(data)}{_STRUCT[element]}", *data)
+        try:
+            return head + struct.pack(f"<{len(data)}{_STRUCT[element]}", *data)
+        except struct.error:
+            _check_range(element, data)
+            raise
     return head + _encode_numbers(_DTYPE[element], np.asarray(data))
+
+
+def _check_range(type: str, data: "Iterable[Any]") -> None:
+    """Raise OverflowError or TypeError, which state the range, for the first number that a scalar type cannot hold."""
+    if type == "f32":
+        largest = float(np.finfo(np.float32).max)
+        if any(isinstance(number, (int, float)) and largest < abs(number) < math.inf for number in data):
+            raise OverflowError(f"f32 holds numbers up to {largest:.7g}")
+    elif type[0] in "ui":
+        limits = np.iinfo(_DTYPE[type])
+        for number in data:
+            if not isinstance(number, (int, np.integer)):
+                raise TypeError(f"{type} holds whole numbers from {limits.min} to {limits.max}")
+            if not limits.min <= number <= limits.max:
+                raise OverflowError(f"{type} holds {limits.min} to {limits.max}")
 
 
 def _encode_string(text: object) -> bytes:
@@ -217,8 +289,11 @@ def _encode_numbers(dtype: "np.dtype[Any]", array: "NDArray[Any]") -> bytes:
         limits = np.iinfo(dtype)
         if int(array.min()) < limits.min or int(array.max()) > limits.max:
             raise OverflowError(f"{dtype.name} holds {limits.min} to {limits.max}")
-    with np.errstate(over="raise"):
-        return array.astype(dtype).tobytes()
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(dtype).tobytes()
+    except FloatingPointError:
+        raise OverflowError(f"{dtype.name} holds numbers up to {np.finfo(dtype).max:.7g}") from None
 
 
 def _type_of(data: object) -> str:

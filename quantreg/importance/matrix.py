@@ -13,13 +13,14 @@ from typing import BinaryIO, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from quantreg.arrays import as_array
 from quantreg.errors import GGUFFormatError, ImportanceError
 from quantreg.gguf import read_header
 from quantreg.html import table
 
-__all__ = ["ImportanceMatrix"]
+__all__ = ["ImatrixLike", "ImportanceMatrix"]
 
-_BLOCK = 32  # columns; the smallest block of a type that reads importance
+_BLOCK = 16  # columns; the smallest block with a scale of its own in a type that reads importance
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _METADATA = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 
@@ -58,19 +59,30 @@ class ImportanceMatrix(Mapping[str, NDArray[np.float32]]):
         if isinstance(entries, _FileEntries):
             self.entries = entries
         else:
-            self.entries = {name: np.asarray(values, np.float32).reshape(-1) for name, values in entries.items()}
+            with np.errstate(over="ignore"):  # infinity is refused below
+                self.entries = {
+                    name: as_array(values, name).astype(np.float32, copy=False).reshape(-1)
+                    for name, values in entries.items()
+                }
             for name, values in self.entries.items():
                 _check_values(name, values, path)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> "ImportanceMatrix":
+    def of(cls, given: "ImatrixLike") -> "ImportanceMatrix":
+        """The matrix itself, one made of a mapping of names to arrays, or the one in the file at a path."""
+        if isinstance(given, ImportanceMatrix):
+            return given
+        return cls(given) if isinstance(given, Mapping) else cls.read(given)
+
+    @classmethod
+    def read(cls, path: str | bytes | os.PathLike[str]) -> "ImportanceMatrix":
         """Read a legacy or GGUF importance matrix and check every value in it.
 
         Raises ImportanceError, naming the file and the entry, for damaged data, and OSError if the file cannot be
         opened.
         """
-        name = os.fspath(path)
-        with open(path, "rb") as file:
+        name = os.fsdecode(path)
+        with open(name, "rb") as file:
             is_gguf = file.read(4) == b"GGUF"
         spans, dataset, chunk_count, warnings = (_index_gguf if is_gguf else _index_legacy)(name)
         if not spans:
@@ -78,7 +90,7 @@ class ImportanceMatrix(Mapping[str, NDArray[np.float32]]):
         entries = _FileEntries(name, spans)
         matrix = cls(entries, dataset=dataset, chunk_count=chunk_count, path=name)
         matrix.warnings += warnings
-        entries.check(matrix._warn)
+        entries.check(matrix.warn)
         return matrix
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
@@ -125,12 +137,13 @@ class ImportanceMatrix(Mapping[str, NDArray[np.float32]]):
         entries = self.entries
         return entries.spans[name].counts if isinstance(entries, _FileEntries) else None
 
-    def row(self, name: str, n_cols: int, n_experts: int = 1) -> NDArray[np.float32]:
+    def row(self, name: str, n_cols: int, n_experts: int = 1, floor: float = 0.0) -> NDArray[np.float32]:
         """The importance for a tensor whose rows have n_cols weights.
 
         Returns float32 (n_cols,), or (n_experts, n_cols) if n_experts > 1. A row of zeros carries no information and
-        becomes ones, with a warning; the reference would lose nearly all weights of some types. Raises ImportanceError
-        if there is no such entry or its length is wrong.
+        becomes ones, with a warning; the reference would lose nearly all weights of some types. Values below ``floor``
+        times the mean of their row are raised to that. Raises ImportanceError if there is no such entry or its length
+        is wrong.
         """
         if name not in self.entries:
             raise ImportanceError(
@@ -143,26 +156,36 @@ class ImportanceMatrix(Mapping[str, NDArray[np.float32]]):
                 "use an imatrix that was made for this model"
             )
         rows = np.array(self.entries[name], np.float32).reshape(n_experts, n_cols)
-        self._mend(name, rows)
+        self._mend(name, rows, floor)
         return rows if n_experts > 1 else rows[0]
 
-    def _mend(self, name: str, rows: NDArray[np.float32]) -> None:
-        """Turn rows of zeros into ones in place, and warn about blocks of zeros in the other rows."""
+    def _mend(self, name: str, rows: NDArray[np.float32], floor: float) -> None:
+        """Turn rows of zeros into ones and raise values to the floor, in place; warn about blocks of zeros."""
         alive = rows.any(axis=1)
         if not alive.all():
             dead = np.flatnonzero(~alive)
             which = f" of {len(dead)} of {len(rows)} experts (the first is {dead[0]})" if len(rows) > 1 else ""
-            self._warn(f"entry {name}: all values{which} are zero, so ones are used instead")
+            self.warn(f"entry {name}: all values{which} are zero, so ones are used instead")
             rows[dead] = 1
+        if floor:
+            np.maximum(rows, floor * rows.mean(axis=1, dtype=np.float64, keepdims=True), out=rows, casting="same_kind")
         if rows.shape[1] and rows.shape[1] % _BLOCK == 0:
             empty = int((~rows.reshape(-1, _BLOCK).any(axis=1)).sum())
             if empty:
-                self._warn(f"entry {name}: {empty} of {rows.size // _BLOCK} blocks of {_BLOCK} columns are all zero")
+                self.warn(
+                    f"entry {name}: {empty} of {rows.size // _BLOCK} blocks of {_BLOCK} columns are all zero, and many "
+                    "types lose the weights of such a block: --imatrix-floor (imatrix_floor=) keeps them"
+                )
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
+        """Add a sentence about this matrix to ``warnings``, once."""
         text = _where(self.path) + text
         if text not in self.warnings:
             self.warnings.append(text)
+
+
+# What stands for an importance matrix: one, a mapping of tensor names to arrays, or the path of a file.
+ImatrixLike: TypeAlias = ImportanceMatrix | Mapping[str, ArrayLike] | str | bytes | os.PathLike[str]
 
 
 class _Span(NamedTuple):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from quantreg.dispatch import cpu_count, decode_slab, rows_per_slab
+from quantreg.dispatch import cpu_count, rows_per_slab
 from quantreg.gguf import SPLIT_KEYS, Value
 from quantreg.html import table
 from quantreg.jobs.adapted import adapt
@@ -56,6 +56,9 @@ class Comparison(Mapping[str, TensorDifference]):
     tensors: tuple[TensorDifference, ...]
     n_tensors: int
 
+    def __repr__(self) -> str:
+        return f"<Comparison: {len(self.tensors)} of {self.n_tensors} tensors and {len(self.metadata)} keys differ>"
+
     @property
     def same(self) -> bool:
         """Whether metadata and tensors are equal. The order of tensors and the split into files do not matter."""
@@ -84,7 +87,9 @@ class Comparison(Mapping[str, TensorDifference]):
         return table(caption, ("name", "differs in", "A", "B", "RMSE / RMS of A", "largest difference"), rows)
 
 
-def compare(a: str | PathLike[str], b: str | PathLike[str], *, threads: int | None = None) -> Comparison:
+def compare(
+    a: str | bytes | PathLike[str], b: str | bytes | PathLike[str], *, threads: int | None = None
+) -> Comparison:
     """Compare two models: metadata by type and value, tensors by shape, type and bytes, or by numeric error.
 
     Either may be GGUF or safetensors. Safetensors has no metadata, so metadata is compared only between GGUF models.
@@ -131,9 +136,12 @@ def _tensor_differences(a: Source, b: Source, threads: int) -> Iterator[TensorDi
     for (x, *_), (error, power, largest) in on_threads(rows, lambda item: _errors(a, b, *item), threads):
         found = sums[x.name]
         found[:] = found[0] + error, found[1] + power, max(found[2], largest)
+    part_of_others = a.parameter_names() | b.parameter_names()  # decoding has taken these into account
     for name in dict.fromkeys((*left, *right)):
         x, y = left.get(name), right.get(name)
         if x is None or y is None:
+            if name in part_of_others:
+                continue
             yield TensorDifference(name, "only in B" if x is None else "only in A")
         elif x.shape != y.shape:
             yield TensorDifference(name, "shape", x.shape, y.shape)
@@ -154,15 +162,7 @@ def _equal(a, b, x, y, start, count):
 
 
 def _errors(a, b, x, y, row, n_rows):
-    p, q = (_decoded(source, info, row, n_rows).astype(np.float64) for source, info in ((a, x), (b, y)))
+    p, q = (source.decode(info, row, n_rows).astype(np.float64) for source, info in ((a, x), (b, y)))
     with np.errstate(invalid="ignore"):
         delta = q - p
         return float((delta**2).sum()), float((p**2).sum()), float(np.abs(delta).max(initial=0.0))
-
-
-def _decoded(source, info, row, n_rows):
-    raw = np.empty((n_rows, info.row_bytes), np.uint8)
-    source.read_into(info, row * info.row_bytes, raw.reshape(-1))
-    out = np.empty((n_rows, info.n_cols), np.float32)
-    decode_slab(types[info.type_id], raw, out)
-    return out

@@ -15,14 +15,15 @@ from quantreg.jobs.source import Source
 from quantreg.jobs.writing import write_files
 from quantreg.recipes import Plan, PlanOptions, file_types
 from quantreg.recipes.calibration import Calibration, decided
+from quantreg.recipes.fitted import with_parameters
 from quantreg.registry import types
 
 __all__ = ["export"]
 
 
 def export(
-    src: str | os.PathLike[str],
-    dst: str | os.PathLike[str],
+    src: str | bytes | os.PathLike[str],
+    dst: str | bytes | os.PathLike[str],
     *,
     dtype: str | None = None,
     threads: int | None = None,
@@ -49,6 +50,7 @@ def export(
         keep = dtype is None and info.type_name in PLAIN_TYPES
         qtype = None if keep else types[wanted]
         planned.append(decided(info.name, info, info.dims or (1,), qtype, "export", calibration))
+    planned = list(with_parameters(planned, source.tensors, source.metadata, "", types, file_types["COPY"]).tensors)
     planned.sort(
         key=lambda tensor: (-types[tensor.to_id].type_size, tensor.name)
     )  # as the safetensors library does: aligned, no gaps

@@ -7,23 +7,36 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from quantreg import gguf
-from quantreg.errors import OutputError, PlanError
+from quantreg.errors import GGUFFormatError, OutputError, PlanError
 from quantreg.jobs.source import Source
-from quantreg.recipes import Plan, TensorPlan
+from quantreg.recipes import Plan, StoredParameter, TensorPlan
+from quantreg.registry import find_layout
 from quantreg.sizes import parse_size
 from quantreg.storage import AtomicFile, allocated_bytes, free_bytes, one_at_a_time, partial_path, signals_held
+
+_F32: int = find_layout("F32")[0]
 
 __all__ = ["OutputFile", "group_tensors", "lay_out", "opened"]
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """One file to write: its header, then its tensors as (TensorPlan, offset in the file). ``size`` is in bytes."""
+    """One file to write: its header, then its tensors as (TensorPlan, offset in the file). ``size`` is in bytes.
+
+    ``parameters`` are the tensors that hold fitted parameters, as (StoredParameter, offset in the file).
+    """
 
     path: str
     header: bytes
     tensors: tuple[tuple[TensorPlan, int], ...]
     size: int
+    parameters: tuple[tuple[StoredParameter, int], ...] = ()
+
+    @property
+    def data(self) -> list[tuple[int, int]]:
+        """Where tensor data lies in the file: (offset, bytes), in order."""
+        tensors = [(offset, tensor.bytes) for tensor, offset in self.tensors]
+        return sorted([*tensors, *((offset, parameter.bytes) for parameter, offset in self.parameters)])
 
     @property
     def digest(self) -> str:
@@ -66,7 +79,9 @@ def group_tensors(
     groups: list[list[TensorPlan]] = [[]]
     filled, warnings = 0, []
     for tensor in planned.tensors:
-        nbytes = gguf.padded(tensor.bytes, gguf.DEFAULT_ALIGNMENT)
+        nbytes = gguf.padded(tensor.bytes, gguf.DEFAULT_ALIGNMENT) + sum(
+            gguf.padded(parameter.bytes, gguf.DEFAULT_ALIGNMENT) for parameter in tensor.parameters
+        )
         if nbytes > limit:
             warnings.append(f"{tensor.name} alone takes {nbytes} bytes, more than split_max_size allows ({limit})")
         if groups[-1] and filled + nbytes > limit:
@@ -78,7 +93,7 @@ def group_tensors(
 
 
 def lay_out(
-    dst: str | os.PathLike[str], planned: Plan, source: Source, groups: list[list[TensorPlan]] | None = None
+    dst: str | bytes | os.PathLike[str], planned: Plan, source: Source, groups: list[list[TensorPlan]] | None = None
 ) -> list[OutputFile]:
     """The files of a plan: dst itself or, for groups of tensors, its shards ``dst-00001-of-00003.gguf`` and so on.
 
@@ -90,10 +105,14 @@ def lay_out(
         if change.type is None:
             edit.remove(change.key)
         else:
-            edit.set(change.key, gguf.Value(change.type, change.value))
+            try:
+                value = gguf.Value(change.type, change.value)
+            except GGUFFormatError as error:
+                raise PlanError(f"{change.key}: {error.message}") from None
+            edit.set(change.key, value)
     dst = os.fsdecode(dst)
     if groups is None:
-        return [_file(dst, edit, planned.tensors)]
+        return [_file(dst, edit, planned.tensors, planned.parameters)]
     count = len(groups)
     if count > gguf.MAX_SHARDS:
         raise PlanError(f"{count} shards are more than file names can number ({gguf.MAX_SHARDS}): allow larger shards")
@@ -102,24 +121,42 @@ def lay_out(
         if number:
             edit = gguf.HeaderEdit()
         if count > 1 or not planned.options.keep_split:
-            keys = gguf.split_values(number, count, len(planned.tensors))
+            keys = gguf.split_values(number, count, _n_tensors(planned))
             # llama-quantize writes these keys in this order; llama-gguf-split writes split.count last.
             for key, value in keys if planned.options.keep_split else (keys[0], keys[2], keys[1]):
                 edit.set(key, value)
-        files.append(_file(gguf.shard_path(dst.removesuffix(".gguf"), number, count), edit, tensors))
+        of_model = () if number else planned.parameters
+        files.append(_file(gguf.shard_path(dst.removesuffix(".gguf"), number, count), edit, tensors, of_model))
     return files
 
 
-def _file(path: str, edit: gguf.HeaderEdit, tensors: Sequence[TensorPlan]) -> OutputFile:
+def _n_tensors(planned: Plan) -> int:
+    return len(planned.tensors) + len(planned.parameters) + sum(len(tensor.parameters) for tensor in planned.tensors)
+
+
+def _file(
+    path: str, edit: gguf.HeaderEdit, tensors: Sequence[TensorPlan], of_model: Sequence[StoredParameter]
+) -> OutputFile:
     stated = edit.get("general.alignment")
     alignment = stated.data if stated else gguf.DEFAULT_ALIGNMENT
-    entries = [(tensor.name, tensor.dims, tensor.to_id, tensor.bytes) for tensor in tensors]
-    header = gguf.encode_header(edit.items(), entries, alignment)
-    placed, position = [], len(header)
+    kept: list[TensorPlan | StoredParameter] = [*of_model]
     for tensor in tensors:
-        placed.append((tensor, position))
-        position += gguf.padded(tensor.bytes, alignment)
-    return OutputFile(path, header, tuple(placed), position)
+        kept += [tensor, *tensor.parameters]
+    entries = [
+        (item.name, item.dims, item.to_id, item.bytes)
+        if isinstance(item, TensorPlan)
+        else (item.name, item.shape[::-1], _F32, item.bytes)
+        for item in kept
+    ]
+    header = gguf.encode_header(edit.items(), entries, alignment)
+    placed, parameters, position = [], [], len(header)
+    for item in kept:
+        if isinstance(item, TensorPlan):
+            placed.append((item, position))
+        else:
+            parameters.append((item, position))
+        position += gguf.padded(item.bytes, alignment)
+    return OutputFile(path, header, tuple(placed), position, tuple(parameters))
 
 
 @contextmanager

@@ -6,22 +6,28 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantreg.codec import RowCodec
 from quantreg.dispatch import decode_slab, encode_slab, rows_per_slab
 from quantreg.errors import ImportanceError, NonFiniteError, QuantregError
 from quantreg.ggml import INTEGER_TYPES
 from quantreg.gguf import TensorInfo
 from quantreg.importance import ImportanceMatrix
 from quantreg.jobs.source import DataFile, Source, read_stored, stamp_of
+from quantreg.loss import Loss, measured
+from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
 from quantreg.recipes import TensorPlan
 from quantreg.registry import registry, types
 from quantreg.safetensors import Stored
 from quantreg_kernels._run import first_nonfinite
+
+if TYPE_CHECKING:
+    from quantreg.parameters import Fitted
 
 __all__ = ["SLAB_BYTES", "ImportanceRow", "Slab", "Worker", "byte_ranges", "in_order", "run_slab", "slabs_of"]
 
@@ -31,13 +37,17 @@ SLAB_BYTES: int = 1 << 22  # bytes per work item where data is only copied or co
 
 
 class ImportanceRow(NamedTuple):
-    """Where a worker finds the importance of a slab's columns: row ``expert`` of an entry in an imatrix file."""
+    """Where a worker finds the importance of a slab's columns: row ``expert`` of an entry in an imatrix file.
+
+    ``floor`` is that of `ImportanceMatrix.row`.
+    """
 
     path: str
     stamp: tuple[int, int]
     entry: str
     n_experts: int
     expert: int
+    floor: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +57,10 @@ class Slab:
     The file ``path``, as it was at ``stamp``, holds ``nbytes`` of ``from_type`` at ``position``, in rows of ``n_cols``
     weights. They are encoded to ``to_type``. If ``to_type`` is None they are copied; if ``from_type`` is None, too,
     they are copied without looking for NaN and infinity. ``start`` is the number of the first row in the tensor, or of
-    the first byte if the slab is copied. ``importance`` is an `ImportanceRow` or the float32 row itself. With
-    ``stored``, the bytes are made while reading: ``position`` then counts from the start of the tensor, and ``scales``
-    are the path and stamp of the file that holds its scales.
+    the first byte if the slab is copied. ``importance`` is an `ImportanceRow` or the float32 row itself. ``context``
+    says which tensor and matrix it is; ``had`` are the fitted parameters of the source, and ``parameters`` those of the
+    result, or None. With ``stored``, the bytes are made while reading: ``position`` then counts
+    from the start of the tensor, and ``scales`` are the path and stamp of the file that holds its scales.
     """
 
     tensor: str
@@ -62,16 +73,34 @@ class Slab:
     n_cols: int
     start: int
     importance: ImportanceRow | NDArray[np.float32] | None = None
+    context: TensorContext | None = None
+    had: "Fitted | None" = None
+    parameters: "Fitted | None" = None
     stored: Stored | None = None
     scales: tuple[str, tuple[int, int]] | None = None
+
+
+class Done(NamedTuple):
+    """The bytes of a slab in the output, and what encoding lost of a sample of its rows."""
+
+    data: "NDArray[np.uint8]"
+    loss: Loss = Loss()
 
 
 def byte_ranges(info: TensorInfo) -> Iterator[tuple[int, int]]:
     """Yield (first byte, bytes) of the pieces of a tensor that is not converted.
 
-    A piece holds whole blocks, or whole rows where rows have a header.
+    A piece holds whole blocks, or whole rows where rows have a header. It lies in one matrix if the type has fitted
+    parameters, of which each expert may have its own.
     """
     qtype = types.get(info.type_id)
+    if qtype is not None and qtype.parameters is not None and info.known and info.nbytes:
+        matrix = info.row_bytes * (info.shape[-2] if len(info.shape) > 2 else info.n_rows)
+        rows = rows_per_slab(info.row_bytes, SLAB_BYTES) * info.row_bytes
+        for start in range(0, info.nbytes, matrix):
+            for first in range(start, start + matrix, rows):
+                yield first, min(rows, start + matrix - first)
+        return
     unit = 1 if qtype is None else info.row_bytes if qtype.row_header_size else qtype.type_size
     unit = max(1, unit)
     step = rows_per_slab(unit, SLAB_BYTES) * unit
@@ -85,11 +114,13 @@ def slabs_of(
     stamps: Sequence[tuple[int, int]],
     rows_of: Callable[[TensorPlan], Sequence[Any] | None],
     check: bool = True,
+    parameters: "Fitted | None" = None,
 ) -> Iterator[tuple[Slab, int, int]]:
     """Yield (Slab, offset of its result in the tensor's data, bytes of the result) for each piece of a tensor.
 
     ``stamps`` belong to ``source.paths``. ``rows_of(tensor)`` gives one `Slab.importance` per expert, or None. With
-    ``check``, slabs that are only copied are searched for NaN and infinity.
+    ``check``, slabs that are only copied are searched for NaN and infinity. ``parameters`` are those that the new type
+    was fitted to.
     """
     info = tensor.source
     shard, position = source.place(info)
@@ -100,10 +131,12 @@ def slabs_of(
     if not tensor.converted:
         qtype = types.get(info.type_id)
         look = check and qtype is not None and info.known and qtype.name not in INTEGER_TYPES
+        had = source.parameters(info) if look else None
         for first, nbytes in byte_ranges(info):
+            context = None if had is None else source.context(info, matrix_of(info, first // info.row_bytes))
             slab = Slab(
                 info.name, path, stamp, position + first, nbytes, qtype.name if look else None,
-                None, info.n_cols, first, stored=stored, scales=scales,
+                None, info.n_cols, first, context=context, had=had, stored=stored, scales=scales,
             )  # fmt: skip
             yield slab, first, nbytes
         return
@@ -114,6 +147,7 @@ def slabs_of(
     step = rows_per_slab(info.n_cols, SLAB_WEIGHTS)
     # The rows of an expert share their importance, so a slab must not hold rows of two experts.
     together = tensor.dims[1] if len(tensor.dims) > 2 else info.n_rows
+    had = source.parameters(info)
     first = 0
     while first < info.n_rows:
         matrix = first // together
@@ -121,10 +155,15 @@ def slabs_of(
         slab = Slab(
             info.name, path, stamp, position + first * info.row_bytes,
             (last - first) * info.row_bytes, types[info.type_id].name, types[tensor.to_id].name, info.n_cols, first,
-            importance[matrix % len(importance)], stored, scales,
+            importance[matrix % len(importance)], source.context(info, matrix), had, parameters, stored, scales,
         )  # fmt: skip
         yield slab, first * out_bytes, (last - first) * out_bytes
         first = last
+
+
+def matrix_of(info: TensorInfo, row: int) -> int:
+    """Which matrix of a stack a row belongs to."""
+    return row // info.shape[-2] if len(info.shape) > 2 else 0
 
 
 class Worker:
@@ -138,8 +177,8 @@ class Worker:
         self._local = threading.local()
         self._imatrix: tuple[str, tuple[int, int], ImportanceMatrix] | None = None
 
-    def run(self, slab: Slab) -> NDArray[np.uint8]:
-        """The bytes of the slab in the output, valid until this thread's next call.
+    def run(self, slab: Slab) -> Done:
+        """Make the bytes of the slab in the output. They are valid until this thread's next call.
 
         Raises GGUFFormatError if the source has changed, NonFiniteError for NaN or infinity.
         """
@@ -153,23 +192,39 @@ class Worker:
             return self._encode(slab, raw)
         if slab.from_type is not None:
             self._check_finite(slab, raw)
-        return raw
+        return Done(raw)
 
-    def _encode(self, slab: Slab, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def floats(self, slab: Slab) -> NDArray[np.float32]:
+        """The rows of the slab as float32 (rows, cols), valid until this thread's next call."""
+        raw = self._buffer("raw", slab.nbytes)
+        self._open(slab.path, slab.stamp).read_into(slab.position, raw, slab.tensor)
+        qtype = types[slab.from_type]
+        codec = qtype.codec_for(slab.had, slab.context)
+        return self._floats(qtype, codec, raw.reshape(-1, qtype.row_bytes(slab.n_cols)), slab.n_cols, slab.tensor)
+
+    def _encode(self, slab: Slab, raw: NDArray[np.uint8]) -> Done:
         source_type, qtype, cols = types[slab.from_type], types[slab.to_type], slab.n_cols
         raw = raw.reshape(-1, source_type.row_bytes(cols))
         out_bytes = qtype.row_bytes(cols)
         out = self._buffer("out", len(raw) * out_bytes).reshape(len(raw), out_bytes)
-        columns = self._columns(slab)
+        columns = self.columns(slab)
         scorer = registry.scorer(qtype)
+        decoder = source_type.codec_for(slab.had, slab.context)
+        encoder = qtype.codec_for(slab.parameters, slab.context)
         step = rows_per_slab(cols, CHUNK_WEIGHTS)
+        loss = Loss()
         for row in range(0, len(raw), step):
-            rows = self._floats(source_type, raw[row : row + step], cols)
-            first = slab.start + row
-            encode_slab(qtype, rows, out[row : row + step], columns, scorer=scorer, first_row=first, tensor=slab.tensor)
-        return out.reshape(-1)
+            rows = self._floats(source_type, decoder, raw[row : row + step], cols, slab.tensor)
+            data = out[row : row + step]
+            encode_slab(
+                qtype, rows, data, columns, scorer=scorer, first_row=slab.start + row, tensor=slab.tensor,
+                codec=encoder,
+            )  # fmt: skip
+            loss = loss.plus(measured(encoder, rows, data))
+        return Done(out.reshape(-1), loss)
 
-    def _columns(self, slab: Slab) -> NDArray[np.float32] | None:
+    def columns(self, slab: Slab) -> NDArray[np.float32] | None:
+        """The importance of the slab's columns, float32 (cols,), or None."""
         row = slab.importance
         if not isinstance(row, ImportanceRow):
             return row
@@ -177,7 +232,8 @@ class Worker:
             if stamp_of(row.path) != tuple(row.stamp):
                 raise ImportanceError(f"{row.path}: the imatrix has changed since the run began: start the run again")
             self._imatrix = (row.path, row.stamp, ImportanceMatrix.read(row.path))
-        return self._imatrix[2].row(row.entry, slab.n_cols, row.n_experts).reshape(-1, slab.n_cols)[row.expert]
+        rows = self._imatrix[2].row(row.entry, slab.n_cols, row.n_experts, row.floor)
+        return rows.reshape(-1, slab.n_cols)[row.expert]
 
     def _check_finite(self, slab: Slab, raw: NDArray[np.uint8]) -> None:
         """Refuse NaN and infinity, which a model must not hold, in data that is only copied."""
@@ -185,20 +241,24 @@ class Worker:
         unit = qtype.row_bytes(slab.n_cols) if qtype.row_header_size else qtype.type_size
         weights = slab.n_cols if qtype.row_header_size else qtype.block_size
         step = rows_per_slab(weights, CHUNK_WEIGHTS)
+        codec = qtype.codec_for(slab.had, slab.context)
         for first in range(0, len(raw) // unit, step):
             data = raw[first * unit : (first + step) * unit]
             rows = len(data) // unit if qtype.row_header_size else 1
-            bad = first_nonfinite(self._floats(qtype, data.reshape(rows, -1), len(data) // unit // rows * weights))
+            cols = len(data) // unit // rows * weights
+            bad = first_nonfinite(self._floats(qtype, codec, data.reshape(rows, -1), cols, slab.tensor))
             if bad >= 0:
                 index = (slab.start // unit + first) * weights + bad
                 raise NonFiniteError(f"{slab.tensor}: holds NaN or infinity at index {index}")
 
-    def _floats(self, qtype: QuantType, data: NDArray[np.uint8], cols: int) -> NDArray[np.float32]:
+    def _floats(
+        self, qtype: QuantType, codec: RowCodec, data: NDArray[np.uint8], cols: int, tensor: str
+    ) -> NDArray[np.float32]:
         """Rows as float32: a view if they are stored so, else decoded into this thread's buffer."""
         if qtype.name == "F32" and np.little_endian:
             return data.view(np.float32)
         out = self._buffer("floats", len(data) * cols * 4).view(np.float32).reshape(len(data), cols)
-        decode_slab(qtype, data, out)
+        decode_slab(qtype, codec, data, out, tensor=tensor)
         return out
 
     def _buffer(self, name: str, nbytes: int) -> NDArray[np.uint8]:
@@ -267,6 +327,7 @@ class _OpenFiles:
 _worker = Worker(_OpenFiles())
 
 
-def run_slab(slab: Slab) -> bytes:
+def run_slab(slab: Slab) -> tuple[bytes, Loss]:
     """Run `Worker.run` for an executor whose workers are other processes, perhaps on other machines."""
-    return _worker.run(slab).tobytes()
+    done = _worker.run(slab)
+    return done.data.tobytes(), done.loss

@@ -4,17 +4,23 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantreg import gguf
+from quantreg.dispatch import decode_slab
 from quantreg.errors import GGUFFormatError
 from quantreg.ggml import REMOVED_LAYOUTS, REMOVED_TYPES, TypeLayout
-from quantreg.registry import layout_of
+from quantreg.parameters import TensorContext, without_tokenizer
+from quantreg.registry import layout_of, types
 from quantreg.safetensors import Stored
 from quantreg.storage import PositionedFile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quantreg.parameters import Fitted
 
 __all__ = ["DataFile", "Source", "read_stored", "stamp_of"]
 
@@ -80,6 +86,8 @@ class Source:
         self.headers, self.metadata, self.tensors = headers, metadata, tuple(places)
         self.paths, self.size, self.warnings, self.stored = paths, size, warnings, dict(stored or {})
         self._place = {info.name: place for info, place in places.items()}
+        self._parameters: dict[str, Fitted | None] = {}
+        self._facts: dict[str, Any] | None = None
         self._files: list[DataFile] = []
         self._by_path: dict[str, DataFile] = {}
 
@@ -91,10 +99,63 @@ class Source:
         self.metadata, self.tensors = metadata, tuple(infos.values())
         self._place = {info.name: self._place[old] for old, info in infos.items()}
         self.stored = {info.name: self.stored[old] for old, info in infos.items() if old in self.stored}
+        self._parameters, self._facts = {}, None
 
     def place(self, info: gguf.TensorInfo) -> tuple[int, int]:
         """The number of a tensor's file in ``paths``, and the position of its data in that file."""
         return self._place[info.name]
+
+    def parameters(self, info: gguf.TensorInfo) -> "Fitted | None":
+        """What the type of a tensor was fitted to, or None if its type has no parameters or the file keeps none.
+
+        The source must be open. Raises CodecError if the type cannot be decoded without them.
+        """
+        qtype = types.get(info.type_id)
+        if qtype is None or qtype.parameters is None:
+            return None
+        if info.name not in self._parameters:
+            self._parameters[info.name] = qtype.stored_parameters(info.name, info.shape, self._floats_of)
+        return self._parameters[info.name]
+
+    def _floats_of(self, name: str) -> "NDArray[np.float32] | None":
+        """A tensor of float32, or None if there is none of this name."""
+        info = next((info for info in self.tensors if info.name == name and info.type_name == "F32"), None)
+        if info is None:
+            return None
+        values = np.empty(info.nbytes, np.uint8)
+        self.read_into(info, 0, values)
+        return values.view("<f4").reshape(info.shape)
+
+    def parameter_names(self) -> set[str]:
+        """The names of the tensors that hold what a type was fitted to: they are part of other tensors."""
+        found = set()
+        for info in self.tensors:
+            qtype = types.get(info.type_id)
+            if qtype is not None and qtype.parameters is not None:
+                found |= set(qtype.stored_names(info.name, info.shape).values())
+        return found
+
+    def context(self, info: gguf.TensorInfo, expert: int | None = None) -> TensorContext:
+        """What a codec may know of a tensor of the source, and of the matrix in it."""
+        if self._facts is None:
+            self._facts = without_tokenizer(self.metadata)
+        return TensorContext(info.name, info.shape, self._facts, expert)
+
+    def decode(self, info: gguf.TensorInfo, first: int, n_rows: int) -> "NDArray[np.float32]":
+        """Decode some rows of a tensor, counted over all its matrices: float32 (n_rows, cols)."""
+        raw = np.empty((n_rows, info.row_bytes), np.uint8)
+        self.read_into(info, first * info.row_bytes, raw.reshape(-1))
+        out = np.empty((n_rows, info.n_cols), np.float32)
+        qtype, parameters = types[info.type_id], self.parameters(info)
+        together = info.shape[-2] if len(info.shape) > 2 else max(1, info.n_rows)
+        done = 0
+        while done < n_rows:
+            matrix = (first + done) // together
+            here = min(n_rows, (matrix + 1) * together - first)
+            codec = qtype.codec_for(parameters, self.context(info, matrix))
+            decode_slab(qtype, codec, raw[done:here], out[done:here], tensor=info.name)
+            done = here
+        return out
 
     def __enter__(self) -> Self:
         self._files = []
@@ -136,7 +197,7 @@ class Source:
 
 
 def read_stored(
-    how: Stored, file: "DataFile", scales: "DataFile", offset: int, buffer: NDArray[np.uint8], name: str
+    how: Stored, file: "DataFile", scales: "DataFile", offset: int, buffer: "NDArray[np.uint8]", name: str
 ) -> None:
     """Fill the buffer with the bytes from ``offset`` on of a tensor that is decoded while it is read."""
     how.read_into(

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from quantreg.dispatch import cpu_count
@@ -12,10 +12,13 @@ from quantreg.errors import PlanError
 from quantreg.events import Advanced, Started, TensorDone
 from quantreg.importance import ImportanceMatrix
 from quantreg.jobs import shards
+from quantreg.jobs.fitter import Fitter, little_endian
 from quantreg.jobs.shards import OutputFile
-from quantreg.jobs.slabs import ImportanceRow, Slab, Worker, in_order, run_slab, slabs_of
+from quantreg.jobs.slabs import Done, ImportanceRow, Slab, Worker, in_order, run_slab, slabs_of
 from quantreg.jobs.source import Source, stamp_of
+from quantreg.loss import Loss
 from quantreg.recipes import Plan, TensorPlan
+from quantreg.scores import BLOWN_UP_BY_ZEROS, mostly_zero
 from quantreg.storage import AtomicFile
 
 __all__ = ["write_files"]
@@ -32,14 +35,16 @@ def write_files(
     force: bool = False,
     begin: Callable[..., AtomicFile] | None = None,
     check: bool = True,
+    inputs: Sequence[str | os.PathLike[str]] = (),
 ) -> Iterator[Any]:
     """Carry out a plan: write its files and yield the events Started, Advanced and TensorDone.
 
     ``begin(file, force=, size=, source=)`` opens a file for writing, by default as an AtomicFile. With ``check``, NaN
-    and infinity are refused even in tensors that are only copied.
+    and infinity are refused even in tensors that are only copied. No output replaces a file of the source, the imatrix
+    or one of ``inputs``, even with ``force``.
     """
     begin = begin or (lambda file, **keywords: AtomicFile(file.path, **keywords))
-    read = [*source.paths, *([imatrix.path] if imatrix is not None and imatrix.path is not None else [])]
+    read = [*source.paths, *inputs, *([imatrix.path] if imatrix is not None and imatrix.path is not None else [])]
 
     def make(file):
         return begin(file, force=force, size=file.size, source=read)
@@ -49,21 +54,25 @@ def write_files(
         for file, target in zip(files, targets, strict=True):
             target.pwrite(file.header, 0)
         yield Started(planned, sum(tensor.source.nbytes for tensor in planned.tensors))
-        pieces = _pieces(source, files, targets, imatrix, by_path=executor is not None, check=check)
+        floor = planned.options.imatrix_floor
+        by_path = executor is not None
+        pieces = _pieces(source, planned, files, targets, imatrix, floor, by_path=by_path, check=check)
         if executor is not None:
             done = _elsewhere(pieces, executor, threads)
         elif threads == 1:
             done = _one_by_one(pieces, Worker(lambda path, stamp: source.file(path)))
         else:
             done = _on_threads(pieces, Worker(lambda path, stamp: source.file(path)), threads)
-        index = 0
+        index, loss = 0, Loss()
         with closing(done):  # its threads must end before the files are closed
             for piece in done:
                 if piece.nbytes:
                     yield Advanced(piece.tensor, piece.nbytes)
+                loss = loss.plus(piece.loss)
                 if piece.last:
                     index += 1
-                    yield TensorDone(piece.tensor, index, len(planned.tensors))
+                    yield TensorDone(piece.tensor, index, len(planned.tensors), loss.share)
+                    loss = Loss()
         for file, target in zip(files, targets, strict=True):
             _pad(file, target)
 
@@ -73,6 +82,7 @@ class _Piece:
     """A slab of a tensor, or None if there is nothing to do, and where its bytes go.
 
     ``nbytes`` counts the bytes of the source that it finishes, and ``last`` marks the last piece of the tensor.
+    ``loss`` is what encoding lost of it.
     """
 
     tensor: TensorPlan
@@ -81,9 +91,10 @@ class _Piece:
     target: AtomicFile
     offset: int
     last: bool
+    loss: Loss = field(default_factory=Loss)
 
 
-def _pieces(source, files, targets, imatrix, by_path, check):
+def _pieces(source, planned, files, targets, imatrix, floor, by_path, check):
     stamps = [stamp_of(path) for path in source.paths]
 
     def rows_of(tensor):
@@ -92,18 +103,36 @@ def _pieces(source, files, targets, imatrix, by_path, check):
         if imatrix is None:
             raise PlanError(f"{tensor.name}: the plan uses importance: give the imatrix that the plan was made with")
         cols, count = tensor.source.n_cols, tensor.n_experts
-        rows = imatrix.row(tensor.importance, cols, count).reshape(
-            -1, cols
-        )  # reading it here also collects its warnings
+        # Reading it here, not only in the workers, also collects its warnings.
+        rows = imatrix.row(tensor.importance, cols, count, floor).reshape(-1, cols)
+        if tensor.to_type in BLOWN_UP_BY_ZEROS and (share := mostly_zero(rows)):
+            imatrix.warn(
+                f"entry {tensor.importance}: {share:.0%} of the values are zero (calibration did not use these "
+                f"columns), and {tensor.to_type} decodes such columns to several times the largest weight: use "
+                "--imatrix-floor 0.01 (imatrix_floor=0.01), or another type"
+            )
         if by_path and imatrix.path is not None:
             path = os.path.abspath(imatrix.path)
-            return [ImportanceRow(path, stamp_of(path), tensor.importance, count, i) for i in range(count)]
+            return [ImportanceRow(path, stamp_of(path), tensor.importance, count, i, floor) for i in range(count)]
         return list(rows)
 
+    def cut(tensor, parameters=None):
+        return slabs_of(tensor, source, stamps, rows_of, check, parameters)
+
+    fitter = Fitter(source, planned, cut)
     for file, target in zip(files, targets, strict=True):
+        stored = {parameter.name: offset for parameter, offset in file.parameters}
+        for name, values in fitter.of_model():
+            if name in stored:
+                target.pwrite(values, stored[name])
         for tensor, offset in file.tensors:
+            fitted = None
+            if tensor.converted and not target.has(offset, tensor.bytes):
+                fitted = fitter.of_tensor(tensor)
+                for parameter in tensor.parameters:
+                    target.pwrite(little_endian(fitted[parameter.parameter]), stored[parameter.name])
             piece = None
-            for slab, within, length in slabs_of(tensor, source, stamps, rows_of, check):
+            for slab, within, length in cut(tensor, fitted):
                 if piece is not None:
                     yield piece
                 done = target.has(offset + within, length)
@@ -113,9 +142,9 @@ def _pieces(source, files, targets, imatrix, by_path, check):
             yield piece
 
 
-def _write(piece, data):
-    if piece.slab is not None:
-        piece.target.pwrite(data, piece.offset, piece.tensor.name)
+def _write(piece, done):
+    piece.target.pwrite(done.data, piece.offset, piece.tensor.name)
+    piece.loss = done.loss
 
 
 def _one_by_one(pieces, worker):
@@ -140,15 +169,16 @@ def _on_threads(pieces, worker, threads):
 def _elsewhere(pieces, executor, threads):
     submit = lambda piece: None if piece.slab is None else executor.submit(run_slab, piece.slab)  # noqa: E731
     with closing(in_order(pieces, submit, threads)) as done:
-        for piece, data in done:
-            _write(piece, data)
+        for piece, result in done:
+            if piece.slab is not None:
+                _write(piece, Done(*result))
             yield piece
 
 
 def _pad(file, target):
     """Write the zeros after each tensor: an unfinished file of an earlier run may hold anything there."""
-    starts = [offset for _, offset in file.tensors[1:]] + [file.size]
-    for (tensor, offset), start in zip(file.tensors, starts, strict=False):
-        end = offset + tensor.bytes
+    starts = [offset for offset, _ in file.data[1:]] + [file.size]
+    for (offset, nbytes), start in zip(file.data, starts, strict=False):
+        end = offset + nbytes
         if end < start:
             target.pwrite(bytes(start - end), end)

@@ -6,7 +6,7 @@ from quantreg.recipes.filetype import FileType
 from quantreg.recipes.options import PlanOptions, parse_layers, parse_override, parse_tensor_type
 from quantreg.recipes.planfile import PlanFile, write_plan
 from quantreg.recipes.planner import plan_header
-from quantreg.recipes.plans import MetadataEdit, Plan, TensorPlan
+from quantreg.recipes.plans import MetadataEdit, Plan, StoredParameter, TensorPlan
 from quantreg.recipes.rules import Candidate, Choice, Row, condition
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "PlanFile",
     "PlanOptions",
     "Row",
+    "StoredParameter",
     "TensorPlan",
     "architectures",
     "condition",

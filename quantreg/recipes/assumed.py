@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
+from quantreg.names import role_of
 from quantreg.recipes.model import ModelFacts
 from quantreg.recipes.plans import TensorPlan
-from quantreg.recipes.rules import FFN, role_of
+from quantreg.recipes.rules import FFN
 
 __all__ = ["Watched"]
 

@@ -7,11 +7,17 @@ never quantized (norms, biases and so on) are in `keep.py`. `planner.py` handles
 llama-quantize makes no dense models of `MXFP4` and `NVFP4`: these two recipes are quantreg's own.
 """
 
+from typing import TYPE_CHECKING
+
+from quantreg.ggml import TYPES
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.rules import ATTENTION_V as V
 from quantreg.recipes.rules import FFN, Candidate, Choice, Condition, Row, Rule, condition, unless
 
-__all__ = ["BUILT_IN", "CANNOT_WITHOUT", "NEEDS_IMATRIX"]
+if TYPE_CHECKING:
+    from quantreg.qtype import QuantType
+
+__all__ = ["BUILT_IN", "CANNOT_WITHOUT", "NEEDS_IMATRIX", "recipe_for"]
 
 # Types that are useless without importance. Calibration does not see the inputs of the output tensor and the token
 # embeddings, so these may still use such a type without it.
@@ -297,3 +303,29 @@ BUILT_IN: tuple[FileType, ...] = (
     FileType("NVFP4", 39, "NVFP4", "4-bit floats, one scale per 16 weights; quantreg's own recipe", rules=mixture()),
 )
 # fmt: on
+
+
+# --- The recipe for a type that has none ---
+
+_LAYOUTS = {layout.name: layout for layout in TYPES.values()}
+
+
+def recipe_for(qtype: "QuantType") -> FileType:
+    """Return the recipe for a type whose name is given as a file type, although no file type has this name.
+
+    A type of ggml's, such as Q8_K, is used for every quantized tensor. A type of a plugin follows the rules that the
+    built-in file types share: the output gets Q6_K, and the token embeddings get Q4_K, as with the built-in types of
+    few bits. Each keeps the plugin's type if that type takes as many bits itself.
+    """
+    name = qtype.name
+    if name in _LAYOUTS:
+        return FileType(name, None, name, f"{name} for every quantized tensor")
+    output, embeddings = (other if _is_smaller(qtype, other) else name for other in ("Q6_K", "Q4_K"))
+    described = f"{name} by the standard rules: {output} for the output, {embeddings} for token embeddings"
+    return FileType(name, None, name, described, rules=mixture(Row("token_embd", None, embeddings), output=output))
+
+
+def _is_smaller(qtype: "QuantType", other: str) -> bool:
+    """Whether a type takes fewer bits per weight than this type of ggml's. Row headers do not count."""
+    layout = _LAYOUTS[other]
+    return qtype.type_size * layout.block_size < layout.type_size * qtype.block_size

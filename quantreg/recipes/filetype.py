@@ -1,10 +1,11 @@
 """File types such as Q4_K_M, and the registry that finds them by name, alias or number."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from quantreg.errors import PluginError, UnknownFileTypeError
+from quantreg.faults import PLUGIN_ERRORS
 from quantreg.ggml import REMOVED_FILE_TYPES
 from quantreg.recipes.rules import Rule
 
@@ -35,6 +36,32 @@ class FileType:
     needs_imatrix: tuple[str, ...] = ()
     only_copy: bool = False
 
+    def derive(self, name: str, *rules: Rule, type: str | None = None, description: str | None = None) -> "FileType":
+        """Return a file type with another name that asks ``rules`` first, and then the rules of this one.
+
+        The first row that fits a tensor decides its type, so each rule takes precedence over those of this file type.
+        ``type`` replaces the type of the tensors that no rule decides. The result has no number and no aliases, because
+        each belongs to one file type only. Register it, or pass it to `quantreg.quantize_file` as it is::
+
+            mine = file_types["Q4_K_M"].derive("MY_Q4", Row("ffn_down", None, "Q5_K"))
+        """
+        return replace(
+            self,
+            name=name,
+            number=None,
+            type=type or self.type,
+            description=description or f"{self.name} with rules of its own",
+            aliases=(),
+            rules=(*rules, *self.rules),
+        )
+
+    def __repr__(self) -> str:
+        return f"<FileType {self.name}: {self.type}, {len(self.rules)} rules>"
+
+
+def _uniform(qtype: "QuantType") -> FileType:
+    return FileType(qtype.name, None, qtype.name, f"{qtype.name} for every quantized tensor")
+
 
 class FileTypes(Mapping[str, FileType]):
     """All file types by name: the built-in ones, those of plugins, and those registered by hand.
@@ -45,21 +72,25 @@ class FileTypes(Mapping[str, FileType]):
     - ``report(hook, error)``: called if an implementation fails; that plugin then adds no file type.
     - ``why_missing(name)``: returns words to append to the error about an unknown name.
     - ``find_type(name)``: returns the QuantType with this name, or None.
+    - ``for_type(qtype)``: returns the recipe for a type whose name is used as a file type. By default every quantized
+      tensor gets the type.
     """
 
     def __init__(
         self,
         built_in: Iterable[FileType] = (),
         hooks: "Callable[[], Iterable[HookImpl]]" = tuple,
-        report: "Callable[[HookImpl, Exception], object] | None" = None,
+        report: "Callable[[HookImpl, BaseException], object] | None" = None,
         why_missing: Callable[[str], str] | None = None,
         find_type: "Callable[[str], QuantType | None] | None" = None,
+        for_type: "Callable[[QuantType], FileType]" = _uniform,
     ) -> None:
         self._built_in = tuple(built_in)
         self._hooks = hooks
         self._report = report
         self._find_type = find_type or (lambda name: None)
         self._why_missing = why_missing or (lambda name: "")
+        self._for_type = for_type
         self._by_hand: list[FileType] = []
         self._seen: tuple[HookImpl, ...] | None = None
         self._by_name: dict[str, FileType] = {}
@@ -78,9 +109,9 @@ class FileTypes(Mapping[str, FileType]):
     def find(self, key: str | int | FileType, types: "Mapping[str, QuantType] | None" = None) -> FileType:
         """The file type for a name, alias or number; a FileType is returned as it is.
 
-        If ``types`` (name -> QuantType) is given, the name of a type that is not also a file type stands for the
-        uniform recipe, which uses that type for every tensor. Raises UnknownFileTypeError, which suggests similar
-        names.
+        If ``types`` (name -> QuantType) is given, the name of a type that is not also a file type stands for a recipe
+        that uses that type (see `quantreg.recipes.builtin.recipe_for`). Raises UnknownFileTypeError, which suggests
+        similar names.
         """
         if isinstance(key, FileType):
             return key
@@ -94,7 +125,7 @@ class FileTypes(Mapping[str, FileType]):
         if types is not None and isinstance(wanted, str):
             qtype = types.get(wanted)
             if qtype is not None:
-                return FileType(qtype.name, None, qtype.name, f"{qtype.name} for every quantized tensor")
+                return self._for_type(qtype)
         known = list(dict.fromkeys([*self._by_name, *(types or ())]))
         hint = f"{_close_matches(str(key), known)}{self._why_missing(str(key))}"
         raise UnknownFileTypeError(f"unknown file type {key!r}: {hint}")
@@ -126,7 +157,7 @@ class FileTypes(Mapping[str, FileType]):
             staged: list[FileType] = []
             try:
                 hook.function(lambda new, replace=False, staged=staged: staged.append(self._checked(new, replace)))
-            except Exception as error:  # a plugin may raise anything, and must disable only itself
+            except PLUGIN_ERRORS as error:  # a plugin must disable only itself
                 if self._report is not None:
                     self._report(hook, error)
                 continue

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from quantreg.recipes.order import layer_of
+from quantreg.names import layer_of
 
 if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
     from quantreg.gguf import TensorInfo
@@ -73,7 +73,7 @@ def model_facts(
                 return first
             stored = default  # not a number: overrides apply
         override = given.get(key)
-        if type(override) is int and not (must_exist and stored is None):
+        if isinstance(override, int) and not (isinstance(override, bool) or (must_exist and stored is None)):
             return override & 0xFFFFFFFF
         return default if stored is None else int(stored)
 

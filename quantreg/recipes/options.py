@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from quantreg.errors import PlanError
+from quantreg.recipes.values import TYPE_NAMES, TypedValue, parse_value
 
 __all__ = ["PlanOptions", "pairs", "parse_layers", "parse_override", "parse_tensor_type"]
 
@@ -16,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """Options of `plan`. Each has the same meaning as in llama-quantize, except the two that are marked.
+    """Options of `plan`. Each has the same meaning as in llama-quantize, except those that are marked.
 
     - ``pure``: no mixture; every tensor that may be quantized gets the file type's own type.
     - ``leave_output_tensor``: output.weight keeps its type.
@@ -24,7 +25,8 @@ class PlanOptions:
     - ``tensor_types``: pairs (regular expression, type). The first expression that matches anywhere in a tensor's name
       decides its type.
     - ``allow_requantize``: tensors that are already quantized may be quantized again.
-    - ``override_kv``: pairs (key, bool | int | float | str) for the metadata. The rules see these values, too.
+    - ``override_kv``: pairs (key, bool | int | float | str) for the metadata, or (key, `gguf.Value`) for other types.
+      As in llama-quantize, an int is stored as the u32 of its absolute value. The rules see these values, too.
     - ``prune_layers``: the numbers of layers to leave out.
     - ``include_weights``, ``exclude_weights``: use only, or do not use, the imatrix entries whose name contains one of
       these strings. The two cannot be combined.
@@ -36,6 +38,9 @@ class PlanOptions:
       drops: a shape of (1, 256) would become (256,). Tensors of a safetensors model always keep them.
     - ``no_fallback`` (not in llama-quantize): refuse the plan instead of using another type if a row does not divide
       into blocks.
+    - ``imatrix_floor`` (not in llama-quantize): raise the importance of each column to at least this many times the
+      mean of its row, from 0 (leave it as it is) to 1. Small values such as 0.01 keep the weights of columns that
+      calibration did not use.
 
     Raises PlanError for values that have the wrong form.
     """
@@ -54,6 +59,7 @@ class PlanOptions:
     keep_split: bool = False
     keep_dims: bool = False
     no_fallback: bool = False
+    imatrix_floor: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("tensor_types", "override_kv"):
@@ -68,6 +74,10 @@ class PlanOptions:
             raise PlanError(
                 f"on_missing_importance is {self.on_missing_importance!r}, expected one of {', '.join(_ON_MISSING)}"
             )
+        floor = self.imatrix_floor
+        if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor <= 1:
+            raise PlanError(f"imatrix_floor is {floor!r}, expected a number from 0 to 1, such as 0.01")
+        object.__setattr__(self, "imatrix_floor", float(floor))
         if self.include_weights and self.exclude_weights:
             raise PlanError("include_weights and exclude_weights cannot be used together: pass only one of them")
 
@@ -93,33 +103,28 @@ def parse_tensor_type(text: str) -> tuple[str, str]:
     return pattern.translate(_ASCII_LOWER), type_name
 
 
-def parse_override(text: str) -> tuple[str, bool | int | float | str]:
-    """Parse ``KEY=int:N``, ``KEY=float:X``, ``KEY=bool:true`` or ``KEY=str:TEXT`` into an item of ``override_kv``.
+def parse_override(text: str) -> tuple[str, bool | int | float | str | TypedValue]:
+    """Parse ``KEY=TYPE:VALUE`` into an item of ``override_kv``.
 
-    Raises PlanError for any other form, and for a key or text of more than 127 bytes.
+    TYPE is one of llama-quantize's (``int``, ``float``, ``bool`` and ``str``), which give a Python object, or one of
+    GGUF's (``u8`` to ``u64``, ``i8`` to ``i64``, ``f32``, ``f64``, ``string`` and ``array[TYPE]``), which give a
+    `TypedValue`. Raises PlanError for any other form, for a key of more than 127 bytes, and for a ``str`` of more.
     """
     key, _, typed = text.partition("=")
     kind, colon, value = typed.partition(":")
     if not key or not colon or len(key.encode()) > 127:
         raise PlanError(
-            f"override {text!r}: expected KEY=TYPE:VALUE with TYPE int, float, bool or str and a KEY of up to 127 bytes"
+            f"override {text!r}: expected KEY=TYPE:VALUE with a KEY of up to 127 bytes; TYPE is {TYPE_NAMES}"
+        )
+    if kind == "str" and len(value.encode("utf-8", "surrogateescape")) > 127:
+        raise PlanError(
+            f"override {key}: the text is longer than 127 bytes, llama-quantize's limit: use {key}=string:..."
         )
     try:
-        match kind:
-            case "int":
-                return key, int(value)
-            case "float":
-                return key, float(value)
-            case "bool":
-                return key, {"true": True, "false": False}[value]
-            case "str" if len(value.encode()) <= 127:
-                return key, value
-    except (KeyError, ValueError):
-        pass
-    raise PlanError(
-        f"override {text!r}: {value!r} is not a valid {kind}; TYPE is int, float, bool (true or false) or str (up to "
-        "127 bytes)"
-    )
+        parsed = parse_value(kind, value)
+    except ValueError as error:
+        raise PlanError(f"override {text!r}: {error}") from None
+    return key, parsed.data if kind in ("int", "float", "bool", "str") else parsed
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from quantreg.errors import PlanError
+from quantreg.names import layer_of
 
 if TYPE_CHECKING:
     from quantreg.recipes.plans import TensorPlan
 
-__all__ = ["arrange", "dropped_dims", "layer_of", "trimmed"]
+__all__ = ["arrange", "dropped_dims", "trimmed"]
 
 _BLOCK = re.compile(r"blk\.(\d+)\.", re.ASCII)
 
@@ -20,12 +21,6 @@ class _Named(Protocol):
 
 
 N = TypeVar("N", bound=_Named)
-
-
-def layer_of(name: str) -> int | None:
-    """The N of a name that begins with ``blk.N``, else None. Accepts all that the reference's scanf accepts."""
-    found = re.match(r"blk\.\s*([+-]?\d+)", name, re.ASCII)
-    return int(found[1]) if found else None
 
 
 def trimmed(dims: Iterable[int]) -> tuple[int, ...]:

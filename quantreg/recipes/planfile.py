@@ -9,6 +9,7 @@ from quantreg.errors import PlanError
 from quantreg.recipes.calibration import Calibration, Importance, decided
 from quantreg.recipes.catalog import file_types
 from quantreg.recipes.checks import Checks
+from quantreg.recipes.fitted import with_parameters
 from quantreg.recipes.model import ModelHeader
 from quantreg.recipes.options import PlanOptions
 from quantreg.recipes.order import dropped_dims, trimmed
@@ -24,16 +25,17 @@ __all__ = ["PlanFile", "write_plan"]
 _VERSION = 1
 _KEPT_OPTIONS = (
     "allow_requantize", "include_weights", "exclude_weights", "on_missing_importance", "keep_split", "keep_dims",
+    "imatrix_floor",
 )  # fmt: skip
 _AGAIN = "make a new plan of this model with `quantreg plan`"
 
 
 def write_plan(
     plan: Plan,
-    path: str | os.PathLike[str],
+    path: str | bytes | os.PathLike[str],
     *,
     force: bool = False,
-    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+    source: str | bytes | os.PathLike[str] | Iterable[str | bytes | os.PathLike[str]] | None = None,
 ) -> None:
     """Write a plan as JSON.
 
@@ -80,8 +82,8 @@ class PlanFile:
     cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path: str = os.fspath(path)
+    def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
+        self.path: str = os.fsdecode(path)
         self._data = _parsed(self.path)
         self.options: PlanOptions = _options(self.path, self._data)
         self.imatrix: str | None = self._field("imatrix", (str, type(None)))
@@ -111,23 +113,27 @@ class PlanFile:
         keep_dims = self.options.keep_dims or getattr(header, "keeps_dims", False)
         for row in self._field("tensors", list):
             tensors.append(_tensor(self.path, row, sources, seen, types, calibration, keep_dims))
+        architecture = str(header.metadata.get("general.architecture", ""))
+        kept = with_parameters(tensors, header.tensors, header.metadata, architecture, types, file_type)
         warnings = []
-        planned = {tensor.source.name for tensor in tensors}
+        planned = {tensor.source.name for tensor in tensors} | kept.stale
         unused = [info.name for info in header.tensors if info.name not in planned]
         if unused:
             warnings.append(
                 f"{self.path}: left out tensors of the model that have no line in the plan: {unused[0]}"
                 + (f" and {len(unused) - 1} more" if len(unused) > 1 else "")
             )
-        checks = Checks(file_type, self.options, {qtype.type_id for qtype in types.values()}, bool(calibration.names))
+        decodable = {qtype.type_id for qtype in types.values()}
+        checks = Checks(header, file_type, self.options, decodable, calibration)
         return Plan(
             file_type,
-            tuple(tensors),
+            kept.tensors,
             _edits(self.path, self._field("metadata", list)),
             (*warnings, *checks.warnings(tensors), *dropped_dims(tensors)),
             checks.problems(tensors),
             imatrix=None if imatrix is None else imatrix.path,
             options=self.options,
+            parameters=kept.parameters,
         )
 
     def _field(self, key: str, kind: type | tuple[type, ...]) -> Any:

@@ -6,24 +6,28 @@ types given by pattern, the recipe's rules, and last the fallback for rows that 
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantreg.errors import PlanError, QuantregError
+from quantreg.faults import PLUGIN_ERRORS, describe
 from quantreg.ggml import FLOAT_TYPES, PLAIN_TYPES
+from quantreg.names import role_of
 from quantreg.recipes.architecture import Architecture, Keep
 from quantreg.recipes.assumed import Watched
 from quantreg.recipes.calibration import EMBEDDINGS, Calibration, Importance, decided
 from quantreg.recipes.catalog import architectures, file_types
 from quantreg.recipes.checks import Checks
 from quantreg.recipes.edits import metadata_edits
+from quantreg.recipes.effects import without_effect
 from quantreg.recipes.filetype import FileType
+from quantreg.recipes.fitted import with_parameters
 from quantreg.recipes.keep import kept_because
 from quantreg.recipes.model import ModelHeader, model_facts
 from quantreg.recipes.options import PlanOptions, pairs
 from quantreg.recipes.order import arrange, dropped_dims, trimmed
 from quantreg.recipes.plans import Plan, TensorPlan
-from quantreg.recipes.rules import ATTENTION_V, Candidate, Choice, Rule, role_of
+from quantreg.recipes.rules import ATTENTION_V, Candidate, Choice, Rule
 
 if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
     from quantreg.gguf import TensorInfo
@@ -44,7 +48,7 @@ def plan_header(
     """Decide the type of every tensor of a model, without reading tensor data.
 
     ``header`` has ``.metadata`` (a mapping) and ``.tensors`` (TensorInfo objects). ``file_type`` is a FileType or its
-    name, alias or number, or the name of a type to use for every tensor that is quantized. ``imatrix`` is an
+    name, alias or number, or the name of a type (see `quantreg.recipes.builtin.recipe_for`). ``imatrix`` is an
     ImportanceMatrix or None. ``types`` maps type names to QuantTypes (default: the registry).
 
     Raises UnknownFileTypeError and UnknownTypeError for unknown names, ImportanceError for an imatrix that does not fit
@@ -106,6 +110,8 @@ class _Planner:
         self.tied = not roles["output"]
         self.counts: Counter[str] = Counter()
         self.planned: dict[str, str] = {}
+        self.obeyed: set[object] = set()  # the patterns and the names of the options that decided any type
+        self.by_rules: set[str] = set()
         self.n_blocks: Counter[str] = Counter()
         for name, _ in self.tensors:
             blocks, number = self.architecture.block_of(name) or ("", -1)
@@ -122,20 +128,24 @@ class _Planner:
             self.file_type, self.header, self.options, self.model.architecture, self.imatrix, n_entries,
             self.block_count,
         )  # fmt: skip
-        checks = Checks(self.file_type, self.options, self.decodable, n_entries > 0)
+        checks = Checks(self.header, self.file_type, self.options, self.decodable, self.calibration)
+        kept = with_parameters(
+            planned, self.header.tensors, self.header.metadata, self.model.architecture, self.types, self.file_type
+        )  # fmt: skip
         return Plan(
             self.file_type,
-            tuple(planned),
+            kept.tensors,
             edits,
             (
                 *self.watched.assumptions(planned),
                 *checks.warnings(planned),
-                *self._unused_patterns(),
+                *without_effect(self.options, self.patterns, self.obeyed, planned, self.imatrix),
                 *dropped_dims(planned),
             ),
-            checks.problems(planned),
+            checks.problems(planned, self.by_rules if self.file_type.rules else ()),
             imatrix=None if self.imatrix is None else self.imatrix.path,
             options=self.options,
+            parameters=kept.parameters,
         )
 
     def _plan_tensor(self, name: str, source: "TensorInfo") -> TensorPlan:
@@ -149,11 +159,6 @@ class _Planner:
                 wanted, qtype = wanted or qtype, self.types[other]
         kept = source.dims if self.keep_dims else dims
         return decided(name, source, kept, qtype, reason, self.calibration, wanted)
-
-    def _unused_patterns(self) -> Iterator[str]:
-        for pattern, qtype in self.patterns:
-            if not any(pattern.search(name) for name, _ in self.tensors):
-                yield f"tensor type {pattern.pattern}={qtype.name} has no effect: no tensor's name matches it"
 
     # --- the type ---
 
@@ -180,11 +185,13 @@ class _Planner:
         if self.default.name in PLAIN_TYPES:
             return _Decision(self.default.name, f"{self.file_type.name}: {self.default.name}")
         if by_pattern:
+            self.obeyed.add(by_pattern)
             pattern, qtype = by_pattern
             choice = Choice(qtype.name, f"tensor type {pattern.pattern}: {qtype.name}")
         elif self.options.pure:
             choice = Choice(self.default.name, f"pure: {self.default.name}")
         else:
+            self.by_rules.add(name)
             choice = self._by_rules(candidate)
         return self._divided(name, dims, choice)
 
@@ -224,6 +231,7 @@ class _Planner:
 
     def _by_rules(self, candidate: Candidate) -> Choice:
         if self.output_type and self.tied and self._role(candidate.name) == "token_embd":
+            self.obeyed.add("output_tensor_type")
             return Choice(self.output_type.name, f"output_tensor_type, tied to the output: {self.output_type.name}")
         choice = None
         for rule in (*self.architecture.rules, *self.file_type.rules):
@@ -238,8 +246,8 @@ class _Planner:
             found = rule(candidate, choice)
         except QuantregError:
             raise
-        except Exception as error:
-            raise PlanError(f"{who} failed: {type(error).__name__}: {error}") from error
+        except PLUGIN_ERRORS as error:
+            raise PlanError(f"{who} failed: {describe(error)}") from error
         if found is not None and not isinstance(found, Choice):
             raise PlanError(f"{who} returned {found!r}, expected a quantreg.recipes.Choice or None")
         return found
@@ -263,6 +271,7 @@ class _Planner:
 
     def _exactly(self, name: str, dims: tuple[int, ...], qtype: "QuantType", option: str) -> _Decision:
         """A type that the user gave for this very tensor. There is no fallback, so it must fit."""
+        self.obeyed.add(option)
         if dims[0] % qtype.block_size:
             raise PlanError(
                 f"{name}: {option} {qtype.name} does not fit rows of {dims[0]} values, which is not a multiple of "

@@ -12,7 +12,7 @@ from quantreg.recipes.options import PlanOptions
 if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
     from quantreg.gguf import TensorInfo
 
-__all__ = ["MetadataEdit", "Plan", "TensorPlan"]
+__all__ = ["MetadataEdit", "Plan", "StoredParameter", "TensorPlan"]
 
 
 class MetadataEdit(NamedTuple):
@@ -27,6 +27,20 @@ class MetadataEdit(NamedTuple):
     value: object = None
 
 
+class StoredParameter(NamedTuple):
+    """A parameter that a type fits to a tensor or a model, as the F32 tensor that the output keeps it in.
+
+    ``name`` is that of the tensor in the file, ``parameter`` and ``type`` those that the plugin uses. ``shape`` is in
+    NumPy order, ``bytes`` is the size without padding.
+    """
+
+    name: str
+    parameter: str
+    type: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
     """What happens to one tensor.
@@ -39,6 +53,7 @@ class TensorPlan:
     - ``wanted``, ``wanted_bytes``: the type that a fallback replaced and the size it would have had, else None and 0.
     - ``needs_importance``: whether the tensor must not be encoded without importance.
     - ``importance``: the imatrix entry to use, or None.
+    - ``parameters``: what the new type fits to the tensor, which the output keeps beside it.
     """
 
     name: str
@@ -54,6 +69,7 @@ class TensorPlan:
     wanted_bytes: float = 0.0
     needs_importance: bool = False
     importance: str | None = None
+    parameters: tuple[StoredParameter, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,7 +109,8 @@ class Plan(Mapping[str, TensorPlan]):
 
     ``warnings`` are sentences for the user. ``problems`` say why the plan cannot be carried out; `plan` raises them
     unless it is called with ``check=False``. ``imatrix`` is the path of the importance matrix, or None if there is
-    none or it was not read from a file. ``options`` are those that the plan was made with.
+    none or it was not read from a file. ``options`` are those that the plan was made with. ``parameters`` are those
+    that a type fits to the whole model.
     """
 
     file_type: FileType
@@ -103,6 +120,7 @@ class Plan(Mapping[str, TensorPlan]):
     problems: tuple[str, ...] = ()
     imatrix: str | None = None
     options: PlanOptions = field(default_factory=PlanOptions)
+    parameters: tuple[StoredParameter, ...] = ()
 
     def __getitem__(self, name: str) -> TensorPlan:
         return self._by_name[name]
@@ -130,8 +148,9 @@ class Plan(Mapping[str, TensorPlan]):
 
     @property
     def bytes(self) -> int:
-        """The size of the tensor data in the output, without padding and header."""
-        return sum(tensor.bytes for tensor in self.tensors)
+        """The size of the tensor data in the output, with fitted parameters, without padding and header."""
+        own = sum(parameter.bytes for parameter in self.parameters)
+        return own + sum(t.bytes + sum(parameter.bytes for parameter in t.parameters) for t in self.tensors)
 
     @property
     def n_elements(self) -> int:
@@ -155,7 +174,10 @@ class Plan(Mapping[str, TensorPlan]):
         return extra * 8 / self.n_elements if self.n_elements else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as data for JSON: totals, and each tensor's name, shape (NumPy order), types, reason and bytes."""
+        """The plan as data for JSON.
+
+        It has totals, each tensor's name, shape (NumPy order), types, reason and bytes, the warnings and the problems.
+        """
         return {
             "tensors": [
                 {
@@ -170,4 +192,6 @@ class Plan(Mapping[str, TensorPlan]):
             ],
             "bytes": self.bytes,
             "bits_per_weight": self.bits_per_weight,
+            "warnings": list(self.warnings),
+            "problems": list(self.problems),
         }

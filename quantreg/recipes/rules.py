@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from quantreg.errors import PlanError
+from quantreg.errors import PlanError, PluginError
+from quantreg.names import ROLES, layer_of, role_of
 from quantreg.recipes.model import ModelFacts
-from quantreg.recipes.order import layer_of
 
 __all__ = [
     "ATTENTION_V",
@@ -22,35 +22,11 @@ __all__ = [
     "Row",
     "Rule",
     "condition",
-    "role_of",
     "unless",
 ]
 
-# The first pattern that is part of the name decides; a pattern that begins with "=" must be the whole name.
-_ROLES = (
-    ("=output.weight", "output"),
-    ("=token_embd.weight", "token_embd"),
-    ("=per_layer_token_embd.weight", "token_embd"),
-    ("attn_qkv.weight", "attn_qkv"),
-    ("attn_kv_b.weight", "attn_kv_b"),
-    ("attn_v.weight", "attn_v"),
-    ("attn_k.weight", "attn_k"),
-    ("attn_q.weight", "attn_q"),
-    ("attn_output.weight", "attn_output"),
-    ("ffn_up", "ffn_up"),
-    ("ffn_gate", "ffn_gate"),
-    ("ffn_down", "ffn_down"),
-)
 ATTENTION_V: tuple[str, ...] = ("attn_v", "attn_qkv", "attn_kv_b")
 FFN: tuple[str, ...] = ("ffn_up", "ffn_gate", "ffn_down")
-
-
-def role_of(name: str) -> str:
-    """What a tensor does in the model, read from its name: "attn_v", "ffn_down" and so on, or "other"."""
-    for pattern, role in _ROLES:
-        if name == pattern[1:] if pattern[0] == "=" else pattern in name:
-            return role
-    return "other"
 
 
 class Choice(NamedTuple):
@@ -173,13 +149,26 @@ class Row:
 
     ``where`` is one role, several, or None for all; ``when`` is one condition, several, or None for no condition. The
     first row that fits decides. A row with ``instead_of`` is different: it replaces a type chosen before it (or the
-    file type's own) if that type is one of these.
+    file type's own) if that type is one of these. Raises PluginError for a role that no tensor has, and for a condition
+    that is no function.
     """
 
     where: str | tuple[str, ...] | None
     when: Condition | tuple[Condition, ...] | None
     type: str
     instead_of: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for role in _tuple(self.where):
+            if role not in ROLES:
+                from difflib import get_close_matches  # slow to load
+
+                near = get_close_matches(str(role), ROLES, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"the roles are {', '.join(ROLES)}"
+                raise PluginError(f"a Row is for the role {role!r}, which no tensor has: {hint}")
+        for test in _tuple(self.when):
+            if not callable(test):
+                raise PluginError(f"a Row has the condition {test!r}: pass a function that takes a Candidate")
 
     def applies(self, candidate: Candidate) -> bool:
         """Whether the role and all conditions fit."""

@@ -58,13 +58,13 @@ class PartialFile(AtomicFile):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | bytes | os.PathLike[str],
         identity: Mapping[str, Any],
         *,
         size: int,
         resume: bool = False,
         force: bool = False,
-        source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+        source: str | bytes | os.PathLike[str] | Iterable[str | bytes | os.PathLike[str]] | None = None,
     ) -> None:
         super().__init__(path, force=force, size=size, source=source)
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
@@ -208,10 +208,12 @@ class PartialFile(AtomicFile):
             )
         for key in sorted({*begun, *self.identity} - {"quantreg_journal"}):
             if begun.get(key) != self.identity.get(key):
+                plugin = key.startswith("plugin ")
+                way = "install it as it was then" if plugin else "repeat the command with which it was begun"
                 raise OutputError(
-                    f"{self._temporary}: was begun with another {key} ({begun.get(key)!r:.60} then, "
-                    f"{self.identity.get(key)!r:.60} now): repeat the command with which it was begun, or remove it "
-                    f"and {self._journal_path.name} to start over"
+                    f"{self._temporary}: was begun with another {'version of ' if plugin else ''}{key} "
+                    f"({begun.get(key)!r:.60} then, {self.identity.get(key)!r:.60} now): {way}, or remove it and "
+                    f"{self._journal_path.name} to start over"
                 )
 
     def _verify(self, lines: list[Any]) -> None:

@@ -1,0 +1,107 @@
+"""What is measured: a type, which encodes every tensor, or a file type, which gives each tensor a type of its own."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from quantreg.errors import CodecError, PlanError
+from quantreg.files import File
+from quantreg.importance import ImportanceMatrix
+from quantreg.names import role_of
+from quantreg.parameters import TensorContext
+from quantreg.qtype import QuantType
+from quantreg.recipes import FileType, Plan, PlanOptions, plan_header
+from quantreg.recipes.shapes import Tensor
+from quantreg.registry import registry, types
+
+__all__ = ["FileTypeTarget", "Target", "TypeTarget", "make_target"]
+
+
+class TypeTarget:
+    """A type, for every tensor."""
+
+    file_type = False
+
+    def __init__(self, qtype: QuantType, imatrix: ImportanceMatrix | None) -> None:
+        if not qtype.codec.can_encode:
+            raise CodecError(f"{qtype.name} can only be decoded: choose types that can be encoded")
+        if qtype.requires_importance and imatrix is None:
+            raise CodecError(f"{qtype.name} cannot be encoded without importance: give an imatrix")
+        self.name = qtype.name
+        self.qtype = qtype
+
+    def types(self) -> list[QuantType]:
+        """Return all types that tensors are encoded in."""
+        return [self.qtype]
+
+    def type_of(self, tensor: str) -> QuantType | None:
+        """Return the type that a tensor is encoded in; None if it is kept as it is."""
+        return self.qtype
+
+    def uses_importance(self, tensor: str) -> bool:
+        """Say whether a tensor is encoded with the imatrix's entry for it."""
+        return True
+
+    def keeps_parameters(self, context: TensorContext, names: Collection[str]) -> bool:
+        """Say whether a model with tensors of these names would keep fitted parameters for this one."""
+        spec = self.qtype.parameters
+        return spec is not None and (spec.required or spec.applies is None or spec.applies(context, names))
+
+    bits_per_weight = None  # of the whole model; None: it is that of the sample
+
+
+class FileTypeTarget:
+    """A file type: each tensor gets the type that `quantreg quantize` would give it."""
+
+    file_type = True
+
+    def __init__(self, file_type: FileType, model: File, imatrix: ImportanceMatrix | None) -> None:
+        header = _Header(model.metadata, [_tensor(name, tensor) for name, tensor in model.items()])
+        if file_type.rules and all(role_of(tensor.name) == "other" for tensor in header.tensors):
+            raise PlanError(
+                f"the tensors are not named as in GGUF models (the first is {header.tensors[0].name}), so the rules "
+                f"of {file_type.name} apply to none of them: convert the model to GGUF first, or measure types"
+            )
+        options = PlanOptions(allow_requantize=True)
+        self.plan: Plan = plan_header(header, file_type, imatrix=imatrix, options=options)
+        # A type and a file type may have one name, such as Q4_0, and both may be measured.
+        self.name = file_type.name if registry.find(file_type.name) is None else f"{file_type.name} (file type)"
+        self.bits_per_weight = self.plan.bits_per_weight
+
+    def types(self) -> list[QuantType]:
+        """Return all types that tensors are encoded in."""
+        return [
+            types[name] for name in dict.fromkeys(tensor.to_type for tensor in self.plan.tensors if tensor.converted)
+        ]
+
+    def type_of(self, tensor: str) -> QuantType | None:
+        """Return the type that a tensor is encoded in; None if it is kept as it is."""
+        planned = self.plan[tensor]
+        return types[planned.to_type] if planned.converted else None
+
+    def uses_importance(self, tensor: str) -> bool:
+        """Say whether a tensor is encoded with the imatrix's entry for it."""
+        return self.plan[tensor].importance is not None
+
+    def keeps_parameters(self, context: TensorContext, names: Collection[str]) -> bool:
+        """Say whether the quantized model would keep fitted parameters for this tensor."""
+        planned = self.plan[context.name or ""]
+        return bool(planned.parameters) or any(kept.type == planned.to_type for kept in self.plan.parameters)
+
+
+Target = TypeTarget | FileTypeTarget
+
+
+def make_target(found: QuantType | FileType, model: File, imatrix: ImportanceMatrix | None) -> Target:
+    """Make the target. Raises CodecError or PlanError if nothing can be encoded in it, and what its plan raises."""
+    return FileTypeTarget(found, model, imatrix) if isinstance(found, FileType) else TypeTarget(found, imatrix)
+
+
+class _Header(NamedTuple):
+    """The header of an open model of any format, as planning reads it."""
+
+    metadata: Mapping[str, Any]
+    tensors: list[Any]
+
+
+def _tensor(name: str, tensor: Any) -> Tensor:
+    return Tensor(name, tensor.shape[::-1], tensor.type_id, tensor.type_name, tensor.nbytes)
