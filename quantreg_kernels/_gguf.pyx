@@ -20,7 +20,8 @@ cdef enum:
     BOOL = 7
     STRING = 8
     ARRAY = 9
-    MAX_DIMS = 4
+    MAX_DIMS = 4  # ggml's; the reader may be asked to take a few more
+    MOST_DIMS = 8
     MIN_KEY = 8 + 1 + 4 + 1
     MIN_TENSOR = 8 + 1 + 4 + 4 + 8
     FIXED_HEADER = 4 + 4 + 8 + 8
@@ -229,7 +230,7 @@ cdef int scan_tensor(_Cursor c, object take) except -1:
     cdef uint32_t n_dims
     cdef Py_ssize_t name_at = c.read_name()
     n_dims = c.u32("number of dimensions")
-    if n_dims > MAX_DIMS:
+    if n_dims > MOST_DIMS:
         raise c.error("too-many-dims", "number of dimensions", f"is {n_dims}, but the limit is {MAX_DIMS}",
                       n_dims, MAX_DIMS)
     dims = []

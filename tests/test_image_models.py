@@ -8,6 +8,7 @@ from documents import file_in
 from plan_models import header, tensor
 
 import quantreg
+from quantreg import cli
 from quantreg.recipes import Architecture, Choice, Keep, architectures, condition, file_types, plan_header
 from quantreg.recipes.architecture import Architectures
 from quantreg.registry import registry
@@ -183,6 +184,12 @@ def test_the_first_and_last_blocks_of_qwen_image_are_better(file_type, edge, mid
     assert list(found.values()) == [edge, middle, middle, middle, middle, edge]
 
 
+def test_the_first_and_last_blocks_are_never_worse_than_the_others():
+    names = [f"transformer_blocks.{i}.attn.to_v.weight" for i in (0, 30, 59)]
+    assert set(types_of("qwen_image", "Q4_K_M", dict.fromkeys(names, (256, 256))).values()) == {"Q6_K"}
+    assert set(types_of("qwen_image", "Q8_0", dict.fromkeys(names, (256, 256))).values()) == {"Q8_0"}
+
+
 # ---- the hook ----
 
 
@@ -253,6 +260,14 @@ def test_a_wrong_architecture_is_refused_and_adds_nothing(register, new, message
     assert "flux" in architectures
     assert "innocent" not in architectures
     assert re.search(message, plugin.error)
+
+
+def test_plugins_shows_the_plugin_of_the_image_models_and_one_that_fails(register, capsys):
+    register("nonsense")
+    assert cli.main(["plugins"]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"^images +quantreg .*register_architectures", out, re.M)
+    assert "register_architectures: register() got 'nonsense'" in err
 
 
 def test_an_architecture_is_replaced_only_on_purpose(register):

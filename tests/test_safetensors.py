@@ -121,7 +121,7 @@ TENSOR = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
             (json.dumps({"a": entry}).encode(), message)
             for entry, message in [
                 (7, "expected dtype"), ({}, "expected dtype"),
-                (TENSOR | {"dtype": "F8_E4M3", "data_offsets": [0, 4]}, "GGUF has no type"),
+                (TENSOR | {"dtype": "F8_E8M0", "data_offsets": [0, 4]}, "GGUF has no type"),
                 (TENSOR | {"shape": [2, -2]}, "expected dtype"), (TENSOR | {"shape": [2, 2.0]}, "expected dtype"),
                 (TENSOR | {"shape": [3, 2]}, "cut off or damaged"), (TENSOR | {"shape": [2**40, 2**40]}, "cut off"),
                 (TENSOR | {"data_offsets": [16, 32]}, "cut off"), (TENSOR | {"data_offsets": [-16, 0]}, "cut off"),

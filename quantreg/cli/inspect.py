@@ -26,7 +26,7 @@ def command(file: str, as_json: bool) -> None:
     from quantreg.gguf import Metadata
     from quantreg.jobs.inputs import open_source
 
-    source = open_source(file, partial=True, any_type=True)
+    source = open_source(file, partial=True, any_type=True, decode=False)
     metadata = source.headers[0].metadata if source.headers else Metadata(memoryview(b""), {})
     weights = sum(t.n_elements for t in source.tensors)
     data = sum(t.nbytes for t in source.tensors)

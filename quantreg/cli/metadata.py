@@ -31,9 +31,10 @@ def get(file: str, keys: tuple[str, ...]) -> None:
     """
     from quantreg.cli.show import warn
     from quantreg.errors import MetadataError
+    from quantreg.jobs.inputs import MANY_DIMS
     from quantreg.jobs.source import Source
 
-    source = Source(file, partial=True, any_type=True)
+    source = Source(file, partial=True, any_type=True, max_dims=MANY_DIMS)
     metadata = source.metadata
     warn(source.warnings)
     for key in keys:

@@ -28,14 +28,15 @@ def command(ctx: click.Context, /, as_json: bool) -> None:
 
 
 def _list(as_json: bool) -> None:
-    from quantreg.recipes import file_types
+    from quantreg.recipes import architectures, file_types
     from quantreg.registry import registry
 
-    # Call the hooks for subcommands and file types, so that the plugins that fail in them are shown.
+    # Call the hooks for subcommands, file types and architectures, so that the plugins that fail in them are shown.
     root = click.get_current_context().find_root()
     if isinstance(root.command, click.Group):
         root.command.list_commands(root)
     len(file_types)
+    len(architectures)
     found = [_describe(plugin, registry) for plugin in registry.plugins]
     if as_json:
         print_json(found)

@@ -171,6 +171,18 @@ class Metadata(Mapping[str, Any]):
         """The (key, Value) pairs in file order, as `encode_header` takes them. Nothing is decoded."""
         return [(key, self.value(key)) for key in self._spans]
 
+    @classmethod
+    def of(cls, items: Mapping[str, Value]) -> "Metadata":
+        """Metadata with these values, in this order."""
+        parts, spans, position = [], {}, 0
+        for key, value in items.items():
+            raw = bytes(value.raw)
+            element, length = struct.unpack_from("<IQ", raw) if value.type_id == ARRAY else (0, 0)
+            spans[key] = (value.type_id, element, length, position, position + len(raw))
+            position += len(raw)
+            parts.append(raw)
+        return cls(b"".join(parts), spans)
+
     def without(self, keys: Collection[str]) -> "Metadata":
         """Return the same metadata without some keys."""
         return Metadata(self._buffer, {key: span for key, span in self._spans.items() if key not in keys})

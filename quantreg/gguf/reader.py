@@ -101,6 +101,7 @@ def read_header(
     *,
     layout: Callable[[int], TypeLayout | None] = layout_of,
     path: str | None = None,
+    max_dims: int = rules.MAX_DIMS,
 ) -> Header:
     """Read and check the header of a GGUF file. No tensor data is read.
 
@@ -109,19 +110,20 @@ def read_header(
     - ``layout``: a function that returns the layout of a type id, or None if it does not know the type. The default
       knows ggml's types.
     - ``path``: the name of the file in messages.
+    - ``max_dims``: how many dimensions a tensor may have, up to 8. ggml reads at most 4; more give a warning.
 
     Raises GGUFFormatError for anything that breaks the format, and OSError if the file cannot be read.
     """
     if not isinstance(path_or_buffer, (str, os.PathLike)):
         view = memoryview(path_or_buffer).cast("B")
-        return _read(view, len(view), lambda _: view, layout, path)
+        return _read(view, len(view), lambda _: view, layout, path, max_dims)
     name = model_path(path_or_buffer)  # opening a pipe would wait for its writer forever
     path = path or name
     with open(name, "rb", buffering=0) as file:
-        return _read_file(file, layout, path)
+        return _read_file(file, layout, path, max_dims)
 
 
-def _read_file(file: FileIO, layout: Callable[[int], TypeLayout | None], path: str) -> Header:
+def _read_file(file: FileIO, layout: Callable[[int], TypeLayout | None], path: str, max_dims: int) -> Header:
     size = os.fstat(file.fileno()).st_size
     # One buffer that is larger than any known header: untouched memory costs nothing, but growing and copying does.
     head, filled = np.empty(min(size, _CAPACITY), np.uint8), 0
@@ -138,7 +140,7 @@ def _read_file(file: FileIO, layout: Callable[[int], TypeLayout | None], path: s
             filled += count
         return head.data[:filled]
 
-    return _read(b"", size, more, layout, path)
+    return _read(b"", size, more, layout, path, max_dims)
 
 
 def _read(
@@ -147,8 +149,9 @@ def _read(
     more: "Callable[[int], Buffer]",
     layout: Callable[[int], TypeLayout | None],
     path: str | None,
+    max_dims: int,
 ) -> Header:
-    found = _Found(more, layout, path)
+    found = _Found(more, layout, path, max_dims)
     try:
         version, end = scan(head, size, more, found.key, found.tensor)
         view = memoryview(more(end))[:end].toreadonly()
@@ -193,9 +196,13 @@ class _Found:
     """
 
     def __init__(
-        self, more: "Callable[[int], Buffer]", layout: Callable[[int], TypeLayout | None], path: str | None
+        self,
+        more: "Callable[[int], Buffer]",
+        layout: Callable[[int], TypeLayout | None],
+        path: str | None,
+        max_dims: int,
     ) -> None:
-        self.more, self.layout, self.path = more, layout, path
+        self.more, self.layout, self.path, self.max_dims = more, layout, path, max_dims
         self.alignment = rules.DEFAULT_ALIGNMENT
         self.spans: dict[str, tuple[int, int, int, int, int]] = {}
         self.tensors: list[tuple[TensorInfo, int]] = []
@@ -223,7 +230,12 @@ class _Found:
         if len(raw) >= rules.LONG_TENSOR_NAME:
             text = f"tensor name {rules.shown(name)} has {len(raw)} bytes: llama.cpp refuses 64 and more"
             self.warnings.append(text)
-        sizes = rules.tensor_size(name, dims, type_id, self.layout, self.alignment, **where)
+        if rules.MAX_DIMS < len(dims) <= self.max_dims:
+            self.warnings.append(
+                f"tensor {rules.shown(name)} has {len(dims)} dimensions: llama.cpp and other programs that read GGUF "
+                f"with ggml refuse more than {rules.MAX_DIMS}; `quantreg quantize` folds them"
+            )
+        sizes = rules.tensor_size(name, dims, type_id, self.layout, self.alignment, self.max_dims, **where)
         row_bytes, nbytes = sizes or (0, 0)
         known = self.layout(type_id)
         named = f"type {type_id}" if known is None else known.name

@@ -95,12 +95,16 @@ def tensor_size(
     type_id: int,
     layout: Callable[[int], TypeLayout | None],
     alignment: int,
+    max_dims: int = MAX_DIMS,
     **where: Any,
 ) -> tuple[int, int] | None:
     """Return (bytes per row, bytes in all) of a tensor with these dims, in ne order; None if its type is unknown."""
     where["field"] = f"dimensions of tensor {shown(name)}"
-    if len(dims) > MAX_DIMS:
-        message = f"tensor {shown(name)} has {len(dims)} dimensions, but the limit is {MAX_DIMS}: reshape it"
+    if len(dims) > max_dims:
+        message = (
+            f"tensor {shown(name)} has {len(dims)} dimensions, but the limit is {MAX_DIMS}: `quantreg quantize` folds "
+            "them, also with the file type COPY"
+        )
         raise GGUFFormatError("too-many-dims", message, found=len(dims), limit=MAX_DIMS, **where)
 
     def check(size: int, what: str) -> None:

@@ -8,6 +8,7 @@ from quantreg.errors import GGUFFormatError
 from quantreg.ggml import SPLIT_KEYS, TypeLayout, layout_of
 from quantreg.gguf.metadata import Value
 from quantreg.gguf.reader import Header, read_header
+from quantreg.gguf.rules import MAX_DIMS
 from quantreg.whatis import model_path
 
 __all__ = ["MAX_SHARDS", "read_shards", "shard_path", "split_values"]
@@ -36,17 +37,19 @@ def read_shards(
     *,
     layout: Callable[[int], TypeLayout | None] = layout_of,
     partial: bool = False,
+    max_dims: int = MAX_DIMS,
 ) -> tuple[Header, ...]:
     """Read the headers of all shards of a model, given the path of any shard, or of the one file of an unsplit model.
 
-    The first header holds the metadata of the model. A folder stands for the one model in it. ``layout`` is that of
-    `read_header`. With ``partial``, a shard whose siblings cannot be found is returned alone, with a warning.
+    The first header holds the metadata of the model. A folder stands for the one model in it. ``layout`` and
+    ``max_dims`` are those of `read_header`. With ``partial``, a shard whose siblings cannot be found is returned alone,
+    with a warning.
 
     Raises GGUFFormatError: "split-numbers" if numbers, counts and file names disagree, "split-missing" if a shard does
     not exist, "split-foreign" if a shard belongs to another model. Raises OSError if a file cannot be read.
     """
     path = model_path(path)
-    given = read_header(path, layout=layout)
+    given = read_header(path, layout=layout, max_dims=max_dims)
     count = _number(given, "split.count", 1)
     number = _number(given, "split.no", 0)
     name = _NAME.fullmatch(path)
@@ -81,7 +84,7 @@ def read_shards(
     shards: list[Header] = []
     for i in range(count):
         try:
-            shard = given if i == number else read_header(paths[i], layout=layout)
+            shard = given if i == number else read_header(paths[i], layout=layout, max_dims=max_dims)
         except (GGUFFormatError, OSError) as error:
             if partial:
                 return _alone(given, str(error), number, count)

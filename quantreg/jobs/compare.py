@@ -10,6 +10,7 @@ import numpy as np
 from quantreg.dispatch import cpu_count, rows_per_slab
 from quantreg.gguf import SPLIT_KEYS, Value
 from quantreg.html import table
+from quantreg.jobs.adapted import adapt
 from quantreg.jobs.inputs import open_source
 from quantreg.jobs.slabs import SLAB_BYTES
 from quantreg.jobs.source import Source
@@ -94,7 +95,7 @@ def compare(
     Either may be GGUF or safetensors. Safetensors has no metadata, so metadata is compared only between GGUF models.
     Raises GGUFFormatError, SafetensorsError, OSError.
     """
-    first, second = (open_source(path, any_type=True) for path in (a, b))
+    first, second = (adapt(open_source(path, any_type=True)) for path in (a, b))
     with first, second:
         return Comparison(
             tuple(_metadata_differences(first.metadata, second.metadata)) if first.headers and second.headers else (),

@@ -2,10 +2,13 @@
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from quantreg.errors import SafetensorsError, UnknownTypeError
 from quantreg.ggml import PLAIN_TYPES
+from quantreg.jobs.adapted import original_shape
+from quantreg.jobs.inputs import MANY_DIMS
 from quantreg.jobs.results import WriteResult
 from quantreg.jobs.shards import OutputFile
 from quantreg.jobs.source import Source
@@ -29,7 +32,8 @@ def export(
     """Decode the GGUF model at src to a safetensors file.
 
     ``dtype`` is "f16", "bf16" or "f32" for every tensor. None keeps the tensors that safetensors can hold as they are
-    and decodes the others to f16. The names stay GGUF's, and metadata is left behind.
+    and decodes the others to f16. The names stay GGUF's, and metadata is left behind. A tensor
+    whose shape before it was folded is stored as ``comfy.gguf.orig_shape.NAME`` gets that shape again.
 
     Raises NonFiniteError for values that overflow f16 (use bf16 or f32), UnknownTypeError for types that no plugin
     reads, SafetensorsError for another dtype, OutputError, GGUFFormatError, OSError.
@@ -37,7 +41,7 @@ def export(
     wanted = str(dtype or "f16").upper()
     if wanted not in ("F16", "BF16", "F32"):
         raise SafetensorsError(f"dtype is {dtype!r}: expected f16, bf16 or f32")
-    source = Source(src)
+    source = Source(src, max_dims=MANY_DIMS)
     calibration = Calibration(file_types["COPY"], None, PlanOptions())
     planned = []
     for info in source.tensors:
@@ -51,20 +55,19 @@ def export(
         key=lambda tensor: (-types[tensor.to_id].type_size, tensor.name)
     )  # as the safetensors library does: aligned, no gaps
     plan = Plan(file_types["COPY"], tuple(planned), ())
-    file = _lay_out(os.fsdecode(dst), plan)
+    file = _lay_out(os.fsdecode(dst), plan, source.metadata)
     for _ in write_files(source, plan, [file], threads=threads, force=force):
         pass
     return WriteResult.of([file])
 
 
-def _lay_out(path: str, plan: Plan) -> OutputFile:
+def _lay_out(path: str, plan: Plan, metadata: Mapping[str, Any]) -> OutputFile:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position, places = 0, []
     for tensor in plan.tensors:
         end = position + tensor.bytes
-        header[tensor.name] = {
-            "dtype": tensor.to_type, "shape": list(tensor.source.shape), "data_offsets": [position, end],
-        }  # fmt: skip
+        shape = original_shape(metadata, tensor.name, tensor.n_elements) or tensor.source.shape
+        header[tensor.name] = {"dtype": tensor.to_type, "shape": list(shape), "data_offsets": [position, end]}
         places.append(position)
         position = end
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()

@@ -10,7 +10,9 @@ from quantreg.jobs.source import Source
 from quantreg.safetensors import SUFFIX, is_safetensors
 from quantreg.whatis import model_path
 
-__all__ = ["open_imatrix", "open_source"]
+__all__ = ["MANY_DIMS", "open_imatrix", "open_source"]
+
+MANY_DIMS: int = 8  # some GGUF files of video models have tensors of 5 dimensions
 
 
 def open_source(
@@ -19,19 +21,20 @@ def open_source(
     *,
     partial: bool = False,
     any_type: bool = False,
+    decode: bool = True,
 ) -> Source:
     """The model at path: a GGUF or safetensors file, any of several shards, their index, or the folder of one model.
 
     What the file holds decides, not its name. ``names`` maps the names in a safetensors file to GGUF's, see
-    `SafetensorsSource`; ``partial`` and ``any_type`` are those of the two sources. Raises GGUFFormatError,
+    `SafetensorsSource`; ``partial``, ``any_type`` and ``decode`` are those of the sources. Raises GGUFFormatError,
     SafetensorsError, PlanError, OSError.
     """
     path = model_path(path)
     if is_safetensors(path):
-        return SafetensorsSource(path, names, partial=partial, any_type=any_type)
+        return SafetensorsSource(path, names, partial=partial, any_type=any_type, decode=decode)
     if names is not None:
         raise PlanError(f"{path}: names are for safetensors files, tensors of a GGUF file have theirs")
-    source = Source(path, partial=partial, any_type=any_type)
+    source = Source(path, partial=partial, any_type=any_type, max_dims=MANY_DIMS)
     if path.endswith(SUFFIX):
         source.warnings.append(f"{path} is a GGUF file, though its name ends in {SUFFIX}")
     return source

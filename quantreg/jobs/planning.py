@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from quantreg.errors import GGUFFormatError, ImportanceError, PlanError, QuantregError
 from quantreg.importance import ImatrixLike, ImportanceMatrix
 from quantreg.jobs import shards
+from quantreg.jobs.adapted import adapt
 from quantreg.jobs.inputs import open_imatrix, open_source
 from quantreg.jobs.source import Source
 from quantreg.recipes import FileType, Plan, PlanFile, PlanOptions, plan_header
@@ -81,7 +82,7 @@ def read_plan(
     ``imatrix`` is that of `plan`; by default the file that the plan names. Raises what `plan` raises.
     """
     file = PlanFile(path)
-    source = open_source(src, names)
+    source = adapt(open_source(src, names))
     if imatrix is None:
         try:
             imatrix = open_imatrix(file.imatrix)
@@ -129,7 +130,7 @@ def rehearse(
 
     Raises what `quantreg.plan` raises, except for problems of the plan: `Rehearsal.check` raises those.
     """
-    source = open_source(src, names)
+    source = adapt(open_source(src, names))
     if isinstance(file_type, Plan):
         made = _fitting(file_type, source, options)
         if imatrix is None and any(tensor.importance for tensor in made.tensors):

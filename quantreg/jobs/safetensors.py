@@ -14,7 +14,8 @@ class SafetensorsSource(Source):
 
     ``names`` gives tensors their GGUF names, see `safetensors.read_model`. A safetensors file has no metadata: use
     override_kv. With ``partial``, a shard whose siblings are missing is read alone, with a warning, and with
-    ``any_type``, dtypes for which GGUF has no type are accepted. Raises SafetensorsError, GGUFFormatError, OSError.
+    ``any_type``, dtypes for which GGUF has no type are accepted. With ``decode``, FP8 is read as floats. Raises
+    SafetensorsError, GGUFFormatError, OSError.
     """
 
     keeps_dims = True
@@ -26,8 +27,9 @@ class SafetensorsSource(Source):
         *,
         partial: bool = False,
         any_type: bool = False,
+        decode: bool = True,
     ) -> None:
-        model = read_model(path, names, any_dtype=any_type, partial=partial)
+        model = read_model(path, names, any_dtype=any_type, partial=partial, decode=decode)
         self._fill(
             headers=(),
             metadata={},
@@ -35,4 +37,5 @@ class SafetensorsSource(Source):
             paths=model.paths,
             size=sum(model.sizes),
             warnings=model.warnings,
+            stored=model.stored,
         )

@@ -17,12 +17,13 @@ from quantreg.errors import ImportanceError, NonFiniteError, QuantregError
 from quantreg.ggml import INTEGER_TYPES
 from quantreg.gguf import TensorInfo
 from quantreg.importance import ImportanceMatrix
-from quantreg.jobs.source import DataFile, Source, stamp_of
+from quantreg.jobs.source import DataFile, Source, read_stored, stamp_of
 from quantreg.loss import Loss, measured
 from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
 from quantreg.recipes import TensorPlan
 from quantreg.registry import registry, types
+from quantreg.safetensors import Stored
 from quantreg_kernels._run import first_nonfinite
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Slab:
     they are copied without looking for NaN and infinity. ``start`` is the number of the first row in the tensor, or of
     the first byte if the slab is copied. ``importance`` is an `ImportanceRow` or the float32 row itself. ``context``
     says which tensor and matrix it is; ``had`` are the fitted parameters of the source, and ``parameters`` those of the
-    result, or None.
+    result, or None. With ``stored``, the bytes are made while reading: ``position`` then counts
+    from the start of the tensor, and ``scales`` are the path and stamp of the file that holds its scales.
     """
 
     tensor: str
@@ -74,6 +76,8 @@ class Slab:
     context: TensorContext | None = None
     had: "Fitted | None" = None
     parameters: "Fitted | None" = None
+    stored: Stored | None = None
+    scales: tuple[str, tuple[int, int]] | None = None
 
 
 class Done(NamedTuple):
@@ -121,6 +125,9 @@ def slabs_of(
     info = tensor.source
     shard, position = source.place(info)
     path, stamp = os.path.abspath(source.paths[shard]), stamps[shard]  # a worker may be in another folder
+    stored = source.stored.get(info.name)
+    beside = stored.scales.file if stored and stored.scales else shard
+    scales = (os.path.abspath(source.paths[beside]), stamps[beside]) if stored else None
     if not tensor.converted:
         qtype = types.get(info.type_id)
         look = check and qtype is not None and info.known and qtype.name not in INTEGER_TYPES
@@ -129,7 +136,7 @@ def slabs_of(
             context = None if had is None else source.context(info, matrix_of(info, first // info.row_bytes))
             slab = Slab(
                 info.name, path, stamp, position + first, nbytes, qtype.name if look else None,
-                None, info.n_cols, first, context=context, had=had,
+                None, info.n_cols, first, context=context, had=had, stored=stored, scales=scales,
             )  # fmt: skip
             yield slab, first, nbytes
         return
@@ -148,7 +155,7 @@ def slabs_of(
         slab = Slab(
             info.name, path, stamp, position + first * info.row_bytes,
             (last - first) * info.row_bytes, types[info.type_id].name, types[tensor.to_id].name, info.n_cols, first,
-            importance[matrix % len(importance)], source.context(info, matrix), had, parameters,
+            importance[matrix % len(importance)], source.context(info, matrix), had, parameters, stored, scales,
         )  # fmt: skip
         yield slab, first * out_bytes, (last - first) * out_bytes
         first = last
@@ -176,7 +183,11 @@ class Worker:
         Raises GGUFFormatError if the source has changed, NonFiniteError for NaN or infinity.
         """
         raw = self._buffer("raw", slab.nbytes)
-        self._open(slab.path, slab.stamp).read_into(slab.position, raw, slab.tensor)
+        file = self._open(slab.path, slab.stamp)
+        if slab.stored is None or slab.scales is None:
+            file.read_into(slab.position, raw, slab.tensor)
+        else:
+            read_stored(slab.stored, file, self._open(*slab.scales), slab.position, raw, slab.tensor)
         if slab.to_type is not None:
             return self._encode(slab, raw)
         if slab.from_type is not None:

@@ -14,6 +14,7 @@ from quantreg.errors import GGUFFormatError
 from quantreg.ggml import REMOVED_LAYOUTS, REMOVED_TYPES, TypeLayout
 from quantreg.parameters import TensorContext, without_tokenizer
 from quantreg.registry import layout_of, types
+from quantreg.safetensors import Stored
 from quantreg.storage import PositionedFile
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from quantreg.parameters import Fitted
 
-__all__ = ["DataFile", "Source", "stamp_of"]
+__all__ = ["DataFile", "Source", "read_stored", "stamp_of"]
 
 
 class Source:
@@ -32,7 +33,9 @@ class Source:
     that memory does not grow with the file, and a file that shrinks gives an error instead of a crash.
 
     With ``partial``, a shard whose siblings are missing is read alone, and with ``any_type``, types that ggml has
-    removed are accepted; warnings say so. ``keeps_dims`` says whether an output has all dimensions of the source.
+    removed are accepted; warnings say so. ``max_dims`` is that of `gguf.read_header`. ``keeps_dims`` says whether an
+    output has all dimensions of the source. ``stored`` says how to read tensors that the file stores in another way
+    than their TensorInfo describes, by name.
 
     Raises GGUFFormatError, OSError.
     """
@@ -44,9 +47,18 @@ class Source:
     paths: list[str]
     size: int
     warnings: list[str]
+    stored: dict[str, Stored]
 
-    def __init__(self, path: str | bytes | os.PathLike[str], *, partial: bool = False, any_type: bool = False) -> None:
-        headers = gguf.read_shards(path, layout=_any_layout if any_type else layout_of, partial=partial)
+    def __init__(
+        self,
+        path: str | bytes | os.PathLike[str],
+        *,
+        partial: bool = False,
+        any_type: bool = False,
+        max_dims: int = gguf.MAX_DIMS,
+    ) -> None:
+        layout = _any_layout if any_type else layout_of
+        headers = gguf.read_shards(path, layout=layout, partial=partial, max_dims=max_dims)
         self._fill(
             headers=headers,
             metadata=headers[0].metadata,
@@ -69,14 +81,25 @@ class Source:
         paths: list[str],
         size: int,
         warnings: list[str],
+        stored: Mapping[str, Stored] | None = None,
     ) -> None:
         self.headers, self.metadata, self.tensors = headers, metadata, tuple(places)
-        self.paths, self.size, self.warnings = paths, size, warnings
+        self.paths, self.size, self.warnings, self.stored = paths, size, warnings, dict(stored or {})
         self._place = {info.name: place for info, place in places.items()}
         self._parameters: dict[str, Fitted | None] = {}
         self._facts: dict[str, Any] | None = None
         self._files: list[DataFile] = []
         self._by_path: dict[str, DataFile] = {}
+
+    def describe(self, infos: Mapping[str, gguf.TensorInfo], metadata: Mapping[str, Any]) -> None:
+        """Replace the description of the model; ``infos`` maps the names so far to the new TensorInfos.
+
+        Tensors that it does not mention are left out. The data stays where it is.
+        """
+        self.metadata, self.tensors = metadata, tuple(infos.values())
+        self._place = {info.name: self._place[old] for old, info in infos.items()}
+        self.stored = {info.name: self.stored[old] for old, info in infos.items() if old in self.stored}
+        self._parameters, self._facts = {}, None
 
     def place(self, info: gguf.TensorInfo) -> tuple[int, int]:
         """The number of a tensor's file in ``paths``, and the position of its data in that file."""
@@ -165,7 +188,24 @@ class Source:
         Raises GGUFFormatError "tensor-past-end" if the file has shrunk since its header was read.
         """
         shard, start = self._place[info.name]
-        self._files[shard].read_into(start + offset, buffer, info.name)
+        file, how = self._files[shard], self.stored.get(info.name)
+        if how is None:
+            file.read_into(start + offset, buffer, info.name)
+        else:
+            scales = self._files[how.scales.file] if how.scales else file
+            read_stored(how, file, scales, offset, buffer, info.name)
+
+
+def read_stored(
+    how: Stored, file: "DataFile", scales: "DataFile", offset: int, buffer: "NDArray[np.uint8]", name: str
+) -> None:
+    """Fill the buffer with the bytes from ``offset`` on of a tensor that is decoded while it is read."""
+    how.read_into(
+        lambda position, out: file.read_into(position, out, name),
+        lambda position, out: scales.read_into(position, out, name),
+        offset,
+        buffer,
+    )
 
 
 def _any_layout(type_id: int) -> TypeLayout | None:

@@ -172,6 +172,8 @@ class _Planner:
         if keep is not None:
             to = keep.type if source_type in FLOAT_TYPES else None
             return _Decision(to, f"{keep.reason}: {to or 'kept'}")
+        if len(self.header.metadata.get(f"comfy.gguf.orig_shape.{name}") or ()) > 4:
+            return _Decision(None, "convolution of more than four dimensions: kept")
         if reason := kept_because(name, dims, self.model.architecture):
             return _Decision(None, f"{reason}: kept")
         if self.options.leave_output_tensor and name == "output.weight":

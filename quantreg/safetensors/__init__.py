@@ -3,6 +3,7 @@
 from quantreg.safetensors.files import SUFFIX, files_of, is_safetensors
 from quantreg.safetensors.header import DTYPE_BITS, Entry, Header, read_header
 from quantreg.safetensors.model import Model, read_model
+from quantreg.safetensors.stored import Stored
 
 __all__ = [
     "DTYPE_BITS",
@@ -10,6 +11,7 @@ __all__ = [
     "Entry",
     "Header",
     "Model",
+    "Stored",
     "files_of",
     "is_safetensors",
     "read_header",

@@ -3,7 +3,7 @@
 import quantreg
 from quantreg.recipes import Choice
 
-# The first group with a part that is in the name decides (source C of `images.py`).
+# The first group with a part that is in the name decides (source C of `architectures.py`).
 GROUPS = (
     ("attn_v", (
         "attn_v.weight", ".to_v.weight", ".v.weight", ".attn.w1v.weight", ".attn.w2v.weight", "_attn.v_proj.weight",
@@ -11,7 +11,7 @@ GROUPS = (
     ("attn_qkv", ("attn_qkv.weight", "attn.qkv.weight", "attention.qkv.weight")),
     ("ffn_down", (
         "ffn_down", ".ffn.2.weight", ".ff.net.2.weight", ".mlp.layer2.weight", ".adaln_modulation_mlp.2.weight",
-        ".feed_forward.w2.weight", "img_mlp.net.2.weight", "txt_mlp.net.2.weight",
+        ".feed_forward.w2.weight",
     )),
 )  # fmt: skip
 
@@ -59,8 +59,9 @@ class better_edges:  # noqa: N801, used like a function, but plans must pickle
         block, total = candidate.block, candidate.n_blocks
         if block is None or total <= 2 * self.n or self.n <= block < total - self.n:
             return None
-        bits = quantreg.types[candidate.default_type].bits_per_weight
-        if bits >= 6:
+        types = quantreg.types
+        better = "Q6_K" if types[candidate.default_type].bits_per_weight >= 5 else "Q5_K"
+        now = chosen.type if chosen else candidate.default_type
+        if types[now].bits_per_weight >= types[better].bits_per_weight:
             return None
-        better = "Q6_K" if bits >= 5 else "Q5_K"
         return Choice(better, f"in one of the first or last blocks: {better}")
