@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run, print the plan as JSON.")
 @click.option("--log-json", is_flag=True, help="Print progress and the result to stdout as JSON, one object per line.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Number of threads. Default: all processors.")
+@click.option(
+    "--processes", type=click.IntRange(1), metavar="N",
+    help="Encode in N processes instead of threads. Codecs in Python need this to use several processors.",
+)  # fmt: skip
 @click.option("--resumable", is_flag=True, help="If the run is interrupted, keep the finished part in OUT.partial.")
 @click.option("--resume", is_flag=True, help="Continue from OUT.partial if it exists. Implies --resumable.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
@@ -52,6 +57,7 @@ def command(
     as_json: bool,
     log_json: bool,
     threads: int | None,
+    processes: int | None,
     resumable: bool,
     resume: bool,
     force: bool,
@@ -86,9 +92,12 @@ def command(
     if dry_run:
         _show_plan(source, file_type, imatrix, options, as_json)
         return
+    if processes is not None and (threads or positional):
+        raise click.UsageError("give either --processes or a number of threads.")
     _quantize(
-        source, out, file_type, imatrix, log_json, threads=threads or positional, resumable=resumable or resume,
-        resume=resume, force=force, split_max_size=split_max_size, split_max_tensors=split_max_tensors, **options,
+        source, out, file_type, imatrix, log_json, processes, threads=processes or threads or positional,
+        resumable=resumable or resume, resume=resume, force=force, split_max_size=split_max_size,
+        split_max_tensors=split_max_tensors, **options,
     )  # fmt: skip
 
 
@@ -174,10 +183,17 @@ def _tensor_line(tensor: "TensorPlan", index: int, last: int) -> str:
 
 
 def _quantize(
-    source: str, out: str, file_type: "FileType | Plan", imatrix: str | None, log_json: bool, **keywords: Any
+    source: str,
+    out: str,
+    file_type: "FileType | Plan",
+    imatrix: str | None,
+    log_json: bool,
+    processes: int | None,
+    **keywords: Any,
 ) -> None:
     import quantreg
     from quantreg.cli.progress import listener
+    from quantreg.jobs.processes import worker_processes
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -187,8 +203,9 @@ def _quantize(
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP: keep it so
             signal.signal(number, stop)
     try:
-        with listener(log_json) as listen:
-            result = quantreg.quantize_file(source, out, file_type, imatrix, progress=listen, **keywords)
+        with listener(log_json) as listen, worker_processes(processes) if processes else nullcontext() as pool:
+            keywords |= {"progress": listen, "executor": pool}
+            result = quantreg.quantize_file(source, out, file_type, imatrix, **keywords)
     except KeyboardInterrupt:
         if keywords["resumable"]:
             click.echo(f"quantreg: the finished part is kept in {out}.partial: continue with --resume", err=True)
