@@ -3,20 +3,27 @@
 import os
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 
 from quantreg.arrays import as_array, as_dtype
-from quantreg.errors import CodecError, LossWarning, NonFiniteError, PluginError, QuantregError, ShapeError
-from quantreg.faults import PLUGIN_ERRORS, describe
+from quantreg.errors import (
+    CodecError,
+    LossWarning,
+    QuantregError,
+    ShapeError,
+    UnknownTypeError,
+)
+from quantreg.faults import PLUGIN_ERRORS, codec_error, row_error, unknown_elsewhere
+from quantreg.ggml import TypeLayout
 from quantreg.loss import Loss, explain, is_lost, measured
 from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
 from quantreg.registry import registry, types
-from quantreg.scores import are_good, check_codec_scores, check_importance, revived
+from quantreg.scores import are_foreign, ask_scorer, check_codec_scores, check_importance
 
 if TYPE_CHECKING:
     from typing import SupportsIndex
@@ -54,6 +61,7 @@ def quantize(
     *,
     tensor: str | None = None,
     parameters: "Fitted | None" = None,
+    executor: Executor | None = None,
 ) -> "NDArray[np.uint8]":
     """Encode an array of weights and return its bytes: uint8 of shape (..., bytes per row).
 
@@ -66,6 +74,8 @@ def quantize(
     - ``threads``: how many threads encode; by default as many as processors. The bytes do not depend on it.
     - ``tensor``: the name that codecs, the hook score_importance and error messages get.
     - ``parameters``: what `quantreg.fit` returned, for a type that fits parameters to the tensor; else None.
+    - ``executor``: any `concurrent.futures.Executor`; by default a pool of threads. With processes, a codec in Python
+      uses all processors. They get copies of the rows, and find the type by its name.
 
     Raises UnknownTypeError; ShapeError for a wrong shape or dtype; CodecError if the type has no encoder, or needs
     importance or parameters and has none; NonFiniteError, with the row, for NaN, infinity, or values that overflow the
@@ -100,15 +110,22 @@ def quantize(
 
     losses: list[Loss] = []
 
+    def importance_of(matrix: int, first: int, last: int) -> "NDArray[np.float32] | None":
+        if given is None:
+            return None
+        values, kind = given
+        if kind == "columns":
+            return values[matrix]
+        return np.require(values.reshape(slabs.shape)[matrix, first:last], np.float32, _PLAIN)
+
     def encode(matrix: int, first: int, last: int) -> None:
-        weights = None
-        if given is not None:
-            values, kind = given
-            if kind == "columns":
-                weights = values[matrix]
-            else:
-                weights = np.require(values.reshape(slabs.shape)[matrix, first:last], np.float32, _PLAIN)
-        rows = float32_rows(slabs[matrix, first:last])
+        weights, rows = importance_of(matrix, first, last), float32_rows(slabs[matrix, first:last])
+        if executor is not None:
+            context = TensorContext(tensor, x.shape, expert=matrix)
+            work = (found.name, found.layout, rows, weights, parameters, context, matrix * slabs.shape[1] + first)
+            flat[matrix, first:last], loss = _result(executor.submit(_encode_elsewhere, *work))
+            losses.append(loss)
+            return
         encode_slab(
             found,
             rows,
@@ -216,6 +233,37 @@ def dequantize(
 # ---- slabs, also used by the jobs on files ----
 
 
+def _result(future: "Future[Any]") -> Any:
+    try:
+        return future.result()
+    except BrokenExecutor as error:
+        raise QuantregError(f"a worker of the executor died ({error}): try again with another executor") from error
+
+
+def _encode_elsewhere(
+    name: str,
+    layout: TypeLayout,
+    rows: "NDArray[np.float32]",
+    importance: "NDArray[np.float32] | None",
+    parameters: "Fitted | None",
+    context: TensorContext,
+    first_row: int,
+) -> "tuple[NDArray[np.uint8], Loss]":
+    """Encode a slab for an executor whose workers may be other processes. They know types by name only."""
+    try:
+        qtype = types[name]
+    except UnknownTypeError as error:
+        raise unknown_elsewhere(error) from None
+    if qtype.layout != layout:
+        raise CodecError(f"a worker of the executor knows another type {name}: install the same plugins everywhere")
+    out = np.empty((len(rows), qtype.row_bytes(rows.shape[1])), np.uint8)
+    by_columns = importance is None or importance.ndim == 1
+    codec = qtype.codec_for(parameters, context if _by_matrix(qtype) else None)
+    scorer = registry.scorer(qtype) if by_columns else None
+    encode_slab(qtype, rows, out, importance, scorer=scorer, first_row=first_row, tensor=context.name, codec=codec)
+    return out, measured(codec, rows, out)
+
+
 def encode_slab(
     qtype: QuantType,
     rows: "NDArray[np.float32]",
@@ -239,15 +287,15 @@ def encode_slab(
         out[...] = 0
         return
     if scorer is not None:
-        importance = _ask_scorer(scorer, qtype, tensor, rows, importance)
-    if importance is not None and importance.ndim == 1 and _scores_are_foreign(qtype):
+        importance = ask_scorer(scorer, qtype, tensor, rows, importance)
+    if importance is not None and importance.ndim == 1 and are_foreign(qtype):
         check_codec_scores(qtype, rows, importance, tensor)
     try:
         (codec or qtype.codec).encode_rows(rows, out, importance, first_row)
     except PLUGIN_ERRORS as error:
         if hasattr(error, "row"):
-            raise _explain(error, qtype, tensor) from None
-        raise _codec_error(error, "encoding", qtype, tensor) from error
+            raise row_error(error, qtype.name, tensor) from None
+        raise codec_error(error, "encoding", qtype.name, tensor) from error
 
 
 def decode_slab(
@@ -266,7 +314,7 @@ def decode_slab(
     try:
         codec.decode_rows(data, out, stream)
     except PLUGIN_ERRORS as error:
-        raise _codec_error(error, "decoding", qtype, tensor) from error
+        raise codec_error(error, "decoding", qtype.name, tensor) from error
 
 
 # ---- matrices and rows ----
@@ -335,57 +383,3 @@ def _assign(out: "NDArray[Any]", first: int, slab: "NDArray[np.float32]") -> Non
         return
     for i, row in enumerate(slab):
         out[np.unravel_index(first + i, out.shape[:-1])] = row
-
-
-# ---- importance ----
-
-
-def _ask_scorer(
-    scorer: "Callable[..., Any]",
-    qtype: QuantType,
-    tensor: str | None,
-    rows: "NDArray[np.float32]",
-    columns: "NDArray[np.float32] | None",
-) -> "NDArray[np.float32] | None":
-    try:
-        answer = scorer(qtype=qtype, tensor=tensor, weights=rows, columns=columns)
-        if answer is None:
-            return columns
-        weights = np.require(answer, np.float32, _PLAIN)
-    except PLUGIN_ERRORS as error:
-        raise PluginError(f"{tensor or 'a tensor'}, {registry.failed('score_importance', error)}") from error
-    fits = weights.shape in ((rows.shape[1],), rows.shape)
-    if fits and are_good(weights):
-        return revived(weights)[0]
-    who = registry.answering(scorer, qtype=qtype, tensor=tensor, weights=rows, columns=columns)
-    said = f"{tensor or 'a tensor'}: score_importance of {who} returned"
-    if fits:
-        raise NonFiniteError(f"{said} NaN, infinity or negative values: return finite values of 0 and above")
-    raise ShapeError(
-        f"{said} shape {weights.shape}, expected ({rows.shape[1]},) to replace the column statistics, or {rows.shape} "
-        "for error weights"
-    )
-
-
-def _scores_are_foreign(qtype: QuantType) -> bool:
-    """Whether the scores of a type come from a compiled codec of others. A PythonCodec checks its scores itself."""
-    return qtype.codec.has_scorer and qtype.codec.level != "python" and not registry.is_built_in(qtype)
-
-
-def _codec_error(error: BaseException, what: str, qtype: QuantType, tensor: str | None) -> CodecError:
-    """Describe what a codec raised. A PythonCodec has named the function and the row already."""
-    words = str(error) if isinstance(error, QuantregError) else f"{what} {qtype.name} failed: {describe(error)}"
-    return CodecError(f"{tensor}: {words}" if tensor else words)
-
-
-def _explain(error: Any, qtype: QuantType, tensor: str | None) -> NonFiniteError:
-    """Turn a codec's RowError into a NonFiniteError that names the tensor."""
-    where = f"{tensor}: row {error.row}" if tensor else f"row {error.row}"
-    column = getattr(error, "column", None)
-    if column is not None:
-        return NonFiniteError(f"{where} holds NaN or infinity at column {column}: repair or replace the weights")
-    if qtype.name == "F16":
-        return NonFiniteError(f"{where} holds values too large for F16, whose range ends at 65504: choose BF16 or F32")
-    return NonFiniteError(
-        f"{where} holds values too large for {qtype.name}: a scale overflows half precision; choose another type"
-    )

@@ -3,8 +3,20 @@
 import os
 import sys
 from types import FrameType, TracebackType
+from typing import Any
 
-__all__ = ["PLUGIN_ERRORS", "debugging", "describe", "is_foreign", "trace"]
+from quantreg.errors import CodecError, NonFiniteError, QuantregError, UnknownTypeError
+
+__all__ = [
+    "PLUGIN_ERRORS",
+    "codec_error",
+    "debugging",
+    "describe",
+    "is_foreign",
+    "row_error",
+    "trace",
+    "unknown_elsewhere",
+]
 
 # Whatever a plugin raises is the plugin's error, sys.exit() included. KeyboardInterrupt is the user's.
 PLUGIN_ERRORS: tuple[type[BaseException], ...] = (Exception, SystemExit)
@@ -73,3 +85,33 @@ def _short(path: str) -> str:
     except (OSError, ValueError):  # the current folder is gone, or on another drive
         return path
     return path if inside.startswith(os.pardir) else inside
+
+
+# ---- errors of codecs ----
+
+
+def codec_error(error: BaseException, what: str, type_name: str, tensor: str | None) -> CodecError:
+    """Describe what a codec raised while ``what`` ("encoding"). A PythonCodec has named the function and the row."""
+    words = str(error) if isinstance(error, QuantregError) else f"{what} {type_name} failed: {describe(error)}"
+    return CodecError(f"{tensor}: {words}" if tensor else words)
+
+
+def row_error(error: Any, type_name: str, tensor: str | None) -> NonFiniteError:
+    """Turn a codec's RowError into a NonFiniteError that names the tensor."""
+    where = f"{tensor}: row {error.row}" if tensor else f"row {error.row}"
+    column = getattr(error, "column", None)
+    if column is not None:
+        return NonFiniteError(f"{where} holds NaN or infinity at column {column}: repair or replace the weights")
+    if type_name == "F16":
+        return NonFiniteError(f"{where} holds values too large for F16, whose range ends at 65504: choose BF16 or F32")
+    return NonFiniteError(
+        f"{where} holds values too large for {type_name}: a scale overflows half precision; choose another type"
+    )
+
+
+def unknown_elsewhere(error: UnknownTypeError) -> UnknownTypeError:
+    """Explain why a worker of an executor does not know a type that the main process knows."""
+    return UnknownTypeError(
+        f"in a worker process: {error}. A type that a program registered by hand exists only in that process: install "
+        "its plugin, or register it in each worker with ProcessPoolExecutor(initializer=...)"
+    )

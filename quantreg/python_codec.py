@@ -49,6 +49,9 @@ class PythonCodec:
     A row that decodes to NaN or infinity, because a scale overflows, is refused with its number. A function that fails
     or returns another shape or dtype raises CodecError.
 
+    Python runs one thread at a time, so threads hardly help. To use all processors, pass ``executor=`` a
+    ``ProcessPoolExecutor`` (`quantreg.quantize`, `quantreg.quantize_file`), or ``--processes`` to the command.
+
     The methods take arrays whose columns are contiguous. Rows may lie apart, as in ``x[::2]`` or ``x[:, 256:512]``.
     """
 

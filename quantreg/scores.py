@@ -1,18 +1,30 @@
 """Checks of importance that people and plugins give: wrong values destroy weights without any other sign."""
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from quantreg.arrays import as_array
-from quantreg.errors import CodecError, NonFiniteError, ShapeError
+from quantreg.errors import CodecError, NonFiniteError, PluginError, ShapeError
+from quantreg.faults import PLUGIN_ERRORS
 from quantreg.qtype import QuantType
+from quantreg.registry import registry
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["BLOWN_UP_BY_ZEROS", "are_good", "check_codec_scores", "check_importance", "mostly_zero", "revived"]
+__all__ = [
+    "BLOWN_UP_BY_ZEROS",
+    "are_foreign",
+    "are_good",
+    "ask_scorer",
+    "check_codec_scores",
+    "check_importance",
+    "mostly_zero",
+    "revived",
+]
 
 # The types whose decoded values exceed the largest weight several times if most columns of a block have no importance:
 # nothing keeps the scale of such a block small. A test measures this for every type.
@@ -106,3 +118,39 @@ def check_codec_scores(
             f"{tensor or 'a tensor'}: the codec of {qtype.name} scores weights with NaN, infinity or negative values: "
             "repair the plugin"
         )
+
+
+def ask_scorer(
+    scorer: "Callable[..., Any]",
+    qtype: QuantType,
+    tensor: str | None,
+    rows: "NDArray[np.float32]",
+    columns: "NDArray[np.float32] | None",
+) -> "NDArray[np.float32] | None":
+    """Return what the hook score_importance makes of the column statistics, or the statistics if it abstains.
+
+    Raises PluginError if a plugin fails; ShapeError or NonFiniteError, which name the plugin, for a wrong result.
+    """
+    try:
+        answer = scorer(qtype=qtype, tensor=tensor, weights=rows, columns=columns)
+        if answer is None:
+            return columns
+        weights = np.require(answer, np.float32, _PLAIN)
+    except PLUGIN_ERRORS as error:
+        raise PluginError(f"{tensor or 'a tensor'}, {registry.failed('score_importance', error)}") from error
+    fits = weights.shape in ((rows.shape[1],), rows.shape)
+    if fits and are_good(weights):
+        return revived(weights)[0]
+    who = registry.answering(scorer, qtype=qtype, tensor=tensor, weights=rows, columns=columns)
+    said = f"{tensor or 'a tensor'}: score_importance of {who} returned"
+    if fits:
+        raise NonFiniteError(f"{said} NaN, infinity or negative values: return finite values of 0 and above")
+    raise ShapeError(
+        f"{said} shape {weights.shape}, expected ({rows.shape[1]},) to replace the column statistics, or {rows.shape} "
+        "for error weights"
+    )
+
+
+def are_foreign(qtype: QuantType) -> bool:
+    """Whether the scores of a type come from a compiled codec of others. A PythonCodec checks its scores itself."""
+    return qtype.codec.has_scorer and qtype.codec.level != "python" and not registry.is_built_in(qtype)

@@ -1,7 +1,9 @@
 """The conformance kit: a correct codec passes every check, and each broken codec fails its check."""
 
+import ctypes
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy
-from broken_codecs import ALSO, BROKEN, SPREADS, one_bit, tiny_noise
+from broken_codecs import ALSO, BROKEN, SPREADS, codec, one_bit, tiny_noise
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,6 +106,7 @@ def test_deserved_error_depends_on_the_bits_per_weight(bits, error):
     assert deserved_error(bits) == pytest.approx(error, rel=0.01)
 
 
+@pytest.mark.filterwarnings("ignore::quantreg.errors.LossWarning")  # the strategies draw denormals, too
 @given(x=any_rows(32), data=st.data())
 def test_the_toy_codec_encodes_the_rows_of_the_strategies(x, data):
     columns = data.draw(any_importances(x.shape[1]))
@@ -159,6 +162,53 @@ def test_a_model_is_quantized_to_types_whose_name_begins_with_i_too(monkeypatch)
         return quantize_file(source, target, file_type, *more, **options)
 
     monkeypatch.setattr(quantreg, "quantize_file", watched)
+    monkeypatch.setenv("QUANTREG_DEBUG", "1")  # runs the checks in this process, where the patch is
     for name in ("IQ4_NL", "IQ2_S", "I8"):
         assert run_check("gguf_file", Subject(name)).status == "passed"
     assert done == ["IQ4_NL", "IQ2_S"]  # weights are not rounded to whole numbers
+
+
+@pytest.mark.parametrize(
+    ("broken", "words", "others"),
+    [
+        (
+            "far past the row",
+            "encoding 1 rows of 1 blocks .* at the front: SIGSEGV: it reads or wri",
+            0,
+        ),
+        ("a crash in decode", "decoding 1 rows of 1 blocks .* memory forbidden at the front: SIGSEGV: it reads or", 8),
+        ("the end of the process", "it ended the process with exit code 7: raise an error instead", 20),
+    ],
+)
+def test_a_codec_that_ends_the_process_fails_checks_with_names_and_the_process_goes_on(broken, words, others):
+    report = check_codec(BROKEN[f"guard_pages, {broken}"](), raises=False)
+    first = report.outcomes[0]
+    assert (first.check, first.status) == ("guard_pages", "failed")
+    assert re.search(words, first.message)
+    assert len(report.failures) > others
+    assert len(report.outcomes) == len(CHECKS)
+    alone = run_check("zero_rows", Subject(BROKEN[f"guard_pages, {broken}"]()))  # as with pytest -k zero_rows
+    assert alone.status in ("failed", "passed")
+
+
+def test_a_compiled_codec_that_crashes_on_some_rows_only_fails_the_checks_that_have_such_rows():
+    def heavy(encode, x, out, importance=None, first_row=0):
+        if x.size and np.abs(x).max() > 1e5 and np.isfinite(x).all():
+            ctypes.string_at(0)
+        encode(x, out, importance, first_row)
+
+    qtype = codec(encode_rows=heavy)
+    qtype.codec.level = "base"  # it claims to be compiled
+    failed = {o.check: o.message for o in check_codec(qtype, raises=False).failures}
+    assert failed["huge_rows"].startswith("SIGSEGV: it reads or writes outside its buffers: check every index")
+    assert "guard_pages" not in failed
+    assert "zero_rows" not in failed
+
+
+def test_every_message_of_the_broken_codecs_says_what_to_do():
+    silent = []
+    for broken, make in BROKEN.items():
+        outcome = run_check(broken.partition(",")[0], Subject(make()))
+        if not re.search(r"[:;] [a-z]|, so |, but ", outcome.message):
+            silent.append((broken, outcome.message))
+    assert silent == []

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run, print the plan as JSON.")
 @click.option("--log-json", is_flag=True, help="Print progress and the result to stdout as JSON, one object per line.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Number of threads. Default: all processors.")
+@click.option(
+    "--processes", type=click.IntRange(1), metavar="N",
+    help="Encode in N processes instead of threads. Codecs in Python need this to use several processors.",
+)  # fmt: skip
 @click.option("--resumable", is_flag=True, help="If the run is interrupted, keep the finished part in OUT.partial.")
 @click.option("--resume", is_flag=True, help="Continue from OUT.partial if it exists. Implies --resumable.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
@@ -59,6 +64,7 @@ def command(
     as_json: bool,
     log_json: bool,
     threads: int | None,
+    processes: int | None,
     resumable: bool,
     resume: bool,
     force: bool,
@@ -94,9 +100,11 @@ def command(
         _show_plan(source, file_type, imatrix, options | shards, as_json)
         return
     refuse_to_replace(out, plan_file, *type_files(ctx))
+    if processes is not None and (threads or positional):
+        raise click.UsageError("give either --processes or a number of threads.")
     _quantize(
-        source, out, file_type, imatrix, log_json, threads=threads or positional, resumable=resumable or resume,
-        resume=resume, force=force, **shards, **options,
+        source, out, file_type, imatrix, log_json, processes, threads=processes or threads or positional,
+        resumable=resumable or resume, resume=resume, force=force, **shards, **options,
     )  # fmt: skip
 
 
@@ -176,11 +184,18 @@ def _tensor_line(tensor: "TensorPlan", index: int, last: int) -> str:
 
 
 def _quantize(
-    source: str, out: str, file_type: "FileType | Plan", imatrix: str | None, log_json: bool, **keywords: Any
+    source: str,
+    out: str,
+    file_type: "FileType | Plan",
+    imatrix: str | None,
+    log_json: bool,
+    processes: int | None,
+    **keywords: Any,
 ) -> None:
     import quantreg
     from quantreg.cli.progress import listener
     from quantreg.events import Event, Started
+    from quantreg.jobs.processes import worker_processes
 
     known: set[str] = set()
 
@@ -192,7 +207,7 @@ def _quantize(
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP: keep it so
             signal.signal(number, stop)
     try:
-        with listener(log_json) as listen:
+        with listener(log_json) as listen, worker_processes(processes) if processes else nullcontext() as pool:
 
             def told(event: Event) -> None:
                 if isinstance(event, Started) and not log_json:  # now, because the work may take hours
@@ -200,7 +215,8 @@ def _quantize(
                     known.update(event.plan.warnings)
                 listen(event)
 
-            result = quantreg.quantize_file(source, out, file_type, imatrix, progress=told, **keywords)
+            keywords |= {"progress": told, "executor": pool}
+            result = quantreg.quantize_file(source, out, file_type, imatrix, **keywords)
     except KeyboardInterrupt:
         if keywords["resumable"]:
             click.echo(f"quantreg: the finished part is kept in {out}.partial: continue with --resume", err=True)

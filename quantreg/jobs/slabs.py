@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from quantreg.codec import RowCodec
 from quantreg.dispatch import decode_slab, encode_slab, rows_per_slab
-from quantreg.errors import ImportanceError, NonFiniteError, QuantregError
+from quantreg.errors import ImportanceError, NonFiniteError, QuantregError, UnknownTypeError
+from quantreg.faults import unknown_elsewhere
 from quantreg.ggml import INTEGER_TYPES
 from quantreg.gguf import TensorInfo
 from quantreg.importance import ImportanceMatrix
@@ -329,5 +330,8 @@ _worker = Worker(_OpenFiles())
 
 def run_slab(slab: Slab) -> tuple[bytes, Loss]:
     """Run `Worker.run` for an executor whose workers are other processes, perhaps on other machines."""
-    done = _worker.run(slab)
+    try:
+        done = _worker.run(slab)
+    except UnknownTypeError as error:
+        raise unknown_elsewhere(error) from None
     return done.data.tobytes(), done.loss

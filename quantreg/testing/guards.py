@@ -1,4 +1,4 @@
-"""Arrays next to forbidden pages, and a child process that reports an access to such a page instead of crashing."""
+"""Arrays next to forbidden pages, and child processes in which a codec may crash: the parent says what happened."""
 
 import ctypes
 import faulthandler
@@ -7,22 +7,32 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
+from quantreg.errors import QuantregError
+from quantreg.faults import describe
 from quantreg.testing.report import NotApplicable
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["FILL", "GuardedArrays", "run_guarded"]
+__all__ = ["FILL", "GuardedArrays", "can_fork", "run_guarded"]
 
 FILL: int = 0xA5  # the byte in memory that nothing has been written to
 
 _PAGE = mmap.PAGESIZE
 _SECONDS = 120
+_CRASHES = {  # what a signal means, and where to look
+    "SIGSEGV": "it reads or writes outside its buffers: check every index against n_cols and the number of blocks",
+    "SIGBUS": "it reads or writes outside its buffers: check every index against n_cols and the number of blocks",
+    "SIGABRT": "the C library stopped it, as it does when memory is damaged: look for writes outside a buffer",
+    "SIGFPE": "it divides an integer by zero, or the smallest integer by -1",
+    "SIGILL": "it uses an instruction that this processor lacks, or reached code that must not be reached",
+    "SIGKILL": "the system killed it, as it does when memory runs out: allocate nothing that grows with the rows",
+}
 
 
 class GuardedArrays:
@@ -57,16 +67,21 @@ class GuardedArrays:
         for whole, body, start, nbytes in self._made:
             before, after = whole[_PAGE:start], whole[start + nbytes : _PAGE + body]
             if (before != FILL).any() or (after != FILL).any():
-                raise AssertionError("it writes outside its output")
+                raise AssertionError("it writes outside its output: write only the bytes of each row")
 
 
-def run_guarded(cases: Sequence[tuple[str, Callable[[], object]]]) -> None:
-    """Run the function of each (words, function) in one child process.
+def can_fork() -> bool:
+    """Whether this system can run checks in a child process."""
+    return hasattr(os, "fork")
 
-    Raises AssertionError with the words of the case that failed or crashed, or that was running after two minutes, and
-    NotApplicable where the system has no fork().
+
+def run_guarded(cases: Iterable[tuple[str, Callable[[], object]]], seconds: int = _SECONDS) -> None:
+    """Run the function of each (words, function) in one child process, which also makes the cases.
+
+    Raises AssertionError with the words of the case that failed or crashed, or that was still running after so many
+    seconds; NotApplicable if a case raises it, or where the system has no fork().
     """
-    if not hasattr(os, "fork"):
+    if not can_fork():
         raise NotApplicable("this system has no fork()")
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -75,42 +90,53 @@ def run_guarded(cases: Sequence[tuple[str, Callable[[], object]]]) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
-        _child(cases, reader, writer)
+        _child(cases, seconds, reader, writer)
     os.close(writer)
     with os.fdopen(reader, encoding="utf-8") as pipe:
         lines = pipe.read().splitlines()
     status = os.waitpid(child, 0)[1]
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
         return
-    words = lines[0] if lines else "before the first case"
+    found = {"case": "before the first case"}  # the last line of each kind
     for line in lines:
-        words = line if line.startswith("case ") else words
-    words = words.removeprefix("case ")
+        kind, _, text = line.partition(" ")
+        found[kind] = text
+    if "inapplicable" in found:
+        raise NotApplicable(found["inapplicable"])
+    words = f"{found['case']}: " if found["case"] else ""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number == signal.SIGALRM:
-            raise AssertionError(f"{words}: still running after {_SECONDS} s")
-        raise AssertionError(f"{words}: {signal.Signals(number).name}: it reads or writes outside its buffers")
-    raise AssertionError(f"{words}: {lines[-1] if lines else 'failed'}")
+            raise AssertionError(f"{words}still running after {seconds} s: look for a loop that does not end")
+        name = signal.Signals(number).name
+        raise AssertionError(f"{words}{name}: {_CRASHES.get(name, 'it ended the process')}")
+    if "failed" not in found:
+        code = os.WEXITSTATUS(status)
+        raise AssertionError(f"{words}it ended the process with exit code {code}: raise an error instead")
+    raise AssertionError(f"{words}{found['failed']}")
 
 
-def _child(cases: Sequence[tuple[str, Callable[[], object]]], reader: int, writer: int) -> NoReturn:
+def _child(cases: Iterable[tuple[str, Callable[[], object]]], seconds: int, reader: int, writer: int) -> NoReturn:
     status = 1
     try:
         os.close(reader)
         faulthandler.disable()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(_SECONDS)
+        signal.alarm(seconds)
         for words, function in cases:
             os.write(writer, f"case {words}\n".encode())
-            try:
-                function()
-            except Exception as error:  # the parent reports it
-                os.write(writer, f"{type(error).__name__}: {error}\n".replace("\n", " ").encode() + b"\n")
-                os._exit(1)
+            function()
         status = 0
+    except NotApplicable as why:
+        _report(writer, "inapplicable", str(why))
+    except BaseException as error:  # whatever it is: the parent tells it
+        _report(writer, "failed", str(error) if isinstance(error, (AssertionError, QuantregError)) else describe(error))
     finally:
         os._exit(status)
+
+
+def _report(writer: int, kind: str, words: str) -> None:
+    os.write(writer, f"{kind} {' '.join(words.split())}\n".encode())
 
 
 def _forbid(address: int) -> None:

@@ -4,11 +4,14 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from quantreg.errors import LossWarning
+from quantreg.errors import LossWarning, QuantregError
+from quantreg.faults import PLUGIN_ERRORS, debugging, describe
 from quantreg.testing import arrays, strides, twin, uses, values
+from quantreg.testing.guards import can_fork, run_guarded
 from quantreg.testing.report import ConformanceError, NotApplicable, Outcome, Report
 from quantreg.testing.samples import Subject
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from quantreg.qtype import QuantType
 
 __all__ = ["CHECKS", "Check", "check_codec", "run_check"]
+
+_SECONDS = 900  # for one check in a child process
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class Check:
 CHECKS: dict[str, Check] = {
     check.name: check
     for check in (
+        Check("guard_pages", arrays.guard_pages),
         Check("size_algebra", values.size_algebra),
         Check("zero_rows", values.zero_rows, "encoder"),
         Check("constant_rows", values.constant_rows, "encoder"),
@@ -52,7 +58,6 @@ CHECKS: dict[str, Check] = {
         Check("slabs", arrays.slabs),
         Check("threads", arrays.threads),
         Check("cpu_levels", arrays.cpu_levels),
-        Check("guard_pages", arrays.guard_pages),
         Check("input_arrays", arrays.input_arrays),
         Check("strides", strides.strides),
         Check("wrong_sizes", arrays.wrong_sizes),
@@ -87,6 +92,9 @@ def check_codec(
     "full" for more shapes, scales and seeds. ``expected_failures`` maps names of checks to reasons; these checks must
     fail. ``golden`` is the path of the author's golden file, which ``update_golden`` writes or replaces.
 
+    The first check guards the memory around every buffer. The checks of a compiled codec run in child processes, so
+    that a crash is a failed check; set QUANTREG_DEBUG=1 to run them in this process, under a debugger.
+
     Raises ConformanceError, which lists every failure, unless ``raises`` is false; ValueError for an unknown level or
     check; UnknownTypeError for an unknown name or id; CodecError if the codec cannot be loaded.
     """
@@ -110,6 +118,13 @@ def check_codec(
 
 def run_check(name: str, subject: Subject, reason: str | None = None) -> Outcome:
     """Run the check of this name. ``reason`` says why it is expected to fail, if it is."""
+    outcome = _outcome_of(name, subject, reason)
+    if name == "guard_pages" and subject.codec.level == "python":
+        subject.leaves_its_buffers = outcome.status in ("failed", "expected")
+    return outcome
+
+
+def _outcome_of(name: str, subject: Subject, reason: str | None) -> Outcome:
     check = CHECKS[name]
     try:
         if check.needs and not subject.codec.can_encode:
@@ -118,14 +133,30 @@ def run_check(name: str, subject: Subject, reason: str | None = None) -> Outcome
             raise NotApplicable("the type does not read importance")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LossWarning)  # many samples are hostile on purpose
-            check.run(subject)
+            if check.run is not arrays.guard_pages and _may_crash(subject):
+                run_guarded([("", partial(check.run, subject))], seconds=_SECONDS)
+            else:
+                check.run(subject)
     except NotApplicable as why:
         return Outcome(name, "not applicable", str(why))
-    except Exception as error:  # whatever a codec raises is a failure of the codec
-        message = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+    except PLUGIN_ERRORS as error:  # whatever a codec raises is a failure of the codec
+        message = str(error) if isinstance(error, (AssertionError, QuantregError)) else describe(error)
         return (
             Outcome(name, "failed", message) if reason is None else Outcome(name, "expected", f"{reason} ({message})")
         )
     if reason is not None:
         return Outcome(name, "failed", "it passes now: remove it from expected_failures")
     return Outcome(name, "passed")
+
+
+def _may_crash(subject: Subject) -> bool:
+    """Whether to run a check in a child process, so that a crash becomes a failed check with a name.
+
+    This holds for compiled codecs, and for codecs in Python that leave their buffers. With QUANTREG_DEBUG=1 all checks
+    run in this process, where a debugger sees them.
+    """
+    if not can_fork() or debugging():
+        return False
+    if subject.codec.level == "python" and subject.leaves_its_buffers is None:
+        run_check("guard_pages", subject)
+    return subject.leaves_its_buffers is not False

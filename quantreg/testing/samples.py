@@ -77,6 +77,7 @@ class Subject:
         self.full: bool = full
         self.golden: Path | None = golden
         self.update_golden: bool = update_golden
+        self.leaves_its_buffers: bool | None = None  # unknown until the check guard_pages has run
 
     @property
     def codec(self) -> "RowCodec":

@@ -100,4 +100,5 @@ def _compare(
     different = int((expected != found).sum())
     expect(not different, f"{words}: {different} {what} differ {where}: use the stride of each array")
     changed = out.changed()
-    expect(not changed, f"{words} changes {changed} bytes outside the rows of the output, {where}")
+    words = f"{words} changes {changed} bytes outside the rows of the output, {where}"
+    expect(not changed, f"{words}: write nothing after the end of a row")

@@ -45,11 +45,12 @@ def importance_none(s: "Subject") -> None:
         except CodecError as refused:
             expect("importance" in str(refused), f"the refusal does not name importance: {refused}")
             return
-        raise AssertionError("requires_importance is set, but quantize() works without importance")
+        raise AssertionError("requires_importance is set, but quantize() works without importance: report this")
     plain = s.encode(x)
     if not s.codec.has_scorer:
         given = s.encode(x, s.columns(x.shape[1]))
-        expect((plain == given).all(), "the type has no scorer, but importance changes its bytes")
+        words = "the type has no scorer, but importance changes its bytes: add a scorer, or ignore importance"
+        expect((plain == given).all(), words)
 
 
 def importance_ones(s: "Subject") -> None:
@@ -58,9 +59,8 @@ def importance_ones(s: "Subject") -> None:
     limit = deserved_error(s.qtype.bits_per_weight)
     for importance in (np.ones(x.shape[1], np.float32), np.ones_like(x)):
         lost = relative_error(x, s.decode(s.encode(x, importance)))
-        expect(
-            lost <= limit, f"with {importance.ndim}-D importance of ones the error is {lost:.2%}, more than {limit:.2%}"
-        )
+        words = f"with {importance.ndim}-D importance of ones the error is {lost:.2%}, more than {limit:.2%}"
+        expect(lost <= limit, f"{words}: ones must do as well as no importance")
 
 
 def importance_zeros(s: "Subject") -> None:
@@ -74,7 +74,8 @@ def importance_zeros(s: "Subject") -> None:
     for words, importance in (("everywhere", zero), ("in some columns", some), ("in a block", block)):
         for given in (importance, np.ascontiguousarray(np.broadcast_to(importance, x.shape))):
             back = s.decode(s.encode(x, given))
-            expect(np.isfinite(back).all(), f"importance of zero {words} gives NaN or infinity")
+            how = "where the weights of a sum are all 0, use equal ones"
+            expect(np.isfinite(back).all(), f"importance of zero {words} gives NaN or infinity: {how}")
 
 
 def importance_nan(s: "Subject") -> None:
@@ -104,14 +105,19 @@ def _encode_or_refuse(s: "Subject", x: "NDArray[np.float32]", importance: "NDArr
 
 
 def importance_helps(s: "Subject") -> None:
-    """Importance makes the weighted error smaller, or at most 2% larger."""
+    """Importance changes the bytes, and makes the weighted error smaller, or at most 2% larger."""
     x = s.rows("normal", rows=16, blocks=4)
     columns = s.columns(x.shape[1])
     columns[::3] *= 100
     plain = s.encode(x, s.given(x.shape[1]))
     errors = [float((columns * (s.decode(data) - x) ** 2).sum()) for data in (s.encode(x, columns), plain)]
     words = f"importance makes the weighted error {errors[0]:.4g}, but without importance it is {errors[1]:.4g}"
-    expect(errors[0] <= errors[1] * 1.02, words)
+    expect(errors[0] <= errors[1] * 1.02, f"{words}: minimize the sum of importance * (decoded - x)^2")
+    expect(
+        (s.encode(x, columns) != plain).any(),
+        "importance changes no byte, though the codec says that it reads it: use it, or take no importance "
+        "(`encode(rows)` in NumPy, NULL for score_rows in Cython)",
+    )
 
 
 def importance_weights(s: "Subject") -> None:
@@ -121,18 +127,19 @@ def importance_weights(s: "Subject") -> None:
         columns = s.columns(x.shape[1])
         weights = np.full_like(x, np.nan)
         s.codec.score_rows(x, columns, weights)
-        expect(np.isfinite(weights).all() and (weights >= 0).all(), "score_rows gives negative or non-finite weights")
+        good = np.isfinite(weights).all() and (weights >= 0).all()
+        expect(good, "score_rows gives negative or non-finite weights: the error of a weight counts 0 times or more")
         want, got = s.encode(x, columns), s.encode(x, weights)
-        expect(
-            (want == got).all(), f"{(want != got).sum()} bytes differ between column statistics and their error weights"
-        )
+        words = f"{(want != got).sum()} bytes differ between column statistics and the error weights from score_rows"
+        expect((want == got).all(), f"{words}: call the same function in the encoder and in score_rows")
 
 
 def pickling(s: "Subject") -> None:
     """The type can be pickled, and unpickling returns the registered type."""
     with s.registered():
         again = pickle.loads(pickle.dumps(s.qtype))
-        expect(again is s.qtype, f"unpickling returns {again!r} instead of the registered type")
+        words = f"unpickling returns {again!r} instead of the registered type: do not override __reduce__"
+        expect(again is s.qtype, words)
 
 
 def golden(s: "Subject") -> None:
@@ -152,9 +159,11 @@ def golden(s: "Subject") -> None:
     for name, importance in cases.items():
         if name in kept:
             found = s.encode(kept["x"], importance)
-            expect((found == kept[name]).all(), f"{(found != kept[name]).sum()} bytes differ from {path} ({name})")
+            words = f"{(found != kept[name]).sum()} bytes differ from {path} ({name})"
+            expect((found == kept[name]).all(), f"{words}: undo the change, or write a new file with --update-golden")
     back = s.decode(kept["data"])
-    expect((bits_of(back) == bits_of(kept["decoded"])).all(), f"decoded floats differ from {path}")
+    same = (bits_of(back) == bits_of(kept["decoded"])).all()
+    expect(same, f"decoded floats differ from {path}: files of this type would change, so give a new format a new id")
 
 
 def _golden_data(s: "Subject") -> "dict[str, NDArray[Any]]":
@@ -186,8 +195,9 @@ def gguf_file(s: "Subject") -> None:
         with quantreg.open(path) as model:
             read = model[tensor.name]
             expect(read.type_name == s.qtype.name, f"the tensor in the file has type {read.type_name}")
-            expect((np.asarray(read.data) == data).all(), "the bytes of the tensor change in the file")
-            expect((bits_of(read.dequantize()) == floats).all(), "the tensor in the file decodes to different floats")
+            expect((np.asarray(read.data) == data).all(), "the bytes of the tensor change in the file: report this")
+            same = (bits_of(read.dequantize()) == floats).all()
+            expect(same, "the tensor in the file decodes to different floats: decode any number of rows alike")
         if s.codec.can_encode and s.qtype.name not in INTEGER_TYPES:
             _quantize_model(s, folder)
 

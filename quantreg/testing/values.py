@@ -54,9 +54,12 @@ def size_algebra(s: "Subject") -> None:
     for name in ("type_id", "block_size", "type_size", "row_header_size"):
         expect(
             getattr(codec, name) == getattr(q, name),
-            f"codec.{name} is {getattr(codec, name)}, but the type has {getattr(q, name)}",
+            f"codec.{name} is {getattr(codec, name)}, but the type has {getattr(q, name)}: give both the same",
         )
-    expect(q.bits_per_weight == q.type_size * 8 / q.block_size, "bits_per_weight is not type_size * 8 / block_size")
+    expect(
+        q.bits_per_weight == q.type_size * 8 / q.block_size,
+        "bits_per_weight is not type_size * 8 / block_size: do not override it",
+    )
     for blocks in (1, 2, 9):
         cols, nbytes = blocks * q.block_size, q.row_header_size + blocks * q.type_size
         expect(q.row_bytes(cols) == nbytes, f"{blocks} blocks take {q.row_bytes(cols)} bytes, expected {nbytes}")
@@ -66,7 +69,13 @@ def size_algebra(s: "Subject") -> None:
             data = s.encode(np.zeros((2, cols), np.float32))
         codec.decode_rows(data, np.empty((2, cols), np.float32))
     if q.fallback is not None:
-        expect(q.fallback in types, f"fallback {q.fallback} is not a registered type")
+        expect(q.fallback in types, f"fallback {q.fallback} is not a registered type: name one, such as Q8_0 or F16")
+        size = types[q.fallback].block_size
+        expect(
+            size % q.block_size,
+            f"fallback {q.fallback} has blocks of {size} weights, so it can hold no row that {q.name}, with blocks of "
+            f"{q.block_size}, cannot: take smaller blocks, as in {'Q8_0' if q.block_size > 32 else 'F16'}",
+        )
     if q.block_size > 1:
         _refuses(
             lambda: q.row_bytes(q.block_size + 1),
@@ -80,8 +89,9 @@ def zero_rows(s: "Subject") -> None:
     x = s.rows(rows=5)
     x[1] = x[4] = 0
     back = s.decode(s.encode(x))
-    expect(np.isfinite(back).all(), "a row of zeros comes back as NaN or infinity")
-    expect(not back[[1, 4]].any(), f"a row of zeros comes back as {np.abs(back[[1, 4]]).max():g}")
+    expect(np.isfinite(back).all(), "a row of zeros comes back as NaN or infinity: do not divide by a scale of 0")
+    found = np.abs(back[[1, 4]]).max()
+    expect(not found, f"a row of zeros comes back as {found:g}: give a block of zeros a scale of 0, or a code for 0")
 
 
 def constant_rows(s: "Subject") -> None:
@@ -90,9 +100,10 @@ def constant_rows(s: "Subject") -> None:
     for value in (1.0, -1.0, 0.01, -37.5):
         x = np.full((2, s.cols(2)), value, np.float32)
         back = s.decode(s.encode(x))
-        expect(np.isfinite(back).all(), f"a row of {value:g} comes back as NaN or infinity")
+        expect(np.isfinite(back).all(), f"a row of {value:g} comes back as NaN or infinity: check its scale")
         lost = relative_error(x, back)
-        expect(lost <= limit, f"a row of {value:g} comes back with an error of {lost:.1%}, more than {limit:.1%}")
+        words = f"a row of {value:g} comes back with an error of {lost:.1%}, more than {limit:.1%}"
+        expect(lost <= limit, f"{words}: choose the scale so that a code lies on the largest value of a block")
 
 
 def denormal_rows(s: "Subject") -> None:
@@ -101,9 +112,10 @@ def denormal_rows(s: "Subject") -> None:
         x = s.rows("uniform", scale=scale)
         x[1] = s.rows()[1]
         back = s.decode(s.encode(x))
-        expect(np.isfinite(back).all(), f"values of {scale:g} come back as NaN or infinity")
+        words = "encode a block as zeros if its scale underflows"
+        expect(np.isfinite(back).all(), f"values of {scale:g} come back as NaN or infinity: {words}")
         top = np.abs(back[[0, 2, 3]]).max()
-        expect(top < 1e-4, f"values of {scale:g} come back as {top:g}")
+        expect(top < 1e-4, f"values of {scale:g} come back as {top:g}: {words}")
 
 
 def huge_rows(s: "Subject") -> None:
@@ -116,11 +128,12 @@ def huge_rows(s: "Subject") -> None:
             data = s.encode(x)
         except ValueError as refused:
             row = getattr(refused, "row", None)
-            expect(row == 1, f"row 1 with values of {scale:g} is refused, but the error names row {row}: {refused}")
+            words = f"row 1 with values of {scale:g} is refused, but the error names row {row}: {refused}"
+            expect(row == 1, f"{words}; refuse the first row whose scale overflows")
             continue
         expect(np.isfinite(s.decode(data)).all(), f"values of {scale:g} come back as NaN or infinity: refuse the row")
         same = (data[0] == alone[0]).all() and (data[2] == alone[2]).all()
-        expect(same, f"a row of {scale:g} changes the bytes of other rows")
+        expect(same, f"a row of {scale:g} changes the bytes of other rows: compute nothing over several rows")
 
 
 def nonfinite_rows(s: "Subject") -> None:
@@ -134,9 +147,10 @@ def nonfinite_rows(s: "Subject") -> None:
                 s.encode(x)
             except ValueError as refused:
                 found = getattr(refused, "row", None), getattr(refused, "column", None)
-                expect(found == (row, column), f"{value} at {row, column} is refused, but the error names {found}")
+                words = f"{value} at {row, column} is refused, but the error names {found}"
+                expect(found == (row, column), f"{words}: name the row, counted from first_row, and the column")
             else:
-                raise AssertionError(f"{value} at row {row}, column {column} is encoded")
+                raise AssertionError(f"{value} at row {row}, column {column} is encoded: refuse such rows")
             importance = s.given(cols)
             try:
                 quantize(x, s.qtype, importance, threads=1)
@@ -151,7 +165,8 @@ def error(s: "Subject") -> None:
         x = s.rows(rows=16, blocks=4, scale=scale)
         lost = relative_error(x, s.decode(s.encode(x)))
         words = f"{lost:.2%} on normal weights; with {s.qtype.bits_per_weight:g} bits per weight it may be {limit:.2%}"
-        expect(lost <= limit, f"the error is {words}")
+        how = "look at a decoded row, for wrong codes or scales"
+        expect(lost <= limit, f"the error is {words}: {how}")
 
 
 def any_rows(s: "Subject") -> None:
@@ -165,7 +180,8 @@ def any_rows(s: "Subject") -> None:
             except ValueError as refused:
                 expect(hasattr(refused, "row"), f"{kind} rows of {scale:g} are refused without a row number: {refused}")
                 continue
-            expect(np.isfinite(s.decode(data)).all(), f"{kind} rows of {scale:g} come back as NaN or infinity")
+            finite = np.isfinite(s.decode(data)).all()
+            expect(finite, f"{kind} rows of {scale:g} come back as NaN or infinity: refuse a row whose scale overflows")
 
 
 def _refuses(call: Callable[[], object], errors: type[Exception], message: str) -> None:

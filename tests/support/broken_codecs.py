@@ -48,6 +48,21 @@ def write_near_the_end(decode, data, out, stream=False):
         ctypes.memset(out[-1].ctypes.data + out[-1].nbytes, 0, 1)
 
 
+def write_far_past_the_row(encode, x, out, importance=None, first_row=0):
+    """Without a guard this damages the memory of the process, which then crashes somewhere else."""
+    encode(x, out, importance, first_row)
+    if len(out):
+        ctypes.memset(out[-1].ctypes.data, 0xEE, out[-1].nbytes + 4096)
+
+
+def crash(decode, data, out, stream=False):
+    ctypes.string_at(0)
+
+
+def end_the_process(encode, x, out, importance=None, first_row=0):
+    os._exit(7)
+
+
 def no_checks(encode, x, out, importance=None, first_row=0):
     with np.errstate(all="ignore"):
         data = toy.encode(x, None).reshape(-1)
@@ -269,6 +284,8 @@ def crashes_on_heavy_rows(rows, importance, data):
 BROKEN = {
     "size_algebra": typed_in,
     "size_algebra, fallback": lambda: toy.make(fallback="Q9_9"),
+    "size_algebra, fallback with its own block size": lambda: toy.make(fallback="Q8_0"),
+    "size_algebra, fallback with larger blocks": lambda: toy.make(fallback="Q4_K"),
     "zero_rows": lambda: toy.make(decode=tiny_noise),
     "constant_rows": lambda: toy.make(encode=loses_the_mean),
     "denormal_rows": lambda: encoder(fails_on_denormals),
@@ -284,6 +301,9 @@ BROKEN = {
     "cpu_levels": differs_by_level,
     "guard_pages": lambda: codec(encode_rows=read_past_the_end),
     "guard_pages, before": lambda: codec(decode_rows=write_before_the_start),
+    "guard_pages, far past the row": lambda: codec(encode_rows=write_far_past_the_row),
+    "guard_pages, a crash in decode": lambda: codec(decode_rows=crash),
+    "guard_pages, the end of the process": lambda: codec(encode_rows=end_the_process),
     "guard_pages, same page": lambda: codec(decode_rows=write_near_the_end),
     "input_arrays": lambda: codec(encode_rows=changes_rows),
     "strides": lambda: codec(encode_rows=encodes_without_gaps),
@@ -299,6 +319,7 @@ BROKEN = {
     "importance_zeros": lambda: codec(encode_rows=nan_at_zero_weights),
     "importance_nan": lambda: encoder(nan_importance),
     "importance_helps": lambda: toy.make(encode=against_importance),
+    "importance_helps, not read": lambda: toy.make(encode=lambda rows, importance: toy.encode(rows, None)),
     "importance_weights": lambda: codec(score_rows=other_scores),
     "gil": holds_the_gil,
     "pickling": unpicklable,
@@ -332,8 +353,15 @@ ALSO = {
     "slabs, blocks alone": {"zero_rows"},  # a zero may become another number
     "guard_pages, before": {"arbitrary_bytes", "strides"},  # arbitrary_bytes decodes between guard pages, too
     "guard_pages, same page": {"arbitrary_bytes", "strides"},
-    "wrong_sizes": {"huge_rows", "nonfinite_rows", "strides"},  # it checks nothing and takes every array as contiguous
+    # It checks nothing, takes every array as contiguous and reads no importance.
+    "wrong_sizes": {"huge_rows", "nonfinite_rows", "strides", "importance_helps"},
     "importance_ones": {"importance_helps"},
     "gguf_file": {"pickling"},  # the type cannot be registered
 }
-SPREADS = {"input_arrays", "arbitrary_bytes"}  # these change the input or raise for some bytes, so many checks fail
+SPREADS = {
+    "input_arrays",
+    "arbitrary_bytes",
+    "guard_pages, far past the row",
+    "guard_pages, a crash in decode",
+    "guard_pages, the end of the process",
+}  # these change the input or raise for some bytes, so many checks fail

@@ -3,6 +3,7 @@
 import numpy as np
 
 import quantreg
+from quantreg.registry import registry
 
 BLOCK, BYTES = 32, 14  # float16 scale, then 32 x 3 bits
 
@@ -70,3 +71,8 @@ class Plugin:
     def register_types(self, register):
         for qtype in self.qtypes:
             register(qtype)
+
+
+def register_by_hand():
+    """Register the type in this process, as the initializer of a pool may do."""
+    registry.register_plugin(Plugin(make()))
