@@ -134,7 +134,8 @@ def test_a_plugin_builds_and_runs_against_an_editable_install(model, tmp_path):
         scratch.pip_install("--no-build-isolation", *BASE_ONLY, *options, folder)
         found = listed(scratch, "acme-legacy")
         assert (set(found), found["ACME_Q4_0"]["error"]) == ({"F32", "F16", "ACME_Q4_0"}, None)
-        with convert(scratch, model, tmp_path / out, "ACME_Q4_0", "acme-legacy") as ours:
+        # This quantreg has no Q6_K and Q4_K, which a plugin's type leaves to the output and the token embeddings.
+        with convert(scratch, model, tmp_path / out, "ACME_Q4_0", "acme-legacy", "--pure") as ours:
             np.testing.assert_array_equal(ours["blk.0.attn_q.weight"].data.reshape(-1), expected)
     checked = scratch.quantreg("plugins", "check", "ACME_Q4_0", "--quick", plugins="acme-legacy")
     assert checked.returncode == 0, checked.stdout

@@ -102,8 +102,14 @@ def _describe(plugin: "Plugin", registry: "Registry") -> dict[str, Any]:
     "--id", "type_id", type=click.IntRange(0, 2**31 - 1), metavar="N",
     help="Type id, for several types that of the first. Default: derived from the name, 1000 or above.",
 )  # fmt: skip
-@click.option("--block", type=click.IntRange(1), metavar="N", help="Weights in a block. Default: 32.")
-@click.option("--row-header", type=click.IntRange(0), metavar="N", help="Bytes at the start of each row. Default: 0.")
+@click.option(
+    "--block", type=click.IntRange(1), metavar="N",
+    help="Weights in a block, a multiple of 8 from 16 to 256. Default: 32.",
+)  # fmt: skip
+@click.option(
+    "--row-header", type=click.IntRange(0), metavar="N",
+    help="Bytes at the start of each row, 4 or more. Default: 0, no header.",
+)  # fmt: skip
 @click.option("--in", "folder", default=".", metavar="FOLDER", help="Parent folder. Default: the current folder.")
 def new(
     name: str,

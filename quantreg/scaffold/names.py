@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from keyword import iskeyword
 from zlib import crc32
 
-from quantreg.errors import PluginError
+from quantreg.errors import CodecError, PluginError
 from quantreg.ggml import REMOVED_TYPES
 from quantreg.qtype import QuantType
 from quantreg.recipes import file_types
@@ -31,7 +31,10 @@ def numpy_type(module: str) -> QuantType | None:
     qtype: QuantType | None = types.get(module)
     if qtype is None or registry.is_built_in(qtype):
         return None
-    return qtype if qtype.codec.level == "python" else None
+    try:
+        return qtype if qtype.codec.level == "python" else None
+    except CodecError:  # it is compiled, and cannot be loaded here
+        return None
 
 
 def check_id(type_id: int) -> None:
