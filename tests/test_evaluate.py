@@ -281,3 +281,14 @@ def test_wrong_usage_gets_a_clear_message(run, model):
     code, _, err = run("evaluate", "Q4_K", "--on", "none.gguf")
     assert code == 1
     assert "none.gguf" in err
+
+
+def test_the_demo_states_its_figures_as_json(run):
+    code, out, err = run("demo", "--json")
+    assert (code, err) == (0, "")
+    data = json.loads(out)
+    bits = [entry["bits_per_weight"] for entry in data["types"]]
+    assert bits == sorted(bits, reverse=True)
+    errors = [entry["error"] for entry in data["types"]]
+    assert 0 < errors[0] < 0.01 < errors[-1] < 0.5
+    assert data["weights"] > 10**7

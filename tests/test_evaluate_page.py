@@ -281,7 +281,12 @@ def test_the_page_holds_no_path_of_this_machine(crowd):
     conditions = Conditions(
         "A model", "llama", 1000, 0, "2025-01-31T12:00:00Z", "A CPU", "Linux x86_64", {"quantreg": "1"}
     )
-    for path in ("/home/someone/models/m.gguf", "C:\\Users\\someone\\models\\m.gguf", "../someone/models/m.gguf"):
+    for path in (
+        "/home/someone/models/m.gguf",
+        "C:\\Users\\someone\\models\\m.gguf",
+        "/home/someone/m.gguf/",
+        "../someone/models/m.gguf",
+    ):
         reasons = (
             f"OSError: [Errno 2] No such file: '{path}'",
             f"{path}: not there",

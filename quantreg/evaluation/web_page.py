@@ -180,8 +180,8 @@ def _model(evaluation: Evaluation) -> str:
 
 
 def _file(path: str) -> str:
-    """Return the name of a file without its folder, on any system."""
-    return re.split(r"[\\/]", path)[-1] or path
+    """Return the name of a file or folder without the folder that it is in, on any system."""
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
 # A path from the root: "/home/me/x.gguf", "C:\\models\\x.gguf". Not "and/or", "m/s" or the rest of "https://a/b".
