@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 # public name -> module that holds it
 _HOMES = {
+    "Architecture": "recipes",
     "CodecError": "errors",
     "Comparison": "jobs.compare",
     "Coverage": "importance.coverage",
@@ -20,6 +21,7 @@ _HOMES = {
     "ImportanceError": "errors",
     "ImportanceMatrix": "importance",
     "LossWarning": "errors",
+    "LazyTensor": "writing",
     "MetadataError": "errors",
     "NonFiniteError": "errors",
     "OutputError": "errors",
@@ -64,14 +66,19 @@ _HOMES = {
     "split": "jobs.repack",
     "types": "registry",
     "validate": "jobs.verify",
-    "write": "files",
+    "write": "writing",
     "write_plan": "recipes",
 }
+
+# modules that people use by their name, as in quantreg.gguf.Value; also imported on first use
+_MODULES = ("errors", "events", "gguf", "recipes", "testing")
 
 __all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name):
+    if name in _MODULES:
+        return import_module(f"quantreg.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'quantreg' has no attribute {name!r}")
@@ -81,4 +88,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, *_MODULES})

@@ -1,5 +1,10 @@
 """The public names with their types; `__init__.py` imports each on first use."""
 
+from quantreg import errors as errors
+from quantreg import events as events
+from quantreg import gguf as gguf
+from quantreg import recipes as recipes
+from quantreg import testing as testing
 from quantreg.codec import RowCodec as RowCodec
 from quantreg.dispatch import dequantize as dequantize
 from quantreg.dispatch import quantize as quantize
@@ -21,7 +26,6 @@ from quantreg.evaluation.measure import Evaluation as Evaluation
 from quantreg.evaluation.measure import evaluate as evaluate
 from quantreg.files import File as File
 from quantreg.files import open as open
-from quantreg.files import write as write
 from quantreg.fitting import fit as fit
 from quantreg.hookspecs import hookimpl as hookimpl
 from quantreg.importance import ImportanceMatrix as ImportanceMatrix
@@ -47,6 +51,7 @@ from quantreg.parameters import TensorContext as TensorContext
 from quantreg.parameters import scale_parameters as scale_parameters
 from quantreg.python_codec import PythonCodec as PythonCodec
 from quantreg.qtype import QuantType as QuantType
+from quantreg.recipes import Architecture as Architecture
 from quantreg.recipes import FileType as FileType
 from quantreg.recipes import Plan as Plan
 from quantreg.recipes import PlanOptions as PlanOptions
@@ -56,5 +61,7 @@ from quantreg.registry import types as types
 from quantreg.scaled import ScaledCodec as ScaledCodec
 from quantreg.sizes import estimate_memory_gb as estimate_memory_gb
 from quantreg.tensor import QuantizedTensor as QuantizedTensor
+from quantreg.writing import LazyTensor as LazyTensor
+from quantreg.writing import write as write
 
 __version__: str

@@ -29,8 +29,10 @@ def as_array(x: "ArrayLike", what: str) -> "NDArray[Any]":
         return _from_torch(x, what)
     try:
         array = np.asarray(x)
-    except ValueError as error:  # a list whose rows have different lengths
-        raise ShapeError(f"{what} is a {type(x).__name__} that is not an array: {error}") from None
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, tensors that NumPy cannot read
+        raise ShapeError(
+            f"{what} is a {type(x).__name__} that NumPy cannot make an array of: {error}: pass one array or tensor"
+        ) from None
     if array.dtype == object:
         raise ShapeError(
             f"{what} is a {type(x).__name__}, which NumPy cannot read as numbers: pass an array, a tensor or a list"
@@ -84,6 +86,6 @@ def _from_torch(x: Any, what: str) -> "NDArray[Any]":
         return np.asarray(plain.numpy())
     except (TypeError, RuntimeError) as error:  # sparse, quantized by torch, or of a dtype that NumPy lacks
         raise ShapeError(
-            f"{what} is a torch tensor of {x.dtype} that has no NumPy array: {error}: pass {what}.dense().float(), "
-            "for example"
+            f"{what} is a torch tensor of {x.dtype} that has no NumPy array: {error}: convert it to a dense float "
+            "tensor first, with to_dense(), dequantize() or float()"
         ) from None

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 import numpy as np
 
 from quantreg.arrays import as_array, as_dtype
-from quantreg.errors import CodecError, LossWarning, NonFiniteError, PluginError, ShapeError
+from quantreg.errors import CodecError, LossWarning, NonFiniteError, PluginError, QuantregError, ShapeError
+from quantreg.faults import PLUGIN_ERRORS, describe
 from quantreg.loss import Loss, explain, is_lost, measured
 from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
@@ -202,10 +203,10 @@ def dequantize(
     def decode(matrix: int, first: int, last: int) -> None:
         slab = np.ascontiguousarray(rows[matrix, first:last])
         if target is not None:
-            codecs[matrix].decode_rows(slab, target[matrix, first:last], out.nbytes >= STREAM_BYTES)
+            decode_slab(found, codecs[matrix], slab, target[matrix, first:last], out.nbytes >= STREAM_BYTES)
             return
         decoded = np.empty((last - first, cols), np.float32)
-        codecs[matrix].decode_rows(slab, decoded)
+        decode_slab(found, codecs[matrix], slab, decoded)
         _assign(out, matrix * rows.shape[1] + first, decoded)
 
     _run(decode, (*rows.shape[:2], cols), threads, DECODE_SLAB_WEIGHTS)
@@ -231,8 +232,8 @@ def encode_slab(
     ``importance`` is None, column statistics (cols,) or error weights (rows, cols). ``scorer`` is the hook
     score_importance, which may replace it (see `Registry.scorer`). ``codec`` is what `QuantType.codec_for` returned, by
     default the type's own. Raises NonFiniteError, which names ``tensor`` and the row, counted from ``first_row``;
-    PluginError if the scorer fails; ShapeError if its result has a wrong shape; CodecError if the codec fails, or
-    scores weights with NaN, infinity or negative values.
+    PluginError if the scorer fails; ShapeError if its result has a wrong shape; CodecError, which names ``tensor``, if
+    the codec fails, or scores weights with NaN, infinity or negative values.
     """
     if rows.size == 0:
         out[...] = 0
@@ -243,10 +244,29 @@ def encode_slab(
         check_codec_scores(qtype, rows, importance, tensor)
     try:
         (codec or qtype.codec).encode_rows(rows, out, importance, first_row)
-    except ValueError as error:
-        raise _explain(error, qtype, tensor) from None
-    except CodecError as error:
-        raise (CodecError(f"{tensor}: {error}") if tensor else error) from error.__cause__
+    except PLUGIN_ERRORS as error:
+        if hasattr(error, "row"):
+            raise _explain(error, qtype, tensor) from None
+        raise _codec_error(error, "encoding", qtype, tensor) from error
+
+
+def decode_slab(
+    qtype: QuantType,
+    codec: "RowCodec",
+    data: "NDArray[np.uint8]",
+    out: "NDArray[np.float32]",
+    stream: bool = False,
+    *,
+    tensor: str | None = None,
+) -> None:
+    """Decode data, uint8 (rows, bytes per row), into out, float32 (rows, cols); ``stream`` writes around the caches.
+
+    ``codec`` is what `QuantType.codec_for` returned. Raises CodecError, which names ``tensor``, if it fails.
+    """
+    try:
+        codec.decode_rows(data, out, stream)
+    except PLUGIN_ERRORS as error:
+        raise _codec_error(error, "decoding", qtype, tensor) from error
 
 
 # ---- matrices and rows ----
@@ -332,16 +352,19 @@ def _ask_scorer(
         if answer is None:
             return columns
         weights = np.require(answer, np.float32, _PLAIN)
-    except Exception as error:  # the function belongs to a plugin and may raise anything
+    except PLUGIN_ERRORS as error:
         raise PluginError(f"{tensor or 'a tensor'}, {registry.failed('score_importance', error)}") from error
-    if weights.shape not in ((rows.shape[1],), rows.shape):
-        expected = f"({rows.shape[1]},) or {rows.shape}"
-        raise ShapeError(f"score_importance returned shape {weights.shape}, expected {expected}: repair the plugin")
-    if not are_good(weights):
-        raise NonFiniteError(
-            f"{tensor or 'a tensor'}: score_importance returned NaN, infinity or negative values: repair the plugin"
-        )
-    return revived(weights)[0]
+    fits = weights.shape in ((rows.shape[1],), rows.shape)
+    if fits and are_good(weights):
+        return revived(weights)[0]
+    who = registry.answering(scorer, qtype=qtype, tensor=tensor, weights=rows, columns=columns)
+    said = f"{tensor or 'a tensor'}: score_importance of {who} returned"
+    if fits:
+        raise NonFiniteError(f"{said} NaN, infinity or negative values: return finite values of 0 and above")
+    raise ShapeError(
+        f"{said} shape {weights.shape}, expected ({rows.shape[1]},) to replace the column statistics, or {rows.shape} "
+        "for error weights"
+    )
 
 
 def _scores_are_foreign(qtype: QuantType) -> bool:
@@ -349,14 +372,20 @@ def _scores_are_foreign(qtype: QuantType) -> bool:
     return qtype.codec.has_scorer and qtype.codec.level != "python" and not registry.is_built_in(qtype)
 
 
-def _explain(error: ValueError, qtype: QuantType, tensor: str | None) -> ValueError:
-    """Turn a codec's RowError into a NonFiniteError that names the tensor; return any other error as it is."""
-    if not hasattr(error, "row"):
-        return error
+def _codec_error(error: BaseException, what: str, qtype: QuantType, tensor: str | None) -> CodecError:
+    """Describe what a codec raised. A PythonCodec has named the function and the row already."""
+    words = str(error) if isinstance(error, QuantregError) else f"{what} {qtype.name} failed: {describe(error)}"
+    return CodecError(f"{tensor}: {words}" if tensor else words)
+
+
+def _explain(error: Any, qtype: QuantType, tensor: str | None) -> NonFiniteError:
+    """Turn a codec's RowError into a NonFiniteError that names the tensor."""
     where = f"{tensor}: row {error.row}" if tensor else f"row {error.row}"
     column = getattr(error, "column", None)
     if column is not None:
         return NonFiniteError(f"{where} holds NaN or infinity at column {column}: repair or replace the weights")
+    if qtype.name == "F16":
+        return NonFiniteError(f"{where} holds values too large for F16, whose range ends at 65504: choose BF16 or F32")
     return NonFiniteError(
         f"{where} holds values too large for {qtype.name}: a scale overflows half precision; choose another type"
     )

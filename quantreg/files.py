@@ -1,21 +1,19 @@
-"""Open a GGUF model as a mapping of tensors, and write one."""
+"""Open a model as a mapping of tensors."""
 
 import mmap
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
 from quantreg import gguf
-from quantreg.errors import GGUFFormatError, ShapeError
-from quantreg.ggml import PLAIN_TYPES, TYPES
+from quantreg.errors import GGUFFormatError
 from quantreg.html import table
 from quantreg.registry import layout_of, types
 from quantreg.safetensors import is_safetensors, read_model
-from quantreg.storage import AtomicFile
 from quantreg.tensor import QuantizedTensor
 from quantreg.whatis import model_path
 
@@ -26,12 +24,7 @@ if TYPE_CHECKING:
 
     from quantreg.parameters import Fitted
 
-__all__ = ["File", "open", "write"]
-
-# NumPy's name of a dtype -> type id
-_TYPE_OF_DTYPE = {
-    dtype: next(i for i, known in TYPES.items() if known.name == name) for name, dtype in PLAIN_TYPES.items()
-}
+__all__ = ["File", "open"]
 
 
 class _Place(NamedTuple):
@@ -154,6 +147,9 @@ class File(Mapping[str, QuantizedTensor]):
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"an open File does not pickle: pass its path, {self.paths[0]!r}, and open it there")
+
     def __repr__(self) -> str:
         return f"<quantreg.File {self.paths[0]!r}: {len(self)} tensors, {len(self.metadata)} keys>"
 
@@ -187,69 +183,3 @@ def open(path: str | bytes | os.PathLike[str]) -> File:
     cannot be read.
     """
     return File(path)
-
-
-def write(
-    path: str | os.PathLike[str],
-    metadata: Mapping[str, object],
-    tensors: "Mapping[str, QuantizedTensor | NDArray[Any]]",
-    *,
-    force: bool = False,
-) -> None:
-    """Write a GGUF file.
-
-    - ``metadata``: a mapping from key to value: a Python object, whose type `gguf.Value.of` picks, or a typed value
-      such as ``gguf.Value("u64", 5)``. The metadata of an open file is copied byte for byte. No key is added, so
-      include ``general.architecture`` and whatever else a loader needs. ``general.alignment`` is obeyed.
-    - ``tensors``: a mapping, such as an open file, from name to `QuantizedTensor` or NumPy array. Arrays have their
-      axes in NumPy order and the dtype float16, float32, float64, bfloat16 (from ml_dtypes) or int8 to int64. The
-      order is kept.
-    - ``force``: replace an existing file.
-
-    The file appears at ``path`` only when it is complete. Raises GGUFFormatError for what GGUF cannot hold, ShapeError
-    for other arrays, and OutputError if the file cannot be written.
-    """
-    edit = gguf.HeaderEdit(metadata)
-    stated = edit.get("general.alignment")
-    alignment = gguf.rules.check_alignment(stated.type, stated.data) if stated else gguf.DEFAULT_ALIGNMENT
-    entries = [_entry(name, tensor) for name, tensor in _with_parameters(tensors).items()]
-    header = gguf.encode_header(edit.items(), [entry[:4] for entry in entries], alignment)
-    size = len(header) + sum(gguf.padded(nbytes, alignment) for *_, nbytes, _ in entries)
-    with AtomicFile(path, force=force, size=size) as file:
-        file.write(header)
-        for *_, nbytes, array in entries:
-            file.write(_raw(array))
-            file.write(bytes(-nbytes % alignment))
-
-
-def _with_parameters(
-    tensors: "Mapping[str, QuantizedTensor | NDArray[Any]]",
-) -> "dict[str, QuantizedTensor | NDArray[Any]]":
-    """The tensors, and after each the parameters that its type was fitted to, unless they are among the tensors."""
-    found: dict[str, QuantizedTensor | NDArray[Any]] = {}
-    for name, tensor in tensors.items():
-        found[name] = tensor
-        parameters = tensor.parameters if isinstance(tensor, QuantizedTensor) else None
-        if parameters:
-            assert isinstance(tensor, QuantizedTensor)
-            places = types[tensor.type_id].stored_names(name, tensor.shape)
-            found |= {places[key]: value for key, value in parameters.items() if places[key] not in tensors}
-    return found
-
-
-def _entry(name: str, tensor: object) -> "tuple[str, tuple[int, ...], int, int, NDArray[Any]]":
-    """Return (name, dims in ne order, type id, size in bytes, array)."""
-    if isinstance(tensor, QuantizedTensor):
-        return name, tensor.shape[::-1], tensor.type_id, tensor.nbytes, tensor.data
-    if not isinstance(tensor, np.ndarray) or tensor.dtype.name not in _TYPE_OF_DTYPE:
-        found = f"an array of {tensor.dtype}" if isinstance(tensor, np.ndarray) else f"a {type(tensor).__name__}"
-        raise ShapeError(
-            f"{name}: cannot write {found}: convert it to a NumPy array of {', '.join(_TYPE_OF_DTYPE)}, or quantize it "
-            "and pass a QuantizedTensor"
-        )
-    return name, tensor.shape[::-1], _TYPE_OF_DTYPE[tensor.dtype.name], tensor.nbytes, tensor
-
-
-def _raw(array: "NDArray[Any]") -> "NDArray[np.uint8]":
-    """Return the bytes of an array, little-endian in C order. Copies only if they are not laid out like that."""
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)

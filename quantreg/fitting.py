@@ -8,6 +8,7 @@ import numpy as np
 from quantreg.arrays import as_array
 from quantreg.dispatch import SLAB_WEIGHTS, float32_rows, rows_per_slab
 from quantreg.errors import CodecError, QuantregError, ShapeError
+from quantreg.faults import PLUGIN_ERRORS, describe
 from quantreg.parameters import Sample, TensorContext
 from quantreg.qtype import QuantType
 from quantreg.registry import types
@@ -76,7 +77,5 @@ def fit_samples(qtype: QuantType, samples: Iterable[Sample], context: TensorCont
         return qtype.parameters.checked(qtype.name, values, context)
     except QuantregError:
         raise
-    except Exception as error:  # the function belongs to a plugin and may raise anything
-        raise CodecError(
-            f"{where}: fit of {qtype.name} failed: {type(error).__name__}: {error}: correct the function"
-        ) from error
+    except PLUGIN_ERRORS as error:
+        raise CodecError(f"{where}: fit of {qtype.name} failed: {describe(error)}: correct the function") from error

@@ -1,7 +1,7 @@
 """The hooks that a plugin may implement. A plugin is a module behind an entry point of the group ``quantreg``."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -39,5 +39,45 @@ def register_recipes(register: Callable[..., None]) -> None:
 
 
 @hookspec
+def register_architectures(register: Callable[..., None]) -> None:
+    """Call ``register(architecture)`` for each `quantreg.Architecture`. ``replace=True`` takes over a name."""
+
+
+@hookspec
 def register_commands(cli: "click.Group") -> None:
     """Add subcommands to ``cli``, the click group of the ``quantreg`` command."""
+
+
+class EncoderScores:
+    """The importance that a type's own encoder computes: what score_importance answers if no plugin knows better."""
+
+    @hookimpl(trylast=True)
+    def score_importance(self, qtype: "QuantType", weights: Any, columns: Any) -> Any:
+        return None if columns is None else qtype.score(weights, columns)
+
+
+def problem_of(module: object, marked: Iterable[str]) -> str | None:
+    """Say what is wrong with the hooks of a plugin, or return None. ``marked`` names those that @hookimpl marks.
+
+    A hook that does not exist would never be called, and neither would a function without the mark. One exception:
+    quantreg has always called a register_types without it.
+    """
+    known = [name for name, value in globals().items() if hasattr(value, "quantreg_spec")]
+    marked = set(marked)
+    functions = [name for name in dir(module) if not name.startswith("_") and callable(getattr(module, name, None))]
+    misspelt = sorted(marked.difference(known))
+    if not marked and "register_types" not in functions:
+        misspelt = [name for name in functions if name not in known and _nearest(name, known)]
+    if misspelt:
+        near = _nearest(misspelt[0], known)
+        hint = f"did you mean {near}?" if near else f"the hooks are {', '.join(known)}"
+        return f"there is no hook {misspelt[0]}: {hint}"
+    for name in sorted({"register_recipes", "register_commands"}.intersection(functions) - marked):
+        return f"{name} is not marked as a hook: write @quantreg.hookimpl above it"
+    return None
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    from difflib import get_close_matches  # slow to load, and seldom needed
+
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=0.8)), None)

@@ -2,7 +2,7 @@
 
 import re
 
-__all__ = ["layer_of", "role_of"]
+__all__ = ["ROLES", "layer_of", "role_of"]
 
 # The first pattern that is part of the name decides; a pattern that begins with "=" must be the whole name.
 _ROLES = (
@@ -19,6 +19,8 @@ _ROLES = (
     ("ffn_gate", "ffn_gate"),
     ("ffn_down", "ffn_down"),
 )
+
+ROLES: tuple[str, ...] = (*dict.fromkeys(role for _, role in _ROLES), "other")  # what role_of may return
 
 
 def role_of(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantreg.errors import CodecError
+from quantreg.faults import PLUGIN_ERRORS, describe
 from quantreg.qtype import QuantType
 from quantreg_kernels._run import RowError, first_nonfinite
 
@@ -166,7 +167,8 @@ class PythonCodec:
             expected = (out.shape[0], self.row_bytes(out.shape[1]))
             raise ValueError(f"data has shape {data.shape}, expected {expected} for out of shape {out.shape}")
         if out.size:
-            out[...] = self._call("decode", self._decode_once, (np.ascontiguousarray(data),), 0, out.shape, np.float32)
+            arrays = (np.ascontiguousarray(data),)
+            out[...] = self._call("decode", self._decode_once, arrays, None, out.shape, np.float32)
 
     def score_rows(self, x: "NDArray[np.float32]", columns: "NDArray[np.float32]", out: "NDArray[np.float32]") -> None:
         """Write the error weights of the encoder to out: x and out float32 (rows, cols), columns float32 (cols,).
@@ -185,7 +187,7 @@ class PythonCodec:
             )
         if x.size:
             arrays = (np.ascontiguousarray(x), np.ascontiguousarray(columns))
-            out[...] = self._call("score", self._weights, arrays, 0, x.shape, np.float32)
+            out[...] = self._call("score", self._weights, arrays, None, x.shape, np.float32)
 
     def _check_scores(self, scores: "NDArray[np.float32]", columns: "NDArray[np.float32]", first_row: int) -> None:
         """Raise CodecError for scores that are negative or not finite, unless the statistics are so themselves."""
@@ -218,20 +220,34 @@ class PythonCodec:
         name: str,
         function: Callable[..., object],
         arrays: Sequence[Any],
-        first_row: int,
+        first_row: int | None,
         shape: tuple[int, ...],
         dtype: type[np.generic],
     ) -> "NDArray[Any]":
-        """Return function(*arrays) and check it. If it raises, name the first row that raises on its own."""
+        """Return function(*arrays) and check it. If it raises, name the first row that raises on its own.
+
+        ``first_row`` is the number of the first row in its tensor, or None if the caller does not know it.
+        """
         with np.errstate(all="ignore"):
             try:
                 result = function(*arrays)
+            except PLUGIN_ERRORS as error:
+                row, count = self._failing_row(function, arrays), len(arrays[0])
+                if row is None:
+                    where = f" for {count} rows, though not for any of them alone" if count > 1 else ""
+                elif first_row is None:
+                    where = f" at row {row} of the {count} rows given" if count > 1 else ""
+                else:
+                    where = f" at row {first_row + row}"
+                raise CodecError(f"{name} of {self.qtype.name} failed{where}: {describe(error)}") from error
+            try:
                 found = None if result is None else np.asarray(result)
-            except Exception as error:  # the function belongs to the user and may raise anything
-                row = self._failing_row(function, arrays)
-                where = "" if row is None else f" at row {first_row + row}"
-                problem = f"{type(error).__name__}: {error}"
-                raise CodecError(f"{name} of {self.qtype.name} failed{where}: {problem}") from error
+            except PLUGIN_ERRORS as error:
+                kind = type(result).__name__
+                raise CodecError(
+                    f"{name} of {self.qtype.name} returned a {kind} that is no array of {np.dtype(dtype)} {shape}: "
+                    f"{describe(error)}"
+                ) from error
         if found is None or found.shape != shape or found.dtype != dtype:
             returned = "None" if found is None else f"{found.dtype} {found.shape}"
             expected = f"{np.dtype(dtype)} {shape}"
@@ -246,7 +262,7 @@ class PythonCodec:
         for row in range(rows):
             try:
                 function(*(a[row : row + 1] if getattr(a, "ndim", 0) == 2 else a for a in arrays))
-            except Exception:  # may be any error, as in _call
+            except PLUGIN_ERRORS:
                 return row
         return None
 

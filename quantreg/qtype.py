@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from quantreg.codec import RowCodec
 from quantreg.errors import CodecError, PluginError, QuantregError, ShapeError
+from quantreg.faults import PLUGIN_ERRORS, describe
 from quantreg.ggml import TypeLayout
 from quantreg.parameters import Parameters, TensorContext
 
@@ -173,8 +174,8 @@ class QuantType:
             codec = self._load()
         except (QuantregError, ImportError) as error:
             raise CodecError(f"the codec of {self.name} cannot be loaded: {error}") from error
-        except Exception as error:  # the function belongs to the plugin and may raise anything
-            raise CodecError(f"the codec of {self.name} cannot be loaded: {type(error).__name__}: {error}") from error
+        except PLUGIN_ERRORS as error:
+            raise CodecError(f"the codec of {self.name} cannot be loaded: {describe(error)}") from error
         if not hasattr(codec, "encode_rows"):
             raise CodecError(
                 f"the codec of {self.name} is {codec!r}: return what load_codec() or quantreg.PythonCodec() gives"

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, ValuesView
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -11,18 +11,11 @@ import pluggy
 from quantreg import discovery, hookspecs
 from quantreg.discovery import BUILT_IN, LIMIT, Plugin
 from quantreg.errors import PluginError, UnknownTypeError
+from quantreg.faults import PLUGIN_ERRORS, describe, trace
 from quantreg.ggml import FILE_TYPE_NAMES, TYPES, TypeLayout
 from quantreg.qtype import QuantType
 
-__all__ = ["Plugin", "Registry", "Types", "find_layout", "layout_of", "registry", "types"]
-
-
-class EncoderScores:
-    """The importance that a type's own encoder computes: what score_importance answers if no plugin knows better."""
-
-    @hookspecs.hookimpl(trylast=True)
-    def score_importance(self, qtype: QuantType, weights: Any, columns: Any) -> Any:
-        return None if columns is None else qtype.score(weights, columns)
+__all__ = ["Plugin", "Registry", "Types", "find_layout", "layout_of", "plugin_of", "registry", "types"]
 
 
 class Registry:
@@ -38,12 +31,15 @@ class Registry:
         self._loading = False
         self._manager = pluggy.PluginManager("quantreg")
         self._manager.add_hookspecs(hookspecs)
-        self._manager.register(EncoderScores(), name=BUILT_IN)
+        self._manager.register(hookspecs.EncoderScores(), name=BUILT_IN)
         self._by_name: dict[str, QuantType] = {}  # by name in lower case
         self._by_id: dict[int, QuantType] = {}
         self._owners: dict[str, Plugin] = {}  # by type name
+        self._replaced: dict[str, QuantType] = {}  # what a type with this name replaced
         self._plugins: list[Plugin] = []
         self._unknown: list[str] = []
+        self._contested: dict[str, list[tuple[str, str]]] = {}  # type name -> (distribution, its type) not taken
+        self._looked_up: set[str] = set()  # contested types that somebody looked up
 
     # ---- loading ----
 
@@ -66,9 +62,10 @@ class Registry:
         self._plugins.append(plugin)
         try:
             module = entry.load()
-        except (Exception, SystemExit) as error:  # a plugin may fail in any way; it must disable only itself
+        except PLUGIN_ERRORS as error:  # it must disable only itself
+            trace(error)
             plugin.error = (
-                f"cannot be imported: {type(error).__name__}: {error} (repair or reinstall it, or run: pip uninstall "
+                f"cannot be imported: {describe(error)} (repair or reinstall it, or run: pip uninstall "
                 f"{plugin.distribution})"
             )
             return
@@ -96,12 +93,16 @@ class Registry:
                         f"{plugin.module} is already registered, as {first}: use one entry point per module"
                     )
                 self._manager.register(module, name=plugin.key)
+                problem = hookspecs.problem_of(module, [c.name for c in self._manager.get_hookcallers(module) or ()])
+                if problem:
+                    raise PluginError(problem)
                 if hasattr(module, "register_types"):
                     module.register_types(lambda qtype, replace=False: staged.append((_checked(qtype), replace)))
                 for qtype, replace in staged:
                     self._check(qtype, replace, plugin, staged)
-            except Exception as error:
-                plugin.error = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+            except PLUGIN_ERRORS as error:
+                trace(error)
+                plugin.error = str(error) if isinstance(error, PluginError) else describe(error)
                 if first is None and self._manager.is_registered(module):
                     self._manager.unregister(module)
                 if by_hand:
@@ -132,6 +133,7 @@ class Registry:
         for other in self._in_the_way_of(qtype):
             owner = self._owners[other.name].distribution
             if not replace:
+                self._contested.setdefault(other.name, []).append((plugin.distribution, qtype.name))
                 raise PluginError(
                     f"{plugin.distribution} registers {qtype.name} with id {qtype.type_id}, but {owner} already "
                     f"provides {other.name} with id {other.type_id}: choose an id of 1000 or above, or use "
@@ -155,13 +157,16 @@ class Registry:
     def _add(self, qtype, plugin):
         for other in self._in_the_way_of(qtype):
             plugin.replaced.append((other.name, self._owners[other.name].distribution))
+            self._contested.setdefault(qtype.name, []).append(plugin.replaced[-1][::-1])
             self._drop(other)
+            self._replaced[qtype.name] = other
         self._by_name[qtype.name.lower()] = self._by_id[qtype.type_id] = qtype
         self._owners[qtype.name] = plugin
         plugin.types.append(qtype)
 
     def _drop(self, qtype):
         del self._by_name[qtype.name.lower()], self._by_id[qtype.type_id], self._owners[qtype.name]
+        self._replaced.pop(qtype.name, None)
 
     # ---- plugins and hooks ----
 
@@ -192,23 +197,37 @@ class Registry:
         """The module or object that a plugin was registered with, or None if it could not be loaded."""
         return self._manager.get_plugin(plugin.key)
 
-    def blame(self, name: str, impl: Any, error: Exception) -> None:
+    def replaced_by(self, qtype: QuantType) -> QuantType | None:
+        """The type that this registered type replaced on purpose, or None."""
+        return self._replaced.get(qtype.name) if self.find(qtype.name) is qtype else None
+
+    def blame(self, name: str, impl: Any, error: BaseException) -> None:
         """Record what a plugin's implementation of the hook ``name`` raised, for `quantreg plugins` to show."""
+        trace(error)
         for plugin in self._plugins:
             if impl.plugin_name == plugin.key:
-                words = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+                words = str(error) if isinstance(error, PluginError) else describe(error)
                 plugin.error = f"{name}: {words}"
 
-    def failed(self, name: str, error: Exception) -> str:
+    def failed(self, name: str, error: BaseException) -> str:
         """Describe an exception that came out of the hook ``name``: which plugin's implementation raised it."""
         from traceback import walk_tb  # slow to load, and seldom needed
 
         raised = {frame.f_code for frame, _ in walk_tb(error.__traceback__)}
         for impl in getattr(self.hook, name).get_hookimpls():
             if getattr(impl.function, "__code__", None) in raised:
-                distribution, _, plugin = impl.plugin_name.partition(":")
-                return f"plugin {plugin} of {distribution}: {name} failed: {type(error).__name__}: {error}"
-        return f"{name} failed: {type(error).__name__}: {error}"
+                return f"{plugin_of(impl)}: {name} failed: {describe(error)}"
+        return f"{name} failed: {describe(error)}"
+
+    def answering(self, hook: Any, **given: Any) -> str:
+        """Which plugin's implementation answers this call of a hook: "plugin MY_Q3 of my-q3"."""
+        for impl in reversed(hook.get_hookimpls()):  # pluggy calls the last one first
+            try:
+                if impl.function(*(given[name] for name in impl.argnames)) is not None:
+                    return plugin_of(impl)
+            except PLUGIN_ERRORS:
+                continue
+        return "a plugin"
 
     def hooks_of(self, plugin: Plugin) -> list[str]:
         """The names of the hooks that a plugin implements, in alphabetical order."""
@@ -244,9 +263,24 @@ class Registry:
             return key
         self._load()
         if isinstance(key, str):
-            return self._by_name.get(key.lower())
-        index = getattr(key, "__index__", None)
-        return None if index is None else self._by_id.get(index())
+            found = self._by_name.get(key.lower())
+        else:
+            index = getattr(key, "__index__", None)
+            found = None if index is None else self._by_id.get(index())
+        if found is not None and found.name in self._contested:
+            self._looked_up.add(found.name)
+        return found
+
+    def choices(self) -> list[str]:
+        """Which plugin provides each type that was looked up, if several do, and how to choose another."""
+        said = []
+        for name in sorted(self._looked_up.intersection(self._owners)):
+            owner = self._owners[name].distribution
+            others = ", ".join(dict.fromkeys(f"{name} of {dist}" for dist, name in self._contested[name]))
+            how = "`quantreg plugins` says why" if owner == BUILT_IN else f"to choose another, set {LIMIT}=-{owner}"
+            said.append(f"{name} is that of {owner}, and not {others}: {how}")
+        self._looked_up.clear()
+        return said
 
     def get(self, key: object) -> QuantType:
         """Like `find`, but raises UnknownTypeError, with a suggestion, if no plugin provides the type."""
@@ -266,7 +300,8 @@ class Registry:
         """A likely reason, in brackets, why nothing of this name is registered; empty if there is none."""
         broken = sorted((p for p in self._plugins if p.error), key=lambda p: p.name.lower() != name.lower())
         limited = f"QUANTREG_PLUGINS={os.environ[LIMIT]} limits the plugins" if LIMIT in os.environ else ""
-        found = "; ".join(filter(None, [broken[0].problem if broken else "", limited]))
+        project = discovery.uninstalled(name, self._find()) if name else ""
+        found = "; ".join(filter(None, [project, broken[0].problem if broken else "", limited]))
         return f" ({found})" if found else ""
 
     def all_types(self) -> tuple[QuantType, ...]:
@@ -280,6 +315,12 @@ class Registry:
         return (
             found is not None and self._by_id.get(found.type_id) is found and self.owner(found).distribution == BUILT_IN
         )
+
+
+def plugin_of(impl: Any) -> str:
+    """Name the plugin that has this implementation of a hook: "plugin MY_Q3 of my-q3"."""
+    distribution, _, plugin = impl.plugin_name.partition(":")
+    return f"plugin {plugin} of {distribution}"
 
 
 def _checked(qtype: object) -> QuantType:
@@ -313,6 +354,10 @@ class Types(Mapping[Any, QuantType]):
         found = self._registry.find(key)
         return default if found is None else found
 
+    def values(self) -> ValuesView[QuantType]:
+        """The types, ordered by id. Going through all of them does not count as looking one up."""
+        return _All(self)
+
     def __iter__(self) -> Iterator[str]:
         return (qtype.name for qtype in self._registry.all_types())
 
@@ -321,6 +366,13 @@ class Types(Mapping[Any, QuantType]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} quant types: {', '.join(self)}>"
+
+
+class _All(ValuesView[QuantType]):
+    _mapping: Types
+
+    def __iter__(self) -> Iterator[QuantType]:
+        return iter(self._mapping._registry.all_types())
 
 
 registry: Registry = Registry()

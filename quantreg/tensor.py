@@ -1,15 +1,17 @@
 """QuantizedTensor: one tensor of a GGUF file, with its type, its shape and its bytes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from quantreg import gguf
+from quantreg.arrays import as_array
 from quantreg.dispatch import dequantize, quantize
 from quantreg.errors import ShapeError
 from quantreg.fitting import fit
+from quantreg.ggml import PLAIN_TYPES
 from quantreg.html import figures
 from quantreg.parameters import TensorContext
 from quantreg.registry import find_layout, registry
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from quantreg.qtype import QuantType
 
 __all__ = ["QuantizedTensor"]
+
+
+# Types whose values float32 cannot hold, and their dtypes.
+_EXACT = {name: dtype for name, dtype in PLAIN_TYPES.items() if dtype not in ("float32", "float16", "bfloat16")}
 
 
 class QuantizedTensor:
@@ -43,7 +49,12 @@ class QuantizedTensor:
     as a name, an id or a QuantType. Raises UnknownTypeError for a type that no plugin provides, and ShapeError if the
     data has the wrong size or dtype.
 
-    A file may hold tensors of unknown types. Their data is flat, and they can be copied but not decoded.
+    For NumPy it is an array of its decoded values: ``np.asarray(tensor)``, ``len(tensor)``, ``tensor[2:5]`` and loops
+    over rows work. Indexing decodes no more than the rows that it asks for. ``ndim``, ``size`` and ``dtype`` are those
+    of the decoded array: integers and float64 keep their dtype, everything else is float32.
+
+    A file may hold tensors of unknown types. Their data is flat, and they can be copied but not decoded. A pickled
+    tensor carries its bytes with it.
     """
 
     __slots__ = ("_read", "data", "name", "shape", "type_id", "type_name")
@@ -53,6 +64,7 @@ class QuantizedTensor:
     type_id: int
     type_name: str
     data: "NDArray[np.uint8]"
+    _read: "Callable[[], Fitted | None] | None"
 
     def __init__(
         self,
@@ -91,7 +103,7 @@ class QuantizedTensor:
 
         ``importance`` is that of `quantreg.quantize`. Raises what `quantreg.quantize` raises.
         """
-        array = np.asarray(x)
+        array = as_array(x, name)
         parameters = fit(array, type, importance, tensor=name) or None
         data = quantize(array, type, importance, tensor=name, parameters=parameters)
         return cls(name, array.shape, type, data, parameters)
@@ -114,7 +126,7 @@ class QuantizedTensor:
 
     def _set(self, name: str, shape: tuple[int, ...], type_id: int, type_name: str, data: "NDArray[np.uint8]") -> None:
         self.name, self.shape, self.type_id, self.type_name, self.data = name, shape, type_id, type_name, data
-        self._read: Callable[[], Fitted | None] | None = None
+        self._read = None
 
     @property
     def parameters(self) -> "Fitted | None":
@@ -140,6 +152,84 @@ class QuantizedTensor:
         """
         return dequantize(self.data, self.type_id, dtype=dtype, parameters=self.parameters).reshape(self.shape)
 
+    # ---- as an array ----
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of values."""
+        return math.prod(self.shape)
+
+    @property
+    def dtype(self) -> "np.dtype[Any]":
+        """The dtype of the decoded values: that of the file for integers and float64, else float32."""
+        return np.dtype(_EXACT.get(self.type_name, np.float32))
+
+    def __array__(self, dtype: "DTypeLike | None" = None, copy: bool | None = None) -> "NDArray[Any]":
+        if copy is False:
+            raise ValueError(
+                "the values of a QuantizedTensor are decoded, which makes a new array: leave copy=False out"
+            )
+        return self[...] if dtype is None else np.asarray(self[...], dtype)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a QuantizedTensor without dimensions has no length")
+        return self.shape[0]
+
+    def __bool__(self) -> bool:
+        return True  # a tensor is there, whatever its length: `if model.get(name)` asks just that
+
+    def __iter__(self) -> "Iterator[NDArray[Any]]":
+        rows = self[...] if self._is_one_piece else self
+        return (rows[i] for i in range(len(self)))
+
+    def __getitem__(self, key: Any) -> "Any":
+        """The decoded values at a NumPy index. Only the rows that the index asks for are decoded.
+
+        Raises IndexError as NumPy does, and UnknownTypeError if no plugin provides the type.
+        """
+        if self._is_one_piece:
+            return self.dequantize()[key]
+        keys = key if isinstance(key, tuple) else (key,)
+        basic = all(isinstance(part, (int, np.integer, slice)) or part is Ellipsis for part in keys)
+        n_rows_axes = max(0, self.ndim - 1)
+        if basic and not any(isinstance(part, (bool, np.bool_)) for part in keys) and keys.count(Ellipsis) <= 1:
+            missing = self.ndim + keys.count(Ellipsis) - len(keys)
+            if missing < 0:
+                raise IndexError(f"{len(keys)} indices are too many for a tensor of {self.ndim} dimensions")
+            at = keys.index(Ellipsis) if Ellipsis in keys else len(keys)
+            full = (*keys[:at], *[slice(None)] * missing, *keys[at + 1 :])
+            values = self._decoded(self.data[full[:n_rows_axes]])[(..., *full[n_rows_axes:])]
+            return values if values.ndim or Ellipsis in keys else values[()]
+        if not isinstance(key, tuple) and n_rows_axes and np.ndim(key) <= n_rows_axes:
+            rows = np.asarray(key)
+            if rows.dtype.kind != "b" or rows.ndim <= n_rows_axes:
+                return self._decoded(self.data[key])  # arrays of row numbers, masks of rows
+        return self._decoded(self.data)[key]
+
+    @property
+    def _is_one_piece(self) -> bool:
+        """Whether the type decodes rows by what it knows of the whole tensor."""
+        qtype = None if self.type_name in _EXACT else registry.get(self.type_id)
+        return qtype is not None and (qtype.parameters is not None or getattr(qtype.codec, "wants_context", False))
+
+    def _decoded(self, data: "NDArray[np.uint8]") -> "NDArray[Any]":
+        """Decode some rows: uint8 (..., bytes per row) to an array of (..., cols)."""
+        exact = _EXACT.get(self.type_name)
+        cols = self.shape[-1:]
+        if exact is not None:
+            stored = np.ascontiguousarray(data).view(np.dtype(exact).newbyteorder("<"))
+            return stored.astype(exact).reshape((*data.shape[:-1], *cols))
+        return dequantize(data, self.type_id).reshape((*data.shape[:-1], *cols))
+
+    def __reduce__(self) -> "tuple[Any, ...]":
+        return _restored, (self.name, self.shape, self.type_id, self.type_name, self.data, self.parameters)
+
     def __repr__(self) -> str:
         bits = f", {self._bits:.4g} bits per weight" if self._bits else ""
         return f"<QuantizedTensor {self.name!r} {self.type_name} {self.shape}, {self.nbytes} bytes{bits}>"
@@ -153,3 +243,19 @@ class QuantizedTensor:
         """Bits per weight, or 0 for an empty tensor."""
         size = math.prod(self.shape)
         return self.nbytes * 8 / size if size else 0.0
+
+
+def _restored(
+    name: str,
+    shape: tuple[int, ...],
+    type_id: int,
+    type_name: str,
+    data: "NDArray[np.uint8]",
+    parameters: "Fitted | None",
+) -> QuantizedTensor:
+    """Make a tensor from what was pickled. Its type may be unknown here."""
+    tensor = QuantizedTensor.__new__(QuantizedTensor)
+    tensor._set(name, shape, type_id, type_name, data)
+    if parameters is not None:
+        tensor._read = lambda: parameters
+    return tensor

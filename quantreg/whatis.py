@@ -14,7 +14,8 @@ HEAD = 4096  # bytes at the beginning of a file from which its kind is told
 # PREFIX-00001-of-00003.gguf or .safetensors. Some repositories pad the two numbers to different widths, and some have
 # a variant before the extension (-00001-of-00002.fp16.safetensors).
 SHARD_NAME = re.compile(
-    r"(?P<prefix>.*)-(?P<number>\d+)-of-(?P<count>\d+)(?P<suffix>(?:\.\w+)?\.(?:gguf|safetensors))", re.DOTALL
+    r"(?P<prefix>.*)-(?P<number>[0-9]{1,9})-of-(?P<count>[0-9]{1,9})(?P<suffix>(?:\.\w+)?\.(?:gguf|safetensors))",
+    re.DOTALL,
 )
 
 
@@ -55,7 +56,11 @@ _MAGICS: tuple[tuple[bytes, Kind], ...] = (
 )  # fmt: skip
 
 _PYTORCH = Kind("a PyTorch checkpoint", _CONVERT)
-_SAFETENSORS = Kind("a safetensors file", "`quantreg quantize FILE OUT.gguf F16` makes a GGUF model of it")
+_SAFETENSORS = Kind(
+    "a safetensors file",
+    "make a GGUF model of it with `quantreg quantize FILE OUT.gguf F16` or, if its tensors have Hugging Face names, "
+    "with llama.cpp's convert_hf_to_gguf.py",
+)
 
 
 def looks_like_safetensors(head: bytes, size: int) -> bool:
@@ -102,17 +107,17 @@ def _text(head: bytes) -> Kind | None:
     except UnicodeDecodeError as error:
         if error.start < len(head) - 4:  # else the last character is only cut off
             return None
-        text = head[: error.start].decode("utf-8-sig")
+        text = head.decode("utf-8-sig", "ignore")
     text = text.strip()
     if not text or any(c < " " and c not in "\t\r\n\f\x1b" for c in text):
         return None
     start = text[:200].lower()
     if start.startswith(("<!doctype html", "<html", "<head", "<?xml", "<!--")):
         what = "an XML file" if start.startswith("<?xml") else "a web page"
-        return Kind(what, "if a download failed, its text says why: read it, and download the model again")
+        return Kind(what, "if a download failed, its text says why: read it, and download the file again")
     if text[0] in "{[":
         if '"weight_map"' in text or '"total_size"' in text:
-            if "pytorch_model" in text or ".bin" in text:
+            if '.bin"' in text:
                 return Kind("the index of a PyTorch checkpoint", _CONVERT)
             advice = (
                 "put it beside its shards as NAME.safetensors.index.json, and make GGUF of it with `quantreg quantize`"
@@ -123,7 +128,7 @@ def _text(head: bytes) -> Kind | None:
         return Kind("a JSON file", "give the model itself, a GGUF or safetensors file")
     line = text.splitlines()[0]
     shown = repr(line if len(line) <= 40 else line[:40] + "...")
-    return Kind(f"a text file that begins with {shown}", "download the model again, or give another file")
+    return Kind(f"a text file that begins with {shown}", "download the file again, or give another one")
 
 
 def read_head(path: str) -> tuple[bytes, int]:
@@ -201,7 +206,7 @@ def _models(folder: str, names: list[str]) -> list[str]:
     for name in names:
         if name in indices:
             found[name] = name
-        elif name.endswith((".gguf", ".safetensors")) and os.path.isfile(os.path.join(folder, name)):
+        elif name.lower().endswith((".gguf", ".safetensors")) and os.path.isfile(os.path.join(folder, name)):
             shard = SHARD_NAME.fullmatch(name)
             whole = name if shard is None else f"{shard['prefix']} of {shard['count']}{shard['suffix']}"
             if (f"{shard['prefix'] if shard else name.removesuffix('.safetensors')}.safetensors.index.json") in indices:

@@ -218,12 +218,14 @@ LANE_FN void lanes_store_words(uint8_t *const *dst, intptr_t offset, const vi *w
         }
 }
 
-/* Store n bytes for each live lane, from n vectors of 0..255. n is a multiple of 4 and 256 at most. */
+/* Store n bytes for each live lane, from n vectors of 0..255. n is 259 at most. A multiple of 4 is fastest. */
 LANE_FN void lanes_store_bytes(uint8_t *const *dst, intptr_t offset, const vi *bytes, int n, int live) {
     vi words[64];
     for (int j = 0; j < n / 4; j++)
         words[j] = bytes[4 * j] | (bytes[4 * j + 1] << 8) | (bytes[4 * j + 2] << 16) | (bytes[4 * j + 3] << 24);
     lanes_store_words(dst, offset, words, n / 4, live);
+    for (int j = n / 4 * 4; j < n; j++)
+        for (int l = 0; l < live; l++) dst[l][offset + j] = (uint8_t)lane_word_(bytes[j], l);
 }
 
 /* Store the low 16 bits of each live lane to dst[l] + offset, little-endian. */

@@ -110,10 +110,10 @@ def test_plan_result_and_plan_file_contain_the_warnings(tmp_path, capsys):
     names = ("double_blocks.0.img_attn.qkv.weight", "blk.0.ffn_down.weight", long)
     quantreg.write(
         path,
-        {"general.architecture": "flux"},
+        {"general.architecture": "mystery"},
         {name: rng.standard_normal((8, 256), dtype=np.float32) for name in names},
     )
-    assumed = "assumed 1 layer, counted from the tensor names, because flux.block_count is missing"
+    assumed = "assumed 1 layer, counted from the tensor names, because mystery.block_count is missing"
 
     planned = quantreg.plan(path, "Q4_K_M").warnings
     assert planned[1:] == (assumed,)

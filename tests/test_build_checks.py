@@ -17,7 +17,7 @@ from quantreg_kernels._cpu import machine_levels
 ROOT = Path(__file__).resolve().parents[1]
 CC = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
-CODECS = [*ROOT.glob("plugins/*/*/_*.pyx"), *ROOT.glob("quantreg/scaffold/_templates/cython/*/_*.pyx")]
+CODECS = [*ROOT.glob("plugins/*/*/_*.pyx"), *ROOT.glob("quantreg/scaffold/_templates/cython*/*/_*.pyx")]
 
 pytestmark = pytest.mark.skipif(CC is None, reason="needs a C compiler")
 # On x86-64 `base` has no fused instructions, so that only a machine with them can show that they are found.
@@ -60,7 +60,7 @@ def test_arithmetic_in_higher_precision_is_refused():
     assert "-mfpmath=sse" in compiled("gcc", "-mfpmath=387")
 
 
-@pytest.mark.parametrize("path", CODECS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CODECS, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
 def test_every_codec_includes_the_header(path):
     """abi.pxd includes it for whoever cimports from it."""
     assert re.search(r"^from quantreg_kernels\.abi cimport .*\bcodec_capsule\b", path.read_text(), re.MULTILINE)

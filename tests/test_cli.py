@@ -108,7 +108,7 @@ def test_options_reach_the_plan(run, model, tmp_path):
     assert to["blk.3.attn_v.weight"] == "Q5_0"
     assert to["blk.1.attn_k.weight"] == "F16"
     assert to["blk.0.attn_k.weight"] == "Q4_K"
-    assert set(plan) == {"tensors", "bytes", "bits_per_weight"}
+    assert set(plan) == {"tensors", "bytes", "bits_per_weight", "warnings", "problems"}
     assert set(plan["tensors"][0]) == {"name", "shape", "from", "to", "reason", "bytes"}
     assert plan["bytes"] == sum(t["bytes"] for t in plan["tensors"])
 
@@ -355,3 +355,19 @@ def test_a_signal_leaves_no_files_unless_it_is_ignored_as_under_nohup(tmp_path, 
     )  # fmt: skip
     assert done.returncode == (0 if ignored else 130), done.stderr
     assert sorted(os.listdir(tmp_path)) == (["in.gguf", "out.gguf"] if ignored else ["in.gguf"])
+
+
+def test_merge_takes_the_shards_as_a_glob_gives_them(run, model, tmp_path):
+    shards = quantreg.split(model, tmp_path / "m", split_max_tensors=15).paths
+    whole = tmp_path / "one.gguf"
+    quantreg.merge(shards[0], whole)
+    for given in (shards, shards[::-1], shards[1:2]):
+        assert run("merge", "--force", *given, tmp_path / "out.gguf") == (0, f"{tmp_path / 'out.gguf'}\n", "")
+        assert (tmp_path / "out.gguf").read_bytes() == whole.read_bytes()
+    code, _, err = run("merge", *shards)  # without OUT, the last shard is in its place
+    assert (code, "is the input" in err) == (1, True)
+    code, _, err = run("merge", "--force", *shards, whole, tmp_path / "out.gguf")
+    assert (code, f"one.gguf is not one of the {len(shards)} shards of the model of {shards[0]}" in err) == (1, True)
+    assert run("merge", whole)[0] == 2
+    code, _, err = run("merge", shards[0], tmp_path / "no.gguf", tmp_path / "out.gguf")
+    assert (code, "no.gguf: No such file" in err) == (1, True)

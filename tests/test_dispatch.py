@@ -184,7 +184,9 @@ def test_a_scorer_may_return_statistics_or_abstain(scorer):
 
 def test_a_scorer_of_the_wrong_shape_is_refused(scorer):
     scorer.answer = lambda qtype, tensor, weights, columns: np.ones(3)
-    with pytest.raises(ShapeError, match=r"score_importance returned shape \(3,\)"):
+    with pytest.raises(
+        ShapeError, match=r"a tensor: score_importance of plugin Scorer of Scorer returned shape \(3,\)"
+    ):
         quantize(X, "Q4_K")
 
 

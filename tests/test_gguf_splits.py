@@ -50,6 +50,13 @@ def test_one_file_is_a_set_of_one(tmp_path):
     assert len(read_shards(str(tmp_path / "one.gguf"))) == 1
 
 
+def test_a_file_that_only_its_name_calls_a_shard_is_read_with_a_warning(tmp_path):
+    for name, told in (("m-00001-of-00002.gguf", True), ("m-00001-of-00001.gguf", False)):
+        (tmp_path / name).write_bytes(gf.small_model())
+        (header,) = read_shards(tmp_path / name)
+        assert any("file 1 of 2" in warning for warning in header.warnings) == told
+
+
 def test_file_names_and_keys_of_shards():
     assert shard_path("dir/m", 1, 12) == "dir/m-00002-of-00012.gguf"
     assert [(key, value.type, value.data) for key, value in split_values(1, 3, 30)] == [

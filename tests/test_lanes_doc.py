@@ -8,7 +8,7 @@ from documents import DOCS, blocks
 from quantreg_kernels._cpu import machine_levels
 
 TEMPLATES = next(path for path in (DOCS.parent / "quantreg").rglob("_templates") if path.is_dir())
-CODEC = (TEMPLATES / "cython" / "my_q3" / "_my_q3.pyx").read_text()
+CODEC = (TEMPLATES / "cython" / "my_project" / "_my_q3.pyx").read_text()
 
 
 def test_the_page_quotes_the_template():

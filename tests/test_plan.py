@@ -211,7 +211,7 @@ def test_a_plan_knows_its_bytes_and_bits_per_weight():
 
 def test_to_dict_returns_data_for_json():
     data = json.loads(json.dumps(make(llama(1), "Q8_0").to_dict()))
-    assert set(data) == {"tensors", "bytes", "bits_per_weight"}
+    assert set(data) == {"tensors", "bytes", "bits_per_weight", "warnings", "problems"}
     assert data["tensors"][0] == {
         "name": "output.weight",
         "shape": [1000, 256],

@@ -113,7 +113,9 @@ def test_the_pattern_of_a_tensor_type_argument_becomes_lower_case():
     assert parse_tensor_type("ATTN_V=Q8_0") == ("attn_v", "Q8_0")
 
 
-@pytest.mark.parametrize("text", ["a", "a=int", "a=int:x", "a=bool:yes", "a=u8:1", "=int:1", "a=str:" + "x" * 128])
+@pytest.mark.parametrize(
+    "text", ["a", "a=int", "a=int:x", "a=bool:yes", "a=u9:1", "a=u8:x", "a=f64:1e400", "=int:1", "a=str:" + "x" * 128]
+)
 def test_a_malformed_override_argument_is_refused(text):
     with pytest.raises(PlanError, match="override"):
         parse_override(text)
@@ -126,6 +128,26 @@ def test_an_override_argument_is_a_key_and_a_typed_value():
         ("k", True),
         ("k", "a=b:c"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("u8:5", ("u8", 5)), ("i32:-3", ("i32", -3)), ("u64:18446744073709551615", ("u64", 2**64 - 1)),
+        ("f64:1e300", ("f64", 1e300)), ("string:a=b:c", ("string", "a=b:c")), ("uint:7", ("u32", 7)),
+        ("array[u32]:[1,2]", ("array[u32]", [1, 2])), ("array[str]:[]", ("array[string]", [])),
+        ("string:" + "x" * 200, ("string", "x" * 200)),
+    ],
+)  # fmt: skip
+def test_an_override_may_name_a_type_of_gguf(text, value):
+    assert parse_override(f"k={text}") == ("k", value)
+    planned = make(llama(), "Q4_0", override_kv=[parse_override(f"k={text}")])
+    assert ("k", *value) in planned.metadata
+
+
+def test_a_negative_int_says_how_it_is_stored():
+    (text,) = make(llama(), "Q4_0", override_kv=[("a.b", -3)]).warnings
+    assert text == "override a.b: -3 is stored as 3, as in llama-quantize: a.b=i32:-3 stores the negative number"
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,,2", "-1"])

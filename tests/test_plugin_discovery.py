@@ -79,7 +79,7 @@ def test_a_file_of_an_unknown_type_is_listed_and_refused_with_a_hint(scratch, mo
     assert "Install the plugin" in again.stderr
 
 
-def test_the_numpy_and_the_cython_template_decode_alike_and_encode_999_of_1000_bytes_alike(scratch, tmp_path):
+def test_the_numpy_and_the_cython_template_encode_and_decode_alike(scratch, tmp_path):
     code = (
         "import numpy as np, quantreg\n"
         "x = np.random.default_rng(1).standard_normal((64, 512), dtype=np.float32)\n"
@@ -87,7 +87,7 @@ def test_the_numpy_and_the_cython_template_decode_alike_and_encode_999_of_1000_b
         "for importance in (None, w):\n"
         "    a, b = (quantreg.quantize(x, name, importance) for name in ('MY_Q3', 'MY_C3'))\n"
         "    floats = [quantreg.dequantize(a, name) for name in ('MY_Q3', 'MY_C3')]\n"
-        "    print((a != b).mean() < 1e-3, (floats[0] == floats[1]).all())\n"
+        "    print((a == b).all(), (floats[0] == floats[1]).all())\n"
     )
     done = scratch.run("-c", code, plugins="my-q3,my-c3", check=True)
     assert done.stdout.split() == ["True"] * 4

@@ -77,7 +77,7 @@ def test_the_tutorial_installs_what_it_calls():
             assert program in ready, f"{line}: install {program} first"
             if program == "pip" and any("[test]" in arg for arg in args):
                 ready.add("pytest")  # the extra of a new plugin
-    for kind in ("python", "cython"):
+    for kind in ("python", "cython", "recipe", "hook"):
         template = DOCS.parent / "quantreg" / "scaffold" / "_templates" / kind
         assert re.search(r'^test = \["pytest"\]$', (template / "pyproject.toml").read_text(), re.M)
         assert ".[test]" in (template / "README.md").read_text()

@@ -2,15 +2,19 @@
 
 import json
 import re
+import sys
+import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import toy
 
 from quantreg import OutputError, PluginError, cli, types
+from quantreg.recipes import file_types
 from quantreg.registry import registry
 from quantreg.scaffold import free_type_id, new_plugin
-from quantreg.testing import CHECKS
+from quantreg.testing import CHECKS, check_codec
 
 PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
 
@@ -38,6 +42,7 @@ def test_a_new_plugin_carries_its_name_everywhere(kind, tmp_path):
 
 def test_the_build_file_is_that_of_the_built_ins(tmp_path):
     ours = (new_plugin("acme-fp5", tmp_path, kind="cython") / "meson.build").read_text()
+    assert ours.splitlines()[1] == "codecs = ['acme_fp5']"
     for family in PLUGINS.glob("*/meson.build"):
         text = re.sub(r" *if not import.*\n *continue.*\n *endif\n", "", family.read_text())
         assert ours.splitlines()[2:] == text.splitlines()[2:], family
@@ -101,7 +106,165 @@ def test_an_id_that_is_taken_is_told(run, tmp_path):
         registry.unregister_plugin(plugin)
     assert code == 1
     assert "id 4203 is taken by TOY3: choose another, or leave it out to get a free one" in err
-    assert run("plugins", "new", "my-q3", "--id", "12", "--in", tmp_path)[0] == 2
+    code, _, err = run("plugins", "new", "my-q3", "--id", "12", "--in", tmp_path)
+    assert code == 1
+    assert "id 12 is taken by Q4_K" in err
+    code, _, err = run("plugins", "new", "my-q3", "--id", "31", "--in", tmp_path)
+    assert code == 1
+    assert "id 31 was that of ggml's Q4_0_4_4, which old files hold" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_id_below_1000_is_for_formats_that_have_files_already(run, tmp_path):
+    """A fork's formats have such ids, and a plugin for them has to use these."""
+    code, _, err = run("plugins", "new", "fork-q3", "--id", "139", "--in", tmp_path)
+    assert code == 0
+    assert "type_id=139" in (tmp_path / "fork-q3" / "fork_q3" / "fork_q3.py").read_text()
+    assert "id 139 is below 1000, where ggml adds types of its own: keep it only if files with this id exist" in err
+    assert "warning" not in run("plugins", "new", "my-q3", "--id", "1000", "--in", tmp_path)[2]
+
+
+@pytest.mark.parametrize("kind", ["python", "cython"])
+def test_one_project_may_hold_several_types(kind, tmp_path):
+    folder = new_plugin("acme", tmp_path, kind=kind, type_names=("acme-q3", "ACME_X"), type_id=7000)
+    assert {p.name for p in (folder / "acme").glob("*.py")} == {"__init__.py", "acme_q3.py", "acme_x.py"}
+    assert {p.name for p in (folder / "tests").glob("test_*")} == {"test_acme_q3.py", "test_acme_x.py"}
+    entries = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"]["quantreg"]
+    assert entries == {"ACME_Q3": "acme.acme_q3", "ACME_X": "acme.acme_x"}
+    for name, type_id in (("acme_q3", 7000), ("acme_x", 7001)):
+        assert f"type_id={type_id}," in (folder / "acme" / f"{name}.py").read_text()
+    if kind == "cython":
+        assert "codecs = ['acme_q3', 'acme_x']" in (folder / "meson.build").read_text()
+    for check in ("plugins check ACME_Q3 ", "plugins check ACME_X "):
+        assert check in (folder / "README.md").read_text()
+
+
+def namespace_of(path):
+    found = {"__name__": path.stem, "__file__": str(path)}
+    exec(compile(path.read_text(), path, "exec"), found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("layout", "bits", "fallback"),
+    [
+        ({}, 3.5, None),
+        ({"block_size": 16}, 4, None),
+        ({"block_size": 40}, 3.4, "Q4_0"),
+        ({"block_size": 256}, 3.0625, "Q4_0"),
+        ({"row_header_size": 4}, 3.25, None),
+        ({"row_header_size": 30, "block_size": 64}, 3.125, "Q4_0"),
+    ],
+)
+def test_the_codec_has_the_layout_that_was_asked_for(layout, bits, fallback, tmp_path):
+    qtype = namespace_of(new_plugin("acme-fp5", tmp_path, **layout) / "acme_fp5" / "acme_fp5.py")["ACME_FP5"]
+    assert qtype.block_size == layout.get("block_size", 32)
+    assert qtype.row_header_size == layout.get("row_header_size", 0)
+    assert qtype.bits_per_weight == bits
+    assert qtype.fallback == fallback
+    assert f"{bits:g} bits per weight" in (tmp_path / "acme-fp5" / "acme_fp5" / "acme_fp5.py").read_text()
+    assert check_codec(qtype, raises=False).failures == ()
+
+
+def test_the_compiled_codec_names_the_same_layout(tmp_path):
+    folder = new_plugin("acme-fp5", tmp_path, kind="cython", block_size=64, row_header_size=6) / "acme_fp5"
+    assert "block_size=64,\n    type_size=25,\n    row_header_size=6,\n" in (folder / "acme_fp5.py").read_text()
+    assert "HEADER = 6\n    BLOCK = 64\n    BYTES = 25\n" in (folder / "_acme_fp5.pyx").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--block", "12"],
+            "--block 12: the template packs 8 weights into 3 bytes, so use a multiple of 8 from 16 to 256",
+        ),
+        (["--block", "512"], "use a multiple of 8 from 16 to 256"),
+        (["--row-header", "2"], "--row-header 2: the template keeps a float32 in the header, so use 4 to 4096 bytes"),
+        (["--recipe", "--id", "5000"], "--id is for projects with types, and a recipe has none: leave it out"),
+        (["--hook", "--block", "64"], "--block is for projects with types"),
+        (["--type", "q4-k"], "the type Q4_K with id 12 is already installed"),
+        (["--type", "my-a", "--type", "MY_A"], "the type MY_A is named twice"),
+    ],
+)
+def test_options_that_do_not_go_together_are_told(options, message, run, tmp_path):
+    code, _, err = run("plugins", "new", "acme-fp5", "--in", tmp_path, *options)
+    assert code == 1
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_golden_line_of_the_template_works_when_it_is_uncommented(tmp_path):
+    folder = new_plugin("acme-fp5", tmp_path)
+    path = folder / "tests" / "test_acme_fp5.py"
+    path.write_text(path.read_text().replace("# golden = ", "golden = "))
+    assert namespace_of(path)["TestAcmeFp5"].golden == folder / "tests" / "ACME_FP5.npz"
+
+
+@pytest.fixture
+def registered():
+    """Register a module as a plugin for the time of a test."""
+    done = []
+
+    def register(path):
+        module = ModuleType(path.stem)
+        exec(compile(path.read_text(), path, "exec"), vars(module))
+        registry.register_plugin(module)
+        done.append(module)
+        return module
+
+    yield register
+    for module in reversed(done):
+        registry.unregister_plugin(module)
+
+
+def test_a_recipe_is_a_file_type_that_passes_its_tests(registered, tmp_path):
+    folder = new_plugin("my-mix", tmp_path, kind="recipe")
+    registered(folder / "my_mix" / "recipe.py")
+    namespace_of(folder / "tests" / "test_recipe.py")["test_the_rules_decide"](tmp_path)
+    assert "MY_MIX" in file_types
+
+
+def test_a_hook_scores_importance_and_passes_its_tests(registered, tmp_path, monkeypatch):
+    folder = new_plugin("my-imp", tmp_path, kind="hook")
+    module = registered(folder / "my_imp" / "importance.py")
+    monkeypatch.setitem(sys.modules, "my_imp", module)
+    monkeypatch.setitem(sys.modules, "my_imp.importance", module)
+    tests = [value for name, value in namespace_of(folder / "tests" / "test_importance.py").items() if "test_" in name]
+    assert len(tests) == 2
+    for test in tests:
+        test()
+
+
+def test_beside_an_installed_codec_in_numpy_cython_means_its_twin(registered, run, tmp_path):
+    folder = new_plugin("acme-fp5", tmp_path, block_size=64, row_header_size=6)
+    code, _, err = run("plugins", "new", "acme-fp5", "--cython", "--in", tmp_path)
+    assert code == 1
+    assert f"To make its compiled twin, install it first (pip install -e {folder}) and repeat the command" in err
+    installed = registered(folder / "acme_fp5" / "acme_fp5.py").ACME_FP5
+    code, out, err = run("plugins", "new", "acme-fp5", "--cython", "--in", tmp_path)
+    assert (code, err) == (0, "")
+    assert "the type ACME_FP5, the compiled twin of acme_fp5" in out
+    package = tmp_path / "acme-fp5-cython" / "acme_fp5_cython"
+    plugin, codec = (package / "acme_fp5.py").read_text(), (package / "_acme_fp5.pyx").read_text()
+    assert f"type_id={installed.type_id},\n    block_size=64,\n    type_size=25,\n    row_header_size=6,\n" in plugin
+    assert "register(ACME_FP5, replace=True)" in plugin
+    assert f"TYPE_ID = {installed.type_id}\n    HEADER = 6\n    BLOCK = 64\n    BYTES = 25\n" in codec
+    assert "NUMPY_PROJECT" not in plugin + codec + (package.parent / "README.md").read_text()
+    code, _, err = run("plugins", "new", "acme-fp5", "--cython", "--id", "5000", "--in", tmp_path)
+    assert code == 1
+    assert "--id: ACME_FP5 of acme_fp5 is installed, and its compiled twin keeps its id and layout" in err
+
+
+def test_the_twin_of_another_layout_has_its_loops_and_no_codec_yet(registered, tmp_path):
+    path = new_plugin("acme-fp5", tmp_path) / "acme_fp5" / "acme_fp5.py"
+    path.write_text(path.read_text().replace("BLOCK, BYTES = 32, 14", "BLOCK, BYTES = 8, 3"))
+    registered(path)
+    package = new_plugin("acme-fp5", tmp_path, kind="cython") / "acme_fp5_cython"
+    codec = (package / "_acme_fp5.pyx").read_text()
+    assert "    HEADER = 0  # bytes at the start of each row\n    BLOCK = 8  # weights in a block\n" in codec
+    assert "cdef void encode_block(" in codec
+    assert "lanes" not in codec.replace("docs/lanes.md", "")
 
 
 def test_check_runs_the_kit(run, tmp_path):

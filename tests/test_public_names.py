@@ -92,8 +92,21 @@ def declared():
     return found
 
 
+MODULES = ["errors", "events", "gguf", "recipes", "testing"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_that_people_use_by_name_are_there_after_import_quantreg(name):
+    code = (
+        f"import sys, quantreg; assert 'quantreg.{name}' not in sys.modules or '{name}' == 'errors'; "
+        f"print(quantreg.{name}.__name__, '{name}' in dir(quantreg))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.stdout == f"quantreg.{name} True\n", done.stderr
+
+
 def test_the_stub_declares_exactly_the_public_names():
-    assert sorted(declared()) == sorted(quantreg.__all__)
+    assert sorted(declared()) == sorted([*quantreg.__all__, *MODULES])
     assert len(set(quantreg.__all__)) == len(quantreg.__all__)
     assert set(quantreg.__all__) <= set(dir(quantreg))
 

@@ -66,6 +66,26 @@ def test_one_shard_stands_for_all_that_its_index_names(at):
         assert set(model) == NAMES
 
 
+def test_an_index_stands_for_its_files_whatever_their_names(at):
+    names = ["a.safetensors", "b.safetensors"]
+    save_shards(names)
+    write_index("model.safetensors.index.fp16.json", names)
+    save("whole.safetensors", dict(ITEMS))  # which the index does not name
+    Path("broken.safetensors.index.json").write_text("version https://git-lfs.github.com/spec/v1")
+    for given in ("b.safetensors", "model.safetensors.index.fp16.json", "whole.safetensors"):
+        with quantreg.open(given) as model:
+            assert set(model) == NAMES
+            assert len(model.paths) == (1 if given == "whole.safetensors" else 2)
+    with pytest.raises(SafetensorsError, match="is not JSON: it is a Git LFS pointer"):
+        quantreg.open("broken.safetensors.index.json")
+
+
+def test_a_number_too_large_to_count_files_is_no_count(at):
+    save("m-1-of-999999999.safetensors", dict(ITEMS))
+    with quantreg.open("m-1-of-999999999.safetensors") as model:
+        assert set(model) == NAMES
+
+
 @pytest.mark.parametrize("with_index", [True, False])
 def test_a_missing_shard_is_named_and_nothing_is_written(at, with_index, capsys):
     names = NAMINGS["as transformers"]
@@ -191,11 +211,13 @@ REFUSED = {
     "a tensor within another": (
         text(a={"dtype": "F32", "shape": [8], "data_offsets": [0, 32]}, b=A | {"data_offsets": [4, 20]}), "overlap",
     ),
+    "a bool for a place": (text(a=A | {"data_offsets": [False, 16]}), "expected dtype"),
+    "a size hidden by a zero": (text(a=A | {"shape": [2**50, 2**50, 0], "data_offsets": [0, 0]}), "too large"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_duplicates_and_overlaps_are_refused(at, what):
+def test_damaged_headers_are_refused(at, what):
     header, message = REFUSED[what]
     write_raw("m.safetensors", header, bytes(32))
     for action in (quantreg.open, lambda p: quantreg.plan(p, "Q8_0", names={"b": None})):

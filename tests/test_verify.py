@@ -203,11 +203,27 @@ def test_shards_become_one_file_with_the_new_metadata(at, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("set", "IN", "OUT", "a=u8:300"), 1, "is not a metadata value"),
-        (("set", "IN", "OUT", "a=u8:x"), 2, "'x' is not a u8: expected a number"),
+        (("set", "IN", "OUT", "a=u8:300"), 1, "u8 holds 0 to 255"),
+        (("set", "IN", "OUT", "a=i64:9223372036854775808"), 1, "i64 holds -9223372036854775808 to 9223372036854775807"),
+        (("set", "IN", "OUT", "a=int:4294967296"), 1, "u32 holds 0 to 4294967295"),
+        (("set", "IN", "OUT", "a=int:-2147483649"), 1, "i32 holds -2147483648 to 2147483647"),
+        (("set", "IN", "OUT", "a=f32:1e39"), 1, "f32 holds numbers up to 3.402823e+38"),
+        (("set", "IN", "OUT", "a=f64:1e400"), 2, "1e400 is too large: f64 holds numbers up to 1.8e308"),
+        (("set", "IN", "OUT", "a=u8:1.5"), 2, "'1.5' is not a u8: expected a whole number"),
+        (("set", "IN", "OUT", "a=u32:1_000"), 2, "expected a whole number"),
+        (("set", "IN", "OUT", "a=array[u8]:[1,256]"), 1, "u8 holds 0 to 255"),
+        (("set", "IN", "OUT", "a=array[i8]:[-129]"), 1, "i8 holds -128 to 127"),
+        (("set", "IN", "OUT", "a=array[u8]:[1.5]"), 1, "u8 holds whole numbers from 0 to 255"),
+        (("set", "IN", "OUT", "a=array[f32]:[1e39]"), 1, "float32 holds numbers up to 3.402823e+38"),
+        (("set", "IN", "OUT", "a=array[array[u8]]:[]"), 2, "is not a type"),
+        (("set", "IN", "OUT", "a=u8:x"), 2, "'x' is not a u8: expected a whole number"),
         (("set", "IN", "OUT", "a=bool:True"), 2, "'True' is not a bool: expected true or false"),
         (("set", "IN", "OUT", "a=array[u8]:[1,"), 2, "is not an array[u8]: expected a JSON list such as [1,2]"),
-        (("set", "IN", "OUT", "a=u9:1"), 1, "the types are"),
+        (
+            ("set", "IN", "OUT", "a=u9:1"),
+            2,
+            "'u9' is not a type: expected int, float, bool, str, or one of GGUF's u8 to u64",
+        ),
         (("set", "IN", "OUT", "a"), 2, "KEY=TYPE:VALUE"),
         (("set", "IN", "OUT", "general.alignment=u32:7"), 1, "general.alignment"),
         (("remove", "IN", "OUT", "general.nam"), 1, "did you mean general.name?"),
@@ -234,3 +250,18 @@ def test_errors_of_the_functions(at, tmp_path):
     for function in (quantreg.validate, quantreg.hash_tensors):
         with pytest.raises(GGUFFormatError):
             function(tmp_path / "bad.gguf")
+
+
+def test_half_a_model_is_not_valid(run, tmp_path):
+    layers = {f"blk.{i}.{role}.weight": np.ones((2, 32), np.float32) for i in range(4) for role in ("attn_q", "ffn_up")}
+    whole = {"general.architecture": "llama", "llama.block_count": 4}
+    quantreg.write(tmp_path / "whole.gguf", whole, layers)
+    assert quantreg.validate(tmp_path / "whole.gguf").problems == ()
+    del layers["blk.2.ffn_up.weight"]
+    quantreg.write(tmp_path / "lacks.gguf", whole, layers)
+    (problem,) = quantreg.validate(tmp_path / "lacks.gguf").problems
+    assert problem.startswith("blk.2 lacks ffn_up.weight, which 3 other layers have")
+    quantreg.write(tmp_path / "half.gguf", whole | {"llama.block_count": 8}, dict(list(layers.items())[:2]))
+    code, out, _ = run("validate", tmp_path / "half.gguf")
+    assert code == 1
+    assert "the model lacks 7 of its 8 layers (blk.1 to blk.7), although llama.block_count is 8" in out

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -108,7 +110,7 @@ def test_the_content_of_a_file_decides_and_not_its_name(at):
 def test_commands_for_gguf_say_how_to_make_one_of_safetensors(at, capsys, command):
     save("model.safetensors", small_model.tensors())
     assert cli.main([*command, "model.safetensors"]) == 1
-    assert "a safetensors file: `quantreg quantize FILE OUT.gguf F16`" in capsys.readouterr().err
+    assert "a safetensors file: make a GGUF model of it with `quantreg quantize" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["m.gguf.part1of2", "m.gguf-split-a", "m.gguf.part", "m.gguf.incomplete"])
@@ -138,6 +140,15 @@ def test_standard_input_and_output_are_refused_with_the_reason(at, capsys):
     quantreg.merge("small.gguf", "./-")
     with quantreg.open("-"):
         pass
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="no /dev/stdout")
+def test_standard_output_by_its_path_is_refused_like_any_pipe(at):
+    small_model.write_model("small.gguf")
+    words = [sys.executable, "-P", "-m", "quantreg", "quantize", "small.gguf", "/dev/stdout", "Q8_0"]
+    done = subprocess.run(words, capture_output=True)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"is a pipe or device, not a regular file: give the name of a file" in done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
@@ -170,6 +181,13 @@ def test_an_open_file_is_refused_and_bytes_are_a_path(at):
     assert quantreg.hash_tensors(b"out.gguf") == quantreg.hash_tensors("same.gguf")
     assert quantreg.compare(b"out.gguf", b"same.gguf").same
     assert quantreg.validate(b"out.gguf").ok
+    small_model.write_imatrix("im.gguf")
+    assert quantreg.ImportanceMatrix.read(b"im.gguf").path == "im.gguf"
+    assert quantreg.coverage(b"small.gguf", b"im.gguf") is not None
+    quantreg.write_plan(quantreg.plan(b"small.gguf", "Q4_K", imatrix=b"im.gguf"), b"plan.json", source=b"small.gguf")
+    assert quantreg.read_plan(b"plan.json", b"small.gguf").imatrix == "im.gguf"
+    quantreg.write(b"again.gguf", {}, {"a": np.ones(4, np.float32)})
+    assert Path("again.gguf").exists()
 
 
 # Folders

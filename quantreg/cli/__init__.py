@@ -9,6 +9,8 @@ from importlib import import_module
 
 import click
 
+from quantreg.cli.streams import guarded, let_plugins_print
+
 __all__ = ["main"]
 
 # subcommand -> (module, first line of its help), so that --help does not load the modules
@@ -38,6 +40,7 @@ class Commands(click.Group):
 
     commands: "MutableMapping[str, click.Command]"
     _asked: list[object] | None = None  # the hooks that self.commands was built from
+    _owners: dict[str, str]  # command of a plugin -> the plugin, in words
 
     def list_commands(self, ctx: click.Context | None) -> list[str]:
         """Return the names of all subcommands: quantreg's, then those of plugins in alphabetical order."""
@@ -61,13 +64,15 @@ class Commands(click.Group):
     def _ask_plugins(self) -> None:
         """Collect the subcommands of plugins. A plugin that fails adds none, and `quantreg plugins` says why."""
         from quantreg.errors import PluginError
-        from quantreg.registry import registry
+        from quantreg.faults import PLUGIN_ERRORS
+        from quantreg.registry import plugin_of, registry
 
         hooks = registry.hook.register_commands.get_hookimpls()
         if hooks == self._asked:
             return
         self._asked = hooks
         self.commands.clear()
+        self._owners = {}
         for hook in hooks:
             theirs = click.Group()
             try:
@@ -75,17 +80,38 @@ class Commands(click.Group):
                 for name in theirs.commands:
                     if name in COMMANDS or name in self.commands:
                         raise PluginError(f"the command {name!r} already exists: choose another name")
-            except Exception as error:  # a plugin may fail in any way; it must disable only itself
+            except PLUGIN_ERRORS as error:  # it must disable only itself
                 registry.blame("register_commands", hook, error)
                 continue
             self.commands.update(theirs.commands)
+            self._owners.update(dict.fromkeys(theirs.commands, plugin_of(hook)))
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the subcommand. Whatever a plugin's own raises becomes an error that names the plugin."""
+        from quantreg.errors import PluginError, QuantregError
+        from quantreg.faults import PLUGIN_ERRORS, describe
+
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, QuantregError, BrokenPipeError):
+            raise
+        except PLUGIN_ERRORS as error:
+            name = ctx.invoked_subcommand or ""
+            if name in COMMANDS or (isinstance(error, OSError) and error.filename is not None):
+                raise
+            if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+                ctx.exit(error.code or 0)  # in a command of its own, this is a way to end
+            raise PluginError(f"command {name!r} of {self._owners.get(name)} failed: {describe(error)}") from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the subcommand that the arguments name; for an unknown name the error says what to do next."""
         try:
-            return super().resolve_command(ctx, args)
+            name, command, rest = super().resolve_command(ctx, args)
+            if name not in COMMANDS:
+                let_plugins_print()
+            return name, command, rest
         except click.UsageError as error:
             from quantreg.registry import registry
 
@@ -113,13 +139,20 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code. ``args`` defaults to ``sys.argv[1:]``.
 
     0 is success. 1 is an error, told in one line on stderr, or a difference or problem that the command was asked to
-    find. 2 is wrong usage, and 130 is Ctrl-C.
+    find. 2 is wrong usage, and 130 is Ctrl-C. What plugins print goes to stderr, except in their own subcommands.
     """
-    from quantreg.errors import QuantregError
-
     # quantreg spreads its work over the cores itself. OpenBLAS's own threads would compete and are slow to start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     atexit.register(gc.freeze)  # the process ends anyway: spare the last search for reference cycles
+    with guarded(program=args is None):
+        code = _run(args)
+        _tell_choices()
+    return code
+
+
+def _run(args: Sequence[str] | None) -> int:
+    from quantreg.errors import QuantregError
+
     try:
         code = cli.main(args, prog_name="quantreg", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -138,9 +171,29 @@ def main(args: Sequence[str] | None = None) -> int:
             sys.stderr.close()
         return 1
     except (QuantregError, OSError) as error:
-        click.echo(f"quantreg: error: {_one_line(error)}", err=True)
+        _tell(error)
         return 1
     return code if isinstance(code, int) else 0  # an int is the code that a command passed to ctx.exit()
+
+
+def _tell(error: Exception) -> None:
+    """Print an error on one line. With QUANTREG_DEBUG=1 its traceback comes first, with those of its causes."""
+    from quantreg.errors import CodecError, PlanError, PluginError
+    from quantreg.faults import debugging, trace
+
+    trace(error)
+    click.echo(f"quantreg: error: {_one_line(error)}", err=True)
+    if isinstance(error, (CodecError, PlanError, PluginError)) and error.__cause__ is not None and not debugging():
+        click.echo("quantreg: set QUANTREG_DEBUG=1 to see the whole traceback", err=True)
+
+
+def _tell_choices() -> None:
+    """Say which plugin provided a type that was used, if several plugins provide it."""
+    used = sys.modules.get("quantreg.registry")  # not loaded here: a command that has not loaded it used no type
+    if used is not None and sys.stderr is not None and not sys.stderr.closed:
+        from quantreg.cli.show import warn
+
+        warn(used.registry.choices())
 
 
 def _one_line(error: Exception) -> str:

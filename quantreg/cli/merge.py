@@ -4,14 +4,14 @@ import click
 
 
 @click.command("merge")
-@click.argument("source", metavar="SHARD")
+@click.argument("shards", nargs=-1, required=True, metavar="SHARD...")
 @click.argument("out", metavar="OUT")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-def command(source: str, out: str, force: bool) -> None:
+def command(shards: tuple[str, ...], out: str, force: bool) -> None:
     """Merge the shards of a model into the GGUF file OUT.
 
-    Give any one SHARD. The others are found by their names in the same folder.
+    Give any one SHARD, or all of them (m-*.gguf). The others are found by their names in the same folder.
     """
     import quantreg
 
-    click.echo(quantreg.merge(source, out, force=force).path)
+    click.echo(quantreg.merge(shards, out, force=force).path)

@@ -8,8 +8,6 @@ import click
 if TYPE_CHECKING:
     from quantreg.gguf import Value
 
-_ALIASES = {"int": "i32", "uint": "u32", "float": "f32", "str": "string"}
-
 
 @click.group("metadata")
 def command() -> None:
@@ -57,8 +55,9 @@ def get(file: str, keys: tuple[str, ...]) -> None:
 def set_(source: str, out: str, values: tuple[str, ...], force: bool) -> None:
     """Set metadata keys: write IN to OUT with the new values.
 
-    TYPE is string, bool, f32, f64, u8, u16, u32, u64, i8, i16, i32 or i64. For an array write array[TYPE] and a JSON
-    list, for example tokenizer.ids=array[u32]:[1,2].
+    TYPE is string, bool, f32, f64, u8, u16, u32, u64, i8, i16, i32 or i64. As in --override-kv, str stands for string,
+    float for f32, and int for u32 (i32 if VALUE is negative). For an array write array[TYPE] and a JSON list, for
+    example tokenizer.ids=array[u32]:[1,2].
     """
     import quantreg
 
@@ -94,20 +93,20 @@ def rename(source: str, out: str, names: tuple[str, ...], force: bool) -> None:
 
 
 def _parse(text: str) -> "tuple[str, Value]":
-    """Parse KEY=TYPE:VALUE."""
+    """Parse KEY=TYPE:VALUE. Raises MetadataError if the type cannot hold the value."""
+    from quantreg.errors import GGUFFormatError, MetadataError
     from quantreg.gguf import Value
+    from quantreg.recipes.values import parse_value
 
     key, equals, typed = text.partition("=")
     kind, colon, value = typed.partition(":")
     if not (key and equals and colon):
         raise click.UsageError(f"{text!r}: expected KEY=TYPE:VALUE, for example general.name=string:mine.")
-    kind = _ALIASES.get(kind, kind)
-    if kind == "string":
-        return key, Value(kind, value)
     try:
-        return key, Value(kind, json.loads(value))
-    except (ValueError, RecursionError):
-        array = kind.startswith("array")
-        expected = {"bool": "true or false"}.get(kind, "a JSON list such as [1,2]" if array else "a number")
-        article = "an" if kind.startswith(("a", "i")) else "a"
-        raise click.UsageError(f"{text!r}: {value!r} is not {article} {kind}: expected {expected}.") from None
+        parsed = parse_value(kind, value)
+    except ValueError as error:
+        raise click.UsageError(f"{text!r}: {error}.") from None
+    try:
+        return key, Value(*parsed)
+    except GGUFFormatError as error:
+        raise MetadataError(f"{key}: {error.message}") from None

@@ -1,6 +1,7 @@
 """The options that decide the type of each tensor, shared by `quantreg quantize` and `quantreg plan`."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,17 @@ import click
 if TYPE_CHECKING:
     from quantreg.recipes import FileType
 
-__all__ = ["PlanCommand", "default_output", "find_file_type", "plan_options", "to_keywords"]
+__all__ = [
+    "PlanCommand",
+    "default_output",
+    "find_file_type",
+    "plan_options",
+    "refuse_to_replace",
+    "to_keywords",
+    "type_files",
+]
+
+_TYPE_FILES = "quantreg.tensor_type_files"  # where a context keeps the paths of these files
 
 _OPTIONS = (
     click.option("--imatrix", metavar="FILE", help="Importance matrix: GGUF or the older .dat format."),
@@ -61,6 +72,7 @@ class PlanCommand(click.Command):
         for word in rest:
             option, equals, path = word.partition("=")
             if option == "--tensor-type-file" and (path := path if equals else next(rest, "")):
+                ctx.meta[_TYPE_FILES] = [*type_files(ctx), path]
                 words += [f"--tensor-type={text}" for text in _tensor_types_in(path)]
             else:
                 words.append(word)
@@ -76,6 +88,24 @@ def _tensor_types_in(path: str) -> Iterator[str]:
             for text in line.split():
                 parse_tensor_type(text)
                 yield text
+
+
+def type_files(ctx: click.Context) -> list[str]:
+    """The paths that were given as --tensor-type-file."""
+    return list(ctx.meta.get(_TYPE_FILES, ()))
+
+
+def refuse_to_replace(out: str, *files: str | None) -> None:
+    """Raise OutputError if OUT, or a shard that its name stands for, is one of these inputs, even with --force.
+
+    The writer itself protects the model, the imatrix and the names.
+    """
+    from quantreg.errors import OutputError
+
+    shard = re.compile(re.escape(out.removesuffix(".gguf")) + r"-\d{5}-of-\d{5}\.gguf")
+    for path in files:
+        if path and ((os.path.exists(out) and os.path.samefile(out, path)) or shard.fullmatch(path)):
+            raise OutputError(f"{path if shard.fullmatch(path) else out}: is the input: choose another name")
 
 
 def plan_options(command: Callable[..., None]) -> Callable[..., None]:

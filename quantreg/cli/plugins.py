@@ -20,7 +20,8 @@ def command(ctx: click.Context, /, as_json: bool) -> None:
     CPU lists the processor levels that the codecs of a plugin were built for; "python" is a codec in NumPy. ABI is the
     version of the codec interface that they were built for.
 
-    The environment variable QUANTREG_PLUGINS=NAME,... loads only these plugins or distributions.
+    The environment variable QUANTREG_PLUGINS=NAME,... loads only these plugins or distributions. With a minus sign,
+    QUANTREG_PLUGINS=-NAME, it leaves one out.
     """
     if ctx.invoked_subcommand is None:
         _list(as_json)
@@ -85,36 +86,65 @@ def _describe(plugin: "Plugin", registry: "Registry") -> dict[str, Any]:
 @command.command("new")
 @click.argument("name")
 @click.option("--python", "kind", flag_value="python", default=True, help="Write the codec in NumPy (default).")
-@click.option("--cython", "kind", flag_value="cython", help="Write the codec in Cython, which needs a C compiler.")
 @click.option(
-    "--id",
-    "type_id",
-    type=click.IntRange(1000, 2**31 - 1),
-    metavar="N",
-    help="Type id. Default: derived from NAME.",
-)
+    "--cython", "kind", flag_value="cython",
+    help="Write the codec in Cython, which needs a C compiler. If the type is installed with a codec in NumPy, write "
+    "its compiled twin to NAME-cython.",
+)  # fmt: skip
+@click.option("--recipe", "kind", flag_value="recipe", help="Write a file type: a mixture of types for whole models.")
+@click.option("--hook", "kind", flag_value="hook", help="Write a hook that scores the importance of weights.")
+@click.option(
+    "--type", "type_names", multiple=True, metavar="TYPE",
+    help="Name of a type. Repeat it for several types in one project. Default: NAME.",
+)  # fmt: skip
+@click.option(
+    "--id", "type_id", type=click.IntRange(0, 2**31 - 1), metavar="N",
+    help="Type id, for several types that of the first. Default: derived from the name, 1000 or above.",
+)  # fmt: skip
+@click.option("--block", type=click.IntRange(1), metavar="N", help="Weights in a block. Default: 32.")
+@click.option("--row-header", type=click.IntRange(0), metavar="N", help="Bytes at the start of each row. Default: 0.")
 @click.option("--in", "folder", default=".", metavar="FOLDER", help="Parent folder. Default: the current folder.")
-def new(name: str, kind: Literal["python", "cython"], type_id: int | None, folder: str) -> None:
+def new(
+    name: str,
+    kind: Literal["python", "cython", "recipe", "hook"],
+    type_names: tuple[str, ...],
+    type_id: int | None,
+    block: int | None,
+    row_header: int | None,
+    folder: str,
+) -> None:
     """Create a folder NAME with a working plugin.
 
     Its codec encodes a simple 3-bit format, which you change into your own. NAME becomes the name of the distribution.
     For example, my-q3 gives a type MY_Q3.
     """
-    from quantreg.scaffold import new_plugin
+    from quantreg.scaffold import Project
 
-    target = new_plugin(name, folder, kind=kind, type_id=type_id)
-    module = name.replace("-", "_")
-    edit = target / module / (f"{module}.py" if kind == "python" else f"_{module}.pyx")
+    project = Project.design(name, kind, type_names, type_id, block, row_header)
+    target = project.write(folder)
     path = target if target.is_absolute() else f"./{target}"  # pip takes a word without a slash for a name on PyPI
-    how = "-e" if kind == "python" else "--no-build-isolation"
-    need = "" if kind == "python" else "  pip install meson-python ninja 'Cython>=3.3'   # and GCC or Clang\n"
-    click.echo(
-        f"{target} is a plugin with the type {module.upper()}. Its codec is in {edit}. Next:\n\n{need}"
-        f"  pip install {how} '{path}[test]'\n"
-        f"  pytest {path}\n"
-        f"  quantreg plugins check {module.upper()}\n"
-        f"  quantreg quantize model-f16.gguf model-{name}.gguf {module.upper()}"
+    compiled = kind == "cython"
+    names = [t.name for t in project.types]
+    what = {"recipe": f"the file type {project.package.upper()}", "hook": "a hook that scores importance"}.get(
+        kind, f"the type{'s' if len(names) > 1 else ''} {', '.join(names)}"
     )
+    if project.twin_of:
+        what += f", the compiled twin of {project.twin_of}"
+    then = [f"quantreg plugins check {each}" for each in names]
+    if kind != "hook":
+        file_type = names[0] if names else project.package.upper()
+        low = file_type.lower().replace("_", "-")
+        then.append(f"quantreg quantize model-f16.gguf model-{low}.gguf {file_type}")
+    lines = [
+        *(["pip install meson-python ninja 'Cython>=3.3'   # and GCC or Clang"] if compiled else []),
+        f"pip install {'--no-build-isolation' if compiled else '-e'} '{path}[test]'",
+        f"pytest {path}",
+        *then,
+    ]
+    edit = " and ".join(str(target / source) for source in project.sources)
+    click.echo(f"{target} is a plugin with {what}. Edit {edit}. Next:\n\n" + "\n".join(f"  {line}" for line in lines))
+    if project.note:
+        click.echo(f"warning: {project.note}", err=True)
 
 
 @command.command("check")

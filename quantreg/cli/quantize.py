@@ -1,13 +1,20 @@
 """The subcommand `quantreg quantize`."""
 
-import os
 import signal
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantreg.cli.plan_options import PlanCommand, default_output, find_file_type, plan_options, to_keywords
+from quantreg.cli.plan_options import (
+    PlanCommand,
+    default_output,
+    find_file_type,
+    plan_options,
+    refuse_to_replace,
+    to_keywords,
+    type_files,
+)
 from quantreg.cli.show import count, plan_summary, print_json, printable, size, warn
 
 if TYPE_CHECKING:
@@ -82,13 +89,14 @@ def command(
         imatrix = options.pop("imatrix")
         file_type = find_file_type(word)
         out = out or default_output(source, file_type, word)
-    _refuse_to_replace(out, plan_file, given["names"])
+    shards: dict[str, Any] = {"split_max_size": split_max_size, "split_max_tensors": split_max_tensors}
     if dry_run:
-        _show_plan(source, file_type, imatrix, options, as_json)
+        _show_plan(source, file_type, imatrix, options | shards, as_json)
         return
+    refuse_to_replace(out, plan_file, *type_files(ctx))
     _quantize(
         source, out, file_type, imatrix, log_json, threads=threads or positional, resumable=resumable or resume,
-        resume=resume, force=force, split_max_size=split_max_size, split_max_tensors=split_max_tensors, **options,
+        resume=resume, force=force, **shards, **options,
     )  # fmt: skip
 
 
@@ -98,15 +106,6 @@ def _refuse_beside_a_plan(ctx: click.Context, given: Mapping[str, Any]) -> None:
         if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
             option = next(p.opts[0] for p in ctx.command.params if p.name == name)
             raise click.UsageError(f"{option} cannot be used with --plan: give it to `quantreg plan` or edit the plan.")
-
-
-def _refuse_to_replace(out: str, *files: str | None) -> None:
-    """Raise OutputError if OUT is one of these inputs, even with --force. The writer protects the model and imatrix."""
-    from quantreg.errors import OutputError
-
-    for path in files:
-        if path and os.path.exists(out) and os.path.samefile(out, path):
-            raise OutputError(f"{out}: is the input: choose another name")
 
 
 def _arguments(arguments: Sequence[str], planned: bool) -> tuple[str, str | None, str, int | None]:
@@ -150,19 +149,22 @@ def _arguments(arguments: Sequence[str], planned: bool) -> tuple[str, str | None
 def _show_plan(
     source: str, file_type: "FileType | Plan", imatrix: str | None, options: dict[str, Any], as_json: bool
 ) -> None:
-    import quantreg
+    """Show what a run would do. Raises what the run would raise before it reads tensor data."""
+    from quantreg.jobs.planning import rehearse
+    from quantreg.recipes import PlanOptions
 
-    if isinstance(file_type, quantreg.Plan):
-        plan = file_type
-    else:
-        plan = quantreg.plan(source, file_type, imatrix=imatrix, check=False, **options)
+    shards = {name: options.pop(name) for name in ("split_max_size", "split_max_tensors")}
+    names = options.pop("names")
+    rehearsal = rehearse(source, file_type, imatrix, PlanOptions(**options), names=names, **shards)
+    plan = rehearsal.plan
     if as_json:
         print_json(plan.to_dict())
-        return
-    for index, tensor in enumerate(plan.tensors, 1):
-        click.echo(_tensor_line(tensor, index, len(plan.tensors)))
-    click.echo(plan_summary(plan))
-    warn((*plan.problems, *plan.warnings))
+    else:
+        for index, tensor in enumerate(plan.tensors, 1):
+            click.echo(_tensor_line(tensor, index, len(plan.tensors)))
+        click.echo(plan_summary(plan))
+        warn(plan.warnings)
+    rehearsal.check()
 
 
 def _tensor_line(tensor: "TensorPlan", index: int, last: int) -> str:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quantreg.cli.grouping import grouped
+
 if TYPE_CHECKING:  # quantreg.recipes is slow to load, and most commands do not need it
     from quantreg.recipes import Plan, TensorPlan
 
@@ -79,8 +81,8 @@ def print_json(data: object) -> None:
 
 
 def warn(warnings: Iterable[str]) -> None:
-    """Print each warning as one line on stderr."""
-    for warning in warnings:
+    """Print each warning as one line on stderr, and many of the same kind as one line together."""
+    for warning in grouped(warnings):
         click.echo(f"warning: {printable(warning)}", err=True)
 
 

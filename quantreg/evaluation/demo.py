@@ -5,7 +5,7 @@ from os import PathLike
 import numpy as np
 from numpy.typing import NDArray
 
-from quantreg import files
+from quantreg import files, writing
 
 __all__ = ["DEMO_TYPES", "make_model", "relative_error"]
 
@@ -13,7 +13,7 @@ DEMO_TYPES: tuple[str, ...] = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K
 
 
 def make_model(
-    path: str | PathLike[str],
+    path: str | bytes | PathLike[str],
     *,
     n_layer: int = 4,
     n_embd: int = 512,
@@ -68,11 +68,11 @@ def make_model(
         "llama.rope.freq_base": 10000.0,
         "llama.vocab_size": n_vocab,
     }
-    files.write(path, metadata, tensors, force=force)
+    writing.write(path, metadata, tensors, force=force)
     return sum(tensor.size for tensor in tensors.values())
 
 
-def relative_error(path: str | PathLike[str], other: str | PathLike[str]) -> float:
+def relative_error(path: str | bytes | PathLike[str], other: str | bytes | PathLike[str]) -> float:
     """Return the root mean square error of the weights of ``other``, divided by the root mean square of ``path``'s.
 
     Both models must have the same tensors. Raises what `quantreg.open` raises.

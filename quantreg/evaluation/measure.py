@@ -1,6 +1,7 @@
 """Measure types on a model: error, size and speed on a random sample of its rows."""
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from os import PathLike
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +16,7 @@ from quantreg.evaluation.round_trip import Matrices, fit_model, parameter_bytes,
 from quantreg.evaluation.sums import Sums, added, finished, summed
 from quantreg.evaluation.targets import Target, make_target
 from quantreg.ggml import INTEGER_TYPES
-from quantreg.importance import ImportanceMatrix
+from quantreg.importance import ImatrixLike, ImportanceMatrix
 from quantreg.parameters import TensorContext, without_tokenizer
 from quantreg.qtype import QuantType
 from quantreg.recipes import FileType
@@ -63,9 +64,9 @@ def built_in_types(importance: bool = False) -> list[str]:
 
 
 def evaluate(
-    path: str | PathLike[str],
+    path: str | bytes | PathLike[str],
     type_names: "Iterable[str | int | QuantType | FileType]",
-    imatrix: str | PathLike[str] | ImportanceMatrix | None = None,
+    imatrix: ImatrixLike | None = None,
     *,
     sample: int = _SAMPLE_WEIGHTS,
     seed: int = 0,
@@ -76,7 +77,7 @@ def evaluate(
     - ``path``: a model that `quantreg.open` can read, of types that quantreg can decode, such as an F16 model.
     - ``type_names``: names or ids of types, or QuantTypes; names of file types, or FileTypes. A name that is both, such
       as Q4_0, means the type. A file type gives each tensor the type that `quantize_file` would give it.
-    - ``imatrix``: an importance matrix or its path.
+    - ``imatrix``: an importance matrix, its path, or a mapping of tensor names to column statistics.
     - ``sample``: about how many weights to take. Every matrix contributes in proportion to its size, at least one row.
     - ``seed``: selects the rows. The same seed gives the same rows for every type.
     - ``progress``: called with a `Step` before each tensor is measured in each type.
@@ -87,15 +88,15 @@ def evaluate(
     no matrices; and whatever `quantreg.open` and `ImportanceMatrix.read` raise.
     """
     wanted = list({(type(found), found.name): found for found in map(type_or_file_type, type_names)}.values())
-    if imatrix is not None and not isinstance(imatrix, ImportanceMatrix):
-        imatrix = ImportanceMatrix.read(imatrix)
+    if imatrix is not None:
+        imatrix = ImportanceMatrix.of(imatrix)
     with files.open(path) as model:
         targets, failed = _prepared(wanted, model, imatrix)
         chosen = list(dict.fromkeys(qtype for target in targets for qtype in target.types()))
         conditions = Conditions.here(model.metadata, sample, seed, _versions(chosen))
         sampled = _sampled(model, sample, np.random.default_rng(seed))
         if not sampled:
-            raise PlanError(f"{path} has no matrices to evaluate: give a model with two-dimensional tensors")
+            raise PlanError(f"{os.fsdecode(path)} has no matrices to evaluate: give a model with two-dimensional tensors")
         run = _Run(model, imatrix, targets, sampled)
         run.measure(progress)
     for target in targets:
@@ -105,7 +106,7 @@ def evaluate(
     totals = tuple(finished(target, None, run.sums[target]) for target in targets if target in run.sums)
     source = None if imatrix is None else imatrix.path
     return Evaluation(
-        str(path), source and str(source), totals, tuple(run.measures), tuple(run.skipped), tuple(failed), conditions
+        os.fsdecode(path), source and str(source), totals, tuple(run.measures), tuple(run.skipped), tuple(failed), conditions
     )
 
 

@@ -1,7 +1,8 @@
 """Metadata values: their encoding in a file, and a mapping that decodes them on access."""
 
+import math
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -226,6 +227,7 @@ def _encode(type: str, data: Any) -> bytes:
             data = data.item()
         if (type == "bool") != isinstance(data, bool):
             raise TypeError("True and False have the type bool, and it holds nothing else")
+        _check_range(type, [data])
         return struct.pack(f"<{_STRUCT[type]}", data)
     element = type[6:-1]
     if type != f"array[{element}]" or element not in VALUE_TYPES or element == "array":
@@ -237,8 +239,27 @@ def _encode(type: str, data: Any) -> bytes:
         return head + b"".join(map(_encode_string, data))
     if element[0] in "ui" and not isinstance(data, np.ndarray):
         # NumPy would turn integers from 2^63 on into floats.
-        return head + struct.pack(f"<{len(data)}{_STRUCT[element]}", *data)
+        try:
+            return head + struct.pack(f"<{len(data)}{_STRUCT[element]}", *data)
+        except struct.error:
+            _check_range(element, data)
+            raise
     return head + _encode_numbers(_DTYPE[element], np.asarray(data))
+
+
+def _check_range(type: str, data: "Iterable[Any]") -> None:
+    """Raise OverflowError or TypeError, which state the range, for the first number that a scalar type cannot hold."""
+    if type == "f32":
+        largest = float(np.finfo(np.float32).max)
+        if any(isinstance(number, (int, float)) and largest < abs(number) < math.inf for number in data):
+            raise OverflowError(f"f32 holds numbers up to {largest:.7g}")
+    elif type[0] in "ui":
+        limits = np.iinfo(_DTYPE[type])
+        for number in data:
+            if not isinstance(number, (int, np.integer)):
+                raise TypeError(f"{type} holds whole numbers from {limits.min} to {limits.max}")
+            if not limits.min <= number <= limits.max:
+                raise OverflowError(f"{type} holds {limits.min} to {limits.max}")
 
 
 def _encode_string(text: object) -> bytes:
@@ -256,8 +277,11 @@ def _encode_numbers(dtype: "np.dtype[Any]", array: "NDArray[Any]") -> bytes:
         limits = np.iinfo(dtype)
         if int(array.min()) < limits.min or int(array.max()) > limits.max:
             raise OverflowError(f"{dtype.name} holds {limits.min} to {limits.max}")
-    with np.errstate(over="raise"):
-        return array.astype(dtype).tobytes()
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(dtype).tobytes()
+    except FloatingPointError:
+        raise OverflowError(f"{dtype.name} holds numbers up to {np.finfo(dtype).max:.7g}") from None
 
 
 def _type_of(data: object) -> str:

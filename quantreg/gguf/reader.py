@@ -88,6 +88,9 @@ class Header:
     def _by_name(self) -> dict[str, TensorInfo]:
         return {tensor.name: tensor for tensor in self.tensors}
 
+    def __repr__(self) -> str:
+        return f"<Header {self.path!r}: version {self.version}, {len(self.tensors)} tensors, {len(self.metadata)} keys>"
+
     def tensor(self, name: str) -> TensorInfo:
         """The tensor with this name. Raises KeyError if there is none."""
         return self._by_name[name]

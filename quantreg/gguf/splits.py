@@ -49,13 +49,18 @@ def read_shards(
     given = read_header(path, layout=layout)
     count = _number(given, "split.count", 1)
     number = _number(given, "split.no", 0)
+    name = _NAME.fullmatch(path)
     if count <= 1 and number == 0:
+        if name and int(name["count"]) > 1 and "split.count" not in given.metadata:
+            given.warnings.append(
+                f"the name says that this is file {int(name['number'])} of {int(name['count'])}, but the file does not "
+                "(it has no split.count): it was read alone"
+            )
         _check_total((given,))
         return (given,)
     if number >= count:
         message = f"is {number}, but split.count is {count}: download or create the shards again"
         raise _error("split-numbers", given, "split.no", message, number, count)
-    name = _NAME.fullmatch(path)
     if not name or (int(name["number"]), int(name["count"])) != (number + 1, count):
         expected = shard_path("NAME", number, count)
         if partial:

@@ -24,6 +24,9 @@ class HeaderEdit:
         pairs = metadata.raw_items() if isinstance(metadata, Metadata) else dict(metadata).items()
         self._values: dict[str, Value] = {key: Value.of(value) for key, value in pairs}
 
+    def __repr__(self) -> str:
+        return f"<HeaderEdit of {len(self._values)} keys>"
+
     def set(self, key: str, value: object) -> None:
         """Remove the key and append it with this value. `Value.of` picks the type of anything that is not a Value."""
         self._values.pop(key, None)

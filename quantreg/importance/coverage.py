@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantreg import gguf
-from quantreg.importance.matrix import ImportanceMatrix
+from quantreg.importance.matrix import ImatrixLike, ImportanceMatrix
 from quantreg.recipes.keep import kept_because
 from quantreg.recipes.order import arrange, trimmed
 from quantreg.registry import layout_of
@@ -43,19 +43,22 @@ class Coverage:
     tensors: tuple[TensorCoverage, ...]
     unused: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        covered = sum(tensor.state == "covered" for tensor in self.tensors)
+        return f"<Coverage: {covered} of {len(self.tensors)} tensors covered, {len(self.unused)} unused entries>"
+
     @property
     def complete(self) -> bool:
         """Whether every tensor is covered."""
         return all(tensor.state == "covered" for tensor in self.tensors)
 
 
-def coverage(src: str | os.PathLike[str], imatrix: ImportanceMatrix | str | os.PathLike[str]) -> Coverage:
-    """Compare an importance matrix (an ImportanceMatrix or its path) with the GGUF model at src.
+def coverage(src: str | bytes | os.PathLike[str], imatrix: ImatrixLike) -> Coverage:
+    """Compare an importance matrix (an ImportanceMatrix, a mapping of arrays or a path) with the GGUF model at src.
 
     Raises GGUFFormatError, ImportanceError, OSError.
     """
-    if not isinstance(imatrix, ImportanceMatrix):
-        imatrix = ImportanceMatrix.read(imatrix)
+    imatrix = ImportanceMatrix.of(imatrix)
     headers = gguf.read_shards(src, layout=layout_of)
     architecture = str(headers[0].metadata.get("general.architecture", ""))
     found: list[TensorCoverage] = []

@@ -13,11 +13,12 @@ from typing import BinaryIO, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from quantreg.arrays import as_array
 from quantreg.errors import GGUFFormatError, ImportanceError
 from quantreg.gguf import read_header
 from quantreg.html import table
 
-__all__ = ["ImportanceMatrix"]
+__all__ = ["ImatrixLike", "ImportanceMatrix"]
 
 _BLOCK = 16  # columns; the smallest block with a scale of its own in a type that reads importance
 _SUMS, _COUNTS = ".in_sum2", ".counts"
@@ -58,19 +59,30 @@ class ImportanceMatrix(Mapping[str, NDArray[np.float32]]):
         if isinstance(entries, _FileEntries):
             self.entries = entries
         else:
-            self.entries = {name: np.asarray(values, np.float32).reshape(-1) for name, values in entries.items()}
+            with np.errstate(over="ignore"):  # infinity is refused below
+                self.entries = {
+                    name: as_array(values, name).astype(np.float32, copy=False).reshape(-1)
+                    for name, values in entries.items()
+                }
             for name, values in self.entries.items():
                 _check_values(name, values, path)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> "ImportanceMatrix":
+    def of(cls, given: "ImatrixLike") -> "ImportanceMatrix":
+        """The matrix itself, one made of a mapping of names to arrays, or the one in the file at a path."""
+        if isinstance(given, ImportanceMatrix):
+            return given
+        return cls(given) if isinstance(given, Mapping) else cls.read(given)
+
+    @classmethod
+    def read(cls, path: str | bytes | os.PathLike[str]) -> "ImportanceMatrix":
         """Read a legacy or GGUF importance matrix and check every value in it.
 
         Raises ImportanceError, naming the file and the entry, for damaged data, and OSError if the file cannot be
         opened.
         """
-        name = os.fspath(path)
-        with open(path, "rb") as file:
+        name = os.fsdecode(path)
+        with open(name, "rb") as file:
             is_gguf = file.read(4) == b"GGUF"
         spans, dataset, chunk_count, warnings = (_index_gguf if is_gguf else _index_legacy)(name)
         if not spans:
@@ -170,6 +182,10 @@ class ImportanceMatrix(Mapping[str, NDArray[np.float32]]):
         text = _where(self.path) + text
         if text not in self.warnings:
             self.warnings.append(text)
+
+
+# What stands for an importance matrix: one, a mapping of tensor names to arrays, or the path of a file.
+ImatrixLike: TypeAlias = ImportanceMatrix | Mapping[str, ArrayLike] | str | bytes | os.PathLike[str]
 
 
 class _Span(NamedTuple):

@@ -55,6 +55,9 @@ class Comparison(Mapping[str, TensorDifference]):
     tensors: tuple[TensorDifference, ...]
     n_tensors: int
 
+    def __repr__(self) -> str:
+        return f"<Comparison: {len(self.tensors)} of {self.n_tensors} tensors and {len(self.metadata)} keys differ>"
+
     @property
     def same(self) -> bool:
         """Whether metadata and tensors are equal. The order of tensors and the split into files do not matter."""
@@ -83,7 +86,9 @@ class Comparison(Mapping[str, TensorDifference]):
         return table(caption, ("name", "differs in", "A", "B", "RMSE / RMS of A", "largest difference"), rows)
 
 
-def compare(a: str | PathLike[str], b: str | PathLike[str], *, threads: int | None = None) -> Comparison:
+def compare(
+    a: str | bytes | PathLike[str], b: str | bytes | PathLike[str], *, threads: int | None = None
+) -> Comparison:
     """Compare two models: metadata by type and value, tensors by shape, type and bytes, or by numeric error.
 
     Either may be GGUF or safetensors. Safetensors has no metadata, so metadata is compared only between GGUF models.

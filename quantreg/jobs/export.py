@@ -19,8 +19,8 @@ __all__ = ["export"]
 
 
 def export(
-    src: str | os.PathLike[str],
-    dst: str | os.PathLike[str],
+    src: str | bytes | os.PathLike[str],
+    dst: str | bytes | os.PathLike[str],
     *,
     dtype: str | None = None,
     threads: int | None = None,

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 
 from quantreg.errors import PlanError
-from quantreg.importance import ImportanceMatrix
+from quantreg.importance import ImatrixLike, ImportanceMatrix
 from quantreg.jobs.safetensors import SafetensorsSource
 from quantreg.jobs.source import Source
 from quantreg.safetensors import SUFFIX, is_safetensors
@@ -15,7 +15,7 @@ __all__ = ["open_imatrix", "open_source"]
 
 def open_source(
     path: str | bytes | os.PathLike[str],
-    names: Mapping[str, str | None] | str | os.PathLike[str] | None = None,
+    names: Mapping[str, str | None] | str | bytes | os.PathLike[str] | None = None,
     *,
     partial: bool = False,
     any_type: bool = False,
@@ -37,8 +37,6 @@ def open_source(
     return source
 
 
-def open_imatrix(imatrix: "ImportanceMatrix | str | os.PathLike[str] | None") -> ImportanceMatrix | None:
-    """The importance matrix, read if it is given as a path; None without one."""
-    if imatrix is None or isinstance(imatrix, ImportanceMatrix):
-        return imatrix
-    return ImportanceMatrix.read(os.fsdecode(imatrix))
+def open_imatrix(imatrix: "ImatrixLike | None") -> ImportanceMatrix | None:
+    """The importance matrix, made of a mapping or read if it is a path; None without one."""
+    return None if imatrix is None else ImportanceMatrix.of(imatrix)

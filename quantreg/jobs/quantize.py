@@ -1,5 +1,6 @@
 """Quantizing a file: a model and a file type or plan in, a file or shards out."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -7,26 +8,26 @@ from contextlib import closing
 from os import PathLike
 from typing import Any
 
-from quantreg.errors import PlanError
+from quantreg.errors import NonFiniteError
 from quantreg.events import Event, Finished, TensorDone
-from quantreg.importance import ImportanceMatrix
-from quantreg.jobs import shards
-from quantreg.jobs.inputs import open_imatrix, open_source
+from quantreg.importance import ImatrixLike
+from quantreg.jobs.advice import with_advice
+from quantreg.jobs.planning import rehearse
 from quantreg.jobs.results import QuantizeResult, WriteResult
 from quantreg.jobs.resume import identity_of
 from quantreg.jobs.writing import write_files
 from quantreg.loss import explain, is_lost
-from quantreg.recipes import FileType, Plan, PlanOptions, plan_header
+from quantreg.recipes import FileType, Plan, PlanOptions
 from quantreg.storage import PartialFile
 
 __all__ = ["quantize_events", "quantize_file"]
 
 
 def quantize_file(
-    src: str | PathLike[str],
-    dst: str | PathLike[str],
+    src: str | bytes | PathLike[str],
+    dst: str | bytes | PathLike[str],
     file_type: str | int | FileType | Plan,
-    imatrix: ImportanceMatrix | str | PathLike[str] | None = None,
+    imatrix: ImatrixLike | None = None,
     *,
     progress: Callable[[Event], object] | None = None,
     threads: int | None = None,
@@ -34,7 +35,7 @@ def quantize_file(
     force: bool = False,
     resumable: bool = False,
     resume: bool = False,
-    names: Mapping[str, str | None] | str | PathLike[str] | None = None,
+    names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
     pure: bool = False,
@@ -92,17 +93,17 @@ def quantize_file(
 
 
 def quantize_events(
-    src: str | PathLike[str],
-    dst: str | PathLike[str],
+    src: str | bytes | PathLike[str],
+    dst: str | bytes | PathLike[str],
     file_type: str | int | FileType | Plan,
-    imatrix: ImportanceMatrix | str | PathLike[str] | None = None,
+    imatrix: ImatrixLike | None = None,
     *,
     threads: int | None = None,
     executor: Executor | None = None,
     force: bool = False,
     resumable: bool = False,
     resume: bool = False,
-    names: Mapping[str, str | None] | str | PathLike[str] | None = None,
+    names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
     pure: bool = False,
@@ -144,56 +145,35 @@ def _events(
     split_max_tensors,
 ):  # fmt: skip
     begun = time.perf_counter()
-    source = open_source(src, names)
-    if isinstance(file_type, Plan):
-        planned = _checked(file_type, source, options)
-        if imatrix is None and any(tensor.importance for tensor in planned.tensors):
-            imatrix = planned.imatrix
-        imatrix = open_imatrix(imatrix)
-    else:
-        imatrix = open_imatrix(imatrix)
-        planned = plan_header(source, file_type, imatrix=imatrix, options=options)
-    groups, warnings = shards.group_tensors(
-        planned, source, split_max_size=split_max_size, split_max_tensors=split_max_tensors,
-        keep_split=planned.options.keep_split,
+    rehearsal = rehearse(
+        src, file_type, imatrix, options, names=names, dst=dst, split_max_size=split_max_size,
+        split_max_tensors=split_max_tensors,
     )  # fmt: skip
-    files = shards.lay_out(dst, planned, source, groups)
+    rehearsal.check()
+    source, planned, found, files, _ = rehearsal
     begin = None
     if resumable or resume:
-        identity = identity_of(source, planned, imatrix)
+        identity = identity_of(source, planned, found)
 
         def begin(file, **keywords):
             return PartialFile(file.path, identity | {"output": file.digest}, resume=resume, **keywords)
 
+    inputs = [os.fsdecode(path) for path in (src, names) if isinstance(path, (str, bytes, PathLike))]
     lost = []
-    for event in write_files(
-        source, planned, files, imatrix, threads=threads, executor=executor, force=force, begin=begin
-    ):  # fmt: skip
-        if isinstance(event, TensorDone) and is_lost(event.error):
-            lost.append(explain(event.tensor.name, event.tensor.to_type, event.error))
-        yield event
-    warnings = (*lost, *source.warnings, *planned.warnings, *warnings, *(() if imatrix is None else imatrix.warnings))
+    try:
+        for event in write_files(
+            source, planned, files, found, threads=threads, executor=executor, force=force, begin=begin, inputs=inputs
+        ):
+            if isinstance(event, TensorDone) and is_lost(event.error):
+                lost.append(explain(event.tensor.name, event.tensor.to_type, event.error))
+            yield event
+    except NonFiniteError as error:
+        raise with_advice(error, planned) from error
+    warnings = (*lost, *planned.warnings, *(() if found is None else found.warnings))
     written = WriteResult.of(files)
     yield Finished(
         QuantizeResult(
             written.paths, written.size, planned, source.size, time.perf_counter() - begun,
-            tuple(dict.fromkeys(warnings)),  # a plan made by `quantreg.plan` repeats those of the source
+            tuple(dict.fromkeys(warnings)),
         )
     )  # fmt: skip
-
-
-def _checked(planned, source, options):
-    """A plan that was made before: it must fit this source, have no problems, and take no further options."""
-    changed = options.changed()
-    if changed:
-        raise PlanError(f"{changed[0]} has no effect on a plan that is already made: give options when you make it")
-    here = {info.name: info for info in source.tensors}
-    for tensor in planned.tensors:
-        if here.get(tensor.source.name) != tensor.source:
-            raise PlanError(
-                f"{source.paths[0]} does not hold the tensor {tensor.source.name} that the plan was made for: make a "
-                "new plan for this model"
-            )
-    if planned.problems:
-        raise PlanError("; ".join(planned.problems))
-    return planned

@@ -1,5 +1,6 @@
 """The same tensors in other files: split, merge, change metadata. Nothing is decoded, so unknown types are copied."""
 
+import os
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from os import PathLike
@@ -7,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from quantreg import gguf
-from quantreg.errors import MetadataError
+from quantreg.errors import MetadataError, PlanError
 from quantreg.jobs import shards
 from quantreg.jobs.results import WriteResult
 from quantreg.jobs.source import Source
@@ -18,8 +19,8 @@ __all__ = ["copy_plan", "edit_metadata", "merge", "split"]
 
 
 def split(
-    src: str | PathLike[str],
-    prefix: str | PathLike[str],
+    src: str | bytes | PathLike[str],
+    prefix: str | bytes | PathLike[str],
     *,
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
@@ -40,17 +41,34 @@ def split(
     return _write(source, plan, shards.lay_out(prefix, plan, source, groups), force)
 
 
-def merge(src: str | PathLike[str], dst: str | PathLike[str], *, force: bool = False) -> WriteResult:
-    """Write the shards of a model as one file; src is any one of them.
+def merge(
+    src: str | bytes | PathLike[str] | Iterable[str | bytes | PathLike[str]],
+    dst: str | bytes | PathLike[str],
+    *,
+    force: bool = False,
+) -> WriteResult:
+    """Write the shards of a model as one file; src is any one of them, or several, in any order.
 
-    A file that was split by `split` comes back byte for byte. Raises GGUFFormatError, OutputError, OSError.
+    A file that was split by `split` comes back byte for byte. Raises PlanError for a file that is no shard of the same
+    model as the first; GGUFFormatError, OutputError, OSError.
     """
-    return edit_metadata(src, dst, force=force)
+    given = [src] if isinstance(src, (str, bytes, PathLike)) else list(src)
+    if not given:
+        raise PlanError("no shard to merge: give at least one")
+    if len(given) > 1:
+        paths = Source(given[0]).paths
+        for other in given[1:]:
+            if not any(os.path.samefile(other, path) for path in paths):
+                raise PlanError(
+                    f"{os.fspath(other)} is not one of the {len(paths)} shards of the model of {os.fspath(given[0])}: "
+                    "give the shards of one model"
+                )
+    return edit_metadata(given[0], dst, force=force)
 
 
 def edit_metadata(
-    src: str | PathLike[str],
-    dst: str | PathLike[str],
+    src: str | bytes | PathLike[str],
+    dst: str | bytes | PathLike[str],
     *,
     set: Mapping[str, Any] = MappingProxyType({}),
     remove: Iterable[str] = (),

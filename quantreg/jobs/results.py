@@ -25,6 +25,13 @@ class WriteResult:
         """The result of writing these files."""
         return cls(tuple(file.path for file in files), sum(file.size for file in files))
 
+    def __repr__(self) -> str:
+        more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
+        return f"<{type(self).__name__} {self.path!r}{more}: {self._facts()}>"
+
+    def _facts(self) -> str:
+        return f"{self.size:,} bytes"
+
     @property
     def path(self) -> str:
         """The first file."""
@@ -34,7 +41,7 @@ class WriteResult:
         return self.path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class QuantizeResult(WriteResult):
     """What `quantize_file` did.
 
@@ -47,6 +54,12 @@ class QuantizeResult(WriteResult):
     source_size: int
     seconds: float
     warnings: tuple[str, ...]
+
+    def _facts(self) -> str:
+        return (
+            f"{self.size:,} bytes, {len(self.plan)} tensors, {self.bits_per_weight:.4f} bits per weight, "
+            f"{len(self.warnings)} warnings"
+        )
 
     @property
     def tensors(self) -> tuple[TensorPlan, ...]:

@@ -22,7 +22,7 @@ class SafetensorsSource(Source):
     def __init__(
         self,
         path: str | bytes | os.PathLike[str],
-        names: Mapping[str, str | None] | str | os.PathLike[str] | None = None,
+        names: Mapping[str, str | None] | str | bytes | os.PathLike[str] | None = None,
         *,
         partial: bool = False,
         any_type: bool = False,

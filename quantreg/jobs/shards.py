@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from quantreg import gguf
-from quantreg.errors import OutputError, PlanError
+from quantreg.errors import GGUFFormatError, OutputError, PlanError
 from quantreg.jobs.source import Source
 from quantreg.recipes import Plan, StoredParameter, TensorPlan
 from quantreg.registry import find_layout
@@ -93,7 +93,7 @@ def group_tensors(
 
 
 def lay_out(
-    dst: str | os.PathLike[str], planned: Plan, source: Source, groups: list[list[TensorPlan]] | None = None
+    dst: str | bytes | os.PathLike[str], planned: Plan, source: Source, groups: list[list[TensorPlan]] | None = None
 ) -> list[OutputFile]:
     """The files of a plan: dst itself or, for groups of tensors, its shards ``dst-00001-of-00003.gguf`` and so on.
 
@@ -105,7 +105,11 @@ def lay_out(
         if change.type is None:
             edit.remove(change.key)
         else:
-            edit.set(change.key, gguf.Value(change.type, change.value))
+            try:
+                value = gguf.Value(change.type, change.value)
+            except GGUFFormatError as error:
+                raise PlanError(f"{change.key}: {error.message}") from None
+            edit.set(change.key, value)
     dst = os.fsdecode(dst)
     if groups is None:
         return [_file(dst, edit, planned.tensors, planned.parameters)]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantreg.codec import RowCodec
-from quantreg.dispatch import encode_slab, rows_per_slab
+from quantreg.dispatch import decode_slab, encode_slab, rows_per_slab
 from quantreg.errors import ImportanceError, NonFiniteError, QuantregError
 from quantreg.ggml import INTEGER_TYPES
 from quantreg.gguf import TensorInfo
@@ -189,7 +189,7 @@ class Worker:
         self._open(slab.path, slab.stamp).read_into(slab.position, raw, slab.tensor)
         qtype = types[slab.from_type]
         codec = qtype.codec_for(slab.had, slab.context)
-        return self._floats(qtype, codec, raw.reshape(-1, qtype.row_bytes(slab.n_cols)), slab.n_cols)
+        return self._floats(qtype, codec, raw.reshape(-1, qtype.row_bytes(slab.n_cols)), slab.n_cols, slab.tensor)
 
     def _encode(self, slab: Slab, raw: NDArray[np.uint8]) -> Done:
         source_type, qtype, cols = types[slab.from_type], types[slab.to_type], slab.n_cols
@@ -203,7 +203,8 @@ class Worker:
         step = rows_per_slab(cols, CHUNK_WEIGHTS)
         loss = Loss()
         for row in range(0, len(raw), step):
-            rows, data = self._floats(source_type, decoder, raw[row : row + step], cols), out[row : row + step]
+            rows = self._floats(source_type, decoder, raw[row : row + step], cols, slab.tensor)
+            data = out[row : row + step]
             encode_slab(
                 qtype, rows, data, columns, scorer=scorer, first_row=slab.start + row, tensor=slab.tensor,
                 codec=encoder,
@@ -233,19 +234,20 @@ class Worker:
         for first in range(0, len(raw) // unit, step):
             data = raw[first * unit : (first + step) * unit]
             rows = len(data) // unit if qtype.row_header_size else 1
-            bad = first_nonfinite(
-                self._floats(qtype, codec, data.reshape(rows, -1), len(data) // unit // rows * weights)
-            )
+            cols = len(data) // unit // rows * weights
+            bad = first_nonfinite(self._floats(qtype, codec, data.reshape(rows, -1), cols, slab.tensor))
             if bad >= 0:
                 index = (slab.start // unit + first) * weights + bad
                 raise NonFiniteError(f"{slab.tensor}: holds NaN or infinity at index {index}")
 
-    def _floats(self, qtype: QuantType, codec: RowCodec, data: NDArray[np.uint8], cols: int) -> NDArray[np.float32]:
+    def _floats(
+        self, qtype: QuantType, codec: RowCodec, data: NDArray[np.uint8], cols: int, tensor: str
+    ) -> NDArray[np.float32]:
         """Rows as float32: a view if they are stored so, else decoded into this thread's buffer."""
         if qtype.name == "F32" and np.little_endian:
             return data.view(np.float32)
         out = self._buffer("floats", len(data) * cols * 4).view(np.float32).reshape(len(data), cols)
-        codec.decode_rows(data, out)
+        decode_slab(qtype, codec, data, out, tensor=tensor)
         return out
 
     def _buffer(self, name: str, nbytes: int) -> NDArray[np.uint8]:

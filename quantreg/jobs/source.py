@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from quantreg import gguf
+from quantreg.dispatch import decode_slab
 from quantreg.errors import GGUFFormatError
 from quantreg.ggml import REMOVED_LAYOUTS, REMOVED_TYPES, TypeLayout
 from quantreg.parameters import TensorContext, without_tokenizer
@@ -128,7 +129,8 @@ class Source:
         while done < n_rows:
             matrix = (first + done) // together
             here = min(n_rows, (matrix + 1) * together - first)
-            qtype.codec_for(parameters, self.context(info, matrix)).decode_rows(raw[done:here], out[done:here])
+            codec = qtype.codec_for(parameters, self.context(info, matrix))
+            decode_slab(qtype, codec, raw[done:here], out[done:here], tensor=info.name)
             done = here
         return out
 

@@ -18,6 +18,7 @@ from quantreg.errors import CodecError, NonFiniteError, ShapeError
 from quantreg.html import figures
 from quantreg.jobs.slabs import SLAB_BYTES, Slab, Worker, byte_ranges, in_order, matrix_of
 from quantreg.jobs.source import Source
+from quantreg.recipes.layers import incomplete_layers
 from quantreg.registry import types
 
 __all__ = ["Validation", "hash_tensors", "validate"]
@@ -27,7 +28,8 @@ __all__ = ["Validation", "hash_tensors", "validate"]
 class Validation:
     """What `validate` found.
 
-    ``problems`` are sentences, one per tensor that is not sound; ``warnings`` are about the header, which is readable.
+    ``problems`` are sentences, one per tensor that is not sound and one per fault of the layers (a layer that is
+    missing, or that lacks a tensor of its neighbours); ``warnings`` are about the header, which is readable.
     ``paths`` are the files of the model and ``n_tensors`` counts its tensors.
     """
 
@@ -35,6 +37,10 @@ class Validation:
     n_tensors: int
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        found = f"{len(self.problems)} problems, {len(self.warnings)} warnings"
+        return f"<Validation of {self.paths[0]!r}: {self.n_tensors} tensors, {found}>"
 
     @property
     def ok(self) -> bool:
@@ -53,13 +59,15 @@ class Validation:
         )
 
 
-def validate(path: str | PathLike[str], *, threads: int | None = None) -> Validation:
+def validate(path: str | bytes | PathLike[str], *, threads: int | None = None) -> Validation:
     """Decode every block of a GGUF model, all its shards included, and report what is wrong with its tensors.
 
+    Layers that are missing, or that lack tensors which their neighbours have, are reported as well.
     NaN and infinity, in scales or weights, are reported once per tensor, with their place. Raises GGUFFormatError for a
     damaged header, OSError for a file that cannot be read.
     """
-    source, problems = Source(path), []
+    source = Source(path)
+    problems = list(incomplete_layers([info.name for info in source.tensors], source.metadata))
     for info, problem in _validated(source, threads or cpu_count()):
         if problem is not None:
             problems.append(problem)
@@ -104,7 +112,7 @@ def _validated(source, threads):
                 yield info, found[info.name]
 
 
-def hash_tensors(path: str | PathLike[str], *, threads: int | None = None) -> dict[str, str]:
+def hash_tensors(path: str | bytes | PathLike[str], *, threads: int | None = None) -> dict[str, str]:
     """Map each tensor's name to the SHA-256 (hex) of its bytes, without padding, in file order.
 
     Order, offsets, alignment and shards do not matter: the same tensors give the same digests. Raises GGUFFormatError,

@@ -35,14 +35,16 @@ def write_files(
     force: bool = False,
     begin: Callable[..., AtomicFile] | None = None,
     check: bool = True,
+    inputs: Sequence[str | os.PathLike[str]] = (),
 ) -> Iterator[Any]:
     """Carry out a plan: write its files and yield the events Started, Advanced and TensorDone.
 
     ``begin(file, force=, size=, source=)`` opens a file for writing, by default as an AtomicFile. With ``check``, NaN
-    and infinity are refused even in tensors that are only copied.
+    and infinity are refused even in tensors that are only copied. No output replaces a file of the source, the imatrix
+    or one of ``inputs``, even with ``force``.
     """
     begin = begin or (lambda file, **keywords: AtomicFile(file.path, **keywords))
-    read = [*source.paths, *([imatrix.path] if imatrix is not None and imatrix.path is not None else [])]
+    read = [*source.paths, *inputs, *([imatrix.path] if imatrix is not None and imatrix.path is not None else [])]
 
     def make(file):
         return begin(file, force=force, size=file.size, source=read)

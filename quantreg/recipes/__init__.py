@@ -1,6 +1,7 @@
 """File types as recipes: turn a model's header and a name such as Q4_K_M into a `Plan`, without reading tensor data."""
 
-from quantreg.recipes.catalog import file_types
+from quantreg.recipes.architecture import Architecture, Keep
+from quantreg.recipes.catalog import architectures, file_types
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.options import PlanOptions, parse_layers, parse_override, parse_tensor_type
 from quantreg.recipes.planfile import PlanFile, write_plan
@@ -9,9 +10,11 @@ from quantreg.recipes.plans import MetadataEdit, Plan, StoredParameter, TensorPl
 from quantreg.recipes.rules import Candidate, Choice, Row, condition
 
 __all__ = [
+    "Architecture",
     "Candidate",
     "Choice",
     "FileType",
+    "Keep",
     "MetadataEdit",
     "Plan",
     "PlanFile",
@@ -19,6 +22,7 @@ __all__ = [
     "Row",
     "StoredParameter",
     "TensorPlan",
+    "architectures",
     "condition",
     "file_types",
     "parse_layers",

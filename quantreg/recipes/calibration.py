@@ -69,6 +69,7 @@ class Calibration:
         self.names: frozenset[str] = frozenset(
             name for name in names if not any(part in name for part in options.exclude_weights)
         )
+        self.ignored: dict[str, str] = {}  # name of a tensor -> why its entry is not used
 
     def needs(self, name: str, qtype: "QuantType") -> bool:
         """Whether this tensor must not be encoded to this type without importance."""
@@ -87,7 +88,8 @@ class Calibration:
     def entry(self, name: str, source: "TensorInfo", dims: tuple[int, ...]) -> str | None:
         """The name of the entry to use, or None.
 
-        Raises ImportanceError if the entry has the wrong length; embeddings ignore such an entry instead.
+        Raises ImportanceError if the entry has the wrong length and the options do not say what to do without it.
+        Embeddings ignore such an entry.
         """
         if self.imatrix is None or source.name not in self.names:
             return None
@@ -96,9 +98,15 @@ class Calibration:
             return source.name
         if name in EMBEDDINGS:
             return None
+        where = f"{self.imatrix.path or 'imatrix'}: entry {source.name}"
+        what = f"has {found} values, but the tensor with dims {dims} needs {expected}"
+        if self.missing != "error":
+            self.ignored[name] = f"{where} is not used: it {what}"
+            return None
         raise ImportanceError(
-            f"{self.imatrix.path or 'imatrix'}: entry {source.name} has {found} values, but the tensor with dims "
-            f"{dims} needs {expected}: use an imatrix that was made for this model"
+            f"{where} {what}: use an imatrix that was made for this model. To do without the entry, use "
+            f'on_missing_importance="fallback" (--on-missing-importance fallback) or exclude_weights '
+            f"(--exclude-weights {source.name})"
         )
 
 

@@ -1,9 +1,10 @@
-"""The table of all file types: the built-in ones, those of plugins, and those registered by hand."""
+"""The tables of all file types (built in, of plugins, registered by hand) and of all architectures (of plugins)."""
 
 from typing import TYPE_CHECKING
 
 from quantreg.errors import UnknownTypeError
 from quantreg.ggml import REMOVED_FILE_TYPES
+from quantreg.recipes.architecture import Architectures
 from quantreg.recipes.builtin import BUILT_IN, recipe_for
 from quantreg.recipes.filetype import FileType, FileTypes
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from quantreg.qtype import QuantType
 
-__all__ = ["file_types", "type_or_file_type"]
+__all__ = ["architectures", "file_types", "type_or_file_type"]
 
 # The registry loads pluggy, which takes more than 10 ms. A program that only imports recipes does not need it, so each
 # function imports the registry when it is called.
@@ -25,7 +26,7 @@ def _hooks() -> list["HookImpl"]:
     return registry.hook.register_recipes.get_hookimpls()
 
 
-def _report(hook: "HookImpl", error: Exception) -> None:
+def _report(hook: "HookImpl", error: BaseException) -> None:
     from quantreg.registry import registry
 
     registry.blame("register_recipes", hook, error)
@@ -68,3 +69,18 @@ def type_or_file_type(key: "str | int | QuantType | FileType") -> "QuantType | F
     near = get_close_matches(key.upper(), [*types, *file_types], n=1)
     hint = f"did you mean {near[0]}?" if near else "see `quantreg types` and `quantreg file-types` for those installed"
     raise UnknownTypeError(f"unknown type or file type {key!r}: {hint}{registry.why_missing(key)}")
+
+
+def _architecture_hooks() -> list["HookImpl"]:
+    from quantreg.registry import registry
+
+    return registry.hook.register_architectures.get_hookimpls()
+
+
+def _report_architecture(hook: "HookImpl", error: BaseException) -> None:
+    from quantreg.registry import registry
+
+    registry.blame("register_architectures", hook, error)
+
+
+architectures: Architectures = Architectures(_architecture_hooks, _report_architecture)

@@ -3,9 +3,13 @@
 from collections.abc import Collection, Sequence
 
 from quantreg.ggml import INTEGER_TYPES, PLAIN_TYPES
-from quantreg.recipes.calibration import UNCALIBRATED
+from quantreg.recipes.builtin import CANNOT_WITHOUT
+from quantreg.recipes.calibration import UNCALIBRATED, Calibration
 from quantreg.recipes.filetype import FileType
-from quantreg.recipes.options import PlanOptions
+from quantreg.recipes.kinds import has_foreign_name, nothing_quantized, says_foreign
+from quantreg.recipes.layers import incomplete_layers
+from quantreg.recipes.model import ModelHeader
+from quantreg.recipes.options import PlanOptions, pairs
 from quantreg.recipes.plans import TensorPlan
 
 __all__ = ["Checks"]
@@ -16,20 +20,30 @@ _ACTIVATIONS = frozenset({"Q8_1", "Q8_K"})  # types that ggml uses for activatio
 class Checks:
     """Checks the tensors of a finished plan.
 
-    ``decodable`` holds the ids of the types that can be decoded; ``has_imatrix`` says whether the plan may use any
-    entry of an importance matrix.
+    ``decodable`` holds the ids of the types that can be decoded; ``calibration`` knows the entries of the importance
+    matrix that the plan may use.
     """
 
     def __init__(
-        self, file_type: FileType, options: PlanOptions, decodable: Collection[int], has_imatrix: bool
+        self,
+        header: ModelHeader,
+        file_type: FileType,
+        options: PlanOptions,
+        decodable: Collection[int],
+        calibration: Calibration,
     ) -> None:
+        self.header = header
         self.file_type = file_type
         self.options = options
         self.decodable = decodable
-        self.has_imatrix = has_imatrix
+        self.calibration = calibration
+        self.has_imatrix = bool(calibration.names)
 
-    def problems(self, tensors: Sequence[TensorPlan]) -> tuple[str, ...]:
-        """Why the plan cannot be carried out; empty if it can."""
+    def problems(self, tensors: Sequence[TensorPlan], by_rules: Collection[str] = ()) -> tuple[str, ...]:
+        """Why the plan cannot be carried out; empty if it can.
+
+        ``by_rules`` are the names of the tensors whose types the file type's rules chose.
+        """
         changed = [tensor for tensor in tensors if tensor.converted]
         unsupplied = [tensor for tensor in changed if tensor.needs_importance and tensor.importance is None]
         opaque = [tensor for tensor in changed if tensor.from_id not in self.decodable]
@@ -44,8 +58,16 @@ class Checks:
         elif unsupplied:
             found.append(
                 f"the imatrix has no entry for {_those(unsupplied)}, which needs importance. Make an imatrix of this "
-                "model that covers it, or give it another type with tensor_types (--tensor-type)"
+                'model that covers it, or use on_missing_importance="fallback" (--on-missing-importance fallback), '
+                "which gives such tensors a type that does not need importance, or choose a type with tensor_types "
+                "(--tensor-type)"
             )
+        if unsupplied and self.options.on_missing_importance == "plain":
+            stuck = sorted({tensor.to_type for tensor in unsupplied} & CANNOT_WITHOUT)
+            if stuck:
+                found[-1] += (
+                    f'. "plain" does not help, because {" and ".join(stuck)} cannot be encoded without importance'
+                )
         if again and not self.options.allow_requantize:
             found.append(
                 f"already quantized: {_those(again)}. Quantizing again loses quality: start from the F32, F16 or BF16 "
@@ -64,6 +86,13 @@ class Checks:
                 f"no installed plugin reads {_those(opaque)}. Install the plugin that provides its type, or use COPY "
                 "to keep all tensors as they are"
             )
+        foreign = [
+            tensor.name
+            for tensor in changed
+            if tensor.name in by_rules and tensor.to_type not in PLAIN_TYPES and has_foreign_name(tensor.name)
+        ]
+        if foreign:
+            found.append(says_foreign(foreign, self.file_type))
         return tuple(found)
 
     def warnings(self, tensors: Sequence[TensorPlan]) -> tuple[str, ...]:
@@ -75,7 +104,27 @@ class Checks:
             if odd
             else []
         )
-        return (*found, *self._without_importance(tensors))
+        return (
+            *self._about_the_model(tensors),
+            *found,
+            *self._without_importance(tensors),
+            *self.calibration.ignored.values(),
+        )
+
+    def _about_the_model(self, tensors: Sequence[TensorPlan]) -> tuple[str, ...]:
+        """What is wrong with the input itself."""
+        names = [info.name for info in self.header.tensors]
+        foreign = [tensor.name for tensor in tensors if has_foreign_name(tensor.name)]
+        return (
+            *incomplete_layers(
+                names,
+                self.header.metadata,
+                pruned=self.options.prune_layers,
+                given=dict(pairs(self.options.override_kv)),
+            ),
+            *([says_foreign(foreign)] if foreign else []),
+            *nothing_quantized(self.file_type, tensors, self.header.metadata),
+        )
 
     def _without_importance(self, tensors: Sequence[TensorPlan]) -> tuple[str, ...]:
         if not self.has_imatrix or self.options.include_weights or self.options.exclude_weights:
@@ -83,8 +132,9 @@ class Checks:
         bare = [
             tensor
             for tensor in tensors
-            if tensor.converted and tensor.to_type not in PLAIN_TYPES and tensor.importance is None
-            and tensor.name not in UNCALIBRATED
+            if tensor.converted and tensor.to_type not in PLAIN_TYPES
+            and tensor.importance is None and not tensor.needs_importance
+            and tensor.name not in UNCALIBRATED and tensor.name not in self.calibration.ignored
         ]  # fmt: skip
         if not bare:
             return ()

@@ -69,9 +69,10 @@ def _override(key: str, value: Any) -> MetadataEdit:
         return MetadataEdit(key, "bool", value)
     if isinstance(value, int):
         if abs(value) > 0xFFFFFFFF:
+            wide = "u64" if value > 0 else "i64"
             raise PlanError(
-                f"override {key}: {value} does not fit into 32 bits: pass quantreg.gguf.Value('u64', {value}), or set "
-                f"it in the output with `quantreg metadata set IN OUT {key}=u64:{value}`"
+                f"override {key}: {value} does not fit into 32 bits (an int holds 0 to 4294967295): use --override-kv "
+                f"{key}={wide}:{value}, or in Python quantreg.gguf.Value({wide!r}, {value})"
             )
         return MetadataEdit(key, "u32", abs(value))
     if isinstance(value, float):
@@ -89,7 +90,7 @@ def _cut(text: str) -> str:
 def _copied_number(header: ModelHeader, options: PlanOptions) -> int:
     """The file type that a copy stores: the override, else the model's own, else a guess from the tensors."""
     for key, value in pairs(options.override_kv):
-        if key == "general.file_type" and type(value) is int:
+        if key == "general.file_type" and isinstance(value, int) and not isinstance(value, bool):
             return value & 0xFFFFFFFF
     stored = header.metadata.get("general.file_type")
     if isinstance(stored, int):

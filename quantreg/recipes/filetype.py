@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from quantreg.errors import PluginError, UnknownFileTypeError
+from quantreg.faults import PLUGIN_ERRORS
 from quantreg.ggml import REMOVED_FILE_TYPES
 from quantreg.recipes.rules import Rule
 
@@ -54,6 +55,9 @@ class FileType:
             rules=(*rules, *self.rules),
         )
 
+    def __repr__(self) -> str:
+        return f"<FileType {self.name}: {self.type}, {len(self.rules)} rules>"
+
 
 def _uniform(qtype: "QuantType") -> FileType:
     return FileType(qtype.name, None, qtype.name, f"{qtype.name} for every quantized tensor")
@@ -76,7 +80,7 @@ class FileTypes(Mapping[str, FileType]):
         self,
         built_in: Iterable[FileType] = (),
         hooks: "Callable[[], Iterable[HookImpl]]" = tuple,
-        report: "Callable[[HookImpl, Exception], object] | None" = None,
+        report: "Callable[[HookImpl, BaseException], object] | None" = None,
         why_missing: Callable[[str], str] | None = None,
         find_type: "Callable[[str], QuantType | None] | None" = None,
         for_type: "Callable[[QuantType], FileType]" = _uniform,
@@ -153,7 +157,7 @@ class FileTypes(Mapping[str, FileType]):
             staged: list[FileType] = []
             try:
                 hook.function(lambda new, replace=False, staged=staged: staged.append(self._checked(new, replace)))
-            except Exception as error:  # a plugin may raise anything, and must disable only itself
+            except PLUGIN_ERRORS as error:  # a plugin must disable only itself
                 if self._report is not None:
                     self._report(hook, error)
                 continue

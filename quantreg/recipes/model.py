@@ -73,7 +73,7 @@ def model_facts(
                 return first
             stored = default  # not a number: overrides apply
         override = given.get(key)
-        if type(override) is int and not (must_exist and stored is None):
+        if isinstance(override, int) and not (isinstance(override, bool) or (must_exist and stored is None)):
             return override & 0xFFFFFFFF
         return default if stored is None else int(stored)
 

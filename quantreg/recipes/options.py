@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from quantreg.errors import PlanError
+from quantreg.recipes.values import TYPE_NAMES, TypedValue, parse_value
 
 __all__ = ["PlanOptions", "pairs", "parse_layers", "parse_override", "parse_tensor_type"]
 
@@ -24,7 +25,8 @@ class PlanOptions:
     - ``tensor_types``: pairs (regular expression, type). The first expression that matches anywhere in a tensor's name
       decides its type.
     - ``allow_requantize``: tensors that are already quantized may be quantized again.
-    - ``override_kv``: pairs (key, bool | int | float | str) for the metadata. The rules see these values, too.
+    - ``override_kv``: pairs (key, bool | int | float | str) for the metadata, or (key, `gguf.Value`) for other types.
+      As in llama-quantize, an int is stored as the u32 of its absolute value. The rules see these values, too.
     - ``prune_layers``: the numbers of layers to leave out.
     - ``include_weights``, ``exclude_weights``: use only, or do not use, the imatrix entries whose name contains one of
       these strings. The two cannot be combined.
@@ -101,33 +103,28 @@ def parse_tensor_type(text: str) -> tuple[str, str]:
     return pattern.translate(_ASCII_LOWER), type_name
 
 
-def parse_override(text: str) -> tuple[str, bool | int | float | str]:
-    """Parse ``KEY=int:N``, ``KEY=float:X``, ``KEY=bool:true`` or ``KEY=str:TEXT`` into an item of ``override_kv``.
+def parse_override(text: str) -> tuple[str, bool | int | float | str | TypedValue]:
+    """Parse ``KEY=TYPE:VALUE`` into an item of ``override_kv``.
 
-    Raises PlanError for any other form, and for a key or text of more than 127 bytes.
+    TYPE is one of llama-quantize's (``int``, ``float``, ``bool`` and ``str``), which give a Python object, or one of
+    GGUF's (``u8`` to ``u64``, ``i8`` to ``i64``, ``f32``, ``f64``, ``string`` and ``array[TYPE]``), which give a
+    `TypedValue`. Raises PlanError for any other form, for a key of more than 127 bytes, and for a ``str`` of more.
     """
     key, _, typed = text.partition("=")
     kind, colon, value = typed.partition(":")
     if not key or not colon or len(key.encode()) > 127:
         raise PlanError(
-            f"override {text!r}: expected KEY=TYPE:VALUE with TYPE int, float, bool or str and a KEY of up to 127 bytes"
+            f"override {text!r}: expected KEY=TYPE:VALUE with a KEY of up to 127 bytes; TYPE is {TYPE_NAMES}"
+        )
+    if kind == "str" and len(value.encode("utf-8", "surrogateescape")) > 127:
+        raise PlanError(
+            f"override {key}: the text is longer than 127 bytes, llama-quantize's limit: use {key}=string:..."
         )
     try:
-        match kind:
-            case "int":
-                return key, int(value)
-            case "float":
-                return key, float(value)
-            case "bool":
-                return key, {"true": True, "false": False}[value]
-            case "str" if len(value.encode()) <= 127:
-                return key, value
-    except (KeyError, ValueError):
-        pass
-    raise PlanError(
-        f"override {text!r}: {value!r} is not a valid {kind}; TYPE is int, float, bool (true or false) or str (up to "
-        "127 bytes)"
-    )
+        parsed = parse_value(kind, value)
+    except ValueError as error:
+        raise PlanError(f"override {text!r}: {error}") from None
+    return key, parsed.data if kind in ("int", "float", "bool", "str") else parsed
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

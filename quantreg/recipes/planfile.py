@@ -32,10 +32,10 @@ _AGAIN = "make a new plan of this model with `quantreg plan`"
 
 def write_plan(
     plan: Plan,
-    path: str | os.PathLike[str],
+    path: str | bytes | os.PathLike[str],
     *,
     force: bool = False,
-    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+    source: str | bytes | os.PathLike[str] | Iterable[str | bytes | os.PathLike[str]] | None = None,
 ) -> None:
     """Write a plan as JSON.
 
@@ -82,8 +82,8 @@ class PlanFile:
     cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path: str = os.fspath(path)
+    def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
+        self.path: str = os.fsdecode(path)
         self._data = _parsed(self.path)
         self.options: PlanOptions = _options(self.path, self._data)
         self.imatrix: str | None = self._field("imatrix", (str, type(None)))
@@ -123,7 +123,8 @@ class PlanFile:
                 f"{self.path}: left out tensors of the model that have no line in the plan: {unused[0]}"
                 + (f" and {len(unused) - 1} more" if len(unused) > 1 else "")
             )
-        checks = Checks(file_type, self.options, {qtype.type_id for qtype in types.values()}, bool(calibration.names))
+        decodable = {qtype.type_id for qtype in types.values()}
+        checks = Checks(header, file_type, self.options, decodable, calibration)
         return Plan(
             file_type,
             kept.tensors,

@@ -6,17 +6,20 @@ types given by pattern, the recipe's rules, and last the fallback for rows that 
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantreg.errors import PlanError, QuantregError
-from quantreg.ggml import PLAIN_TYPES
+from quantreg.faults import PLUGIN_ERRORS, describe
+from quantreg.ggml import FLOAT_TYPES, PLAIN_TYPES
 from quantreg.names import role_of
+from quantreg.recipes.architecture import Architecture, Keep
 from quantreg.recipes.assumed import Watched
 from quantreg.recipes.calibration import EMBEDDINGS, Calibration, Importance, decided
-from quantreg.recipes.catalog import file_types
+from quantreg.recipes.catalog import architectures, file_types
 from quantreg.recipes.checks import Checks
 from quantreg.recipes.edits import metadata_edits
+from quantreg.recipes.effects import without_effect
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.fitted import with_parameters
 from quantreg.recipes.keep import kept_because
@@ -90,6 +93,7 @@ class _Planner:
         self.types = types
         self.model = model_facts(header.metadata, pairs(options.override_kv), [info.name for info in header.tensors])
         self.watched = Watched(self.model)
+        self.architecture = architectures.get(self.model.architecture, Architecture(self.model.architecture))
         self.tensors, self.block_count = arrange(header.tensors, options.prune_layers)
         if options.keep_split:
             place = {tensor.name: i for i, tensor in enumerate(header.tensors)}
@@ -101,11 +105,17 @@ class _Planner:
         self.patterns = [(_compiled(pattern), types[name]) for pattern, name in pairs(options.tensor_types)]
         self.calibration = Calibration(file_type, imatrix, options)
 
-        roles = Counter(role_of(name) for name, _ in self.tensors)
+        roles = Counter(self._role(name) for name, _ in self.tensors)
         self.n_attention_v = sum(roles[role] for role in ATTENTION_V)
         self.tied = not roles["output"]
         self.counts: Counter[str] = Counter()
         self.planned: dict[str, str] = {}
+        self.obeyed: set[object] = set()  # the patterns and the names of the options that decided any type
+        self.by_rules: set[str] = set()
+        self.n_blocks: Counter[str] = Counter()
+        for name, _ in self.tensors:
+            blocks, number = self.architecture.block_of(name) or ("", -1)
+            self.n_blocks[blocks] = max(self.n_blocks[blocks], number + 1)
 
     def run(self) -> Plan:
         """Plan every tensor, in order."""
@@ -118,7 +128,7 @@ class _Planner:
             self.file_type, self.header, self.options, self.model.architecture, self.imatrix, n_entries,
             self.block_count,
         )  # fmt: skip
-        checks = Checks(self.file_type, self.options, self.decodable, n_entries > 0)
+        checks = Checks(self.header, self.file_type, self.options, self.decodable, self.calibration)
         kept = with_parameters(
             planned, self.header.tensors, self.header.metadata, self.model.architecture, self.types, self.file_type
         )  # fmt: skip
@@ -129,10 +139,10 @@ class _Planner:
             (
                 *self.watched.assumptions(planned),
                 *checks.warnings(planned),
-                *self._unused_patterns(),
+                *without_effect(self.options, self.patterns, self.obeyed, planned, self.imatrix),
                 *dropped_dims(planned),
             ),
-            checks.problems(planned),
+            checks.problems(planned, self.by_rules if self.file_type.rules else ()),
             imatrix=None if self.imatrix is None else self.imatrix.path,
             options=self.options,
             parameters=kept.parameters,
@@ -140,7 +150,7 @@ class _Planner:
 
     def _plan_tensor(self, name: str, source: "TensorInfo") -> TensorPlan:
         dims = trimmed(source.dims)  # the rules are the same for a model whose dimensions were dropped
-        choice, reason, wanted = self._choose(name, dims)
+        choice, reason, wanted = self._choose(name, dims, source.type_name)
         qtype = None if choice is None else self.types[choice]
         if qtype is not None and qtype.type_id != source.type_id:
             other = self.calibration.replacement(name, source, dims, qtype)
@@ -150,16 +160,16 @@ class _Planner:
         kept = source.dims if self.keep_dims else dims
         return decided(name, source, kept, qtype, reason, self.calibration, wanted)
 
-    def _unused_patterns(self) -> Iterator[str]:
-        for pattern, qtype in self.patterns:
-            if not any(pattern.search(name) for name, _ in self.tensors):
-                yield f"tensor type {pattern.pattern}={qtype.name} has no effect: no tensor's name matches it"
-
     # --- the type ---
 
-    def _choose(self, name: str, dims: tuple[int, ...]) -> _Decision:
+    def _choose(self, name: str, dims: tuple[int, ...], source_type: str) -> _Decision:
         if self.file_type.only_copy:
             return _Decision(None, "COPY: kept")
+        candidate = self._candidate(name, dims, source_type)
+        keep = self._special(candidate)
+        if keep is not None:
+            to = keep.type if source_type in FLOAT_TYPES else None
+            return _Decision(to, f"{keep.reason}: {to or 'kept'}")
         if reason := kept_because(name, dims, self.model.architecture):
             return _Decision(None, f"{reason}: kept")
         if self.options.leave_output_tensor and name == "output.weight":
@@ -173,23 +183,23 @@ class _Planner:
         if self.default.name in PLAIN_TYPES:
             return _Decision(self.default.name, f"{self.file_type.name}: {self.default.name}")
         if by_pattern:
+            self.obeyed.add(by_pattern)
             pattern, qtype = by_pattern
             choice = Choice(qtype.name, f"tensor type {pattern.pattern}: {qtype.name}")
         elif self.options.pure:
             choice = Choice(self.default.name, f"pure: {self.default.name}")
         else:
-            choice = self._by_rules(name, dims)
+            self.by_rules.add(name)
+            choice = self._by_rules(candidate)
         return self._divided(name, dims, choice)
 
-    def _by_rules(self, name: str, dims: tuple[int, ...]) -> Choice:
-        role = role_of(name)
+    def _candidate(self, name: str, dims: tuple[int, ...], source_type: str) -> Candidate:
+        role = self._role(name)
         if self.tied and role == "token_embd":
             role = "output"
-            if self.output_type:
-                return Choice(self.output_type.name, f"output_tensor_type, tied to the output: {self.output_type.name}")
-        group = "attn_v" if role in ATTENTION_V else role
         facts: Any = self.watched  # it has the attributes of ModelFacts
-        candidate = Candidate(
+        blocks, number = self.architecture.block_of(name) or ("", None)
+        return Candidate(
             name=name,
             dims=dims,
             role=role,
@@ -197,14 +207,34 @@ class _Planner:
             default_type=self.default.name,
             default_block_size=self.default.block_size,
             has_imatrix=bool(self.calibration.names),
-            count=self.counts[group],
+            count=self.counts[_group(role)],
             n_attention_v=self.n_attention_v,
             planned=self.planned,
+            file_type=self.file_type.name,
+            source_type=source_type,
+            block=number,
+            n_blocks=self.n_blocks[blocks],
         )
+
+    def _special(self, candidate: Candidate) -> Keep | None:
+        """The row of the architecture that keeps this tensor. Raises PlanError if a plugin's condition fails."""
+        try:
+            return next((keep for keep in self.architecture.keep if keep.applies(candidate)), None)
+        except Exception as error:
+            who = f"{candidate.name}: keep of architecture {self.architecture.name}"
+            raise PlanError(f"{who} failed: {type(error).__name__}: {error}") from error
+
+    def _role(self, name: str) -> str:
+        return self.architecture.role_of(name) or role_of(name)
+
+    def _by_rules(self, candidate: Candidate) -> Choice:
+        if self.output_type and self.tied and self._role(candidate.name) == "token_embd":
+            self.obeyed.add("output_tensor_type")
+            return Choice(self.output_type.name, f"output_tensor_type, tied to the output: {self.output_type.name}")
         choice = None
-        for rule in self.file_type.rules:
+        for rule in (*self.architecture.rules, *self.file_type.rules):
             choice = self._asked(rule, candidate, choice) or choice
-        self.counts[group] += 1
+        self.counts[_group(candidate.role)] += 1
         return choice or Choice(self.default.name, f"default of {self.file_type.name}: {self.default.name}")
 
     def _asked(self, rule: Rule, candidate: Candidate, choice: Choice | None) -> Choice | None:
@@ -214,8 +244,8 @@ class _Planner:
             found = rule(candidate, choice)
         except QuantregError:
             raise
-        except Exception as error:
-            raise PlanError(f"{who} failed: {type(error).__name__}: {error}") from error
+        except PLUGIN_ERRORS as error:
+            raise PlanError(f"{who} failed: {describe(error)}") from error
         if found is not None and not isinstance(found, Choice):
             raise PlanError(f"{who} returned {found!r}, expected a quantreg.recipes.Choice or None")
         return found
@@ -239,6 +269,7 @@ class _Planner:
 
     def _exactly(self, name: str, dims: tuple[int, ...], qtype: "QuantType", option: str) -> _Decision:
         """A type that the user gave for this very tensor. There is no fallback, so it must fit."""
+        self.obeyed.add(option)
         if dims[0] % qtype.block_size:
             raise PlanError(
                 f"{name}: {option} {qtype.name} does not fit rows of {dims[0]} values, which is not a multiple of "
@@ -248,6 +279,11 @@ class _Planner:
 
     def _optional(self, name: str | None) -> "QuantType | None":
         return None if name is None else self.types[name]
+
+
+def _group(role: str) -> str:
+    """The role under which a tensor is counted."""
+    return "attn_v" if role in ATTENTION_V else role
 
 
 # C++'s named classes within brackets and what they are in Python: [[:digit:]_] is [0-9_].

@@ -174,7 +174,10 @@ class Plan(Mapping[str, TensorPlan]):
         return extra * 8 / self.n_elements if self.n_elements else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as data for JSON: totals, and each tensor's name, shape (NumPy order), types, reason and bytes."""
+        """The plan as data for JSON.
+
+        It has totals, each tensor's name, shape (NumPy order), types, reason and bytes, the warnings and the problems.
+        """
         return {
             "tensors": [
                 {
@@ -189,4 +192,6 @@ class Plan(Mapping[str, TensorPlan]):
             ],
             "bytes": self.bytes,
             "bits_per_weight": self.bits_per_weight,
+            "warnings": list(self.warnings),
+            "problems": list(self.problems),
         }

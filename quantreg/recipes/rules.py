@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from quantreg.errors import PlanError
-from quantreg.names import layer_of, role_of
+from quantreg.errors import PlanError, PluginError
+from quantreg.names import ROLES, layer_of, role_of
 from quantreg.recipes.model import ModelFacts
 
 __all__ = [
@@ -49,6 +49,10 @@ class Candidate:
       attn_kv_b count as one role).
     - ``n_attention_v``: how many tensors with one of these three roles the model has.
     - ``planned``: maps the names of the tensors before this one to their types.
+    - ``file_type``: the name of the file type.
+    - ``source_type``: the type of the tensor in the source.
+    - ``block``, ``n_blocks``: the number of the block that the tensor belongs to and how many blocks the sequence has,
+      by the ``blocks`` of the model's `Architecture`; None and 0 if it says nothing about the tensor.
     """
 
     name: str
@@ -61,6 +65,10 @@ class Candidate:
     count: int
     n_attention_v: int
     planned: Mapping[str, str]
+    file_type: str = ""
+    source_type: str = ""
+    block: int | None = None
+    n_blocks: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -141,13 +149,26 @@ class Row:
 
     ``where`` is one role, several, or None for all; ``when`` is one condition, several, or None for no condition. The
     first row that fits decides. A row with ``instead_of`` is different: it replaces a type chosen before it (or the
-    file type's own) if that type is one of these.
+    file type's own) if that type is one of these. Raises PluginError for a role that no tensor has, and for a condition
+    that is no function.
     """
 
     where: str | tuple[str, ...] | None
     when: Condition | tuple[Condition, ...] | None
     type: str
     instead_of: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for role in _tuple(self.where):
+            if role not in ROLES:
+                from difflib import get_close_matches  # slow to load
+
+                near = get_close_matches(str(role), ROLES, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"the roles are {', '.join(ROLES)}"
+                raise PluginError(f"a Row is for the role {role!r}, which no tensor has: {hint}")
+        for test in _tuple(self.when):
+            if not callable(test):
+                raise PluginError(f"a Row has the condition {test!r}: pass a function that takes a Candidate")
 
     def applies(self, candidate: Candidate) -> bool:
         """Whether the role and all conditions fit."""

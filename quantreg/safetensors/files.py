@@ -2,15 +2,17 @@
 
 import os
 import re
+from contextlib import suppress
 from typing import Any
 
 from quantreg.errors import SafetensorsError
-from quantreg.safetensors.header import parsed, read_header
-from quantreg.whatis import SHARD_NAME, looks_like_safetensors, read_head
+from quantreg.safetensors.header import NotJSONError, parsed, read_header
+from quantreg.whatis import HEAD, SHARD_NAME, kind_of, looks_like_safetensors, read_head
 
 __all__ = ["SUFFIX", "files_of", "is_index", "is_safetensors", "read_json"]
 
 SUFFIX = ".safetensors"
+_MOST_SHARDS = 100_000  # a larger number in a name is no count of files
 _INDEX = re.compile(r".*\.safetensors\.index(\.\w+)?\.json", re.DOTALL)  # NAME.safetensors.index.fp16.json exists
 
 
@@ -24,7 +26,7 @@ def is_safetensors(path: str) -> bool:
     if is_index(path):
         return True
     head, size = read_head(path)
-    return not head.startswith(b"GGUF") and (path.endswith(SUFFIX) or looks_like_safetensors(head, size))
+    return not head.startswith(b"GGUF") and (path.lower().endswith(SUFFIX) or looks_like_safetensors(head, size))
 
 
 def files_of(path: str, *, partial: bool = False) -> tuple[list[str], list[str]]:
@@ -39,28 +41,39 @@ def files_of(path: str, *, partial: bool = False) -> tuple[list[str], list[str]]
     if is_index(path):
         return _indexed(path), []
     shard = SHARD_NAME.fullmatch(path)
-    if (
-        shard is None
-        or not path.endswith(SUFFIX)
-        or int(shard["number"]) > int(shard["count"])
-        or int(shard["count"]) == 1
-    ):
-        return [path], []
     try:
-        index = f"{shard['prefix']}{SUFFIX}.index.json"
-        if os.path.exists(index) and os.path.basename(path) in _weight_map(index).values():
+        if (index := _index_with(path)) is not None:
             return _indexed(index), []
-        return _numbered(path, shard), []
+        if (
+            shard is not None
+            and 1 < int(shard["count"]) <= _MOST_SHARDS
+            and int(shard["number"]) <= int(shard["count"])
+        ):
+            return _numbered(path, shard), []
+        return [path], []
     except _MissingError as error:
         if not partial:
             raise
-        return [path], [f"{path} is one of {int(shard['count'])} shards, shown alone: {error.what}"]
+        return [path], [f"{path} is one of {error.count} shards, shown alone: {error.what}"]
+
+
+def _index_with(path: str) -> str | None:
+    """The index in the folder of a file that names the file, or None. An index that cannot be read is passed over."""
+    folder, base = os.path.split(path)
+    for name in sorted(os.listdir(folder or ".")):
+        index = os.path.join(folder, name)
+        if is_index(name):
+            with suppress(SafetensorsError, OSError):
+                if base in _weight_map(index).values():
+                    return index
+    return None
 
 
 class _MissingError(SafetensorsError):
-    """Shards of a model do not exist. ``what`` says which."""
+    """Some of the ``count`` shards of a model do not exist. ``what`` says which."""
 
     def __init__(self, path: str, missing: list[str], count: int) -> None:
+        self.count = count
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         self.what = f"{names} {'is' if len(missing) == 1 else 'are'} missing"
         it = "it" if len(missing) == 1 else "them"
@@ -89,7 +102,14 @@ def read_json(path: str | bytes | os.PathLike[str]) -> Any:
     """The value in a JSON file. Raises SafetensorsError if it is not JSON, OSError."""
     path = os.fsdecode(path)
     with open(path, "rb") as file:
-        return parsed(file.read(), path)
+        raw = file.read()
+    try:
+        return parsed(raw, path)
+    except NotJSONError:
+        kind = kind_of(raw[:HEAD], len(raw))
+        if kind is None or raw.lstrip()[:1] in (b"{", b"["):
+            raise
+        raise SafetensorsError(f"{path} is not JSON: it is {kind.name}: {kind.advice}") from None
 
 
 def _weight_map(path: str) -> dict[str, str]:
@@ -117,5 +137,7 @@ def _indexed(path: str) -> list[str]:
         there |= dict.fromkeys(read_header(shard).entries, name)
     for tensor, name in weight_map.items():
         if there.get(tensor) != name:
-            raise SafetensorsError(f"{path} says that {tensor!r:.80} is in {name}, but it is not: download both again")
+            raise SafetensorsError(
+                f"{path} says that {tensor!r:.80} is in {name}, but it is not: download both again, or remove the index"
+            )
     return paths

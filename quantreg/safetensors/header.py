@@ -11,7 +11,7 @@ from typing import Any
 from quantreg.errors import SafetensorsError
 from quantreg.whatis import HEAD, kind_of
 
-__all__ = ["DTYPE_BITS", "Entry", "Header", "parsed", "read_header"]
+__all__ = ["DTYPE_BITS", "Entry", "Header", "NotJSONError", "parsed", "read_header"]
 
 MAX_HEADER = 100_000_000  # bytes, as in the safetensors library
 
@@ -21,6 +21,10 @@ DTYPE_BITS: dict[str, int] = {
     "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
     "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }  # fmt: skip
+
+
+class NotJSONError(SafetensorsError):
+    """A text is not JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +124,13 @@ def parsed(raw: bytes, path: str) -> Any:
     except SafetensorsError:
         raise
     except (ValueError, RecursionError) as error:
-        raise SafetensorsError(f"{path} is not JSON: {error}") from None
+        raise NotJSONError(f"{path} is not JSON: {error}") from None
 
 
 def _entry(path: str, name: str, raw: object, data_size: int) -> Entry:
     match raw:
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(end)]} if all(
-            type(n) is int and 0 <= n < 2**63 for n in shape
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(end)]} if (
+            all(type(n) is int and 0 <= n < 2**63 for n in shape) and type(start) is type(end) is int
         ):
             pass
         case _:
@@ -137,4 +141,6 @@ def _entry(path: str, name: str, raw: object, data_size: int) -> Entry:
             f"{path}: tensor {name!r:.80} of shape {shape} takes {nbytes} bytes, but the header places it "
             f"from {start} to {end} of {data_size}: the file is cut off or damaged"
         )
+    if math.prod(filter(None, shape)) >= 2**60:  # a zero must not hide that NumPy cannot hold the other dimensions
+        raise SafetensorsError(f"{path}: tensor {name!r:.80} has the shape {shape}, which is too large: correct it")
     return Entry(name, dtype, tuple(shape), start, end)

@@ -33,7 +33,7 @@ class Model:
 
 def read_model(
     path: str | bytes | os.PathLike[str],
-    names: Mapping[str, str | None] | str | os.PathLike[str] | None = None,
+    names: Mapping[str, str | None] | str | bytes | os.PathLike[str] | None = None,
     *,
     any_dtype: bool = False,
     partial: bool = False,
@@ -47,7 +47,7 @@ def read_model(
     """
     path = model_path(path)
     paths, warnings = files_of(path, partial=partial)
-    if not (path.endswith(SUFFIX) or is_index(path)):
+    if not (path.lower().endswith(SUFFIX) or is_index(path)):
         warnings.append(f"{path} is a safetensors file, though its name does not end in {SUFFIX}")
     renamed = _names(names)
     unused, taken, sizes = set(renamed), set[str](), list[int]()

@@ -60,16 +60,16 @@ class AtomicFile:
     path: Path
     force: bool
     size: int | None
-    sources: list[str | os.PathLike[str]]
+    sources: list[str | bytes | os.PathLike[str]]
     _file: PositionedFile
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | bytes | os.PathLike[str],
         *,
         force: bool = False,
         size: int | None = None,
-        source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+        source: str | bytes | os.PathLike[str] | Iterable[str | bytes | os.PathLike[str]] | None = None,
     ) -> None:
         path = os.fsdecode(path)
         if path == "-":
@@ -79,6 +79,7 @@ class AtomicFile:
             )
         # A link stays a link: the file that it points to is replaced, in the folder of that file.
         self.path = Path(os.path.realpath(path))
+        self._given = os.path.abspath(path)  # realpath makes a name that does not exist of /dev/stdout if it is a pipe
         self.force = force
         self.size = size
         self.sources = (
@@ -111,6 +112,11 @@ class AtomicFile:
         with self._errors():
             self._file.write(view, self._position)
         self._position += len(view)
+
+    def check(self) -> None:
+        """Raise OutputError now if ``path`` must not be replaced, before work that may take long."""
+        with self._errors():
+            self._check_target()
 
     def has(self, offset: int, length: int) -> bool:
         """Whether these bytes were already written by an earlier run. Always False here; see `PartialFile`."""
@@ -177,7 +183,7 @@ class AtomicFile:
     def _check_target(self) -> os.stat_result | None:
         """Return the stat of the file that will be replaced, or None. Raises OutputError if it must not be replaced."""
         try:
-            old = os.stat(self.path)
+            old = os.stat(self._given)
         except FileNotFoundError:
             return None
         for source in self.sources:

@@ -58,13 +58,13 @@ class PartialFile(AtomicFile):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | bytes | os.PathLike[str],
         identity: Mapping[str, Any],
         *,
         size: int,
         resume: bool = False,
         force: bool = False,
-        source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+        source: str | bytes | os.PathLike[str] | Iterable[str | bytes | os.PathLike[str]] | None = None,
     ) -> None:
         super().__init__(path, force=force, size=size, source=source)
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from quantreg.errors import LossWarning
-from quantreg.testing import arrays, strides, uses, values
+from quantreg.testing import arrays, strides, twin, uses, values
 from quantreg.testing.report import ConformanceError, NotApplicable, Outcome, Report
 from quantreg.testing.samples import Subject
 
@@ -65,6 +65,7 @@ CHECKS: dict[str, Check] = {
         Check("importance_weights", uses.importance_weights, "scorer"),
         Check("gil", arrays.gil),
         Check("pickling", uses.pickling),
+        Check("twin", twin.twin),
         Check("golden", uses.golden),
         Check("gguf_file", uses.gguf_file),
     )

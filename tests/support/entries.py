@@ -1,8 +1,11 @@
 """Entry points that are made up, and a registry of them."""
 
+from contextlib import contextmanager
 from importlib.metadata import Distribution
+from types import ModuleType
 
-from quantreg.registry import Registry
+from quantreg import hookimpl
+from quantreg.registry import Registry, registry
 
 
 class Installed(Distribution):
@@ -35,3 +38,17 @@ def fail(error):
 
 def registry_of(*entries):
     return Registry(find=lambda: list(entries))
+
+
+@contextmanager
+def installed(**hooks):
+    """A plugin with these hooks, as long as the block runs."""
+    module = ModuleType("careless")
+    module.__distribution__ = "careless-dist"
+    for name, function in hooks.items():
+        setattr(module, name, hookimpl(function))
+    registry.register_plugin(module)
+    try:
+        yield
+    finally:
+        registry.unregister_plugin(module)

@@ -1,4 +1,4 @@
-"""The MY_Q3 plugin."""
+"""The type MY_Q3."""
 
 import quantreg
 from quantreg_kernels import load_codec
@@ -8,7 +8,6 @@ MY_Q3 = quantreg.QuantType(
     type_id=4242,
     block_size=32,
     type_size=14,
-    fallback="Q4_0",
     codec=lambda: load_codec(__name__, "_my_q3"),
 )
 
@@ -16,8 +15,3 @@ MY_Q3 = quantreg.QuantType(
 @quantreg.hookimpl
 def register_types(register):
     register(MY_Q3)
-
-
-@quantreg.hookimpl
-def score_importance(qtype, tensor, weights, columns):
-    return MY_Q3.score(weights, columns) if qtype is MY_Q3 and columns is not None else None

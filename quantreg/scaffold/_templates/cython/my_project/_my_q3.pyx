@@ -24,6 +24,7 @@ cdef enum:
     TYPE_ID = 4242
     BLOCK = 32
     BYTES = 14
+    PACKED = 12
 
 
 cdef inline void round_to_levels(const vf *x, vf scale, vf *q) noexcept nogil:
@@ -36,10 +37,10 @@ cdef inline void round_to_levels(const vf *x, vf scale, vf *q) noexcept nogil:
 
 cdef inline vf fit_scale(const vf *x, const vf *w, vf *q) noexcept nogil:
     """Return the least-squares scale for the levels that suit the largest weight. q is scratch space."""
-    cdef vf largest = vf_set1(0), above = vf_set1(0), below = vf_set1(0)
+    cdef vf largest = x[0], above = vf_set1(0), below = vf_set1(0)
     cdef vf scale
     cdef int i
-    for i in range(BLOCK):
+    for i in range(1, BLOCK):
         largest = vf_select(vf_gt(vf_abs(x[i]), vf_abs(largest)), x[i], largest)
     scale = largest / vf_set1(-4)  # -4 is the level furthest from zero, so the largest weight takes it
     round_to_levels(x, scale, q)
@@ -54,7 +55,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef vf x[BLOCK]
     cdef vf w[BLOCK]
     cdef vf q[BLOCK]
-    cdef vi packed[12]
+    cdef vi packed[PACKED]
     cdef vi scale, bits
     cdef Py_ssize_t start = 0, bad
     cdef int i, j
@@ -67,14 +68,14 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
         scale = vi_f16(fit_scale(x, w, q))
         bad = keep_finite_rows(&g, scale, scale)
         round_to_levels(x, vf_from_f16(scale), q)  # again, under the scale as the decoder will see it
-        for j in range(4):
+        for j in range(BLOCK // 8):
             bits = vi_set1(0)  # 8 weights, 24 bits
             for i in range(8):
                 bits = bits | ((vi_trunc(q[8 * j + i]) + 4) << (3 * i))
             for i in range(3):
                 packed[3 * j + i] = (bits >> (8 * i)) & 255
         lanes_store_u16(g.dst, 0, scale, g.live)
-        lanes_store_bytes(g.dst, 2, packed, 12, g.live)
+        lanes_store_bytes(g.dst, 2, packed, PACKED, g.live)
         if bad >= 0:
             return bad  # the row whose scale overflows float16
         start += g.live
@@ -92,7 +93,7 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
         out = a.dst + row * a.dst_stride
         for _k in range(a.n_cols // BLOCK):
             scale = load_f16(p)
-            for j in range(4):
+            for j in range(BLOCK // 8):
                 bits = p[2 + 3 * j] | (p[3 + 3 * j] << 8) | (p[4 + 3 * j] << 16)
                 for i in range(8):
                     out[8 * j + i] = scale * <float>(((bits >> (3 * i)) & 7) - 4)

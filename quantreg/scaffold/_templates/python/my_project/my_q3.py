@@ -15,7 +15,6 @@ MY_Q3 = quantreg.QuantType(
     type_id=4242,
     block_size=BLOCK,
     type_size=BYTES,
-    fallback="Q4_0",
     codec=lambda: quantreg.PythonCodec(MY_Q3, encode, decode),
 )
 
@@ -27,10 +26,10 @@ def encode(rows, importance):
     largest = np.take_along_axis(x, np.abs(x).argmax(axis=2)[..., None], axis=2)
     scale = largest / -4  # -4 is the level furthest from zero, so the largest weight takes it
     q = nearest(x, scale)
-    total = (weights * q * q).sum(axis=2, keepdims=True)
-    scale = np.where(total > 0, (weights * x * q).sum(axis=2, keepdims=True) / total, scale)  # least squares
+    total = in_order(weights * q * q)
+    scale = np.where(total > 0, in_order(weights * x * q) / total, scale)  # least squares
     scale = scale.astype(np.float16)
-    q = nearest(x, scale.astype(np.float32))
+    q = nearest(x, scale.astype(np.float32))  # again, under the scale as the decoder will see it
     bits = (q[..., None] + 4).astype(np.uint8) >> np.arange(3) & 1
     packed = np.packbits(bits.reshape(*x.shape[:2], 3 * BLOCK), axis=2, bitorder="little")
     return np.concatenate([scale.view(np.uint8), packed], axis=2).reshape(len(rows), -1)
@@ -40,6 +39,11 @@ def nearest(x, scale):
     """Return the level nearest to each weight, -4 to 3."""
     inverse = np.divide(1, scale, out=np.zeros_like(scale), where=np.abs(scale) > 1e-30)
     return np.clip(np.rint(x * inverse), -4, 3)
+
+
+def in_order(products):
+    """Return the sum of each block, added from the first to the last, as a compiled codec adds. np.sum does not."""
+    return np.cumsum(products, axis=2)[..., -1:]
 
 
 def decode(blocks):

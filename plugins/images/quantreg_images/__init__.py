@@ -1,0 +1,1 @@
+"""Image and video models: how each architecture is recognised, and which of its layers stay at high precision."""

@@ -1,1 +1,0 @@
-"""A quantreg plugin: the type MY_Q3."""

@@ -1,1 +1,0 @@
-pytest_plugins = ["quantreg.testing.pytest_plugin"]  # for --update-golden

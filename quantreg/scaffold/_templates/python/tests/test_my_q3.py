@@ -1,8 +1,0 @@
-from quantreg.testing import CodecConformance
-
-
-class TestMyQ3(CodecConformance):
-    qtype = "MY_Q3"
-    # Once the format is final, pin its bytes: uncomment this, run `pytest --update-golden` once, commit the new file.
-    # golden = Path(__file__).parent / "MY_Q3.npz"
-    expected_failures = {}  # noqa: RUF012 - name of a check: why it must fail

@@ -1,0 +1,1 @@
+"""A file type for quantreg: MY_PROJECT."""

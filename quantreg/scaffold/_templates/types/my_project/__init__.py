@@ -1,0 +1,1 @@
+"""Quant formats for quantreg: MY_Q3."""

@@ -1,0 +1,273 @@
+"""Write a GGUF file from tensors and arrays, holding no more of them in memory than the caller does."""
+
+import builtins
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from quantreg import gguf
+from quantreg.arrays import as_array, as_dtype, bfloat16_bits, dtype_name
+from quantreg.errors import OutputError, ShapeError
+from quantreg.ggml import PLAIN_TYPES, TYPES
+from quantreg.registry import find_layout, types
+from quantreg.storage import AtomicFile
+from quantreg.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    from typing import SupportsIndex
+
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+    from quantreg.qtype import QuantType
+
+    Tensor: TypeAlias = "QuantizedTensor | LazyTensor | ArrayLike"
+
+__all__ = ["LazyTensor", "write"]
+
+# NumPy's name of a dtype -> type id
+_TYPE_OF_DTYPE = {
+    dtype: next(i for i, known in TYPES.items() if known.name == name) for name, dtype in PLAIN_TYPES.items()
+}
+_CHUNK = 1 << 22  # bytes copied at a time
+
+
+class LazyTensor:
+    """A tensor that `quantreg.write` makes when it is written, and forgets then.
+
+    - ``shape``: in NumPy order.
+    - ``type``: a quant type (name, id or QuantType), or a dtype such as ``np.float16`` or ``"bfloat16"``.
+    - ``make``: a function without arguments. It returns an array of this shape and dtype or, for a quant type, a
+      `QuantizedTensor` or what `quantreg.quantize` returns.
+
+    Raises ShapeError for a shape or dtype that GGUF cannot store, UnknownTypeError for an unknown type.
+    """
+
+    __slots__ = ("make", "nbytes", "shape", "type_id", "type_name")
+
+    shape: tuple[int, ...]
+    type_id: int
+    type_name: str
+    nbytes: int
+    make: "Callable[[], QuantizedTensor | ArrayLike]"
+
+    def __init__(
+        self,
+        shape: "Sequence[SupportsIndex]",
+        type: "str | SupportsIndex | QuantType | DTypeLike",
+        make: "Callable[[], QuantizedTensor | ArrayLike]",
+    ) -> None:
+        self.shape = tuple(int(n) for n in shape)
+        self.type_id, layout = find_layout(_type_key(type))
+        self.type_name = layout.name
+        rows = 1
+        for n in self.shape[:-1]:
+            rows *= n
+        self.nbytes = rows * layout.row_bytes(self.shape[-1] if self.shape else 1)
+        if not callable(make):
+            raise ShapeError(f"make of a LazyTensor is {make!r:.80}: pass a function that returns the array")
+        self.make = make
+
+    def __repr__(self) -> str:
+        return f"<LazyTensor {self.type_name} {self.shape}, {self.nbytes} bytes>"
+
+
+def write(
+    path: str | bytes | os.PathLike[str],
+    metadata: Mapping[str, object],
+    tensors: "Mapping[str, Tensor | Callable[[], Tensor]] | Iterable[tuple[str, Tensor]]",
+    *,
+    force: bool = False,
+) -> None:
+    """Write a GGUF file.
+
+    - ``metadata``: a mapping from key to value: a Python object, whose type `gguf.Value.of` picks, or a typed value
+      such as ``gguf.Value("u64", 5)``. The metadata of an open file is copied byte for byte. No key is added, so
+      include ``general.architecture`` and whatever else a loader needs. ``general.alignment`` is obeyed.
+    - ``tensors``: a mapping, such as an open file, from name to `QuantizedTensor`, NumPy array or torch tensor. Arrays
+      have their axes in NumPy order and the dtype float16, float32, float64, bfloat16 or int8 to int64. The order is
+      kept.
+    - ``force``: replace an existing file.
+
+    A header states the size of each tensor, and comes first. So that not all tensors have to be in memory at once,
+    a value may be a `LazyTensor`, which is made once, when it is written. It may also be a function that returns the
+    tensor, and a mapping may make its values when they are asked for: these are made twice. Instead of a mapping give
+    an iterable of pairs (name, tensor), such as a generator: its arrays are kept in a temporary file beside the output,
+    which takes as much space on the disk as the output.
+
+    The file appears at ``path`` only when it is complete. Raises GGUFFormatError for what GGUF cannot hold, ShapeError
+    for other arrays, and for tensors that are not what they were when the header was made, and OutputError if the file
+    cannot be written.
+    """
+    path = os.fsdecode(path)
+    edit = gguf.HeaderEdit(metadata)
+    stated = edit.get("general.alignment")
+    alignment = gguf.rules.check_alignment(stated.type, stated.data) if stated else gguf.DEFAULT_ALIGNMENT
+    with ExitStack() as stack:
+        if isinstance(tensors, Mapping):
+            entries = _of_mapping(tensors)
+        else:
+            AtomicFile(path, force=force).check()  # before work that may take long
+            entries = _of_pairs(tensors, path, stack)
+        header = gguf.encode_header(
+            edit.items(), [(e.name, e.shape[::-1], e.type_id, e.nbytes) for e in entries], alignment
+        )
+        size = len(header) + sum(gguf.padded(entry.nbytes, alignment) for entry in entries)
+        with AtomicFile(path, force=force, size=size) as file:
+            file.write(header)
+            for entry in entries:
+                for piece in entry.pieces():
+                    file.write(piece)
+                file.write(bytes(-entry.nbytes % alignment))
+
+
+class _Entry(NamedTuple):
+    """A tensor of the file; ``pieces`` yields its bytes."""
+
+    name: str
+    shape: tuple[int, ...]
+    type_id: int
+    nbytes: int
+    pieces: "Callable[[], Iterable[NDArray[np.uint8] | bytes]]"
+
+
+def _of_mapping(tensors: "Mapping[str, Any]") -> list[_Entry]:
+    entries = []
+    for name in tensors:
+        value = tensors[name]
+        if isinstance(value, LazyTensor):
+            entries.append(_lazy(name, value))
+            continue
+        stored = _stored(name, _made(value))
+
+        def pieces(name: str = name, expected: tuple[Any, ...] = stored[:3]) -> "Iterator[NDArray[np.uint8]]":
+            again = _stored(name, _made(tensors[name]))
+            if again[:3] != expected:
+                raise ShapeError(
+                    f"{name}: was {_words(*expected[:2])} when the header was made, and is {_words(*again[:2])} now: "
+                    "make the same tensor each time, or pass a quantreg.LazyTensor"
+                )
+            yield again[3]
+
+        entries.append(_Entry(name, *stored[:3], pieces))
+        entries += (extra for extra in _parameters(name, value) if extra.name not in tensors)
+        del value, stored  # before the next one is made
+    return entries
+
+
+def _of_pairs(pairs: "Iterable[tuple[str, Any]]", path: str, stack: ExitStack) -> list[_Entry]:
+    """Read an iterable of pairs once, and keep the bytes of its arrays in a temporary file."""
+    entries: list[_Entry] = []
+    extras: list[tuple[int, _Entry]] = []
+    spool: IO[bytes] | None = None
+    for name, value in pairs:
+        if isinstance(value, LazyTensor):
+            entries.append(_lazy(name, value))
+            continue
+        value = _made(value)
+        shape, type_id, nbytes, data = _stored(name, value)
+        try:
+            if spool is None:
+                spool = stack.enter_context(TemporaryFile(dir=os.path.dirname(os.path.realpath(path))))  # noqa: SIM115
+            start = spool.tell()
+            spool.write(data.data)
+        except OSError as error:
+            raise OutputError(
+                f"{path}: its tensors cannot be kept in a temporary file beside it: {error.strerror or error}: free "
+                "some space, choose another folder, or pass quantreg.LazyTensor objects"
+            ) from error
+        entries.append(_Entry(name, shape, type_id, nbytes, _read_back(spool, start, nbytes)))
+        extras += ((len(entries), extra) for extra in _parameters(name, value))
+    names = {entry.name for entry in entries}
+    for place, extra in reversed(extras):
+        if extra.name not in names:
+            entries.insert(place, extra)
+    return entries
+
+
+def _read_back(spool: IO[bytes], start: int, nbytes: int) -> Callable[[], Iterator[bytes]]:
+    def pieces() -> Iterator[bytes]:
+        for offset in range(0, nbytes, _CHUNK):
+            spool.seek(start + offset)
+            yield spool.read(min(_CHUNK, nbytes - offset))
+
+    return pieces
+
+
+def _lazy(name: str, tensor: LazyTensor) -> _Entry:
+    def pieces() -> "Iterator[NDArray[np.uint8]]":
+        made = tensor.make()
+        if isinstance(made, QuantizedTensor) and made.parameters:
+            raise ShapeError(
+                f"{name}: make() of its LazyTensor returned a tensor with parameters, which need a place in the "
+                "header: pass a function that returns the QuantizedTensor instead of the LazyTensor"
+            )
+        plain = TYPES[tensor.type_id].name in PLAIN_TYPES if tensor.type_id in TYPES else False
+        if not plain and not isinstance(made, QuantizedTensor):
+            made = QuantizedTensor(name, tensor.shape, tensor.type_id, made)
+        shape, type_id, _, data = _stored(name, made)
+        if (shape, type_id) != (tensor.shape, tensor.type_id):
+            raise ShapeError(
+                f"{name}: make() of its LazyTensor returned {_words(shape, type_id)}, but it says "
+                f"{_words(tensor.shape, tensor.type_id)}: correct one of the two"
+            )
+        yield data
+
+    return _Entry(name, tensor.shape, tensor.type_id, tensor.nbytes, pieces)
+
+
+def _parameters(name: str, tensor: object) -> Iterator[_Entry]:
+    """Yield what the type of a tensor was fitted to, which a file keeps beside the tensor."""
+    parameters = tensor.parameters if isinstance(tensor, QuantizedTensor) else None
+    if not isinstance(tensor, QuantizedTensor) or not parameters:
+        return
+    places = types[tensor.type_id].stored_names(name, tensor.shape)
+    for key, values in parameters.items():
+        shape, type_id, nbytes, data = _stored(places[key], values)
+        yield _Entry(places[key], shape, type_id, nbytes, partial(iter, [data]))
+
+
+def _made(value: Any) -> Any:
+    """Call a function that makes a tensor; return anything else as it is."""
+    return value() if callable(value) else value
+
+
+def _stored(name: str, tensor: Any) -> "tuple[tuple[int, ...], int, int, NDArray[np.uint8]]":
+    """Return (shape, type id, number of bytes, bytes) of a tensor or array, copied only if its layout differs."""
+    if isinstance(tensor, QuantizedTensor):
+        return tensor.shape, tensor.type_id, tensor.nbytes, _flat(tensor.data)
+    dtype = tensor.dtype.name if isinstance(tensor, np.ndarray | np.generic) else dtype_name(tensor)
+    if dtype not in _TYPE_OF_DTYPE:
+        found = f"an array of {dtype}" if dtype else f"a {builtins.type(tensor).__name__}"
+        raise ShapeError(
+            f"{name}: cannot write {found}: convert it to a NumPy array of {', '.join(_TYPE_OF_DTYPE)}, or quantize it "
+            "and pass a QuantizedTensor"
+        )
+    array = as_array(tensor, name)
+    if dtype == "bfloat16" and array.dtype == np.float32:
+        array = bfloat16_bits(array)  # from torch
+    return array.shape, _TYPE_OF_DTYPE[dtype], array.nbytes, _flat(array)
+
+
+def _flat(array: "NDArray[Any]") -> "NDArray[np.uint8]":
+    """Return the bytes of an array, little-endian in C order."""
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+
+
+def _words(shape: tuple[int, ...], type_id: int) -> str:
+    return f"{TYPES[type_id].name if type_id in TYPES else f'type {type_id}'} of shape {shape}"
+
+
+def _type_key(type: Any) -> Any:
+    """The GGUF type id for a dtype, in any of its forms; anything else as it is."""
+    dtype_like = isinstance(type, np.dtype | builtins.type) or str(type).startswith("torch.")
+    if dtype_like or (isinstance(type, str) and type in _TYPE_OF_DTYPE):
+        name = type if isinstance(type, str) else as_dtype(type).name
+        if name not in _TYPE_OF_DTYPE:
+            raise ShapeError(f"GGUF has no type for {name}: use one of {', '.join(_TYPE_OF_DTYPE)}, or a quant type")
+        return _TYPE_OF_DTYPE[name]
+    return type
