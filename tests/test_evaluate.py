@@ -163,16 +163,20 @@ def test_a_type_and_a_file_type_of_one_name_are_told_apart(model):
     assert [total.type for total in found.totals] == ["Q4_0", "Q4_0 (file type)"]
 
 
-def test_the_rules_of_a_file_type_need_the_names_of_gguf(tmp_path):
+def test_a_file_type_that_quantize_would_refuse_is_not_measured(tmp_path):
     x = small_model.noise(1, (4, 256))
-    quantreg.write(tmp_path / "hf.gguf", {"general.architecture": "llama"}, {"model.layers.0.mlp.up_proj.weight": x})
-    with pytest.raises(PlanError, match=r"not named as in GGUF.*model\.layers\.0.*convert the model to GGUF first"):
+    names = ("model.layers.0.mlp.up_proj.weight", "double_blocks.0.img_mlp.0.weight")
+    for name, path in zip(names, (tmp_path / "hf.gguf", tmp_path / "image.gguf"), strict=True):
+        quantreg.write(path, {"general.architecture": "llama"}, {name: x})
+    with pytest.raises(PlanError, match="Hugging Face name") as refused:
         evaluate(tmp_path / "hf.gguf", ["Q4_K_M"])
-    assert len(evaluate(tmp_path / "hf.gguf", ["Q4_K_M", "Q4_K"]).totals) == 1
-
-
-def broken(rows, importance):
-    raise ZeroDivisionError("scale")
+    found = evaluate(tmp_path / "hf.gguf", ["Q4_K_M", "Q4_K"])
+    assert [total.type for total in found.totals] == ["Q4_K"]
+    assert found.failed[0].reason == str(refused.value)
+    with pytest.raises(PlanError) as same:
+        quantreg.plan(tmp_path / "hf.gguf", "Q4_K_M")
+    assert str(same.value) == str(refused.value)
+    assert len(evaluate(tmp_path / "image.gguf", ["Q4_K_M"]).totals) == 1  # its names are no mistake
 
 
 def test_safetensors_can_be_evaluated(run, tmp_path):
@@ -183,6 +187,10 @@ def test_safetensors_can_be_evaluated(run, tmp_path):
     figures = [[(m.type, m.bits_per_weight, m.error) for m in found.totals] for found in (one, other)]
     assert figures[0] == figures[1]
     assert run("evaluate", "Q4_K", "--on", tmp_path / "m.safetensors")[0] == 0
+
+
+def broken(rows, importance):
+    raise ZeroDivisionError("scale")
 
 
 def test_types_that_fail_are_named_and_the_others_are_measured(run, model):

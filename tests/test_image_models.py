@@ -124,7 +124,9 @@ MINE = quantreg.FileType(
 )
 
 
-@pytest.mark.parametrize("file_type", ["Q8_0", "Q2_K", "IQ4_XS", "Q4_0", "F16", MINE], ids=lambda t: getattr(t, "name", t))
+@pytest.mark.parametrize(
+    "file_type", ["Q8_0", "Q2_K", "IQ4_XS", "Q4_0", "F16", MINE], ids=lambda t: getattr(t, "name", t)
+)
 @pytest.mark.parametrize("pure", [False, True])
 def test_what_an_architecture_keeps_is_kept_in_every_file_type(file_type, pure):
     found = types_of("flux", file_type, FLUX, pure=pure)

@@ -96,7 +96,9 @@ def evaluate(
         conditions = Conditions.here(model.metadata, sample, seed, _versions(chosen))
         sampled = _sampled(model, sample, np.random.default_rng(seed))
         if not sampled:
-            raise PlanError(f"{os.fsdecode(path)} has no matrices to evaluate: give a model with two-dimensional tensors")
+            raise PlanError(
+                f"{os.fsdecode(path)} has no matrices to evaluate: give a model with two-dimensional tensors"
+            )
         run = _Run(model, imatrix, targets, sampled)
         run.measure(progress)
     for target in targets:
@@ -106,7 +108,13 @@ def evaluate(
     totals = tuple(finished(target, None, run.sums[target]) for target in targets if target in run.sums)
     source = None if imatrix is None else imatrix.path
     return Evaluation(
-        os.fsdecode(path), source and str(source), totals, tuple(run.measures), tuple(run.skipped), tuple(failed), conditions
+        os.fsdecode(path),
+        source and str(source),
+        totals,
+        tuple(run.measures),
+        tuple(run.skipped),
+        tuple(failed),
+        conditions,
     )
 
 
