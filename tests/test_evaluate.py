@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -13,11 +12,8 @@ import toy
 
 import quantreg
 from quantreg import CodecError, ImportanceMatrix, PlanError, UnknownTypeError, cli
-from quantreg.evaluation import Evaluation, Measure, built_in_types, evaluate
-from quantreg.evaluation.curve import curve_svg, frontier_error
-from quantreg.evaluation.web_page import page
+from quantreg.evaluation import evaluate
 from quantreg.recipes import file_types
-from quantreg.registry import registry
 
 NAME = "blk.0.attn_q.weight"
 
@@ -167,12 +163,30 @@ def test_a_type_and_a_file_type_of_one_name_are_told_apart(model):
     assert [total.type for total in found.totals] == ["Q4_0", "Q4_0 (file type)"]
 
 
-def test_the_rules_of_a_file_type_need_the_names_of_gguf(tmp_path):
+def test_a_file_type_that_quantize_would_refuse_is_not_measured(tmp_path):
     x = small_model.noise(1, (4, 256))
-    quantreg.write(tmp_path / "hf.gguf", {"general.architecture": "llama"}, {"model.layers.0.mlp.up_proj.weight": x})
-    with pytest.raises(PlanError, match=r"not named as in GGUF.*model\.layers\.0.*convert the model to GGUF first"):
+    names = ("model.layers.0.mlp.up_proj.weight", "double_blocks.0.img_mlp.0.weight")
+    for name, path in zip(names, (tmp_path / "hf.gguf", tmp_path / "image.gguf"), strict=True):
+        quantreg.write(path, {"general.architecture": "llama"}, {name: x})
+    with pytest.raises(PlanError, match="Hugging Face name") as refused:
         evaluate(tmp_path / "hf.gguf", ["Q4_K_M"])
-    assert len(evaluate(tmp_path / "hf.gguf", ["Q4_K_M", "Q4_K"]).totals) == 1
+    found = evaluate(tmp_path / "hf.gguf", ["Q4_K_M", "Q4_K"])
+    assert [total.type for total in found.totals] == ["Q4_K"]
+    assert found.failed[0].reason == str(refused.value)
+    with pytest.raises(PlanError) as same:
+        quantreg.plan(tmp_path / "hf.gguf", "Q4_K_M")
+    assert str(same.value) == str(refused.value)
+    assert len(evaluate(tmp_path / "image.gguf", ["Q4_K_M"]).totals) == 1  # its names are no mistake
+
+
+def test_safetensors_can_be_evaluated(run, tmp_path):
+    x = small_model.noise(3, (64, 512)).astype(np.float16)
+    quantreg.write(tmp_path / "m.gguf", {"general.architecture": "llama"}, {NAME: x})
+    quantreg.export(tmp_path / "m.gguf", tmp_path / "m.safetensors", dtype="F16")
+    one, other = (evaluate(tmp_path / f"m.{suffix}", ["Q4_K", "Q4_K_M"]) for suffix in ("gguf", "safetensors"))
+    figures = [[(m.type, m.bits_per_weight, m.error) for m in found.totals] for found in (one, other)]
+    assert figures[0] == figures[1]
+    assert run("evaluate", "Q4_K", "--on", tmp_path / "m.safetensors")[0] == 0
 
 
 def broken(rows, importance):
@@ -268,126 +282,6 @@ def test_json_and_csv_hold_the_same_figures(run, model):
             assert row[field] == str(tensor[field])
 
 
-def test_a_page_that_cannot_be_written_or_is_the_model_is_refused_before_anything_is_measured(
-    run, model, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("quantreg.evaluate", lambda *a, **k: pytest.fail("measured"))
-    before = model.read_bytes()
-    for html in (model, tmp_path / "missing" / "curve.html"):
-        code, _, err = run("evaluate", "Q4_0", "--on", model, "--html", html)
-        assert code == 1
-        assert err.startswith("quantreg: error: ")
-        assert err.count("\n") == 1
-        assert str(html) in err
-    assert model.read_bytes() == before
-
-
-def test_the_page_shows_the_new_type_among_the_built_ins_and_needs_no_network(run, model, tmp_path):
-    plugin = toy.Plugin(toy.make())
-    registry.register_plugin(plugin)
-    try:
-        code, out, err = run("evaluate", "TOY3", "--on", model, "--sample", "20k", "--html", tmp_path / "curve.html")
-    finally:
-        registry.unregister_plugin(plugin)
-    assert code == 0
-    assert f"{tmp_path / 'curve.html'}: the curve, together with {len(built_in_types())} other built-in types" in err
-    assert {"TOY3", *built_in_types()} <= {line.split()[0] for line in out.splitlines()}
-    text = (tmp_path / "curve.html").read_text()
-    tags = []
-
-    class Parser(HTMLParser):
-        def handle_starttag(self, tag, attrs):
-            tags.append((tag, dict(attrs)))
-
-    Parser().feed(text)
-    circles = [attrs["class"] for tag, attrs in tags if tag == "circle"]
-    assert circles.count("new") == 1
-    assert len(circles) == 1 + len(built_in_types())
-    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in tags}
-    assert "http" not in text
-    assert "TOY3: 3.5 bits per weight, error" in text
-
-
-def test_the_curve_joins_the_types_that_beat_every_smaller_type(one):
-    worse = toy.make(encode=lambda rows, importance: toy.encode(rows * 0, importance), name="WORSE")
-    found = evaluate(one[0], ["Q2_K", worse, "Q8_0"])
-    svg = curve_svg(found.totals, ["WORSE"])
-    assert svg.count("<circle") == 3
-    line = next(part for part in svg.split("<path") if "frontier" in part)
-    assert line.count("L") == 1
-    assert "WORSE" in page(found, ["WORSE"])
-    assert curve_svg(()) == ""
-
-
-@pytest.fixture
-def crowd():
-    """One Measure per type, many of them close together. NEW is one of them, and HALF covers half of the weights."""
-
-    def measure(name, bits, error, weights=1000):
-        return Measure(name, None, weights, bits, error, error, error, error, 1.0, 1.0, 1.0)
-
-    crowd = [measure(f"Q4_{i}", 4.5, 0.08 - 0.003 * i) for i in range(5)]
-    crowd += [measure("Q3_S", 3.4375, 0.145), measure("Q3_K", 3.4375, 0.146), measure("Q8_0", 8.5, 0.005)]
-    return [measure("NEW", 3.5, 0.15), *crowd, measure("HALF", 2.625, 0.28, weights=500)]
-
-
-def test_the_labels_of_the_curve_overlap_neither_each_other_nor_a_point(crowd):
-    svg = curve_svg(crowd, ["NEW"])
-    circles = [(float(x), float(y)) for x, y in re.findall(r'<circle [^>]*cx="([\d.]+)" cy="([\d.]+)"', svg)]
-    names = re.findall(r'<text class="\w+-name" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">(\w+)<', svg)
-    assert len(names) == len(circles) == len(crowd)
-    boxes = []
-    for x, y, anchor, name in names:
-        width = 7 * len(name)
-        left = float(x) - {"start": 0, "middle": width / 2, "end": width}[anchor]
-        boxes.append((left, float(y) - 9, left + width, float(y) + 2))
-    for i, (left, top, right, bottom) in enumerate(boxes):
-        assert not any(left - 3 < x < right + 3 and top - 3 < y < bottom + 3 for x, y in circles), names[i]
-        for other in boxes[i + 1 :]:
-            assert left >= other[2] or right <= other[0] or top >= other[3] or bottom <= other[1], names[i]
-
-
-def test_the_curve_names_its_axes_and_marks_what_is_new_or_incomplete(crowd):
-    svg = curve_svg(crowd, ["NEW"])
-    assert "bits per weight</text>" in svg
-    assert "weighted error, relative to the RMS of the weights</text>" in svg
-    assert re.findall(r'<circle class="([^"]+)"[^>]*><title>(\w+)', svg)[-1] == ("new", "NEW")
-    assert '<circle class="known partly"' in svg
-    assert svg.count("partly") == 1
-
-
-def test_the_page_says_how_far_a_new_type_is_from_the_line(crowd):
-    line = frontier_error(crowd, 3.5, ["NEW"])
-    assert 0.068 < line < 0.145
-    text = page(Evaluation("m.gguf", None, tuple(crowd), (), ()), ["NEW"])
-    words = f"<b>NEW</b> has an error of 15.00% at 3.5 bits per weight: {0.15 / line - 1:.1%} above the line"
-    assert words in text
-    assert frontier_error(crowd, 1.0) is None
-    rows = re.findall(r"<tr[^>]*><td>(\w+)</td>", text)
-    assert rows == [m.type for m in sorted(crowd, key=lambda m: (m.bits_per_weight, m.error))]
-
-
-def test_the_page_highlights_the_types_of_plugins(run, model, tmp_path):
-    plugin = toy.Plugin(toy.make())
-    registry.register_plugin(plugin)
-    try:
-        args = ("--on", model, "--sample", "20k", "--html", tmp_path / "curve.html")
-        for names, new in ((("TOY3", "Q4_K"), ["TOY3"]), (("Q4_K", "Q2_K"), ["Q2_K", "Q4_K"])):
-            assert run("evaluate", *names, *args)[0] == 0
-            text = (tmp_path / "curve.html").read_text()
-            assert sorted(re.findall(r'<circle class="new[^>]*><title>(\w+)', text)) == sorted(new)
-    finally:
-        registry.unregister_plugin(plugin)
-
-
-def test_names_from_a_file_are_escaped_in_the_page(tmp_path):
-    name = "blk.0.<script>alert(1)</script>.weight"
-    quantreg.write(tmp_path / "x.gguf", {"general.architecture": "llama"}, {name: small_model.noise(1, (4, 256))})
-    text = page(evaluate(tmp_path / "x.gguf", ["Q4_K"]))
-    assert "<script>" not in text
-    assert "&lt;script&gt;" in text
-
-
 def test_wrong_usage_gets_a_clear_message(run, model):
     assert run("evaluate", "Q4_K")[0] == 2
     assert run("evaluate", "Q4_K", "--on", model, "--json", "--csv")[0] == 2
@@ -395,3 +289,14 @@ def test_wrong_usage_gets_a_clear_message(run, model):
     code, _, err = run("evaluate", "Q4_K", "--on", "none.gguf")
     assert code == 1
     assert "none.gguf" in err
+
+
+def test_the_demo_states_its_figures_as_json(run):
+    code, out, err = run("demo", "--json")
+    assert (code, err) == (0, "")
+    data = json.loads(out)
+    bits = [entry["bits_per_weight"] for entry in data["types"]]
+    assert bits == sorted(bits, reverse=True)
+    errors = [entry["error"] for entry in data["types"]]
+    assert 0 < errors[0] < 0.01 < errors[-1] < 0.5
+    assert data["weights"] > 10**7

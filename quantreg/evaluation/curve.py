@@ -6,62 +6,99 @@ from html import escape
 from itertools import pairwise
 from typing import NamedTuple
 
-from quantreg.evaluation.measure import Measure
+from quantreg.evaluation.labels import Label, place
+from quantreg.evaluation.results import Measure, by_size
 
-__all__ = ["curve_svg", "frontier_error"]
+__all__ = ["NARROW", "WIDE", "Frame", "Window", "curve_svg", "frontier_error", "windows"]
 
-_WIDTH, _HEIGHT = 900, 560
-_LEFT, _RIGHT, _TOP, _BOTTOM = 78, 24, 16, 54  # margins around the plot
-_CHARACTER, _BOLD, _LINE = 7.4, 9, 13  # upper estimates of the width of a letter, of a bold one, and of their height
-_DISTANCES = (10, 17, 26, 37, 50, 66, 84)  # between a point and its label, nearest first
-_DIRECTIONS = (  # from a point to its label, preferred first
-    (1, -0.4), (-1, 0.4), (1, 0.4), (-1, -0.4), (0, -1), (0, 1), (0.6, -1), (-0.6, 1), (0.6, 1), (-0.6, -1),
-)  # fmt: skip
-_LEADER = 17  # a label at this distance or farther is joined to its point by a line
-
-_Box = tuple[float, float, float, float]  # left, top, right, bottom
+_CHARACTER, _BOLD = 0.62, 0.72  # upper estimates of the width of a letter, as a share of the font's size
+_REACH = 0.75  # a window shows so many bits per weight to either side of a new type
 
 
-class _Label(NamedTuple):
-    """Where a name is drawn. ``anchor`` is SVG's text-anchor, ``box`` the area that the text covers."""
+class Frame(NamedTuple):
+    """The size of a drawing, in the units that its font has. A browser scales it to the width of the page."""
 
-    x: float
-    y: float
-    anchor: str
-    distance: float
-    box: _Box
+    name: str
+    width: int
+    height: int
+    left: int  # margins around the plot
+    bottom: int
+    font: int = 13
+    right: int = 24
+    top: int = 16
+    farthest: float = 72  # between a point and its name
 
 
-def curve_svg(totals: Iterable[Measure], new: Container[str] = ()) -> str:
-    """Draw each type as a labelled circle: bits per weight to the right, weighted error upwards (logarithmic).
+WIDE: Frame = Frame("wide", 900, 560, 78, 54)
+NARROW: Frame = Frame("narrow", 360, 600, 62, 50, right=10, farthest=50)
+
+
+class Window(NamedTuple):
+    """A part of the chart: the least and the most bits per weight, and the types at its centre."""
+
+    low: float
+    high: float
+    types: tuple[str, ...]
+
+
+def windows(totals: Iterable[Measure], new: Container[str]) -> list[Window]:
+    """Return the parts of the chart around the new types that are worth a closer look.
+
+    New types that lie close to each other share a window. There is none for a type that stands alone, nor for types
+    that are spread over most of the chart.
+    """
+    totals = by_size(totals)
+    groups: list[list[Measure]] = []
+    for total in (t for t in totals if t.type in new):
+        if groups and total.bits_per_weight - groups[-1][-1].bits_per_weight <= _REACH:
+            groups[-1].append(total)
+        else:
+            groups.append([total])
+    found = []
+    for group in groups:
+        low, high = group[0].bits_per_weight - _REACH, group[-1].bits_per_weight + _REACH
+        inside = sum(low <= t.bits_per_weight <= high for t in totals)
+        if len(group) < inside <= 0.7 * len(totals):
+            found.append(Window(low, high, tuple(t.type for t in group)))
+    return found
+
+
+def curve_svg(
+    totals: Iterable[Measure], new: Container[str] = (), frame: Frame = WIDE, window: Window | None = None
+) -> str:
+    """Draw each type as a named mark: bits per weight to the right, weighted error upwards (logarithmic).
 
     ``totals`` are those of an Evaluation. The types named in ``new`` are highlighted. A dashed line joins the other
-    types that have a smaller error than every smaller type. A hollow circle marks a type that could not encode every
-    tensor. Returns "" if there are no totals.
+    types that have a smaller error than every smaller type. A circle is a type, a square a file type, and a hollow mark
+    one that could not encode every tensor. A mark without room for its name has its number instead, which counts all
+    types by size. ``window`` shows a part of the chart. Returns "" if there are no totals.
     """
-    totals = sorted(totals, key=lambda t: t.type in new)  # the new types are drawn last, on top of the others
+    totals = by_size(totals)
     if not totals:
         return ""
-    x, y, axes = _axes(totals)
-    places = {t.type: (x(t.bits_per_weight), y(_error(t))) for t in totals}
+    numbers = {t.type: str(i) for i, t in enumerate(totals, 1)}
     whole = max(t.weights for t in totals)
-    line = "L".join(f"{x(t.bits_per_weight):.1f} {y(_error(t)):.1f}" for t in _frontier(totals, new))
-    labels = _labels(places, [t.type for t in reversed(totals)], new)
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="error against bits per weight">', *axes]
-    parts.append(f'<path class="frontier" d="M{line}"/>' if line else "")
-    parts += [_leader(places[name], label) for name, label in labels.items() if label.distance >= _LEADER]
-    for t in totals:
-        kind = "new" if t.type in new else "known"
-        mark = kind if t.weights == whole else f"{kind} partly"
-        px, py = places[t.type]
-        parts.append(
-            f'<circle class="{mark}" cx="{px:.1f}" cy="{py:.1f}" r="{7 if kind == "new" else 4.5}">'
-            f"<title>{escape(t.type)}: {t.bits_per_weight:.4g} bits per weight, error {t.weighted_error:.2%}</title>"
-            "</circle>"
-        )
-        label = labels[t.type]
-        where = f'x="{label.x:.1f}" y="{label.y + 4:.1f}" text-anchor="{label.anchor}"'
-        parts.append(f'<text class="{kind}-name" {where}>{escape(t.type)}</text>')
+    frontier = _frontier(totals, new)
+    if window is not None:
+        totals = [t for t in totals if window.low <= t.bits_per_weight <= window.high]
+    totals.sort(key=lambda t: t.type in new)  # the new types are drawn last, on top of the others
+    x, y, axes = _axes(totals, frame, window)
+    places = {t.type: (x(t.bits_per_weight), y(_error(t))) for t in totals}
+    labels = _labels(places, numbers, new, frame)
+    title = "error against bits per weight" + (f" around {', '.join(window.types)}" if window else "")
+    name = f"{frame.name}{'' if window is None else '-' + '-'.join(numbers[t] for t in window.types)}"
+    parts = [
+        f'<svg class="{frame.name}" viewBox="0 0 {frame.width} {frame.height}" font-size="{frame.font}" role="img" '
+        f'aria-label="{escape(title)}">',
+        f'<clipPath id="{name}"><path d="M{frame.left} {frame.top}H{frame.width - frame.right}'
+        f'V{frame.height - frame.bottom}H{frame.left}Z"/></clipPath>',
+        *axes,
+    ]
+    line = "L".join(f"{x(t.bits_per_weight):.1f} {y(_error(t)):.1f}" for t in frontier)
+    parts.append(f'<path class="frontier" clip-path="url(#{name})" d="M{line}"/>' if line else "")
+    parts += [_leader(label, kind) for t, label, kind in _kinds(totals, labels, new) if label is not None]
+    parts += [_mark(t, *places[t.type], "new" if t.type in new else "known", t.weights < whole) for t in totals]
+    parts += [_text(label, kind) for _, label, kind in _kinds(totals, labels, new) if label is not None]
     return "\n".join([*filter(None, parts), "</svg>"])
 
 
@@ -79,93 +116,120 @@ def _error(total: Measure) -> float:
 
 
 def _frontier(totals: Iterable[Measure], new: Container[str]) -> list[Measure]:
-    """Select the types, without the new ones, that have a smaller error than every type of the same size or smaller."""
+    """Select the types that have a smaller error than every type of the same size or smaller.
+
+    New types are left out, and so are file types, which mix types.
+    """
     best = math.inf
     found: list[Measure] = []
-    for total in sorted(totals, key=lambda t: (t.bits_per_weight, _error(t))):
-        if total.type not in new and _error(total) < best:
+    for total in by_size(totals):
+        if total.type not in new and not total.file_type and _error(total) < best:
             best = _error(total)
             found.append(total)
     return found
 
 
-def _axes(totals: Sequence[Measure]) -> tuple[Callable[[float], float], Callable[[float], float], list[str]]:
+# ---- marks and names ----
+
+
+def _kinds(
+    totals: Iterable[Measure], labels: Mapping[str, Label], new: Container[str]
+) -> list[tuple[Measure, Label | None, str]]:
+    return [(t, labels.get(t.type), "new" if t.type in new else "known") for t in totals]
+
+
+def _labels(
+    places: Mapping[str, tuple[float, float]], numbers: Mapping[str, str], new: Container[str], frame: Frame
+) -> dict[str, Label]:
+    """Place the names, and the numbers of those that find no room."""
+    height = 1.1 * frame.font
+    area = (frame.left + 1.0, 2.0, frame.width - 2.0, float(frame.height - frame.bottom))
+    texts = {name: (name, len(name) * frame.font * (_BOLD if name in new else _CHARACTER)) for name in places}
+    first = [name for name in places if name in new]
+    found = place(places, texts, area, height, first, farthest=frame.farthest)
+    rest = {name: (numbers[name], len(numbers[name]) * frame.font * _CHARACTER) for name in places if name not in found}
+    return found | place(places, rest, area, height, taken=found, farthest=frame.farthest)
+
+
+def _mark(total: Measure, x: float, y: float, kind: str, partly: bool) -> str:
+    """Draw a circle for a type, a square on its corner for a file type; hollow if it could not encode every tensor."""
+    radius = 7 if kind == "new" else 4.5
+    style = f"{kind} partly" if partly else kind
+    name, size = escape(total.type), f"{total.bits_per_weight:.4g} bits per weight, error {total.weighted_error:.2%}"
+    title = f"<title>{name}: {size}</title>"
+    if not total.file_type:
+        return f'<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{title}</circle>'
+    r = radius * 1.2
+    corners = f"M{x:.1f} {y - r:.1f}L{x + r:.1f} {y:.1f}L{x:.1f} {y + r:.1f}L{x - r:.1f} {y:.1f}Z"
+    return f'<path class="{style}" d="{corners}">{title}</path>'
+
+
+def _text(label: Label, kind: str) -> str:
+    where = f'x="{label.x:.1f}" y="{label.y + 4:.1f}" text-anchor="{label.anchor}"'
+    return f'<text class="{kind}-name" {where}>{escape(label.text)}</text>'
+
+
+def _leader(label: Label, kind: str) -> str:
+    if label.line is None:
+        return ""
+    x1, y1, x2, y2 = label.line
+    return f'<path class="{kind}-leader" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>'
+
+
+# ---- axes ----
+
+
+def _axes(
+    totals: Sequence[Measure], frame: Frame, window: Window | None
+) -> tuple[Callable[[float], float], Callable[[float], float], list[str]]:
     """Return the functions from bits to x and from error to y, and the SVG of the grid with its numbers and names."""
     bits = [t.bits_per_weight for t in totals]
-    left, right = min(bits) - 0.4, max(bits) + 0.4
+    left, right = (min(bits) - 0.4, max(bits) + 0.4) if window is None else (window.low - 0.05, window.high + 0.05)
     low, high = (math.log10(f(map(_error, totals))) for f in (min, max))
-    low, high = low - 0.12, high + 0.12
-    bottom = _HEIGHT - _BOTTOM
+    spare = max(0.12, (high - low) * 0.08) if window is None else max(0.02, (high - low) * 0.12)
+    low, high = low - spare, high + spare
+    bottom, end = frame.height - frame.bottom, frame.width - frame.right
 
     def x(bits: float) -> float:
-        return _LEFT + (bits - left) / (right - left) * (_WIDTH - _LEFT - _RIGHT)
+        return frame.left + (bits - left) / (right - left) * (end - frame.left)
 
     def y(error: float) -> float:
-        return _TOP + (high - math.log10(error)) / (high - low) * (bottom - _TOP)
+        return frame.top + (high - math.log10(error)) / (high - low) * (bottom - frame.top)
 
     parts = []
-    for number in range(math.ceil(left), math.floor(right) + 1):
-        parts.append(f'<path class="grid" d="M{x(number):.1f} {_TOP}V{bottom}"/>')
-        parts.append(f'<text x="{x(number):.1f}" y="{bottom + 18}" text-anchor="middle">{number}</text>')
-    for error in _ticks(low, high):
-        parts.append(f'<path class="grid" d="M{_LEFT} {y(error):.1f}H{_WIDTH - _RIGHT}"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y(error) + 4:.1f}" text-anchor="end">{error * 100:.3g} %</text>')
-    parts.append(f'<text class="axis" x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 10}" text-anchor="middle">'
+    step = _step(right - left)
+    for i in range(math.ceil(left / step), math.floor(right / step) + 1):
+        place = x(i * step)
+        parts.append(f'<path class="grid" d="M{place:.1f} {frame.top}V{bottom}"/>')
+        parts.append(f'<text x="{place:.1f}" y="{bottom + 18}" text-anchor="middle">{i * step:g}</text>')
+    room = -math.inf
+    for error in sorted(_ticks(low, high), reverse=True):
+        parts.append(f'<path class="grid" d="M{frame.left} {y(error):.1f}H{end}"/>')
+        if y(error) - room >= frame.font + 2:
+            room = y(error)
+            parts.append(f'<text x="{frame.left - 6}" y="{room + 4:.1f}" text-anchor="end">{error * 100:.3g} %</text>')
+    parts.append(f'<text class="axis" x="{(frame.left + end) / 2}" y="{frame.height - 10}" text-anchor="middle">'
                  "bits per weight</text>")  # fmt: skip
-    parts.append(f'<text class="axis" transform="translate(16 {(_TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">'
-                 "weighted error, relative to the RMS of the weights</text>")  # fmt: skip
+    parts.append(
+        f'<text class="axis" transform="translate({frame.font} {(frame.top + bottom) / 2}) rotate(-90)" '
+        'text-anchor="middle">weighted error, relative to the RMS of the weights</text>'
+    )
     return x, y, parts
+
+
+def _step(span: float) -> float:
+    """Return the distance of the numbers on the axis of bits."""
+    return next(step for step in (0.1, 0.25, 0.5, 1, 2, 5, math.ceil(span)) if span / step <= 12)
 
 
 def _ticks(low: float, high: float) -> list[float]:
     """Return 1, 2 and 5 times the powers of ten from 10^low to 10^high, or finer steps if those are too few."""
     found: list[float] = []
     fine = [n / 10 for n in range(10, 100)]
-    for steps in ((1, 2, 5), range(1, 10), fine):
+    half = (1, 1.2, 1.5, 1.7, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 9)
+    for steps in ((1, 2, 5), range(1, 10), half, fine):
         found = [s * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for s in steps]
         found = [error for error in found if low <= math.log10(error) <= high]
         if len(found) > 2:
             break
     return found
-
-
-def _labels(places: Mapping[str, tuple[float, float]], order: Iterable[str], new: Container[str]) -> dict[str, _Label]:
-    """Place the names in this order, each as near to its point as the points and the names before it allow."""
-    taken = [(px - 6, py - 6, px + 6, py + 6) for px, py in places.values()]
-    found: dict[str, _Label] = {}
-    for name in order:
-        width = len(name) * (_BOLD if name in new else _CHARACTER)
-        options = [_label(width, *places[name], distance, *way) for distance in _DISTANCES for way in _DIRECTIONS]
-        inside = [o for o in options if _inside(o.box)] or options
-        best = min(inside, key=lambda o: (sum(_overlap(o.box, box) for box in taken), o.distance))
-        taken.append(best.box)
-        found[name] = best
-    return found
-
-
-def _label(width: float, px: float, py: float, distance: float, dx: float, dy: float) -> _Label:
-    x, y = px + dx * distance, py + dy * distance
-    if dx == 0:
-        anchor, left = "middle", x - width / 2
-    else:
-        anchor, left = ("start", x) if dx > 0 else ("end", x - width)
-    box = (left, y - _LINE / 2, left + width, y + _LINE / 2)
-    return _Label(x, y, anchor, distance, box)
-
-
-def _inside(box: _Box) -> bool:
-    return box[0] > _LEFT and box[2] < _WIDTH - 2 and box[1] > 2 and box[3] < _HEIGHT - _BOTTOM
-
-
-def _overlap(a: _Box, b: _Box) -> float:
-    """Return the area that two boxes share."""
-    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
-def _leader(place: tuple[float, float], label: _Label) -> str:
-    """Draw a line from the point to the nearest edge of its label."""
-    px, py = place
-    left, top, right, bottom = label.box
-    return (
-        f'<path class="leader" d="M{px:.1f} {py:.1f}L{min(max(px, left), right):.1f} {min(max(py, top), bottom):.1f}"/>'
-    )

@@ -3,10 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from quantreg.errors import CodecError, PlanError
+from quantreg.errors import CodecError
 from quantreg.files import File
 from quantreg.importance import ImportanceMatrix
-from quantreg.names import role_of
 from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
 from quantreg.recipes import FileType, Plan, PlanOptions, plan_header
@@ -56,11 +55,6 @@ class FileTypeTarget:
 
     def __init__(self, file_type: FileType, model: File, imatrix: ImportanceMatrix | None) -> None:
         header = _Header(model.metadata, [_tensor(name, tensor) for name, tensor in model.items()])
-        if file_type.rules and all(role_of(tensor.name) == "other" for tensor in header.tensors):
-            raise PlanError(
-                f"the tensors are not named as in GGUF models (the first is {header.tensors[0].name}), so the rules "
-                f"of {file_type.name} apply to none of them: convert the model to GGUF first, or measure types"
-            )
         options = PlanOptions(allow_requantize=True)
         self.plan: Plan = plan_header(header, file_type, imatrix=imatrix, options=options)
         # A type and a file type may have one name, such as Q4_0, and both may be measured.

@@ -1,29 +1,21 @@
 """Write an evaluation as a web page: one file without scripts, which loads nothing from elsewhere."""
 
-from collections.abc import Container, Iterable, Iterator
+import re
+from collections.abc import Container, Iterable, Iterator, Sequence
 from html import escape
 
-from quantreg.evaluation.curve import curve_svg, frontier_error
-from quantreg.evaluation.measure import Evaluation, Measure
+from quantreg.evaluation.curve import NARROW, WIDE, Frame, Window, curve_svg, frontier_error, windows
+from quantreg.evaluation.page_style import STYLE
+from quantreg.evaluation.results import Evaluation, Measure, Skipped, by_size
 
 __all__ = ["page"]
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1em 0 }
-th, td { text-align: right; padding: .15em .8em; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child, td.name, th.name { text-align: left }
-tr.new { background: #fdeee6; font-weight: 600 }
-svg { max-width: 100%; height: auto } svg text { font: 12px system-ui, sans-serif; fill: #444 }
-svg text { paint-order: stroke; stroke: #fff; stroke-width: 3px }
-.grid { stroke: #e8e8e8 } .frontier { fill: none; stroke: #9ab; stroke-dasharray: 4 4 } .leader { stroke: #bbb }
-.known { fill: #57809e; stroke: #57809e } .new { fill: #d2491b; stroke: #fff; stroke-width: 1.5 }
-circle.partly { fill: #fff; stroke-width: 1.5 } circle.new.partly { stroke: #d2491b; stroke-width: 2.5 }
-svg text.axis { font-size: 13px } svg text.new-name { font-weight: 700; font-size: 13px; fill: #d2491b }
-"""
+_ZOOM_HEIGHT = 420
+_MOST_TENSORS = 300  # rows of the table of tensors
+_MOST_WINDOWS = 4
 
 _COLUMNS = (
-    ("bits_per_weight", "bits per weight", "{:.6g}"),
+    ("bits_per_weight", "bits per weight", "{:.4f}"),
     ("error", "error", "{:.2%}"),
     ("weighted_error", "weighted error", "{:.2%}"),
     ("rmse", "RMSE", "{:.3g}"),
@@ -35,28 +27,65 @@ _COLUMNS = (
 
 
 def page(evaluation: Evaluation, new: Container[str] = ()) -> str:
-    """Return an Evaluation as an HTML document. The types named in ``new`` are highlighted."""
-    weights = max((total.weights for total in evaluation.totals), default=0)
-    importance = f", importance from {escape(evaluation.imatrix)}" if evaluation.imatrix else ", without importance"
-    where = "".join(f"<p>{text}</p>\n" for text in _standing(evaluation.totals, new))
-    skipped = "".join(f"<li>{escape(kind)} on {escape(t)}: {escape(why)}</li>" for kind, t, why in evaluation.skipped)
+    """Return an Evaluation as an HTML document. The types named in ``new`` are highlighted.
+
+    The document names files without their folders, so that it can be published.
+    """
+    totals = evaluation.totals
+    parts = [
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<meta name="color-scheme" content="light dark">',
+        f"<title>{escape(_model(evaluation))}: error against bits per weight</title>",
+        f"<style>{STYLE}</style></head><body>",
+        f"<h1>Error against bits per weight</h1>\n<p class=model>{escape(_model(evaluation))}</p>",
+        *(f"<p>{text}</p>" for text in _standing(totals, new)),
+        _chart(totals, new),
+        *_zooms(totals, new),
+        _explanation(totals),
+        f"<h2>Figures</h2>\n{_table(by_size(totals), new, numbered=True)}",
+        _missing(evaluation),
+        _tensors(evaluation, new),
+        f"<h2>How it was measured</h2>\n{_conditions(evaluation)}",
+        "</body></html>\n",
+    ]
+    return "\n".join(filter(None, parts))
+
+
+# ---- the charts ----
+
+
+def _chart(totals: Sequence[Measure], new: Container[str], window: Window | None = None) -> str:
+    """Draw a chart twice, for wide and for narrow screens; the style sheet shows one of them."""
+    frames = (WIDE, NARROW) if window is None else (_lower(WIDE), _lower(NARROW))
+    drawn = [curve_svg(totals, new, frame, window) for frame in frames]
+    return f"<figure>{''.join(drawn)}</figure>" if drawn[0] else ""
+
+
+def _lower(frame: Frame) -> Frame:
+    return frame._replace(height=_ZOOM_HEIGHT)
+
+
+def _zooms(totals: Sequence[Measure], new: Container[str]) -> Iterator[str]:
+    for window in windows(totals, new)[:_MOST_WINDOWS]:
+        yield f"<h2>Around {escape(', '.join(window.types))}</h2>\n{_chart(totals, new, window)}"
+
+
+def _explanation(totals: Iterable[Measure]) -> str:
+    mixed = any(total.file_type for total in totals)
+    marks = " A circle is a type, a square a file type, which mixes types." if mixed else ""
     return (
-        "<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8><title>quantreg evaluate</title>"
-        f"<style>{_STYLE}</style></head><body>\n<h1>Error against bits per weight</h1>\n"
-        f"<p>A random sample of {weights:,} weights of {escape(evaluation.path)}{importance}. The error is the root"
-        " mean square error divided by the root mean square of the weights, weighted by importance. The dashed line"
-        " joins the types that have a smaller error than every smaller type. A hollow circle marks a type that could"
-        " not encode every tensor.</p>\n"
-        f"{where}{curve_svg(evaluation.totals, new)}\n{_table(_by_size(evaluation.totals), new)}\n"
-        f"<details><summary>Every tensor</summary>{_table(evaluation.tensors, new, tensors=True)}</details>\n"
-        + (f"<details><summary>Not encoded</summary><ul>{skipped}</ul></details>\n" if skipped else "")
-        + "</body></html>\n"
+        "<p class=note>The error is the root mean square error divided by the root mean square of the weights, weighted"
+        " by importance if there was an imatrix. The dashed line joins the types that have a smaller error than every"
+        f" smaller type.{marks} A hollow mark is a type that could not encode every tensor. A number stands for a name"
+        " that found no room: it is the row in the table below.</p>"
     )
 
 
 def _standing(totals: Iterable[Measure], new: Container[str]) -> Iterator[str]:
     """Compare each new type with the line through the best other types, one sentence each."""
-    for total in _by_size(t for t in totals if t.type in new):
+    totals = list(totals)
+    for total in by_size(t for t in totals if t.type in new):
         others = frontier_error(totals, total.bits_per_weight, new)
         size = f"<b>{escape(total.type)}</b> has an error of {total.weighted_error:.2%} at {total.bits_per_weight:.4g}"
         if others is None:
@@ -67,17 +96,98 @@ def _standing(totals: Iterable[Measure], new: Container[str]) -> Iterator[str]:
             yield f"{size} bits per weight: {words} the line, which is at {others:.2%} there."
 
 
-def _by_size(measures: Iterable[Measure]) -> list[Measure]:
-    return sorted(measures, key=lambda m: (m.bits_per_weight, m.weighted_error))
+# ---- the tables ----
 
 
-def _table(measures: Iterable[Measure], new: Container[str], tensors: bool = False) -> str:
+def _table(measures: Iterable[Measure], new: Container[str], tensors: bool = False, numbered: bool = False) -> str:
+    number, tensor = "<th>no.</th>" if numbered else "", "<th class=name>tensor</th>" if tensors else ""
+    mixed = "<th class=name>encoded as</th>" if tensors else ""
     headings = "".join(f"<th>{text}</th>" for _, text, _ in _COLUMNS)
     rows = []
-    for measure in measures:
+    for i, measure in enumerate(measures, 1):
         cells = "".join(f"<td>{form.format(getattr(measure, field))}</td>" for field, _, form in _COLUMNS)
-        tensor = f'<td class="name">{escape(measure.tensor or "")}</td>' if tensors else ""
-        mark = ' class="new"' if measure.type in new else ""
-        rows.append(f"<tr{mark}><td>{escape(measure.type)}</td>{tensor}{cells}</tr>")
-    tensor = '<th class="name">tensor</th>' if tensors else ""
-    return f"<table><tr><th>type</th>{tensor}{headings}</tr>\n{chr(10).join(rows)}</table>"
+        if tensors:
+            names = (measure.tensor or "", measure.encoded_as or "")
+            cells = "".join(f"<td class=name>{escape(name)}</td>" for name in names) + cells
+        mark = " class=new" if measure.type in new else ""
+        count = f"<td>{i}</td>" if numbered else ""
+        rows.append(f"<tr{mark}><td class=type>{escape(measure.type)}</td>{count}{cells}</tr>")
+    head = f"<tr><th class=type>type</th>{number}{tensor}{mixed}{headings}</tr>"
+    return f"<div class=scroll><table>{head}\n{chr(10).join(rows)}</table></div>"
+
+
+def _tensors(evaluation: Evaluation, new: Container[str]) -> str:
+    """Make a table of the new types on every tensor, or of the worst tensors if they are many."""
+    found = [m for m in evaluation.tensors if m.type in new] or list(evaluation.tensors)
+    if not found:
+        return ""
+    which = "Every tensor"
+    if len(found) > _MOST_TENSORS:
+        which = f"The {_MOST_TENSORS} largest of {len(found)} errors"
+        found = sorted(found, key=lambda m: -m.weighted_error)[:_MOST_TENSORS]
+    return f"<details><summary>{which}</summary>{_table(found, new, tensors=True)}</details>"
+
+
+def _missing(evaluation: Evaluation) -> str:
+    """List the types that are not on the curve and why, and those that could not encode every tensor."""
+    failed = {entry.type for entry in evaluation.failed}
+    rows = [(entry.type, _without_folders(entry.reason)) for entry in evaluation.failed]
+    partly: dict[str, list[Skipped]] = {}
+    for skip in evaluation.skipped:
+        if skip.type not in failed:
+            partly.setdefault(skip.type, []).append(skip)
+    parts = []
+    if rows:
+        parts.append(f"<h2>Not on the curve</h2>\n{_reasons(rows)}")
+    if partly:
+        rows = [(name, _skipped(skips)) for name, skips in partly.items()]
+        parts.append(f"<h2>Not every tensor</h2>\n{_reasons(rows)}")
+    return "\n".join(parts)
+
+
+def _skipped(skips: Sequence[Skipped]) -> str:
+    more = f" and {len(skips) - 1} more" if len(skips) > 1 else ""
+    return f"could not encode {skips[0].tensor}{more}: {_without_folders(skips[0].reason)}"
+
+
+def _reasons(rows: Iterable[tuple[str, str]]) -> str:
+    cells = "".join(
+        f"<tr><td class=type>{escape(name)}</td><td class=text>{escape(why)}</td></tr>" for name, why in rows
+    )
+    return f"<div class=scroll><table class=reasons>{cells}</table></div>"
+
+
+def _conditions(evaluation: Evaluation) -> str:
+    weights = max((total.weights for total in evaluation.totals), default=0)
+    facts = [("file", _file(evaluation.path)), ("weights", f"{weights:,} in randomly chosen rows of every matrix")]
+    facts.append(("importance", _file(evaluation.imatrix) if evaluation.imatrix else "none"))
+    conditions = evaluation.conditions
+    if conditions is not None:
+        facts += [
+            ("architecture", conditions.architecture or "unknown"),
+            ("seed", str(conditions.seed)),
+            ("date", conditions.date),
+            ("processor", f"{conditions.cpu}, one thread"),
+            ("system", conditions.system),
+            ("versions", ", ".join(f"{name} {version}" for name, version in conditions.versions.items())),
+        ]
+    return f"<dl>{''.join(f'<dt>{name}</dt><dd>{escape(text)}</dd>' for name, text in facts)}</dl>"
+
+
+def _model(evaluation: Evaluation) -> str:
+    name = evaluation.conditions and evaluation.conditions.model
+    return f"{name} ({_file(evaluation.path)})" if name else _file(evaluation.path)
+
+
+def _file(path: str) -> str:
+    """Return the name of a file or folder without the folder that it is in, on any system."""
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+
+
+# A path from the root: "/home/me/x.gguf", "C:\\models\\x.gguf". Not "and/or", "m/s" or the rest of "https://a/b".
+_FOLDERS = re.compile(r"(?<![\w.:/\\~])(?:~|[A-Za-z]:)?[\\/](?:[^\\/\s:'\"<>|()]+[\\/])+")
+
+
+def _without_folders(text: str) -> str:
+    """Shorten absolute paths in a message to the names of the files."""
+    return _FOLDERS.sub("", text)
