@@ -52,7 +52,7 @@ def not_applicable(name):
     codec = types[name].codec
     encoding = {check for check in CHECKS if CHECKS[check].needs} if not codec.can_encode else set()
     scoring = set() if codec.has_scorer else NO_SCORER
-    return encoding | scoring | ({"cpu_levels"} if len(NATIVE) < 2 else set())
+    return encoding | scoring | {"twin"} | ({"cpu_levels"} if len(NATIVE) < 2 else set())
 
 
 @pytest.mark.parametrize("check", CHECKS)
