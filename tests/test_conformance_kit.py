@@ -212,3 +212,18 @@ def test_every_message_of_the_broken_codecs_says_what_to_do():
         if not re.search(r"[:;] [a-z]|, so |, but ", outcome.message):
             silent.append((broken, outcome.message))
     assert silent == []
+
+
+def test_a_hook_of_another_plugin_does_not_change_what_the_kit_says_of_a_type():
+    class Plugin:
+        @quantreg.hookimpl
+        def score_importance(self, qtype, tensor, weights, columns):
+            return None if columns is None else np.sqrt(columns) * np.abs(weights)
+
+    plugin = Plugin()
+    registry.register_plugin(plugin)
+    try:
+        assert check_codec(toy.make()).ok
+        assert registry.ask_scorers
+    finally:
+        registry.unregister_plugin(plugin)
