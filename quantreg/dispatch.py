@@ -237,7 +237,9 @@ def _result(future: "Future[Any]") -> Any:
     try:
         return future.result()
     except BrokenExecutor as error:
-        raise QuantregError(f"a worker of the executor died ({error}): try again with another executor") from error
+        raise QuantregError(
+            f"a worker of the executor died ({error}): try again without executor=, to see what ends it"
+        ) from error
 
 
 def _encode_elsewhere(

@@ -8,7 +8,7 @@ import numpy as np
 
 from quantreg.arrays import as_array
 from quantreg.dispatch import SLAB_WEIGHTS, float32_rows, rows_per_slab
-from quantreg.errors import CodecError, QuantregError, ShapeError
+from quantreg.errors import CodecError, NonFiniteError, QuantregError, ShapeError
 from quantreg.faults import PLUGIN_ERRORS, describe, row_error
 from quantreg.parameters import Sample, TensorContext
 from quantreg.qtype import QuantType
@@ -89,6 +89,10 @@ def fit_samples(qtype: QuantType, samples: Iterable[Sample], context: TensorCont
     try:
         values = qtype.parameters.fit(samples, context)
         return qtype.parameters.checked(qtype.name, values, context)
+    except (ShapeError, NonFiniteError) as error:
+        if ", parameters of " not in str(error):
+            raise  # about the weights
+        raise type(error)(f"{error}: correct what fit returns") from error
     except QuantregError:
         raise
     except PLUGIN_ERRORS as error:

@@ -1,5 +1,6 @@
 """The hooks that a plugin may implement. A plugin is a module behind an entry point of the group ``quantreg``."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -72,9 +73,34 @@ def problem_of(module: object, marked: Iterable[str]) -> str | None:
         near = _nearest(misspelt[0], known)
         hint = f"did you mean {near}?" if near else f"the hooks are {', '.join(known)}"
         return f"there is no hook {misspelt[0]}: {hint}"
-    for name in sorted({"register_recipes", "register_commands"}.intersection(functions) - marked):
-        return f"{name} is not marked as a hook: write @quantreg.hookimpl above it"
+    for name in sorted(set(known).intersection(functions) - marked - {"register_types"}):
+        # A plugin may have a helper of the name score_importance, though hardly with the arguments of the hook.
+        if name != "score_importance" or _arguments(getattr(module, name)) >= {"qtype", "weights", "columns"}:
+            return f"{name} is not marked as a hook: write @quantreg.hookimpl above it"
     return None
+
+
+def register(manager: pluggy.PluginManager, module: object, key: str) -> str | None:
+    """Register a plugin with pluggy, and return what is wrong with its hooks, or None."""
+    try:
+        manager.register(module, name=key)
+    except pluggy.PluginValidationError as error:
+        found = next((name for name in globals() if f"hook '{name}'" in str(error)), None)
+        if found is None or not _arguments(getattr(module, found)):
+            return str(error)
+        unknown = sorted(_arguments(getattr(module, found)) - _arguments(globals()[found]))
+        expected = ", ".join(inspect.signature(globals()[found]).parameters)
+        return (
+            f"{found} has the argument {unknown[0] if unknown else '?'}: write {found}({expected}), or fewer of these"
+        )
+    return problem_of(module, [caller.name for caller in manager.get_hookcallers(module) or ()])
+
+
+def _arguments(function: Callable[..., object]) -> set[str]:
+    try:
+        return set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return set()
 
 
 def _nearest(name: str, known: Iterable[str]) -> str | None:

@@ -6,9 +6,11 @@ takes them along.
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import index
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from quantreg.errors import NonFiniteError, PluginError, ShapeError
+from quantreg.faults import PLUGIN_ERRORS, describe
 from quantreg.names import layer_of, role_of
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     Fitted: TypeAlias = Mapping[str, NDArray[np.float32]]
 
 __all__ = ["Parameters", "Sample", "TensorContext", "scale_parameters", "without_tokenizer"]
+
+
+_TAKEN = ("weight", "bias")  # the ends of the names of a model's own tensors
 
 
 def without_tokenizer(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,11 +105,19 @@ class Parameters:
             raise PluginError(f'the scope of Parameters is {self.scope!r}: use "tensor" or "model"')
         if not callable(self.fit):
             raise PluginError("fit of Parameters is not a function: write fit(samples, context)")
+        if not callable(self.shapes):
+            _checked_shapes(self.shapes)
 
     def shapes_for(self, context: TensorContext) -> dict[str, tuple[int, ...]]:
-        """The shape of each parameter for this tensor."""
-        shapes = self.shapes(context) if callable(self.shapes) else self.shapes
-        return {name: tuple(int(n) for n in shape) for name, shape in shapes.items()}
+        """The shape of each parameter for this tensor. Raises PluginError if the plugin's function fails."""
+        if not callable(self.shapes):
+            return _checked_shapes(self.shapes)
+        try:
+            shapes = self.shapes(context)
+        except PLUGIN_ERRORS as error:
+            where = f"{context.name}: " if context.name else ""
+            raise PluginError(f"{where}shapes of Parameters failed: {describe(error)}: correct the function") from error
+        return _checked_shapes(shapes)
 
     def checked(self, type_name: str, values: "Mapping[str, ArrayLike]", context: TensorContext) -> "Fitted":
         """The values as float32 arrays. Raises ShapeError or NonFiniteError if they are not what `shapes` promises."""
@@ -129,6 +142,26 @@ class Parameters:
         """The name under which a file keeps a parameter of this tensor."""
         owner = type_name.lower() if self.scope == "model" else tensor.removesuffix(".weight")
         return f"{owner}.{parameter}"
+
+
+def _checked_shapes(shapes: object) -> dict[str, tuple[int, ...]]:
+    """The shapes as a dict of tuples. Raises PluginError for names that a file cannot keep, and for other values."""
+    if not isinstance(shapes, Mapping) or not shapes:
+        raise PluginError(f'the shapes of Parameters are {shapes!r}: write a mapping such as {{"codebook": (256, 8)}}')
+    checked = {}
+    for name, shape in shapes.items():
+        if not (isinstance(name, str) and name.isidentifier()) or name in _TAKEN:
+            raise PluginError(
+                f"Parameters has the name {name!r}: choose a name of letters, digits and _, and none of "
+                f"{', '.join(_TAKEN)}, because it becomes the end of a tensor's name"
+            )
+        try:
+            checked[name] = tuple(index(n) for n in shape)
+        except TypeError:
+            raise PluginError(
+                f"the shape of parameter {name!r} is {shape!r}: write a tuple of numbers, such as (1,)"
+            ) from None
+    return checked
 
 
 def scale_parameters(

@@ -72,6 +72,8 @@ class PythonCodec:
         self.type_size: int = qtype.type_size
         self.row_header_size: int = qtype.row_header_size
         self._encode, self._decode, self._score = encode, decode, score
+        for name, function in (("encode", encode), ("decode", decode), ("score", score)):
+            _check_arguments(qtype.name, name, function)
         self._weighted = encode is not None and _count_positional(encode) > 1
         functions = (encode, decode, score)
         self._extras = [() if f is None else tuple(n for n in EXTRAS if n in _keywords(f)) for f in functions]
@@ -273,6 +275,46 @@ class PythonCodec:
 def _count_positional(function: Callable[..., object]) -> int:
     kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
     return sum(p.kind not in kinds for p in inspect.signature(function).parameters.values())
+
+
+# How many positional arguments each function takes.
+_SIGNATURES = {
+    "encode": ((1, 2), "encode(rows) or encode(rows, importance)"),
+    "decode": ((1,), "decode(blocks)"),
+    "score": ((2,), "score(rows, columns)"),
+}
+
+
+def _check_arguments(type_name: str, name: str, function: Callable[..., object] | None) -> None:
+    """Raise CodecError for a function that cannot be called with the arguments that quantreg gives it."""
+    counts, words = _SIGNATURES[name]
+    if function is None and name != "decode":
+        return
+    who = f"{name} of {type_name}"
+    if not callable(function):
+        raise CodecError(f"{who} is {function!r}, expected a function: write {words}")
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some compiled functions have no signature
+        return
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = sum(p.default is p.empty for p in positional)
+    extras = f"write {words}, and after a * what else it needs: {' or '.join(EXTRAS)}"
+    for p in positional:
+        if p.name in EXTRAS:
+            raise CodecError(f"{who} takes {p.name} by position: {extras}")
+    for p in parameters:
+        if p.kind is p.KEYWORD_ONLY and p.name not in EXTRAS and (p.default is p.empty or _near(p.name)):
+            raise CodecError(f"{who} asks for {p.name}, which quantreg does not know: {extras}")
+    several = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    if not any(required <= n and (several or n <= len(positional)) for n in counts):
+        raise CodecError(f"{who} takes {required} arguments by position: {extras}")
+
+
+def _near(name: str) -> bool:
+    from difflib import get_close_matches  # slow to load
+
+    return bool(get_close_matches(name, EXTRAS, n=1, cutoff=0.8))
 
 
 def _keywords(function: Callable[..., object]) -> set[str]:

@@ -93,8 +93,7 @@ class Registry:
                     raise PluginError(
                         f"{plugin.module} is already registered, as {first}: use one entry point per module"
                     )
-                self._manager.register(module, name=plugin.key)
-                problem = hookspecs.problem_of(module, [c.name for c in self._manager.get_hookcallers(module) or ()])
+                problem = hookspecs.register(self._manager, module, plugin.key)
                 if problem:
                     raise PluginError(problem)
                 if hasattr(module, "register_types"):
@@ -135,9 +134,10 @@ class Registry:
             owner = self._owners[other.name].distribution
             if not replace:
                 self._contested.setdefault(other.name, []).append((plugin.distribution, qtype.name))
+                another = "another name" if other.name.lower() == qtype.name.lower() else "another id, 1000 or above"
                 raise PluginError(
                     f"{plugin.distribution} registers {qtype.name} with id {qtype.type_id}, but {owner} already "
-                    f"provides {other.name} with id {other.type_id}: choose an id of 1000 or above, or use "
+                    f"provides {other.name} with id {other.type_id}: choose {another}, or use "
                     "register(..., replace=True) to replace it on purpose"
                 )
             if owner == BUILT_IN and _layout(qtype) != _layout(other):

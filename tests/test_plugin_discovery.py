@@ -159,7 +159,7 @@ def test_an_id_clash_names_both_and_the_built_in_stays(scratch):
     found = listed(scratch, "my-clash")
     error = found["MY_CLASH"]["error"]
     assert "my-clash registers MY_CLASH with id 12, but quantreg already provides Q4_K with id 12" in error
-    assert "choose an id of 1000 or above" in error
+    assert "choose another id, 1000 or above" in error
     assert found["Q4_K"]["types"] == {"Q4_K": 12}
 
 

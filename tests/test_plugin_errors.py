@@ -158,7 +158,8 @@ def test_a_hook_with_other_arguments_is_told():
 
     broken = registry_of(Entry("bad", "bad-dist", lambda: Careless(toy.make())))
     assert broken.all_types() == ()
-    assert "'name'} are declared in the hookimpl but can not be found in the hookspec" in broken.plugins[0].problem
+    problem = "score_importance has the argument name: write score_importance(qtype, tensor, weights, columns)"
+    assert problem in broken.plugins[0].problem
 
 
 def test_names_in_quantreg_plugins_that_fit_nothing_are_told(run, monkeypatch, tmp_path):

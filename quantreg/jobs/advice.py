@@ -19,6 +19,8 @@ def with_advice(error: NonFiniteError, planned: Plan) -> NonFiniteError:
     if not owners:
         return error
     tensor = max(owners, key=lambda owner: len(owner.source.name))
+    if "score_importance" in message or ", parameters of " in message:
+        return error  # a plugin is at fault, not the model
     if "too large" not in message:
         return NonFiniteError(f"{message.removesuffix(': repair or replace the weights')}: {_DAMAGED}")
     for general in ("; choose another type", ": choose BF16 or F32"):

@@ -306,7 +306,8 @@ def in_order(
             yield finish()
     except BrokenExecutor as error:
         raise QuantregError(
-            f"a worker of the executor died ({error}): run the job again with another executor"
+            f"a worker of the executor died ({error}): run the job again without an executor (without --processes), "
+            "to see what ends it"
         ) from error
     finally:
         for _, future in waiting:

@@ -177,6 +177,9 @@ class Architectures(Mapping[str, Architecture]):
                 f"architecture {new.name!r} is registered already: choose another name, or use "
                 "register(..., replace=True) to replace it on purpose"
             )
+        for field in ("signatures", "foreign", "prefixes", "ignored", "keep", "rules", "blocks"):
+            if isinstance(getattr(new, field), str) or callable(getattr(new, field)):
+                raise PluginError(f"architecture {new.name!r}: {field} is not a tuple: write {field}=(..., )")
         signatures = (*new.signatures, *new.foreign)
         if any(isinstance(signature, str) for signature in signatures):
             raise PluginError(f"architecture {new.name!r}: each signature must be a tuple of tensor names")

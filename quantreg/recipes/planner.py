@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from quantreg.errors import PlanError, QuantregError
+from quantreg.errors import PlanError, QuantregError, UnknownTypeError
 from quantreg.faults import PLUGIN_ERRORS, describe
 from quantreg.ggml import FLOAT_TYPES, PLAIN_TYPES
 from quantreg.names import role_of
@@ -101,7 +101,7 @@ class _Planner:
             place = {tensor.name: i for i, tensor in enumerate(header.tensors)}
             self.tensors.sort(key=lambda named: place[named[1].name])
         self.decodable = {qtype.type_id for qtype in types.values()}
-        self.default = types[file_type.type]
+        self.default = self._known(file_type.type, f"file type {file_type.name}")
         self.output_type = self._optional(options.output_tensor_type)
         self.embedding_type = self._optional(options.token_embedding_type)
         self.patterns = [(_compiled(pattern), types[name]) for pattern, name in pairs(options.tensor_types)]
@@ -171,6 +171,8 @@ class _Planner:
         keep = self._special(candidate)
         if keep is not None:
             to = keep.type if source_type in FLOAT_TYPES else None
+            if to is not None:
+                self._known(to, f"{name}: keep ({keep.reason}) of architecture {self.architecture.name}")
             return _Decision(to, f"{keep.reason}: {to or 'kept'}")
         if len(self.header.metadata.get(f"comfy.gguf.orig_shape.{name}") or ()) > 4:
             return _Decision(None, "convolution of more than four dimensions: kept")
@@ -243,7 +245,10 @@ class _Planner:
 
     def _asked(self, rule: Rule, candidate: Candidate, choice: Choice | None) -> Choice | None:
         """Call a rule, which may be a plugin's. Raises PlanError if it fails or does not return a Choice or None."""
-        who = f"{candidate.name}: rule {getattr(rule, '__name__', repr(rule))} of file type {self.file_type.name}"
+        whose = f"file type {self.file_type.name}"
+        if any(rule is own for own in self.architecture.rules):
+            whose = f"architecture {self.architecture.name}"
+        who = f"{candidate.name}: rule {getattr(rule, '__name__', repr(rule))} of {whose}"
         try:
             found = rule(candidate, choice)
         except QuantregError:
@@ -252,7 +257,16 @@ class _Planner:
             raise PlanError(f"{who} failed: {describe(error)}") from error
         if found is not None and not isinstance(found, Choice):
             raise PlanError(f"{who} returned {found!r}, expected a quantreg.recipes.Choice or None")
+        if found is not None:
+            self._known(found.type, who)
         return found
+
+    def _known(self, name: str, whose: str) -> "QuantType":
+        """The type of this name. Raises UnknownTypeError, which says who named it."""
+        try:
+            return self.types[name]
+        except UnknownTypeError as error:
+            raise UnknownTypeError(f"{whose}: {error}") from None
 
     def _divided(self, name: str, dims: tuple[int, ...], choice: Choice) -> _Decision:
         """The choice, or its fallback if the row length is not a multiple of the block size."""

@@ -170,6 +170,12 @@ class Row:
             if not callable(test):
                 raise PluginError(f"a Row has the condition {test!r}: pass a function that takes a Candidate")
 
+    @property
+    def __name__(self) -> str:
+        """What an error message calls the row: its role, its conditions and its type."""
+        where = ", ".join(_tuple(self.where)) or "all roles"
+        return "Row(" + "; ".join([where, *map(_text, _tuple(self.when)), self.type]) + ")"
+
     def applies(self, candidate: Candidate) -> bool:
         """Whether the role and all conditions fit."""
         if self.where is not None and candidate.role not in _tuple(self.where):
