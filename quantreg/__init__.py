@@ -49,7 +49,7 @@ _HOMES = {
     "coverage": "importance.coverage",
     "dequantize": "dispatch",
     "edit_metadata": "jobs.repack",
-    "estimate_memory_gb": "sizes",
+    "estimate_memory_gb": "recipes.estimates",
     "evaluate": "evaluation.measure",
     "export": "jobs.export",
     "fit": "fitting",

@@ -9,8 +9,9 @@ import small_model
 import quantreg
 from quantreg import cli
 from quantreg.recipes import FileType, file_types
+from quantreg.recipes.estimates import estimate
 from quantreg.recipes.shapes import SHAPES
-from quantreg.sizes import estimate, parse_count, parse_params
+from quantreg.sizes import parse_count, parse_params
 
 
 @pytest.fixture

@@ -222,7 +222,7 @@ def test_write_refuses_what_the_format_cannot_hold(small, tmp_path):
         ({"general.alignment": 48}, {}, "general.alignment is 48 .* power of two .*: use 32, or leave the key out"),
         ({"general.alignment": "32"}, {}, "general.alignment is '32' .* power of two"),
         ({}, {"": np.zeros(1, np.float32)}, "a tensor name is empty: give it at least one character"),
-        ({}, {"x": np.zeros((1,) * 5, np.float32)}, "has 5 dimensions, but the limit is 4: reshape it"),
+        ({}, {"x": np.zeros((1,) * 5, np.float32)}, "has 5 dimensions, but the limit is 4: reshape the array"),
     ],
 )
 def test_an_error_of_write_says_what_to_do(tmp_path, metadata, tensors, message):

@@ -190,10 +190,11 @@ def _tell(error: Exception) -> None:
 def _tell_choices() -> None:
     """Say which plugin provided a type that was used, if several plugins provide it."""
     used = sys.modules.get("quantreg.registry")  # not loaded here: a command that has not loaded it used no type
-    if used is not None and sys.stderr is not None and not sys.stderr.closed:
+    choices = used.registry.choices() if used is not None else ()
+    if choices and sys.stderr is not None and not sys.stderr.closed:
         from quantreg.cli.show import warn
 
-        warn(used.registry.choices())
+        warn(choices)
 
 
 def _one_line(error: Exception) -> str:

@@ -2,7 +2,8 @@
 
 import click
 
-from quantreg.cli.show import count, print_json, printable, warn
+from quantreg.cli.show import print_json, printable, warn
+from quantreg.words import count
 
 
 @click.command("validate")

@@ -14,6 +14,7 @@ from quantreg.recipes import architectures
 from quantreg.recipes.architecture import Architecture, Recognised
 from quantreg.recipes.order import trimmed
 from quantreg.registry import layout_of
+from quantreg.words import named
 
 __all__ = ["adapt", "original_shape"]
 
@@ -82,7 +83,7 @@ def _new_names(source: Source, recognised: Recognised | None) -> dict[str, str |
     if left_out:
         tensors = "1 tensor that is" if len(left_out) == 1 else f"{len(left_out)} tensors that are"
         source.warnings.append(
-            f"left out {tensors} not part of the {recognised.architecture.name} model (the first is {left_out[0]})"
+            f"left out {tensors} not part of the {recognised.architecture.name} model ({named(left_out)})"
         )
     return names
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from quantreg.recipes.calibration import EMBEDDINGS, Importance
 from quantreg.recipes.options import PlanOptions, pairs
 from quantreg.recipes.plans import TensorPlan
+from quantreg.words import named
 
 if TYPE_CHECKING:
     from quantreg.qtype import QuantType
@@ -68,7 +69,7 @@ def _ignored(
     count = "the only tensor that matches it" if len(matched) == 1 else f"the {len(matched)} tensors that match it"
     if any(earlier.search(first.name) for earlier, _ in patterns[:place]):
         return f"an earlier pattern decides for {count} ({first.name}): put the more special pattern first"
-    which = first.name if len(matched) == 1 else f"the first is {first.name}"
+    which = named([tensor.name for tensor in matched])
     if first.reason.endswith(": kept"):
         verb = "is" if len(matched) == 1 else "are"
         return f"{count} ({which}) {verb} kept ({first.reason.removesuffix(': kept')}): {_PLAN}"

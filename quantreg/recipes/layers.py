@@ -9,6 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from quantreg.words import listed
+
 __all__ = ["incomplete_layers"]
 
 _LAYER = re.compile(r"((?:\w+\.)*blk)\.(\d{1,6})\.([A-Za-z]\w*(?:\.\w+)*\.(?:weight|bias))", re.ASCII)
@@ -165,10 +167,9 @@ def _lacking(group: str, layers: _Layers, facts: _Facts, pruned: Collection[int]
 
 def _sentence(group: str, absent: tuple[str, ...], places: Sequence[tuple[int, int]]) -> str:
     numbers, usual = [number for number, _ in places], max(n for _, n in places)
-    more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
     lacks = "lacks" if len(numbers) == 1 else "lack"
     others = f"{usual} other layer{'s have' if usual > 1 else ' has'}"
-    return f"{_ranges(group, numbers)} {lacks} {', '.join(absent[:3])}{more}, which {others}: {_WHOLE}"
+    return f"{_ranges(group, numbers)} {lacks} {listed(absent)}, which {others}: {_WHOLE}"
 
 
 def _ranges(group: str, numbers: Sequence[int]) -> str:

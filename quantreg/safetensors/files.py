@@ -8,6 +8,7 @@ from typing import Any
 from quantreg.errors import SafetensorsError
 from quantreg.safetensors.header import NotJSONError, parsed, read_header
 from quantreg.whatis import HEAD, SHARD_NAME, kind_of, looks_like_safetensors, read_head
+from quantreg.words import listed
 
 __all__ = ["SUFFIX", "files_of", "is_index", "is_safetensors", "read_json"]
 
@@ -74,8 +75,7 @@ class _MissingError(SafetensorsError):
 
     def __init__(self, path: str, missing: list[str], count: int) -> None:
         self.count = count
-        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        self.what = f"{names} {'is' if len(missing) == 1 else 'are'} missing"
+        self.what = f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} missing"
         it = "it" if len(missing) == 1 else "them"
         super().__init__(
             f"{path} is not the whole model, which has {count} files: {self.what}: download {it} from where this file "
