@@ -191,9 +191,10 @@ def _tell_choices() -> None:
     """Say which plugin provided a type that was used, if several plugins provide it."""
     used = sys.modules.get("quantreg.registry")  # not loaded here: a command that has not loaded it used no type
     if used is not None and sys.stderr is not None and not sys.stderr.closed:
-        from quantreg.cli.show import warn
+        from quantreg.cli.show import printable
 
-        warn(used.registry.choices())
+        for choice in used.registry.choices():
+            click.echo(f"note: {printable(choice)}", err=True)
 
 
 def _one_line(error: Exception) -> str:
