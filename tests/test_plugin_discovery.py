@@ -146,7 +146,7 @@ def test_a_plugin_that_cannot_be_imported_disables_only_itself(scratch):
     assert done.returncode == 0
     assert "MY_Q3" in done.stdout
     assert "plugin MY_BROKEN of my-broken: cannot be imported: ModuleNotFoundError" in done.stderr
-    assert "frobnicate' (repair or reinstall it, or run: pip uninstall my-broken)" in done.stderr
+    assert "my_broken.py:8) (repair or reinstall it, or run: pip uninstall my-broken)" in done.stderr
     asked = scratch.quantreg("estimate", "7B", "--type", "MY_BROKEN", plugins="my-broken")
     assert asked.returncode == 1
     assert "plugin MY_BROKEN of my-broken: cannot be imported" in asked.stderr
