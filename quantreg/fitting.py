@@ -1,6 +1,7 @@
 """Fit the parameters of a type to a tensor or an array."""
 
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,11 +9,12 @@ import numpy as np
 from quantreg.arrays import as_array
 from quantreg.dispatch import SLAB_WEIGHTS, float32_rows, rows_per_slab
 from quantreg.errors import CodecError, QuantregError, ShapeError
-from quantreg.faults import PLUGIN_ERRORS, describe
+from quantreg.faults import PLUGIN_ERRORS, describe, row_error
 from quantreg.parameters import Sample, TensorContext
 from quantreg.qtype import QuantType
 from quantreg.registry import types
 from quantreg.scores import check_importance
+from quantreg_kernels._run import first_nonfinite
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from quantreg.dispatch import TypeKey
     from quantreg.parameters import Fitted
 
-__all__ = ["fit", "fit_samples"]
+__all__ = ["check_sample", "fit", "fit_samples"]
 
 
 def fit(
@@ -63,14 +65,26 @@ def fit(
             here = TensorContext(tensor, array.shape, expert=expert)
             row = None if columns is None else columns[expert]
             for first in range(0, len(matrix), step):
-                yield Sample(float32_rows(matrix[first : first + step]), row, here)
+                rows = float32_rows(matrix[first : first + step])
+                check_sample(rows, expert * len(matrix) + first, tensor)
+                yield Sample(rows, row, here)
 
     return dict(fit_samples(found, samples(), context))
+
+
+def check_sample(rows: "NDArray[np.float32]", first_row: int, tensor: str | None) -> None:
+    """Refuse NaN and infinity, with the row, before a plugin's ``fit`` sees them. Raises NonFiniteError."""
+    bad = first_nonfinite(np.ascontiguousarray(rows))
+    if bad >= 0:
+        row, column = first_row + bad // rows.shape[1], bad % rows.shape[1]
+        raise row_error(SimpleNamespace(row=row, column=column), "", tensor)
 
 
 def fit_samples(qtype: QuantType, samples: Iterable[Sample], context: TensorContext) -> "Fitted":
     """Call the plugin's ``fit`` and check what it returns. Raises CodecError, naming tensor and type, if it fails."""
     assert qtype.parameters is not None
+    if qtype.parameters.scope == "tensor" and 0 in context.shape:  # nothing to learn from
+        return {name: np.zeros(shape, np.float32) for name, shape in qtype.parameters.shapes_for(context).items()}
     where = context.name or ("the model" if qtype.parameters.scope == "model" else "the tensor")
     try:
         values = qtype.parameters.fit(samples, context)

@@ -152,8 +152,7 @@ def scale_parameters(
                 expert = of.expert or 0
                 found[expert] = max(found[expert], rows.max(), -rows.min())
         scale = found / np.float32(largest)
-        # NaN and infinity are refused, with their row, when they are encoded.
-        scale[~np.isfinite(scale) | (scale < np.finfo(np.float32).tiny)] = 1
+        scale[scale < np.finfo(np.float32).tiny] = 1
         # Rounding must not push the largest weight beyond what the blocks hold.
         above = found / scale > np.float32(largest)
         return {"scale": np.where(above, np.nextafter(scale, np.float32(np.inf)), scale)}

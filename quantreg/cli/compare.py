@@ -33,7 +33,7 @@ def command(a: str, b: str, as_json: bool) -> None:
             {
                 "same": found.same,
                 "metadata": [{"key": key, "a": _shown(x), "b": _shown(y)} for key, x, y in found.metadata],
-                "tensors": [dataclasses.asdict(tensor) for tensor in found.tensors],
+                "tensors": [dataclasses.asdict(tensor) | {"lost": tensor.lost} for tensor in found.tensors],
             }
         )
     elif found.same:
@@ -57,6 +57,9 @@ def _print(found: "Comparison") -> None:
             ],
         )
         click.echo()
+    if lost := [tensor.name for tensor in found.tensors if tensor.lost]:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        click.echo(f"B has lost {count(len(lost), 'tensor')} of A: {', '.join(lost[:3])}{more}")
     keys, tensors = count(len(found.metadata), "key"), count(found.n_tensors, "tensor")
     click.echo(f"the models differ in {keys} and in {len(found.tensors)} of {tensors}")
 

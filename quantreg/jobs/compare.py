@@ -15,6 +15,7 @@ from quantreg.jobs.inputs import open_source
 from quantreg.jobs.slabs import SLAB_BYTES
 from quantreg.jobs.source import Source
 from quantreg.jobs.verify import on_threads, thread_buffer
+from quantreg.loss import is_lost
 from quantreg.registry import types
 
 __all__ = ["Comparison", "MetadataDifference", "TensorDifference", "compare"]
@@ -43,6 +44,11 @@ class TensorDifference:
     b: str | tuple[int, ...] | None = None
     rmse: float | None = None
     largest: float | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether B holds next to nothing of A's weights: their difference is as large as the weights themselves."""
+        return is_lost(self.rmse)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantreg.fitting import fit_samples
+from quantreg.fitting import check_sample, fit_samples
 from quantreg.jobs.slabs import Slab, Worker
 from quantreg.jobs.source import Source
 from quantreg.parameters import Sample, TensorContext
@@ -63,8 +63,9 @@ class Fitter:
         for tensor in tensors:
             for slab, _, _ in self._cut(tensor):
                 assert slab.context is not None
-                # A plugin may keep the rows, but the worker uses its buffer again.
-                yield Sample(self._worker.floats(slab).copy(), self._worker.columns(slab), slab.context)
+                rows = self._worker.floats(slab).copy()  # a plugin may keep them, but the worker uses its buffer again
+                check_sample(rows, slab.start, slab.tensor)
+                yield Sample(rows, self._worker.columns(slab), slab.context)
 
 
 def little_endian(values: "NDArray[np.float32]") -> "NDArray[np.uint8]":

@@ -108,7 +108,7 @@ def _is_editable(name: str) -> bool:
 def _files_of(part: Any) -> Iterator[tuple[str, Path]]:
     """Yield (name, path) of the files of a plugin or type: its package with all in it, or its module."""
     for root in {_root_of(name) for name in _modules_of(part)}:
-        folders = [os.path.realpath(folder) for folder in getattr(sys.modules[root], "__path__", ())]
+        folders = [os.path.realpath(folder) for folder in getattr(sys.modules.get(root), "__path__", ())]
         for folder in folders:
             for here, inner, names in os.walk(folder):
                 inner[:] = sorted(name for name in inner if name != "__pycache__" and not name.startswith("."))
@@ -148,9 +148,9 @@ def _codec_or(part: Any) -> Any:
 def _functions_of(part: Any) -> Iterator[Any]:
     """Yield the Python functions that a plugin object or a codec is made of."""
     holder = _codec_or(part)
-    loader = {"codec": part._load} if isinstance(part, QuantType) else {}
-    for value in (loader | vars(type(holder)) | getattr(holder, "__dict__", {})).values():
-        function = getattr(value, "__func__", value)
+    own = {"codec": part._load, **getattr(part.parameters, "__dict__", {})} if isinstance(part, QuantType) else {}
+    for value in (own | vars(type(holder)) | getattr(holder, "__dict__", {})).values():
+        function = getattr(value, "__func__", getattr(value, "func", value))  # of a method, of a partial
         if isinstance(getattr(function, "__code__", None), CodeType):
             yield function
 

@@ -82,10 +82,14 @@ class Slab:
 
 
 class Done(NamedTuple):
-    """The bytes of a slab in the output, and what encoding lost of a sample of its rows."""
+    """The bytes of a slab in the output, and what encoding lost of a sample of its rows.
+
+    ``all_zero`` says of data that was only copied and checked whether each weight is zero.
+    """
 
     data: "NDArray[np.uint8]"
     loss: Loss = Loss()
+    all_zero: bool = False
 
 
 def byte_ranges(info: TensorInfo) -> Iterator[tuple[int, int]]:
@@ -164,7 +168,7 @@ def slabs_of(
 
 def matrix_of(info: TensorInfo, row: int) -> int:
     """Which matrix of a stack a row belongs to."""
-    return row // info.shape[-2] if len(info.shape) > 2 else 0
+    return row // max(1, info.shape[-2]) if len(info.shape) > 2 else 0
 
 
 class Worker:
@@ -192,7 +196,7 @@ class Worker:
         if slab.to_type is not None:
             return self._encode(slab, raw)
         if slab.from_type is not None:
-            self._check_finite(slab, raw)
+            return Done(raw, all_zero=not self._check_finite(slab, raw))
         return Done(raw)
 
     def floats(self, slab: Slab) -> NDArray[np.float32]:
@@ -236,8 +240,12 @@ class Worker:
         rows = self._imatrix[2].row(row.entry, slab.n_cols, row.n_experts, row.floor)
         return rows.reshape(-1, slab.n_cols)[row.expert]
 
-    def _check_finite(self, slab: Slab, raw: NDArray[np.uint8]) -> None:
-        """Refuse NaN and infinity, which a model must not hold, in data that is only copied."""
+    def _check_finite(self, slab: Slab, raw: NDArray[np.uint8]) -> bool:
+        """Refuse NaN and infinity, which a model must not hold, in data that is only copied.
+
+        Returns whether any weight is not zero.
+        """
+        found = False
         qtype = types[slab.from_type]
         unit = qtype.row_bytes(slab.n_cols) if qtype.row_header_size else qtype.type_size
         weights = slab.n_cols if qtype.row_header_size else qtype.block_size
@@ -247,10 +255,13 @@ class Worker:
             data = raw[first * unit : (first + step) * unit]
             rows = len(data) // unit if qtype.row_header_size else 1
             cols = len(data) // unit // rows * weights
-            bad = first_nonfinite(self._floats(qtype, codec, data.reshape(rows, -1), cols, slab.tensor))
+            floats = self._floats(qtype, codec, data.reshape(rows, -1), cols, slab.tensor)
+            bad = first_nonfinite(floats)
             if bad >= 0:
                 index = (slab.start // unit + first) * weights + bad
                 raise NonFiniteError(f"{slab.tensor}: holds NaN or infinity at index {index}")
+            found = found or bool(floats.any())
+        return found
 
     def _floats(
         self, qtype: QuantType, codec: RowCodec, data: NDArray[np.uint8], cols: int, tensor: str

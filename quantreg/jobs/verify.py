@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from quantreg.dispatch import cpu_count
 from quantreg.errors import CodecError, NonFiniteError, ShapeError
+from quantreg.ggml import PLAIN_TYPES
 from quantreg.html import figures
 from quantreg.jobs.slabs import SLAB_BYTES, Slab, Worker, byte_ranges, in_order, matrix_of
 from quantreg.jobs.source import Source
@@ -68,12 +69,18 @@ def validate(path: str | bytes | PathLike[str], *, threads: int | None = None) -
     """
     source = Source(path)
     problems = list(incomplete_layers([info.name for info in source.tensors], source.metadata))
-    for info, problem in _validated(source, threads or cpu_count()):
+    warnings = list(source.warnings)
+    for info, problem, all_zero in _validated(source, threads or cpu_count()):
         if problem is not None:
             problems.append(problem)
+        elif all_zero and info.type_name not in PLAIN_TYPES:
+            warnings.append(
+                f"{info.name}: every weight is zero. If it is not so in the source, {info.type_name} lost the tensor: "
+                "compare the two with `quantreg compare`"
+            )
         elif types.get(info.type_id) is None:
             problems.append(f"{info.name} was not checked: no installed plugin reads {info.type_name}")
-    return Validation(tuple(source.paths), len(source.tensors), tuple(problems), tuple(source.warnings))
+    return Validation(tuple(source.paths), len(source.tensors), tuple(problems), tuple(warnings))
 
 
 def _validated(source, threads):
@@ -85,7 +92,7 @@ def _validated(source, threads):
             info, start, nbytes = item
             qtype = types.get(info.type_id)
             if qtype is None or not info.known:
-                return None
+                return None, False
             shard, position = source.place(info)
             path = os.path.abspath(source.paths[shard])
             try:
@@ -94,22 +101,21 @@ def _validated(source, threads):
                     had=source.parameters(info),
                     context=source.context(info, matrix_of(info, start // max(1, info.row_bytes))),
                 )  # fmt: skip
-                worker.run(slab)
+                return None, worker.run(slab).all_zero and info.n_elements > 0
             except (NonFiniteError, CodecError, ShapeError) as error:
-                return str(error)
-            return None
+                return str(error), False
 
         items = (
             (info, start, nbytes)
             for info in source.tensors
             for start, nbytes in (byte_ranges(info) if info.nbytes else [(0, 0)])
         )
-        found: dict[str, str | None] = {}
-        for (info, start, nbytes), problem in on_threads(items, look, threads):
-            found.setdefault(info.name, problem)
-            found[info.name] = found[info.name] or problem
+        found: dict[str, tuple[str | None, bool]] = {}
+        for (info, start, nbytes), (problem, all_zero) in on_threads(items, look, threads):
+            before = found.get(info.name, (None, True))
+            found[info.name] = before[0] or problem, before[1] and all_zero
             if start + nbytes >= info.nbytes:
-                yield info, found[info.name]
+                yield info, *found[info.name]
 
 
 def hash_tensors(path: str | bytes | PathLike[str], *, threads: int | None = None) -> dict[str, str]:

@@ -128,11 +128,11 @@ def _pieces(source, planned, files, targets, imatrix, floor, by_path, check):
         for tensor, offset in file.tensors:
             fitted = None
             if tensor.converted and not target.has(offset, tensor.bytes):
-                fitted = fitter.of_tensor(tensor)
+                fitted = fitter.of_tensor(tensor) or {}
                 for parameter in tensor.parameters:
                     target.pwrite(little_endian(fitted[parameter.parameter]), stored[parameter.name])
             piece = None
-            for slab, within, length in cut(tensor, fitted):
+            for slab, within, length in cut(tensor, fitted or None):
                 if piece is not None:
                     yield piece
                 done = target.has(offset + within, length)
