@@ -192,9 +192,10 @@ def _tell_choices() -> None:
     used = sys.modules.get("quantreg.registry")  # not loaded here: a command that has not loaded it used no type
     choices = used.registry.choices() if used is not None else ()
     if choices and sys.stderr is not None and not sys.stderr.closed:
-        from quantreg.cli.show import warn
+        from quantreg.cli.show import printable
 
-        warn(choices)
+        for choice in choices:
+            click.echo(f"note: {printable(choice)}", err=True)
 
 
 def _one_line(error: Exception) -> str:

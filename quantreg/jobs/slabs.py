@@ -225,7 +225,8 @@ class Worker:
                 qtype, rows, data, columns, scorer=scorer, first_row=slab.start + row, tensor=slab.tensor,
                 codec=encoder,
             )  # fmt: skip
-            loss = loss.plus(measured(encoder, rows, data))
+            if row == 0 or getattr(encoder, "largest", None) is not None:
+                loss = loss.plus(measured(encoder, rows, data))
         return Done(out.reshape(-1), loss)
 
     def columns(self, slab: Slab) -> NDArray[np.float32] | None:

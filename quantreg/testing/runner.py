@@ -70,6 +70,7 @@ CHECKS: dict[str, Check] = {
         Check("importance_weights", uses.importance_weights, "scorer"),
         Check("gil", arrays.gil),
         Check("pickling", uses.pickling),
+        Check("fit", uses.fit),
         Check("twin", twin.twin),
         Check("golden", uses.golden),
         Check("gguf_file", uses.gguf_file),

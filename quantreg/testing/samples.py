@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import quantreg
 from quantreg.errors import CodecError
 from quantreg.hookspecs import hookimpl
+from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
 from quantreg.registry import registry, types
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from quantreg.codec import RowCodec
+    from quantreg.parameters import Fitted
 
 __all__ = ["KINDS", "Subject", "bits_of", "make_rows"]
 
@@ -78,11 +81,33 @@ class Subject:
         self.golden: Path | None = golden
         self.update_golden: bool = update_golden
         self.leaves_its_buffers: bool | None = None  # unknown until the check guard_pages has run
+        self._parameters: Fitted | None = None
+        self._codec: RowCodec | None = None
+
+    @property
+    def parameters(self) -> "Fitted | None":
+        """The parameters of a type that cannot do without: those fitted to some normal rows, or set by `fitted`."""
+        if self._parameters is None and self.qtype.parameters is not None and self.qtype.parameters.required:
+            self._parameters = quantreg.fit(self.rows(rows=16, blocks=4), self.qtype)
+        return self._parameters
 
     @property
     def codec(self) -> "RowCodec":
-        """The codec of the type."""
-        return self.qtype.codec
+        """The codec of the type, which knows its parameters and a nameless tensor, if it wants to."""
+        if self._codec is None:
+            self._codec = self.qtype.codec_for(self.parameters, TensorContext(None, (4, self.cols(3)), expert=0))
+        return self._codec
+
+    @contextmanager
+    def fitted(self, x: "NDArray[np.float32]") -> Iterator[None]:
+        """Fit the parameters of a type that needs some to these rows, and use them inside a with statement."""
+        before = self._parameters, self._codec
+        if self.parameters is not None:
+            self._parameters, self._codec = quantreg.fit(x, self.qtype), None
+        try:
+            yield
+        finally:
+            self._parameters, self._codec = before
 
     def cols(self, blocks: int) -> int:
         """Return the length of a row of this many blocks. Blocks of a single weight count as 32 weights each."""
@@ -148,6 +173,9 @@ class Subject:
             with _environment("QUANTREG_CPU", level):
                 try:
                     codec = self.qtype._load_codec()
+                    bind = getattr(codec, "bind", None)
+                    if bind is not None and self.parameters is not None:
+                        codec = bind(self.parameters, TensorContext(None, (4, self.cols(3)), expert=0))
                 except CodecError as error:
                     if "was not built" not in str(error):
                         raise

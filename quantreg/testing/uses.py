@@ -13,6 +13,7 @@ import quantreg
 from quantreg.dispatch import quantize
 from quantreg.errors import CodecError, NonFiniteError
 from quantreg.ggml import INTEGER_TYPES
+from quantreg.parameters import Sample
 from quantreg.testing.guards import run_guarded
 from quantreg.testing.report import NotApplicable, expect
 from quantreg.testing.samples import bits_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from quantreg.testing.samples import Subject
 
 __all__ = [
+    "fit",
     "gguf_file",
     "golden",
     "importance_helps",
@@ -41,7 +43,7 @@ def importance_none(s: "Subject") -> None:
     x = s.rows()
     if s.qtype.requires_importance:
         try:
-            quantize(x, s.qtype, threads=1)
+            quantize(x, s.qtype, threads=1, parameters=s.parameters)
         except CodecError as refused:
             expect("importance" in str(refused), f"the refusal does not name importance: {refused}")
             return
@@ -86,7 +88,7 @@ def importance_nan(s: "Subject") -> None:
         columns = s.columns(x.shape[1])
         columns[3] = value
         try:
-            quantize(x, s.qtype, columns, threads=1)
+            quantize(x, s.qtype, columns, threads=1, parameters=s.parameters)
         except NonFiniteError:
             pass
         else:
@@ -132,6 +134,26 @@ def importance_weights(s: "Subject") -> None:
         want, got = s.encode(x, columns), s.encode(x, weights)
         words = f"{(want != got).sum()} bytes differ between column statistics and the error weights from score_rows"
         expect((want == got).all(), f"{words}: call the same function in the encoder and in score_rows")
+
+
+def fit(s: "Subject") -> None:
+    """The parameters that are fitted to the same rows are the same, however the rows are cut into slabs."""
+    spec = s.qtype.parameters
+    if spec is None:
+        raise NotApplicable("the type fits no parameters")
+    x = s.rows(rows=24)
+    columns, context = s.columns(x.shape[1]), quantreg.TensorContext("blk.0.attn_q.weight", x.shape, expert=0)
+    for importance in (None, columns):
+        found = []
+        for step in (24, 24, 7, 1):
+            samples = [Sample(x[i : i + step], importance, context) for i in range(0, 24, step)]
+            found.append(spec.checked(s.qtype.name, spec.fit(iter(samples), context), context))
+        for name, values in found[0].items():
+            same = (values == found[1][name]).all()
+            expect(same, f"fit gives another {name} for the same rows again: keep no state, and seed random numbers")
+            for other in found[2:]:
+                same = (values == other[name]).all()
+                expect(same, f"fit gives another {name} if rows come in other slabs: join the rows before you sum them")
 
 
 def pickling(s: "Subject") -> None:
@@ -190,7 +212,7 @@ def gguf_file(s: "Subject") -> None:
     floats = bits_of(s.decode(data))
     with s.registered(), tempfile.TemporaryDirectory(prefix="quantreg-check-") as folder:
         path = os.path.join(folder, "tensor.gguf")
-        tensor = quantreg.QuantizedTensor("blk.0.attn_q.weight", floats.shape, s.qtype.type_id, data)
+        tensor = quantreg.QuantizedTensor("blk.0.attn_q.weight", floats.shape, s.qtype.type_id, data, s.parameters)
         quantreg.write(path, {"general.architecture": "llama"}, {tensor.name: tensor})
         with quantreg.open(path) as model:
             read = model[tensor.name]

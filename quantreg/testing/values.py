@@ -99,7 +99,8 @@ def constant_rows(s: "Subject") -> None:
     limit = deserved_error(s.qtype.bits_per_weight)
     for value in (1.0, -1.0, 0.01, -37.5):
         x = np.full((2, s.cols(2)), value, np.float32)
-        back = s.decode(s.encode(x))
+        with s.fitted(x):
+            back = s.decode(s.encode(x))
         expect(np.isfinite(back).all(), f"a row of {value:g} comes back as NaN or infinity: check its scale")
         lost = relative_error(x, back)
         words = f"a row of {value:g} comes back with an error of {lost:.1%}, more than {limit:.1%}"
@@ -153,7 +154,7 @@ def nonfinite_rows(s: "Subject") -> None:
                 raise AssertionError(f"{value} at row {row}, column {column} is encoded: refuse such rows")
             importance = s.given(cols)
             try:
-                quantize(x, s.qtype, importance, threads=1)
+                quantize(x, s.qtype, importance, threads=1, parameters=s.parameters)
             except NonFiniteError as refused:
                 expect(f"row {row} " in str(refused), f"the error does not name row {row}: {refused}")
 
@@ -163,7 +164,8 @@ def error(s: "Subject") -> None:
     limit = deserved_error(s.qtype.bits_per_weight)
     for scale in (0.02, 1.0, 30.0) if s.full else (0.02,):
         x = s.rows(rows=16, blocks=4, scale=scale)
-        lost = relative_error(x, s.decode(s.encode(x)))
+        with s.fitted(x):
+            lost = relative_error(x, s.decode(s.encode(x)))
         words = f"{lost:.2%} on normal weights; with {s.qtype.bits_per_weight:g} bits per weight it may be {limit:.2%}"
         how = "look at a decoded row, for wrong codes or scales"
         expect(lost <= limit, f"the error is {words}: {how}")
