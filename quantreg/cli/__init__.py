@@ -21,17 +21,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": ("merge", "Merge the shards of a model into one GGUF file."),
     "export": ("export", "Decode a GGUF model to safetensors."),
     "metadata": ("metadata", "Show or change the metadata of a GGUF model."),
-    "validate": ("validate", "Check the header and every block of a GGUF model."),
-    "compare": ("compare", "Compare the metadata and tensors of two GGUF models."),
+    "validate": ("validate", "Check the header, layers and blocks of a GGUF model."),
+    "compare": ("compare", "Compare the metadata and tensors of two models."),
     "hash": ("hash", "Print a digest of each tensor of a GGUF model."),
     "coverage": ("coverage", "Show which tensors an importance matrix covers."),
     "file-types": ("file_types", "List the file types for whole models, such as Q4_K_M."),
     "types": ("types", "List the quant types: id, block size, bits per weight, model size."),
-    "inspect": ("inspect", "Show the metadata and tensors of a GGUF model."),
-    "estimate": ("estimate", "Compute the memory that the weights of a model take in a type."),
+    "inspect": ("inspect", "Show the metadata and tensors of a model."),
+    "estimate": ("estimate", "Compute the memory that the weights of a model take."),
     "evaluate": ("evaluate", "Measure error, size and speed of types on a model's weights."),
     "demo": ("demo", "Quantize a small random model to several types and compare them."),
-    "plugins": ("plugins", "List, create and check plugins."),
+    "plugins": ("plugins", "List, create and check plugins for your own formats."),
 }
 
 
@@ -132,7 +132,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit."
 )
 def cli() -> None:
-    """Quantize GGUF models, and inspect, compare, split and edit them."""
+    """Quantize models to GGUF, and inspect, compare, split and edit them."""
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -38,7 +38,7 @@ _OPTIONS = (
     click.option("--allow-requantize", is_flag=True, help="Allow a model that is already quantized to be quantized "
                  "again, with a loss of quality."),
     click.option("--override-kv", "overrides", multiple=True, metavar="K=T:V", help="Set metadata key K to value V. T "
-                 "is int, float, bool or str. Can be repeated."),
+                 "is int, float, bool, str, or one of GGUF's types such as u64 and array[f32]. Can be repeated."),
     click.option("--prune-layers", multiple=True, metavar="L,L...", help="Remove the layers with these numbers."),
     click.option("--include-weights", multiple=True, metavar="PART", help="Use only the imatrix entries whose names "
                  "contain PART. Can be repeated."),
@@ -91,7 +91,7 @@ def _tensor_types_in(path: str) -> Iterator[str]:
 
 
 def type_files(ctx: click.Context) -> list[str]:
-    """The paths that were given as --tensor-type-file."""
+    """Return the paths that were given as --tensor-type-file."""
     return list(ctx.meta.get(_TYPE_FILES, ()))
 
 

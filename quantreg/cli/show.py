@@ -76,7 +76,7 @@ def print_json(data: object) -> None:
 
 
 def warn(warnings: Iterable[str]) -> None:
-    """Print each warning as one line on stderr, and many of the same kind as one line together."""
+    """Print each warning as one line on stderr. More than three of the same kind share a line."""
     for warning in grouped(warnings):
         click.echo(f"warning: {printable(warning)}", err=True)
 
