@@ -33,7 +33,7 @@ def as_array(x: "ArrayLike", what: str) -> "NDArray[Any]":
         array = np.asarray(x)
     except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, tensors that NumPy cannot read
         raise ShapeError(
-            f"{what} is a {type(x).__name__} that NumPy cannot make an array of: {error}: pass one array or tensor"
+            f"{what} is a {type(x).__name__} from which NumPy cannot make an array: {error}: pass one array or tensor"
         ) from None
     if array.dtype == object:
         raise ShapeError(

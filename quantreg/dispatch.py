@@ -66,7 +66,7 @@ def quantize(
     """Encode an array of weights and return its bytes: uint8 of shape (..., bytes per row).
 
     - ``x``: float32, float16, bfloat16, float64 or integers, of shape (..., cols), in any memory layout: a NumPy array,
-      a torch tensor of the CPU, a list, or a QuantizedTensor, which is decoded.
+      a torch tensor on the CPU, a list, or a QuantizedTensor, which is decoded.
     - ``qtype``: the name, the GGUF type id, or the QuantType.
     - ``importance``: None; column statistics, of shape (cols,), or x.shape[:-2] + (cols,) with one row per expert; or
       error weights, of the shape of x. Converted to float32. Ones are used, with a RuntimeWarning, for a row that is
@@ -75,7 +75,7 @@ def quantize(
     - ``tensor``: the name that codecs, the hook score_importance and error messages get.
     - ``parameters``: what `quantreg.fit` returned, for a type that fits parameters to the tensor; else None.
     - ``executor``: any `concurrent.futures.Executor`; by default a pool of threads. With processes, a codec in Python
-      uses all processors. They get copies of the rows, and find the type by its name.
+      uses all processors. The processes get copies of the rows, and find the type by its name.
 
     Raises UnknownTypeError; ShapeError for a wrong shape or dtype; CodecError if the type has no encoder, or needs
     importance or parameters and has none; NonFiniteError, with the row, for NaN, infinity, or values that overflow the
@@ -103,7 +103,7 @@ def quantize(
         return out
     given = None if importance is None else check_importance(x, importance, found, tensor)
     scorer = registry.scorer(found) if given is None or given[1] == "columns" else None
-    by_matrix = x.ndim > 1 and ((given is not None and given[1] == "columns") or _by_matrix(found))
+    by_matrix = x.ndim > 1 and ((given is not None and given[1] == "columns") or found.by_matrix)
     slabs = x.reshape(-1, x.shape[-2] if by_matrix else _rows(x), x.shape[-1])
     flat = out.reshape(slabs.shape[0], slabs.shape[1], row_bytes)
     codecs = _codecs(found, tensor, x.shape, slabs.shape[0], parameters)
@@ -214,7 +214,7 @@ def dequantize(
     if out.size == 0:
         return out
     rows = source.view(np.uint8) if source.dtype != np.uint8 else source
-    rows = rows.reshape(-1, rows.shape[-2] if _by_matrix(found) and rows.ndim > 1 else _rows(rows), rows.shape[-1])
+    rows = rows.reshape(-1, rows.shape[-2] if found.by_matrix and rows.ndim > 1 else _rows(rows), rows.shape[-1])
     codecs = _codecs(found, None, shape, rows.shape[0], parameters)
     target = out.reshape(*rows.shape[:2], cols) if out.dtype == np.float32 and out.flags.carray else None
 
@@ -259,7 +259,7 @@ def _encode_elsewhere(
         raise CodecError(f"a worker of the executor knows another type {name}: install the same plugins everywhere")
     out = np.empty((len(rows), qtype.row_bytes(rows.shape[1])), np.uint8)
     by_columns = importance is None or importance.ndim == 1
-    codec = qtype.codec_for(parameters, context if _by_matrix(qtype) else None)
+    codec = qtype.codec_for(parameters, context if qtype.by_matrix else None)
     scorer = registry.scorer(qtype) if by_columns else None
     encode_slab(qtype, rows, out, importance, scorer=scorer, first_row=first_row, tensor=context.name, codec=codec)
     return out, measured(codec, rows, out)
@@ -321,16 +321,11 @@ def decode_slab(
 # ---- matrices and rows ----
 
 
-def _by_matrix(qtype: QuantType) -> bool:
-    """Whether a slab must lie within one matrix, because the codec knows which one it is."""
-    return qtype.parameters is not None or getattr(qtype.codec, "wants_context", False)
-
-
 def _codecs(
     qtype: QuantType, tensor: str | None, shape: tuple[int, ...], count: int, parameters: "Fitted | None"
 ) -> "list[RowCodec]":
     """The codec of each of ``count`` matrices of an array."""
-    if parameters is None and not _by_matrix(qtype):
+    if parameters is None and not qtype.by_matrix:
         return [qtype.codec_for(None)] * count
     if parameters is not None and qtype.parameters is not None:
         parameters = qtype.parameters.checked(qtype.name, parameters, TensorContext(tensor, shape))

@@ -112,7 +112,7 @@ class File(Mapping[str, QuantizedTensor]):
         )
 
     def _parameters(self, info: gguf.TensorInfo) -> "Fitted | None":
-        """What the type of a tensor was fitted to, read from the tensors beside it."""
+        """The parameters that a type fitted to a tensor, read from the tensors beside it."""
         qtype = types.get(info.type_id)
         if qtype is None or qtype.parameters is None:
             return None

@@ -49,7 +49,7 @@ def register_commands(cli: "click.Group") -> None:
 
 
 class EncoderScores:
-    """The importance that a type's own encoder computes: what score_importance answers if no plugin knows better."""
+    """The importance that a type's own encoder computes. It is used if no plugin's score_importance gives another."""
 
     @hookimpl(trylast=True)
     def score_importance(self, qtype: "QuantType", weights: Any, columns: Any) -> Any:

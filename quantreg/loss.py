@@ -37,7 +37,7 @@ def is_lost(share: float | None) -> bool:
 
 
 def explain(tensor: str | None, type_name: str, share: float) -> str:
-    """Say to the user that encoding destroyed a tensor."""
+    """Tell the user that encoding destroyed a tensor."""
     option = f" with --tensor-type {tensor}=BF16 (tensor_types)" if tensor else ""
     return (
         f"{tensor or 'the array'}: {type_name} loses the weights: the error is {share:.0%} of their RMS. They are too "

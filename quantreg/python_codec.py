@@ -248,7 +248,7 @@ class PythonCodec:
             except PLUGIN_ERRORS as error:
                 kind = type(result).__name__
                 raise CodecError(
-                    f"{name} of {self.qtype.name} returned a {kind} that is no array of {np.dtype(dtype)} {shape}: "
+                    f"{name} of {self.qtype.name} returned a {kind} that is not an array of {np.dtype(dtype)} {shape}: "
                     f"{describe(error)}"
                 ) from error
         if found is None or found.shape != shape or found.dtype != dtype:

@@ -1,4 +1,4 @@
-"""ScaledCodec: a codec whose blocks cannot hold every size of number, with one float32 scale per matrix to help."""
+"""ScaledCodec: one float32 scale per matrix for a codec whose blocks hold only a limited range."""
 
 from copy import copy
 from typing import TYPE_CHECKING, Any

@@ -152,5 +152,5 @@ def ask_scorer(
 
 
 def are_foreign(qtype: QuantType) -> bool:
-    """Whether the scores of a type come from a compiled codec of others. A PythonCodec checks its scores itself."""
+    """Whether a type's scores come from a compiled codec that is not quantreg's. A PythonCodec checks its own."""
     return qtype.codec.has_scorer and qtype.codec.level != "python" and not registry.is_built_in(qtype)

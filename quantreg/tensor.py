@@ -43,7 +43,7 @@ class QuantizedTensor:
     - ``type_id``: the number of the type in a file.
     - ``type_name``: the name that ggml or the plugin gives to the type.
 
-    - ``parameters``: what the type was fitted to (see `quantreg.Parameters`), or None.
+    - ``parameters``: the parameters that the type fitted to this tensor (see `quantreg.Parameters`), or None.
 
     To write bytes of your own use ``QuantizedTensor("blk.0.ffn_up.weight", (512, 256), "Q4_K", data)``, with the type
     as a name, an id or a QuantType. Raises UnknownTypeError for a type that no plugin provides, and ShapeError if the
@@ -130,7 +130,7 @@ class QuantizedTensor:
 
     @property
     def parameters(self) -> "Fitted | None":
-        """What the type was fitted to: name -> float32 array; None if the type has no parameters or the file none.
+        """The parameters that the type fitted to this tensor: name -> float32 array. None if there are none.
 
         Raises CodecError if the type cannot be decoded without its parameters and the file lacks them.
         """
@@ -182,7 +182,7 @@ class QuantizedTensor:
         return self.shape[0]
 
     def __bool__(self) -> bool:
-        return True  # a tensor is there, whatever its length: `if model.get(name)` asks just that
+        return True  # even without values, so that `if model.get(name)` asks whether the tensor is there
 
     def __iter__(self) -> "Iterator[NDArray[Any]]":
         rows = self[...] if self._is_one_piece else self
@@ -214,9 +214,9 @@ class QuantizedTensor:
 
     @property
     def _is_one_piece(self) -> bool:
-        """Whether the type decodes rows by what it knows of the whole tensor."""
+        """Whether rows cannot be decoded on their own, because the codec must know which matrix they belong to."""
         qtype = None if self.type_name in _EXACT else registry.get(self.type_id)
-        return qtype is not None and (qtype.parameters is not None or getattr(qtype.codec, "wants_context", False))
+        return qtype is not None and qtype.by_matrix
 
     def _decoded(self, data: "NDArray[np.uint8]") -> "NDArray[Any]":
         """Decode some rows: uint8 (..., bytes per row) to an array of (..., cols)."""

@@ -37,7 +37,7 @@ _CHUNK = 1 << 22  # bytes copied at a time
 
 
 class LazyTensor:
-    """A tensor that `quantreg.write` makes when it is written, and forgets then.
+    """A tensor that `quantreg.write` makes when it writes it, and does not keep in memory.
 
     - ``shape``: in NumPy order.
     - ``type``: a quant type (name, id or QuantType), or a dtype such as ``np.float16`` or ``"bfloat16"``.
@@ -221,7 +221,7 @@ def _lazy(name: str, tensor: LazyTensor) -> _Entry:
 
 
 def _parameters(name: str, tensor: object) -> Iterator[_Entry]:
-    """Yield what the type of a tensor was fitted to, which a file keeps beside the tensor."""
+    """Yield the parameters that a type fitted to a tensor: the file keeps them beside it."""
     parameters = tensor.parameters if isinstance(tensor, QuantizedTensor) else None
     if not isinstance(tensor, QuantizedTensor) or not parameters:
         return

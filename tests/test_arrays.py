@@ -145,7 +145,7 @@ def test_quantize_takes_torch_tensors(dtype, kind):
         (5, "at least one dimension"),
         (None, "x is a NoneType, which NumPy cannot read as numbers"),
         ({"a": 1}, "x is a dict, which NumPy cannot"),
-        ([[1.0, 2.0], [3.0]], "x is a list that NumPy cannot make an array of: .*inhomogeneous"),
+        ([[1.0, 2.0], [3.0]], "x is a list from which NumPy cannot make an array: .*inhomogeneous"),
         ([torch.tensor(X, torch.bfloat16)], "x is a list .*unsupported ScalarType bfloat16: pass one array or tensor"),
         (np.ma.masked_greater(X, 1), r"values are masked: replace them, as in x\.filled\(0\)"),
         (["a", "b"], "x has dtype <U1: convert it to a float"),

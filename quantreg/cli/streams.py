@@ -63,7 +63,7 @@ class _Stdout:
 
 
 def _called_by_a_plugin() -> bool:
-    """Whether the nearest caller that is quantreg's or a plugin's is a plugin's. This works the same in every thread."""
+    """Whether the nearest caller that is quantreg's or a plugin's is a plugin's. This works in every thread."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         foreign = is_foreign(frame)

@@ -121,9 +121,9 @@ def evaluate(
 def _prepared(
     wanted: "Iterable[QuantType | FileType]", model: files.File, imatrix: ImportanceMatrix | None
 ) -> tuple[list[Target], list[Failed]]:
-    """Return the targets that can be measured, and those that cannot with the reason. Raises if there are only those.
+    """Return the targets that can be measured, and why the others cannot. Raises the first error if none can.
 
-    Codecs are loaded here, so that the time for the first tensor does not include this.
+    Codecs are loaded here, so that the time for the first tensor does not include the loading.
     """
     targets: list[Target] = []
     errors: list[tuple[str, Exception]] = []

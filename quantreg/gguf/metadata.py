@@ -104,19 +104,19 @@ class Value:
 
 
 class _Int(int):
-    """An int of a file that remembers its type there, so that ``{**metadata, key: value}`` loses none."""
+    """An int from a file. It remembers its type there, so that ``{**metadata, key: value}`` keeps it."""
 
     gguf_type: str
 
 
 class _Float(float):
-    """A float of a file that remembers its type there."""
+    """A float from a file. It remembers its type there."""
 
     gguf_type: str
 
 
 class _List(list[Any]):
-    """An array of a file that remembers its type there, which an empty list could not show."""
+    """An array from a file. It remembers its type there, which an empty list could not show."""
 
     gguf_type: str
 

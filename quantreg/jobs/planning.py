@@ -98,7 +98,7 @@ class Rehearsal(NamedTuple):
     """What a run has before it reads tensor data. ``files`` is empty if they cannot be laid out.
 
     ``plan`` has the warnings about the source, the plan and the shards, and all problems. ``errors`` are those among
-    the problems that have a class of their own.
+    the problems that have an exception class of their own.
     """
 
     source: Source

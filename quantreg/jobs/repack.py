@@ -49,8 +49,8 @@ def merge(
 ) -> WriteResult:
     """Write the shards of a model as one file; src is any one of them, or several, in any order.
 
-    A file that was split by `split` comes back byte for byte. Raises PlanError for a file that is no shard of the same
-    model as the first; GGUFFormatError, OutputError, OSError.
+    A file that was split by `split` comes back byte for byte. Raises PlanError for a file that is not a shard of the
+    same model as the first; GGUFFormatError, OutputError, OSError.
     """
     given = [src] if isinstance(src, (str, bytes, PathLike)) else list(src)
     if not given:

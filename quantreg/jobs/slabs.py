@@ -125,7 +125,7 @@ def slabs_of(
 
     ``stamps`` belong to ``source.paths``. ``rows_of(tensor)`` gives one `Slab.importance` per expert, or None. With
     ``check``, slabs that are only copied are searched for NaN and infinity. ``parameters`` are those that the new type
-    was fitted to.
+    fitted to the tensor.
     """
     info = tensor.source
     shard, position = source.place(info)

@@ -1,4 +1,4 @@
-"""Files that are no model to quantize, or whose tensors have names that no engine knows: what they are, in words."""
+"""Messages about input that is not a model to quantize, or whose tensors have names that no engine knows."""
 
 import re
 from collections import Counter
@@ -10,7 +10,7 @@ from quantreg.recipes.filetype import FileType
 from quantreg.recipes.plans import TensorPlan
 from quantreg.words import count, named
 
-__all__ = ["has_foreign_name", "kind_of_file", "nothing_quantized", "says_foreign"]
+__all__ = ["about_foreign_names", "has_foreign_name", "kind_of_file", "nothing_quantized"]
 
 # Names of language models in Hugging Face's or Meta's own checkpoints. Image models have other names, and the text
 # encoders within their checkpoints have a prefix; engines of that world load both under the names that they have.
@@ -44,7 +44,7 @@ def has_foreign_name(name: str) -> bool:
     return _FOREIGN.match(name) is not None
 
 
-def says_foreign(names: Sequence[str], file_type: FileType | None = None) -> str:
+def about_foreign_names(names: Sequence[str], file_type: FileType | None = None) -> str:
     """The sentence about tensors with such names; with ``file_type``, why its rules cannot work."""
     what = "1 tensor has a Hugging Face name" if len(names) == 1 else f"{len(names)} tensors have Hugging Face names"
     why = "llama.cpp loads only GGUF's names" if file_type is None else (
@@ -61,7 +61,7 @@ def says_foreign(names: Sequence[str], file_type: FileType | None = None) -> str
 
 
 def kind_of_file(metadata: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """What a file is that is no model to quantize, and what to do with it; None for a model."""
+    """Describe a file that is not a model to quantize, and what to do with it; None for a model."""
     kind = metadata.get("general.type")
     if kind == "model":
         kind = None
@@ -79,7 +79,7 @@ def kind_of_file(metadata: Mapping[str, Any], names: Sequence[str]) -> str | Non
 def nothing_quantized(
     file_type: FileType, tensors: Sequence[TensorPlan], metadata: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """What to say if a plan quantizes no tensor although its file type does, or if the file is no model."""
+    """What to say if a plan quantizes no tensor although its file type does, or if the file is not a model."""
     kind = kind_of_file(metadata, [tensor.source.name for tensor in tensors])
     what = () if kind is None else (f"the input is {kind}",)
     if file_type.only_copy or any(tensor.converted and tensor.to_type not in PLAIN_TYPES for tensor in tensors):

@@ -27,14 +27,14 @@ _OPTIONAL = (
 )
 # ModernBERT's first layer has no norm, and RWKV-7's first layer has no value of an earlier layer to mix in.
 _NOT_IN_FIRST = ("attn_norm.", "time_mix_v0.", "time_mix_v1.", "time_mix_v2.")
-# What counts the layers whose names begin so, behind the name of the architecture.
+# The beginning of a layer's name -> the keys that count such layers, after the name of the architecture.
 _COUNTED_BY = {
     "blk": ("block_count",),
     "enc.blk": ("block_count",),
     "dec.blk": ("decoder_block_count", "block_count"),
 }
-_USUAL = 4  # a layer is an exception if this many times more layers have what it lacks
-_MOST_LAYERS = 1 << 16  # block_count comes from the file: a larger one is not believed
+_USUAL = 4  # a layer is suspicious if this many times more layers have what it lacks
+_MOST_LAYERS = 1 << 16  # block_count comes from the file: a larger one cannot be true
 
 _Layers = dict[int, frozenset[str]]
 

@@ -13,7 +13,7 @@ from quantreg.errors import PlanError, QuantregError
 from quantreg.faults import PLUGIN_ERRORS, describe
 from quantreg.ggml import FLOAT_TYPES, PLAIN_TYPES
 from quantreg.names import role_of
-from quantreg.recipes.architecture import Architecture, Keep
+from quantreg.recipes.architecture import ORIGINAL_SHAPE, Architecture, Keep
 from quantreg.recipes.assumed import Watched
 from quantreg.recipes.calibration import EMBEDDINGS, Calibration, Importance, decided
 from quantreg.recipes.catalog import architectures, file_types
@@ -172,7 +172,7 @@ class _Planner:
         if keep is not None:
             to = keep.type if source_type in FLOAT_TYPES else None
             return _Decision(to, f"{keep.reason}: {to or 'kept'}")
-        if len(self.header.metadata.get(f"comfy.gguf.orig_shape.{name}") or ()) > 4:
+        if len(self.header.metadata.get(ORIGINAL_SHAPE + name) or ()) > 4:
             return _Decision(None, "convolution of more than four dimensions: kept")
         if reason := kept_because(name, dims, self.model.architecture):
             return _Decision(None, f"{reason}: kept")

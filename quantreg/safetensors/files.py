@@ -13,7 +13,7 @@ from quantreg.words import listed
 __all__ = ["SUFFIX", "files_of", "is_index", "is_safetensors", "read_json"]
 
 SUFFIX = ".safetensors"
-_MOST_SHARDS = 100_000  # a larger number in a name is no count of files
+_MOST_SHARDS = 100_000  # a larger number in a name does not count files
 _INDEX = re.compile(r".*\.safetensors\.index(\.\w+)?\.json", re.DOTALL)  # NAME.safetensors.index.fp16.json exists
 
 
