@@ -81,3 +81,9 @@ def _nearest(name: str, known: Iterable[str]) -> str | None:
     from difflib import get_close_matches  # slow to load, and seldom needed
 
     return next(iter(get_close_matches(name, list(known), n=1, cutoff=0.8)), None)
+
+
+def plugin_of(impl: Any) -> str:
+    """Name the plugin that has this implementation of a hook: "plugin MY_Q3 of my-q3"."""
+    distribution, _, plugin = impl.plugin_name.partition(":")
+    return f"plugin {plugin} of {distribution}"

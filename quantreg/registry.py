@@ -15,7 +15,7 @@ from quantreg.faults import PLUGIN_ERRORS, describe, trace
 from quantreg.ggml import FILE_TYPE_NAMES, TYPES, TypeLayout
 from quantreg.qtype import QuantType
 
-__all__ = ["Plugin", "Registry", "Types", "find_layout", "layout_of", "plugin_of", "registry", "types"]
+__all__ = ["Plugin", "Registry", "Types", "find_layout", "layout_of", "registry", "types"]
 
 
 class Registry:
@@ -89,9 +89,8 @@ class Registry:
                 first = plugin.key
             try:
                 if first is not None:
-                    raise PluginError(
-                        f"{plugin.module} is already registered, as {first}: use one entry point per module"
-                    )
+                    again = f"{plugin.module} is already registered, as {first}"
+                    raise PluginError(f"{again}: use one entry point per module")
                 self._manager.register(module, name=plugin.key)
                 problem = hookspecs.problem_of(module, [c.name for c in self._manager.get_hookcallers(module) or ()])
                 if problem:
@@ -106,7 +105,7 @@ class Registry:
                 if first is None and self._manager.is_registered(module):
                     self._manager.unregister(module)
                 if by_hand:
-                    self._plugins.remove(plugin)
+                    self._forget(plugin)
                     raise
                 return plugin
             for qtype, _ in staged:
@@ -119,10 +118,15 @@ class Registry:
             key = self._manager.get_name(module)
             self._manager.unregister(module)
             for plugin in [p for p in self._plugins if p.key == key]:
-                self._plugins.remove(plugin)
+                self._forget(plugin)
                 for qtype in plugin.types:
                     if self._by_name.get(qtype.name.lower()) is qtype:
                         self._drop(qtype)
+
+    def _forget(self, plugin):
+        self._plugins.remove(plugin)
+        for others in self._contested.values():
+            others[:] = [other for other in others if other[0] != plugin.distribution]
 
     def _check(self, qtype, replace, plugin, staged):
         if any(
@@ -216,7 +220,7 @@ class Registry:
         raised = {frame.f_code for frame, _ in walk_tb(error.__traceback__)}
         for impl in getattr(self.hook, name).get_hookimpls():
             if getattr(impl.function, "__code__", None) in raised:
-                return f"{plugin_of(impl)}: {name} failed: {describe(error)}"
+                return f"{hookspecs.plugin_of(impl)}: {name} failed: {describe(error)}"
         return f"{name} failed: {describe(error)}"
 
     def answering(self, hook: Any, **given: Any) -> str:
@@ -224,7 +228,7 @@ class Registry:
         for impl in reversed(hook.get_hookimpls()):  # pluggy calls the last one first
             try:
                 if impl.function(*(given[name] for name in impl.argnames)) is not None:
-                    return plugin_of(impl)
+                    return hookspecs.plugin_of(impl)
             except PLUGIN_ERRORS:
                 continue
         return "a plugin"
@@ -267,7 +271,7 @@ class Registry:
         else:
             index = getattr(key, "__index__", None)
             found = None if index is None else self._by_id.get(index())
-        if found is not None and found.name in self._contested:
+        if found is not None and self._contested.get(found.name):
             self._looked_up.add(found.name)
         return found
 
@@ -315,12 +319,6 @@ class Registry:
         return (
             found is not None and self._by_id.get(found.type_id) is found and self.owner(found).distribution == BUILT_IN
         )
-
-
-def plugin_of(impl: Any) -> str:
-    """Name the plugin that has this implementation of a hook: "plugin MY_Q3 of my-q3"."""
-    distribution, _, plugin = impl.plugin_name.partition(":")
-    return f"plugin {plugin} of {distribution}"
 
 
 def _checked(qtype: object) -> QuantType:

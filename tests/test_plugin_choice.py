@@ -8,7 +8,7 @@ import toy
 from entries import Entry, registry_of
 
 import quantreg
-from quantreg import hookimpl
+from quantreg import PluginError, hookimpl
 from quantreg.recipes import Row
 
 # ---- hooks that are not hooks ----
@@ -129,3 +129,11 @@ def test_an_unknown_type_of_a_project_in_the_current_folder_names_the_command(
 def test_a_misspelt_role_and_a_condition_that_is_no_function_are_told(row, message):
     with pytest.raises(quantreg.PluginError, match=re.escape(message)):
         Row(*row)
+
+
+def test_a_type_that_was_refused_or_taken_back_is_not_told():
+    registry = registry_of(*two_of_a_type()[:1])
+    with pytest.raises(PluginError):
+        registry.register_plugin(toy.Plugin(toy.make()))
+    registry.get("TOY3")
+    assert registry.choices() == []

@@ -65,7 +65,8 @@ class Commands(click.Group):
         """Collect the subcommands of plugins. A plugin that fails adds none, and `quantreg plugins` says why."""
         from quantreg.errors import PluginError
         from quantreg.faults import PLUGIN_ERRORS
-        from quantreg.registry import plugin_of, registry
+        from quantreg.hookspecs import plugin_of
+        from quantreg.registry import registry
 
         hooks = registry.hook.register_commands.get_hookimpls()
         if hooks == self._asked:
