@@ -72,9 +72,21 @@ def problem_of(module: object, marked: Iterable[str]) -> str | None:
         near = _nearest(misspelt[0], known)
         hint = f"did you mean {near}?" if near else f"the hooks are {', '.join(known)}"
         return f"there is no hook {misspelt[0]}: {hint}"
-    for name in sorted({"register_recipes", "register_commands"}.intersection(functions) - marked):
-        return f"{name} is not marked as a hook: write @quantreg.hookimpl above it"
+    for name in sorted(set(known).intersection(functions) - marked - {"register_types"}):
+        if name.startswith("register_") or _takes_what_a_hook_takes(getattr(module, name), globals()[name]):
+            return f"{name} is not marked as a hook: write @quantreg.hookimpl above it"
     return None
+
+
+def _takes_what_a_hook_takes(function: object, hook: Callable[..., object]) -> bool:
+    """Whether a function has only parameters of the hook, and so is not a helper that happens to have its name."""
+    names = _parameters(function)
+    return bool(names) and names <= _parameters(hook)
+
+
+def _parameters(function: object) -> set[str]:
+    code = getattr(function, "__code__", None)  # the module inspect is slow to load
+    return set() if code is None else set(code.co_varnames[: code.co_argcount]) - {"self"}
 
 
 def _nearest(name: str, known: Iterable[str]) -> str | None:

@@ -276,13 +276,13 @@ class Registry:
         return found
 
     def choices(self) -> list[str]:
-        """Which plugin provides each type that was looked up, if several do, and how to choose another."""
+        """Say which plugin provides each type that was looked up, if several do, and how to choose another."""
         said = []
         for name in sorted(self._looked_up.intersection(self._owners)):
             owner = self._owners[name].distribution
             others = ", ".join(dict.fromkeys(f"{name} of {dist}" for dist, name in self._contested[name]))
             how = "`quantreg plugins` says why" if owner == BUILT_IN else f"to choose another, set {LIMIT}=-{owner}"
-            said.append(f"{name} is that of {owner}, and not {others}: {how}")
+            said.append(f"{name} comes from {owner}, which is used instead of {others}: {how}")
         self._looked_up.clear()
         return said
 

@@ -35,6 +35,18 @@ def test_a_misspelt_hook_and_one_without_its_mark_are_told(name, mark, message):
     assert message in plugin.error
 
 
+def test_hooks_of_every_name_need_the_mark():
+    for name, function in [
+        ("register_architectures", lambda register: None),
+        ("register_commands", lambda cli: None),
+        ("score_importance", lambda qtype, weights, columns: columns),
+    ]:
+        module = ModuleType("theirs")
+        setattr(module, name, function)
+        (plugin,) = registry_of(Entry("bad", "bad-dist", lambda module=module: module)).plugins
+        assert f"{name} is not marked as a hook" in plugin.error
+
+
 def test_a_helper_with_the_name_of_a_hook_and_a_types_hook_without_a_mark_stay_allowed():
     module = ModuleType("theirs")
     module.register_types = lambda register: register(toy.make())
@@ -70,9 +82,7 @@ def test_with_two_plugins_of_one_type_the_registry_says_which_was_taken_once_it_
     both.all_types()
     assert both.choices() == []
     both.get("toy3")
-    said = (
-        "TOY3 is that of first-dist, and not TOY3 of second-dist: to choose another, set QUANTREG_PLUGINS=-first-dist"
-    )
+    said = "TOY3 comes from first-dist, which is used instead of TOY3 of second-dist: to choose another, set QUANTREG_PLUGINS=-first-dist"
     assert both.choices() == [said]
     assert both.choices() == []
 

@@ -172,4 +172,6 @@ def test_a_command_that_uses_a_type_of_two_plugins_says_which_was_taken(tmp_path
         assert "toy-dist" not in capsys.readouterr().err
         assert cli.main(["quantize", "--dry-run", str(tmp_path / "in.gguf"), "TOY3"]) == 0
         err = capsys.readouterr().err
-    assert "note: TOY3 is that of careless-dist, and not TOY3 of toy-dist: to choose another, set" in err
+    assert (
+        "note: TOY3 comes from careless-dist, which is used instead of TOY3 of toy-dist: to choose another, set" in err
+    )
