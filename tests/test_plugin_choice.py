@@ -82,7 +82,10 @@ def test_with_two_plugins_of_one_type_the_registry_says_which_was_taken_once_it_
     both.all_types()
     assert both.choices() == []
     both.get("toy3")
-    said = "TOY3 comes from first-dist, which is used instead of TOY3 of second-dist: to choose another, set QUANTREG_PLUGINS=-first-dist"
+    said = (
+        "TOY3 comes from first-dist, which is used instead of TOY3 of second-dist: to choose another, set "
+        "QUANTREG_PLUGINS=-first-dist"
+    )
     assert both.choices() == [said]
     assert both.choices() == []
 
