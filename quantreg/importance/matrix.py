@@ -17,6 +17,7 @@ from quantreg.arrays import as_array
 from quantreg.errors import GGUFFormatError, ImportanceError
 from quantreg.gguf import read_header
 from quantreg.html import table
+from quantreg.whatis import LEGACY_IMATRIX, kind_of, read_head
 
 __all__ = ["ImatrixLike", "ImportanceMatrix"]
 
@@ -82,8 +83,11 @@ class ImportanceMatrix(Mapping[str, NDArray[np.float32]]):
         opened.
         """
         name = os.fsdecode(path)
-        with open(name, "rb") as file:
-            is_gguf = file.read(4) == b"GGUF"
+        head, size = read_head(name)
+        is_gguf = head.startswith(b"GGUF")
+        kind = kind_of(head, size) if head.strip(b"\0") and not is_gguf else None
+        if kind is not None and kind != LEGACY_IMATRIX:
+            raise ImportanceError(f"{name}: is not an importance matrix but {kind.name}: {_GIVE}")
         spans, dataset, chunk_count, warnings = (_index_gguf if is_gguf else _index_legacy)(name)
         if not spans:
             raise ImportanceError(f"{name}: has no entries: it is not an importance matrix, or an empty one")
@@ -249,6 +253,7 @@ def _divided(span: _Span, sums: NDArray[np.float32]) -> NDArray[np.float32]:
     return means.reshape(-1)
 
 
+_GIVE = "give the file that llama-imatrix wrote, or download it again"
 _Index: TypeAlias = tuple[dict[str, _Span], str | None, int, list[str]]  # spans, dataset, chunk count, warnings
 
 
@@ -260,7 +265,7 @@ def _index_gguf(path: str) -> _Index:
         raise ImportanceError(f"not a readable importance matrix: {error}") from error
     missing = [key for key in _METADATA if key not in header.metadata]
     if missing:
-        raise ImportanceError(f"{path}: not an importance matrix: the GGUF file lacks the key {missing[0]}")
+        raise ImportanceError(f"{path}: not an importance matrix: the GGUF file lacks the key {missing[0]}: {_GIVE}")
     sums = {t.name.removesuffix(_SUMS): t for t in header.tensors if t.name.endswith(_SUMS)}
     counts = {t.name.removesuffix(_COUNTS): t for t in header.tensors if t.name.endswith(_COUNTS)}
     for name in sorted(sums.keys() ^ counts.keys()):
