@@ -102,7 +102,10 @@ def read_json(path: str | bytes | os.PathLike[str]) -> Any:
     """The value in a JSON file. Raises SafetensorsError if it is not JSON, OSError."""
     path = os.fsdecode(path)
     with open(path, "rb") as file:
-        raw = file.read()
+        raw = file.read(HEAD)
+        if b"\0\0\0\0" in raw and (kind := kind_of(raw, os.path.getsize(path))):  # no text: do not read all of it
+            raise SafetensorsError(f"{path} is not JSON: it is {kind.name}")
+        raw += file.read()
     try:
         return parsed(raw, path)
     except NotJSONError:
