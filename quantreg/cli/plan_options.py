@@ -84,7 +84,7 @@ def _tensor_types_in(path: str) -> Iterator[str]:
     from quantreg.recipes import parse_tensor_type
 
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
+        for line in iter(lambda: file.readline(1 << 16), ""):  # a model given by mistake may be one long line
             for text in line.split():
                 parse_tensor_type(text)
                 yield text

@@ -99,7 +99,7 @@ def parse_tensor_type(text: str) -> tuple[str, str]:
     """
     pattern, equals, type_name = text.partition("=")
     if not (pattern and equals and type_name):
-        raise PlanError(f"tensor type {text!r}: expected PATTERN=TYPE, for example attn_v=q8_0")
+        raise PlanError(f"tensor type {text!r:.80}: expected PATTERN=TYPE, for example attn_v=q8_0")
     return pattern.translate(_ASCII_LOWER), type_name
 
 
