@@ -55,6 +55,7 @@ _HOMES = {
     "fit": "fitting",
     "hash_tensors": "jobs.verify",
     "hookimpl": "hookspecs",
+    "matmul": "products",
     "merge": "jobs.repack",
     "open": "files",
     "plan": "jobs.planning",

@@ -49,6 +49,7 @@ from quantreg.jobs.verify import validate as validate
 from quantreg.parameters import Parameters as Parameters
 from quantreg.parameters import TensorContext as TensorContext
 from quantreg.parameters import scale_parameters as scale_parameters
+from quantreg.products import matmul as matmul
 from quantreg.python_codec import PythonCodec as PythonCodec
 from quantreg.qtype import QuantType as QuantType
 from quantreg.recipes import Architecture as Architecture

@@ -14,6 +14,7 @@ from quantreg.fitting import fit
 from quantreg.ggml import PLAIN_TYPES
 from quantreg.html import figures
 from quantreg.parameters import TensorContext
+from quantreg.products import matmul
 from quantreg.registry import find_layout, registry
 
 if TYPE_CHECKING:
@@ -152,6 +153,21 @@ class QuantizedTensor:
         """
         return dequantize(self.data, self.type_id, dtype=dtype, parameters=self.parameters).reshape(self.shape)
 
+    def matmul(
+        self, x: "ArrayLike", threads: int | None = None, *, expert: "ArrayLike | None" = None
+    ) -> "NDArray[np.float32]":
+        """Multiply activations by the weights: ``x @ tensor.T`` without decoding the tensor (see `quantreg.matmul`)."""
+        return matmul(x, self, threads=threads, expert=expert)
+
+    @property
+    def T(self) -> "Transposed":
+        """The transposed matrix, for products: ``x @ tensor.T`` does not decode the tensor as a whole."""
+        if self.ndim != 2:
+            raise ShapeError(
+                f"{self.name} has shape {self.shape}: only a matrix can be transposed; use matmul(expert=)"
+            )
+        return Transposed(self)
+
     # ---- as an array ----
 
     @property
@@ -243,6 +259,25 @@ class QuantizedTensor:
         """Bits per weight, or 0 for an empty tensor."""
         size = math.prod(self.shape)
         return self.nbytes * 8 / size if size else 0.0
+
+
+class Transposed:
+    """A matrix whose rows are the columns of a QuantizedTensor: the right side of ``x @ tensor.T``."""
+
+    __array_ufunc__ = None  # so that NumPy leaves the product to __rmatmul__
+
+    def __init__(self, tensor: QuantizedTensor) -> None:
+        self.T: QuantizedTensor = tensor
+        self.shape: tuple[int, ...] = tensor.shape[::-1]
+
+    def __rmatmul__(self, x: "ArrayLike") -> "NDArray[np.float32]":
+        return matmul(x, self.T)
+
+    def __array__(self, dtype: "DTypeLike | None" = None, copy: bool | None = None) -> "NDArray[Any]":
+        return self.T.__array__(dtype, copy).T
+
+    def __repr__(self) -> str:
+        return f"<transposed {self.T!r}>"
 
 
 def _restored(
