@@ -1,5 +1,6 @@
 """Arrays and dtypes as people bring them: NumPy's, torch's, lists, and ``"bfloat16"`` by name."""
 
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,9 +8,12 @@ import numpy as np
 from quantreg.errors import ShapeError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import SupportsIndex
+
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-__all__ = ["as_array", "as_dtype", "bfloat16_bits", "dtype_name"]
+__all__ = ["as_array", "as_dtype", "as_shape", "bfloat16_bits", "dtype_name"]
 
 
 def dtype_name(x: object) -> str:
@@ -64,6 +68,19 @@ def as_dtype(dtype: "DTypeLike") -> "np.dtype[Any]":
     if not isinstance(found, type):
         raise ShapeError(f"neither NumPy nor ml_dtypes has a dtype {given!r}: use float32, for example")
     return np.dtype(found)
+
+
+def as_shape(shape: "Sequence[SupportsIndex]", what: str) -> tuple[int, ...]:
+    """Return a shape as a tuple of ints. Raises ShapeError if it is not one; ``what`` has that shape."""
+    try:
+        dims = tuple(index(n) for n in shape)
+    except TypeError:
+        raise ShapeError(
+            f"{what} has the shape {shape!r:.80}: pass a tuple of whole numbers, as in (512, 256)"
+        ) from None
+    if any(n < 0 for n in dims):
+        raise ShapeError(f"{what} has the shape {dims}, with a negative dimension: state each dimension")
+    return dims
 
 
 def bfloat16_bits(x: "NDArray[np.float32]") -> "NDArray[np.uint16]":

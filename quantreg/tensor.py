@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from quantreg import gguf
-from quantreg.arrays import as_array
+from quantreg.arrays import as_array, as_shape
 from quantreg.dispatch import dequantize, quantize
 from quantreg.errors import ShapeError
 from quantreg.fitting import fit
@@ -75,7 +75,7 @@ class QuantizedTensor:
         parameters: "Fitted | None" = None,
     ) -> None:
         type_id, layout = find_layout(type)
-        dims = tuple(int(n) for n in shape)
+        dims = as_shape(shape, name)
         try:
             row_bytes = layout.row_bytes(dims[-1] if dims else 1)
         except ShapeError as error:
