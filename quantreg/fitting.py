@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantreg.arrays import as_array
+from quantreg.arrays import as_array, check_numbers
 from quantreg.dispatch import SLAB_WEIGHTS, float32_rows, rows_per_slab
 from quantreg.errors import CodecError, QuantregError, ShapeError
 from quantreg.faults import PLUGIN_ERRORS, describe, row_error
@@ -47,6 +47,8 @@ def fit(
     array = as_array(x, "x")
     if array.ndim == 0:
         raise ShapeError("x must have at least one dimension: the last one is the weights of a row")
+    check_numbers(array, "x")
+    found.row_bytes(array.shape[-1])  # raises ShapeError for a row that no encoder takes
     columns: NDArray[np.float32] | None = None
     if importance is not None:
         values, kind = check_importance(array, importance, found, tensor)
@@ -57,7 +59,7 @@ def fit(
             )
         columns = values
     context = TensorContext(tensor, array.shape)
-    matrices = array.reshape(-1, array.shape[-2] if array.ndim > 1 else 1, array.shape[-1])
+    matrices = array.reshape(context.n_experts, array.shape[-2] if array.ndim > 1 else 1, array.shape[-1])
     step = rows_per_slab(array.shape[-1], SLAB_WEIGHTS)
 
     def samples() -> Iterator[Sample]:

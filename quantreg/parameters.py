@@ -117,7 +117,10 @@ class Parameters:
             raise ShapeError(f"{where}: found {found}, expected a mapping with {sorted(shapes)}")
         checked = {}
         for name, shape in shapes.items():
-            array = np.require(values[name], np.float32, ["C", "A"])
+            try:
+                array = np.asarray(values[name]).astype(np.float32, order="C", casting="same_kind", copy=False)
+            except (TypeError, ValueError) as error:
+                raise ShapeError(f"{where}: {name} is no array of numbers: {error}") from None
             if array.shape != shape:
                 raise ShapeError(f"{where}: {name} has shape {array.shape}, expected {shape}")
             if not np.isfinite(array).all():

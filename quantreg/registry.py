@@ -294,7 +294,8 @@ class Registry:
 
         near = get_close_matches(key.upper(), [qtype.name for qtype in self._by_name.values()], n=1)
         hint = f"did you mean {near[0]}?" if near else "see `quantreg types` for those installed"
-        raise UnknownTypeError(f"unknown quant type {key!r}: {hint}{self.why_missing(key)}")
+        told = "that is a file type, which mixes quant types: " if key.upper() in FILE_TYPE_NAMES else ""
+        raise UnknownTypeError(f"unknown quant type {key!r}: {told}{hint}{self.why_missing(key)}")
 
     def why_missing(self, name: str) -> str:
         """A likely reason, in brackets, why nothing of this name is registered; empty if there is none."""

@@ -11,7 +11,7 @@ from quantreg.arrays import as_array, as_shape
 from quantreg.dispatch import dequantize, quantize
 from quantreg.errors import ShapeError
 from quantreg.fitting import fit
-from quantreg.ggml import PLAIN_TYPES
+from quantreg.ggml import EXACT_TYPES
 from quantreg.html import figures
 from quantreg.parameters import TensorContext
 from quantreg.registry import find_layout, registry
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from quantreg.qtype import QuantType
 
 __all__ = ["QuantizedTensor"]
-
-
-# Types whose values float32 cannot hold, and their dtypes.
-_EXACT = {name: dtype for name, dtype in PLAIN_TYPES.items() if dtype not in ("float32", "float16", "bfloat16")}
 
 
 class QuantizedTensor:
@@ -167,7 +163,7 @@ class QuantizedTensor:
     @property
     def dtype(self) -> "np.dtype[Any]":
         """The dtype of the decoded values: that of the file for integers and float64, else float32."""
-        return np.dtype(_EXACT.get(self.type_name, np.float32))
+        return np.dtype(EXACT_TYPES.get(self.type_name, np.float32))
 
     def __array__(self, dtype: "DTypeLike | None" = None, copy: bool | None = None) -> "NDArray[Any]":
         if copy is False:
@@ -215,12 +211,12 @@ class QuantizedTensor:
     @property
     def _is_one_piece(self) -> bool:
         """Whether the type decodes rows by what it knows of the whole tensor."""
-        qtype = None if self.type_name in _EXACT else registry.get(self.type_id)
+        qtype = None if self.type_name in EXACT_TYPES else registry.get(self.type_id)
         return qtype is not None and (qtype.parameters is not None or getattr(qtype.codec, "wants_context", False))
 
     def _decoded(self, data: "NDArray[np.uint8]") -> "NDArray[Any]":
         """Decode some rows: uint8 (..., bytes per row) to an array of (..., cols)."""
-        exact = _EXACT.get(self.type_name)
+        exact = EXACT_TYPES.get(self.type_name)
         cols = self.shape[-1:]
         if exact is not None:
             stored = np.ascontiguousarray(data).view(np.dtype(exact).newbyteorder("<"))
