@@ -81,6 +81,7 @@ def quantize(
     importance or parameters and has none; NonFiniteError, with the row, for NaN, infinity, or values that overflow the
     scales of the type. Warns with LossWarning if the type cannot hold the weights, so that nearly all is lost.
     """
+    check_executor(executor)
     found = types[qtype]
     if tensor is None and hasattr(x, "type_name"):
         tensor = getattr(x, "name", None)  # of a QuantizedTensor
@@ -238,6 +239,14 @@ def dequantize(
 
 
 # ---- slabs, also used by the jobs on files ----
+
+
+def check_executor(executor: object) -> None:
+    """Raise TypeError if a caller's executor is not one, before any work is done."""
+    if executor is not None and (isinstance(executor, type) or not hasattr(executor, "submit")):
+        raise TypeError(
+            f"executor is {executor!r:.60}: pass a concurrent.futures.Executor, as in ThreadPoolExecutor(4)"
+        )
 
 
 def _result(future: "Future[Any]") -> Any:
