@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from quantreg import gguf
 from quantreg.arrays import as_array, as_shape
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["QuantizedTensor"]
 
 
-class QuantizedTensor:
+class QuantizedTensor(NDArrayOperatorsMixin):
     """The raw bytes of a tensor, with the type and shape that give them a meaning. Float tensors are held likewise.
 
     - ``name``: the name of the tensor.
@@ -45,9 +46,11 @@ class QuantizedTensor:
     as a name, an id or a QuantType. Raises UnknownTypeError for a type that no plugin provides, and ShapeError if the
     data has the wrong size or dtype.
 
-    For NumPy it is an array of its decoded values: ``np.asarray(tensor)``, ``len(tensor)``, ``tensor[2:5]`` and loops
-    over rows work. Indexing decodes no more than the rows that it asks for. ``ndim``, ``size`` and ``dtype`` are those
-    of the decoded array: integers and float64 keep their dtype, everything else is float32.
+    For NumPy it is an array of its decoded values: ``np.asarray(tensor)``, ``len(tensor)``, ``tensor[2:5]``, loops
+    over rows, operators and ufuncs work. Indexing decodes no more than the rows that it asks for. Operators give
+    arrays, and so does ``==``, element by element; the hash of a tensor is that of its identity. A tensor cannot be
+    changed in place. ``ndim``, ``size`` and ``dtype`` are those of the decoded array: integers and float64 keep their
+    dtype, everything else is float32.
 
     A file may hold tensors of unknown types. Their data is flat, and they can be copied but not decoded. A pickled
     tensor carries its bytes with it.
@@ -171,6 +174,30 @@ class QuantizedTensor:
                 "the values of a QuantizedTensor are decoded, which makes a new array: leave copy=False out"
             )
         return self[...] if dtype is None else np.asarray(self[...], dtype)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **keywords: Any) -> Any:
+        if any(isinstance(out, QuantizedTensor) for out in keywords.get("out") or ()):
+            raise TypeError(
+                "a QuantizedTensor cannot be changed in place: decode it first, as in x = tensor.dequantize()"
+            )
+        decoded = (np.asarray(x) if isinstance(x, QuantizedTensor) else x for x in inputs)
+        return getattr(ufunc, method)(*decoded, **keywords)
+
+    __hash__ = object.__hash__  # the operators compare values, which leaves a class without a hash
+
+    def __contains__(self, value: object) -> bool:
+        return value in np.asarray(self)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            message = f"a QuantizedTensor has no {name!r}"
+            if hasattr(np.ndarray, name) and not name.startswith("_"):
+                message += f": decode it first, as in tensor.dequantize().{name}"
+            raise AttributeError(message, name=name, obj=self)
+
+    def __setitem__(self, key: object, value: object) -> NoReturn:
+        raise TypeError("a QuantizedTensor cannot be changed in place: decode it first, as in x = tensor.dequantize()")
 
     def __len__(self) -> int:
         if not self.shape:

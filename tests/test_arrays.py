@@ -346,3 +346,55 @@ def test_a_file_type_given_as_a_type_is_called_what_it_is():
 def test_parameters_that_are_not_numbers_are_refused(value):
     with pytest.raises(ShapeError, match=r"a\.weight, parameters of NVFP4: scale"):
         QuantizedTensor("a.weight", X.shape, "NVFP4", quantize(X, "NVFP4"), {"scale": value})
+
+
+# --- operators ---
+
+
+def test_operators_and_ufuncs_decode():
+    results = {
+        "plus": (TENSOR + 1, VALUES + 1),
+        "from": (1 - TENSOR, 1 - VALUES),
+        "both": (TENSOR * TENSOR, VALUES * VALUES),
+        "array": (X - TENSOR, X - VALUES),
+        "negative": (-TENSOR, -VALUES),
+        "magnitude": (abs(TENSOR), abs(VALUES)),
+        "matmul": (X[0] @ TENSOR[0].T, X[0] @ VALUES[0].T),
+        "left": (np.ones((2, 4), np.float32) @ TENSOR, np.ones((2, 4), np.float32) @ VALUES),
+        "mask": (TENSOR > 0, VALUES > 0),
+        "equal": (TENSOR == VALUES, np.ones(X.shape, bool)),
+        "zero": (TENSOR == 0, VALUES == 0),
+        "reduce": (np.add.reduce(TENSOR), np.add.reduce(VALUES)),
+        "mean": (np.mean(TENSOR), VALUES.mean()),
+        "stack": (np.stack([TENSOR, TENSOR]), np.stack([VALUES, VALUES])),
+    }
+    for name, (found, expected) in results.items():
+        assert type(found) is type(expected), name
+        np.testing.assert_array_equal(found, expected, err_msg=name)
+    assert VALUES[0, 0, 0] in TENSOR
+    assert 1e9 not in TENSOR
+
+
+def test_an_array_is_changed_in_place_by_a_tensor_but_not_the_tensor():
+    x = X.copy()
+    x -= TENSOR
+    np.testing.assert_array_equal(x, X - VALUES)
+    tensor = copy.copy(TENSOR)
+    with pytest.raises(TypeError, match="cannot be changed in place: decode it first"):
+        tensor += 1
+    with pytest.raises(TypeError, match="cannot be changed in place: decode it first"):
+        tensor[0] = 1
+    with pytest.raises(TypeError, match="cannot be changed in place: decode it first"):
+        np.add(X, 1, out=tensor)
+
+
+def test_a_tensor_is_a_key_by_its_identity():
+    other = copy.copy(TENSOR)
+    assert {TENSOR: 1, other: 2}[TENSOR] == 1
+
+
+@pytest.mark.parametrize("name", ["mean", "T", "astype", "reshape", "tolist"])
+def test_what_only_arrays_have_says_how_to_get_it(name):
+    with pytest.raises(AttributeError, match=rf"decode it first, as in tensor\.dequantize\(\)\.{name}"):
+        getattr(TENSOR, name)
+    assert not hasattr(TENSOR, "nonsense")

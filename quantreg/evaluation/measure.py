@@ -76,7 +76,8 @@ def evaluate(
 
     - ``path``: a model that `quantreg.open` can read, of types that quantreg can decode, such as an F16 model.
     - ``type_names``: names or ids of types, or QuantTypes; names of file types, or FileTypes; or just one of these. A
-      name that is both, such as Q4_0, means the type. A file type gives each tensor the type that `quantize_file` would give it.
+      name that is both, such as Q4_0, means the type. A file type gives each tensor the type that `quantize_file` gives
+      it.
     - ``imatrix``: an importance matrix, its path, or a mapping of tensor names to column statistics.
     - ``sample``: about how many weights to take. Every matrix contributes in proportion to its size, at least one row.
     - ``seed``: selects the rows. The same seed gives the same rows for every type.
