@@ -82,6 +82,16 @@ def check_sample(rows: "NDArray[np.float32]", first_row: int, tensor: str | None
         raise row_error(SimpleNamespace(row=row, column=column), "", tensor)
 
 
+def _protected(sample: Sample) -> Sample:
+    """The sample with arrays that ``fit`` can read only: they may be the caller's own."""
+    rows = sample.rows.view()
+    rows.flags.writeable = False
+    importance = None if sample.importance is None else sample.importance.view()
+    if importance is not None:
+        importance.flags.writeable = False
+    return Sample(rows, importance, sample.context)
+
+
 def fit_samples(qtype: QuantType, samples: Iterable[Sample], context: TensorContext) -> "Fitted":
     """Call the plugin's ``fit`` and check what it returns. Raises CodecError, naming tensor and type, if it fails."""
     assert qtype.parameters is not None
@@ -89,7 +99,7 @@ def fit_samples(qtype: QuantType, samples: Iterable[Sample], context: TensorCont
         return {name: np.zeros(shape, np.float32) for name, shape in qtype.parameters.shapes_for(context).items()}
     where = context.name or ("the model" if qtype.parameters.scope == "model" else "the tensor")
     try:
-        values = qtype.parameters.fit(samples, context)
+        values = qtype.parameters.fit(map(_protected, samples), context)
         return qtype.parameters.checked(qtype.name, values, context)
     except QuantregError:
         raise
