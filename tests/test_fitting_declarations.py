@@ -50,15 +50,19 @@ def installed(fit, *, shapes=None, encode=None):
 def test_shapes_that_are_none_are_refused_in_both_forms(shapes, message):
     with pytest.raises(PluginError, match=message):
         quantreg.Parameters(shapes, lambda samples, context: {})
-    with installed(lambda samples, context: {}, shapes=lambda context: shapes):
-        with pytest.raises(PluginError, match=message):
-            quantreg.fit(X, "FIT8", tensor=NAME)
+    with (
+        installed(lambda samples, context: {}, shapes=lambda context: shapes),
+        pytest.raises(PluginError, match=message),
+    ):
+        quantreg.fit(X, "FIT8", tensor=NAME)
 
 
 def test_a_function_shapes_that_fails_is_named():
-    with installed(lambda samples, context: {}, shapes=lambda context: 1 / 0):
-        with pytest.raises(PluginError, match="shapes of Parameters failed: ZeroDivisionError"):
-            quantreg.fit(X, "FIT8", tensor=NAME)
+    with (
+        installed(lambda samples, context: {}, shapes=lambda context: 1 / 0),
+        pytest.raises(PluginError, match="shapes of Parameters failed: ZeroDivisionError"),
+    ):
+        quantreg.fit(X, "FIT8", tensor=NAME)
 
 
 def test_only_parameters_that_are_not_required_may_say_where_they_apply():
@@ -78,13 +82,17 @@ def test_a_plugin_cannot_change_the_arrays_of_the_caller():
         def fit(samples, context, target=target):
             return wipe(getattr(next(iter(samples)), target))
 
-        with installed(fit):
-            with pytest.raises(CodecError, match="fit of FIT8 failed: ValueError: assignment destination is read-only"):
-                quantreg.fit(x, "FIT8", importance)
+        with (
+            installed(fit),
+            pytest.raises(CodecError, match="fit of FIT8 failed: ValueError: assignment destination is read-only"),
+        ):
+            quantreg.fit(x, "FIT8", importance)
     parameters = {"p": np.float32([5])}
-    with installed(lambda s, c: {}, encode=lambda rows, *, parameters: wipe(parameters["p"])):
-        with pytest.raises(CodecError, match="assignment destination is read-only"):
-            quantreg.quantize(x, "FIT8", parameters=parameters)
+    with (
+        installed(lambda s, c: {}, encode=lambda rows, *, parameters: wipe(parameters["p"])),
+        pytest.raises(CodecError, match="assignment destination is read-only"),
+    ):
+        quantreg.quantize(x, "FIT8", parameters=parameters)
     assert np.array_equal(x, X)
     assert importance.all()
     assert parameters["p"] == 5
