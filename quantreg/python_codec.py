@@ -83,7 +83,8 @@ class PythonCodec:
         if not any(self._extras):
             return self
         bound = copy(self)
-        given = {"parameters": parameters, "context": context}
+        fixed = None if parameters is None else {name: _read_only(values) for name, values in parameters.items()}
+        given = {"parameters": fixed, "context": context}
         bound._encode, bound._decode, bound._score = self._bound((self._encode, self._decode, self._score), given)
         return bound
 

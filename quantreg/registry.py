@@ -288,8 +288,7 @@ class Registry:
 
     def get(self, key: object) -> QuantType:
         """Like `find`, but raises UnknownTypeError, with a suggestion, if no plugin provides the type."""
-        found = self.find(key)
-        if found is not None:
+        if (found := self.find(key)) is not None:
             return found
         if not isinstance(key, str):
             hint = f"see `quantreg types` for those installed{self.why_missing('')}"
@@ -297,7 +296,8 @@ class Registry:
         from difflib import get_close_matches  # slow to load
 
         near = get_close_matches(key.upper(), [qtype.name for qtype in self._by_name.values()], n=1)
-        hint = f"did you mean {near[0]}?" if near else "see `quantreg types` for those installed"
+        hint = "that is a file type, which mixes quant types: " if key.upper() in FILE_TYPE_NAMES else ""
+        hint += f"did you mean {near[0]}?" if near else "see `quantreg types` for those installed"
         raise UnknownTypeError(f"unknown quant type {key!r}: {hint}{self.why_missing(key)}")
 
     def why_missing(self, name: str) -> str:

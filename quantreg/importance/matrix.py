@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from quantreg.arrays import as_array
+from quantreg.arrays import as_array, check_numbers
 from quantreg.errors import GGUFFormatError, ImportanceError
 from quantreg.gguf import read_header
 from quantreg.html import table
@@ -50,7 +50,7 @@ class ImportanceMatrix(Mapping[str, NDArray[np.float32]]):
     ) -> None:
         """Make a matrix from statistics of your own: a mapping of tensor names to arrays of any shape.
 
-        Raises ImportanceError for values that are negative or not finite.
+        Raises ImportanceError for values that are negative or not finite, ShapeError for what is not numbers.
         """
         self.dataset: str | None = dataset
         self.chunk_count: int = chunk_count
@@ -61,10 +61,7 @@ class ImportanceMatrix(Mapping[str, NDArray[np.float32]]):
             self.entries = entries
         else:
             with np.errstate(over="ignore"):  # infinity is refused below
-                self.entries = {
-                    name: as_array(values, name).astype(np.float32, copy=False).reshape(-1)
-                    for name, values in entries.items()
-                }
+                self.entries = {name: _numbers(values, name) for name, values in entries.items()}
             for name, values in self.entries.items():
                 _check_values(name, values, path)
 
@@ -349,6 +346,12 @@ def _index_legacy(path: str) -> _Index:
         if file.tell() < size:
             warnings.append(f"{path}: {size - file.tell()} unexpected bytes after the end")
     return spans, dataset, max(chunk_count, 0), warnings
+
+
+def _numbers(values: ArrayLike, name: str) -> NDArray[np.float32]:
+    array = as_array(values, name)
+    check_numbers(array, name)
+    return array.astype(np.float32, copy=False).reshape(-1)
 
 
 def _check_values(name: str, values: NDArray[np.float32], path: str | None) -> None:

@@ -37,7 +37,7 @@ class Checks:
         self.options = options
         self.decodable = decodable
         self.calibration = calibration
-        self.has_imatrix = bool(calibration.names)
+        self.has_imatrix: bool = bool(calibration.names)
 
     def problems(self, tensors: Sequence[TensorPlan], by_rules: Collection[str] = ()) -> tuple[str, ...]:
         """Why the plan cannot be carried out; empty if it can.

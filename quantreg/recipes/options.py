@@ -63,9 +63,13 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         for name in ("tensor_types", "override_kv"):
-            found = tuple(tuple(pair) for pair in pairs(getattr(self, name)))
-            if any(len(pair) != 2 for pair in found):
-                raise PlanError(f"{name}: got {found}, expected pairs")
+            given = getattr(self, name)
+            found = () if isinstance(given, str) else tuple(pairs(given))
+            if isinstance(given, str) or any(isinstance(pair, str) or len(pair) != 2 for pair in found):
+                raise PlanError(
+                    f"{name} is {given!r:.80}: pass a mapping, as in {_EXAMPLE[name]}, or a sequence of pairs"
+                )
+            found = tuple(tuple(pair) for pair in found)
             object.__setattr__(self, name, found)
         for name in ("prune_layers", "include_weights", "exclude_weights"):
             value = getattr(self, name)
@@ -84,6 +88,9 @@ class PlanOptions:
     def changed(self) -> list[str]:
         """The names of the options that differ from their defaults."""
         return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+
+
+_EXAMPLE = {"tensor_types": '{"ffn_down": "Q6_K"}', "override_kv": '{"general.name": "mine"}'}
 
 
 def pairs(given: Mapping[str, T] | Sequence[tuple[str, T]]) -> tuple[tuple[str, T], ...]:

@@ -38,7 +38,7 @@ __all__ = ["plan_header"]
 
 def plan_header(
     header: ModelHeader,
-    file_type: str | int | FileType,
+    file_type: "str | int | QuantType | FileType",
     *,
     imatrix: Importance | None = None,
     options: PlanOptions | None = None,
