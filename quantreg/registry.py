@@ -39,6 +39,7 @@ class Registry:
         self._plugins: list[Plugin] = []
         self._unknown: list[str] = []
         self._contested: dict[str, list[tuple[str, str]]] = {}  # type name -> (distribution, its type) not taken
+        self.ask_scorers: bool = True  # the conformance kit checks codecs alone
         self._looked_up: set[str] = set()  # contested types that somebody looked up
 
     # ---- loading ----
@@ -244,8 +245,7 @@ class Registry:
         """The hook score_importance without what the encoder of this type computes by itself, or None if nobody else
         implements it.
 
-        The encoder applies its own scores faster than the hook could, so the default implementation is left out, and
-        so is the plugin of a type whose codec reads importance.
+        The encoder is faster than the hook, so the default and the plugin of a type that scores are left out.
         """
         own = self._owners.get(qtype.name)
         left_out = {BUILT_IN}
@@ -257,7 +257,7 @@ class Registry:
             if impl.plugin_name in left_out or impl.plugin_name.startswith(f"{BUILT_IN}:")
         ]
         asked = self._manager.subset_hook_caller("score_importance", skipped)
-        return asked if asked.get_hookimpls() else None
+        return asked if self.ask_scorers and asked.get_hookimpls() else None
 
     # ---- looking up ----
 

@@ -220,3 +220,18 @@ def test_a_type_that_fits_parameters_passes_every_check_that_applies():
     applies = {o.check for o in report.outcomes if o.status == "passed"}
     scoring = {name for name, check in CHECKS.items() if check.needs == "scorer"}
     assert set(CHECKS) - applies == {"cpu_levels", "gil", "golden", "twin", *scoring}
+
+
+def test_a_hook_of_another_plugin_does_not_change_what_the_kit_says_of_a_type():
+    class Plugin:
+        @quantreg.hookimpl
+        def score_importance(self, qtype, tensor, weights, columns):
+            return None if columns is None else np.sqrt(columns) * np.abs(weights)
+
+    plugin = Plugin()
+    registry.register_plugin(plugin)
+    try:
+        assert check_codec(toy.make()).ok
+        assert registry.ask_scorers
+    finally:
+        registry.unregister_plugin(plugin)

@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from quantreg.errors import LossWarning, QuantregError
 from quantreg.faults import PLUGIN_ERRORS, debugging, describe
+from quantreg.registry import registry
 from quantreg.testing import arrays, strides, twin, uses, values
 from quantreg.testing.guards import can_fork, run_guarded
 from quantreg.testing.report import ConformanceError, NotApplicable, Outcome, Report
@@ -132,7 +134,7 @@ def _outcome_of(name: str, subject: Subject, reason: str | None) -> Outcome:
             raise NotApplicable("the type only decodes")
         if check.needs == "scorer" and not subject.codec.has_scorer:
             raise NotApplicable("the type does not read importance")
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without_scorers():
             warnings.simplefilter("ignore", LossWarning)  # many samples are hostile on purpose
             if check.run is not arrays.guard_pages and _may_crash(subject):
                 run_guarded([("", partial(check.run, subject))], seconds=_SECONDS)
@@ -161,3 +163,14 @@ def _may_crash(subject: Subject) -> bool:
     if subject.codec.level == "python" and subject.leaves_its_buffers is None:
         run_check("guard_pages", subject)
     return subject.leaves_its_buffers is not False
+
+
+@contextmanager
+def _without_scorers() -> Iterator[None]:
+    """Leave out the hooks score_importance of other plugins: they change bytes, and a codec is checked by itself."""
+    before = registry.ask_scorers
+    registry.ask_scorers = False
+    try:
+        yield
+    finally:
+        registry.ask_scorers = before
