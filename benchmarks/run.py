@@ -12,13 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bench import codecs, files, report, startup
+from bench import codecs, files, products, report, startup
 from bench.options import refuse_unknown, words
 from bench.timing import cpu_model
 
 from quantreg_kernels import LEVELS, usable_levels
 
-SECTIONS = ("codecs", "files", "memory", "open", "startup")
+SECTIONS = ("codecs", "matmul", "files", "memory", "open", "startup")
 
 
 def arguments():
@@ -29,7 +29,11 @@ def arguments():
     levels = ", ".join((*LEVELS, codecs.DEFAULT))
     add("--levels", type=words, metavar="LEVEL,...", help=f"any of {levels}; default: all that this machine supports")
     add("--works", type=words, metavar="WORK,...", help="any of plain, weighted, decode; default: all")
-    add("--rounds", type=int, help="samples per cell (default: 5 for codecs and open, 3 for files, 9 for startup)")
+    add(
+        "--rounds",
+        type=int,
+        help="samples per cell (default: 3 for files, 9 for startup, 5 for the others)",
+    )
     add(
         "--threads", type=words, default=["1", "2"], metavar="N,...", help="numbers of threads for files (default: 1,2)"
     )
@@ -75,6 +79,12 @@ def part_codecs(given):
     if result["others"]:
         text += f"\n\n### Other Python packages\n\n{report.other_table(result['others'])}"
     return result, text
+
+
+def part_matmul(given):
+    result = products.measure(given.types, given.rounds or 5, tell)
+    title = f"## Products: activations times weights of {products.ROWS} x {products.COLS}, one core"
+    return result, f"{title}\n\n{report.rows_table(result['rows'])}"
 
 
 def part_files(given):

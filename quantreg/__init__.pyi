@@ -49,6 +49,7 @@ from quantreg.jobs.verify import validate as validate
 from quantreg.parameters import Parameters as Parameters
 from quantreg.parameters import TensorContext as TensorContext
 from quantreg.parameters import scale_parameters as scale_parameters
+from quantreg.products import matmul as matmul
 from quantreg.python_codec import PythonCodec as PythonCodec
 from quantreg.qtype import QuantType as QuantType
 from quantreg.recipes import Architecture as Architecture
@@ -57,9 +58,9 @@ from quantreg.recipes import Plan as Plan
 from quantreg.recipes import PlanOptions as PlanOptions
 from quantreg.recipes import TensorPlan as TensorPlan
 from quantreg.recipes import write_plan as write_plan
+from quantreg.recipes.estimates import estimate_memory_gb as estimate_memory_gb
 from quantreg.registry import types as types
 from quantreg.scaled import ScaledCodec as ScaledCodec
-from quantreg.sizes import estimate_memory_gb as estimate_memory_gb
 from quantreg.tensor import QuantizedTensor as QuantizedTensor
 from quantreg.writing import LazyTensor as LazyTensor
 from quantreg.writing import write as write

@@ -1,5 +1,6 @@
 """Arrays and dtypes as people bring them: NumPy's, torch's, lists, and ``"bfloat16"`` by name."""
 
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,9 +8,21 @@ import numpy as np
 from quantreg.errors import ShapeError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import SupportsIndex
+
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-__all__ = ["as_array", "as_dtype", "bfloat16_bits", "dtype_name"]
+__all__ = [
+    "as_array",
+    "as_dtype",
+    "as_shape",
+    "bfloat16_bits",
+    "check_holds_weights",
+    "check_numbers",
+    "dtype_name",
+    "exact_bytes",
+]
 
 
 def dtype_name(x: object) -> str:
@@ -33,13 +46,44 @@ def as_array(x: "ArrayLike", what: str) -> "NDArray[Any]":
         array = np.asarray(x)
     except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, tensors that NumPy cannot read
         raise ShapeError(
-            f"{what} is a {type(x).__name__} that NumPy cannot make an array of: {error}: pass one array or tensor"
+            f"{what} is a {type(x).__name__} from which NumPy cannot make an array: {error}: pass one array or tensor"
         ) from None
     if array.dtype == object:
         raise ShapeError(
             f"{what} is a {type(x).__name__}, which NumPy cannot read as numbers: pass an array, a tensor or a list"
         )
-    return array
+    return array.astype(np.float32) if array.dtype.name.startswith("float8") else array
+
+
+def check_numbers(x: "NDArray[Any]", what: str) -> None:
+    """Raise ShapeError if x does not hold real numbers, such as complex ones or texts."""
+    if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
+        raise ShapeError(f"{what} has dtype {x.dtype}: convert it to a float or integer type")
+
+
+def check_holds_weights(dtype: "np.dtype[Any]", type_name: str, stored: "np.dtype[Any]") -> None:
+    """Raise ShapeError if a dtype is no place for the values of a type, which are ``stored`` when decoded."""
+    whole = stored.kind == "i" and dtype.kind in "iu"
+    if not (whole or dtype.kind in "fc" or dtype.name.startswith(("bfloat", "float"))):
+        raise ShapeError(
+            f"dtype {dtype} cannot hold the values of {type_name}: decode to {stored}, and convert the result if needed"
+        )
+
+
+def exact_bytes(x: "NDArray[Any]", dtype: str | None) -> "NDArray[np.uint8] | None":
+    """Return the bytes of integers or float64 as ``dtype``, uint8 (..., bytes per row); None if a codec must do it.
+
+    Codecs get float32, which rounds integers from 2^24 on, and float64.
+    """
+    if dtype is None or x.dtype.kind not in ("iu" if dtype[0] == "i" else "f") or not x.size:
+        return None
+    if dtype[0] == "i":
+        limits = np.iinfo(dtype)
+        if int(x.min()) < limits.min or int(x.max()) > limits.max:
+            raise ShapeError(f"x holds {x.min()} to {x.max()}, but {dtype} holds {limits.min} to {limits.max}")
+    elif not np.isfinite(x).all():
+        return None  # the codec says where
+    return np.ascontiguousarray(x, np.dtype(dtype).newbyteorder("<")).view(np.uint8)
 
 
 def as_dtype(dtype: "DTypeLike") -> "np.dtype[Any]":
@@ -64,6 +108,19 @@ def as_dtype(dtype: "DTypeLike") -> "np.dtype[Any]":
     if not isinstance(found, type):
         raise ShapeError(f"neither NumPy nor ml_dtypes has a dtype {given!r}: use float32, for example")
     return np.dtype(found)
+
+
+def as_shape(shape: "Sequence[SupportsIndex]", what: str) -> tuple[int, ...]:
+    """Return a shape as a tuple of ints. Raises ShapeError if it is not one; ``what`` has that shape."""
+    try:
+        dims = tuple(index(n) for n in shape)
+    except TypeError:
+        raise ShapeError(
+            f"{what} has the shape {shape!r:.80}: pass a tuple of whole numbers, as in (512, 256)"
+        ) from None
+    if any(n < 0 for n in dims):
+        raise ShapeError(f"{what} has the shape {dims}, with a negative dimension: state each dimension")
+    return dims
 
 
 def bfloat16_bits(x: "NDArray[np.float32]") -> "NDArray[np.uint16]":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 
-from quantreg.arrays import as_array, as_dtype
+from quantreg.arrays import as_array, as_dtype, check_holds_weights, check_numbers, exact_bytes
 from quantreg.errors import (
     CodecError,
     LossWarning,
@@ -18,7 +18,7 @@ from quantreg.errors import (
     UnknownTypeError,
 )
 from quantreg.faults import PLUGIN_ERRORS, codec_error, row_error, unknown_elsewhere
-from quantreg.ggml import TypeLayout
+from quantreg.ggml import EXACT_TYPES, TypeLayout
 from quantreg.loss import Loss, explain, is_lost, measured
 from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
@@ -65,8 +65,8 @@ def quantize(
 ) -> "NDArray[np.uint8]":
     """Encode an array of weights and return its bytes: uint8 of shape (..., bytes per row).
 
-    - ``x``: float32, float16, bfloat16, float64 or integers, of shape (..., cols), in any memory layout: a NumPy array,
-      a torch tensor of the CPU, a list, or a QuantizedTensor, which is decoded.
+    - ``x``: float32, float16, bfloat16, float8, float64 or integers, of shape (..., cols), in any memory layout: a
+      NumPy array, a torch tensor on the CPU, a list, or a QuantizedTensor, which is decoded.
     - ``qtype``: the name, the GGUF type id, or the QuantType.
     - ``importance``: None; column statistics, of shape (cols,), or x.shape[:-2] + (cols,) with one row per expert; or
       error weights, of the shape of x. Converted to float32. Ones are used, with a RuntimeWarning, for a row that is
@@ -75,23 +75,25 @@ def quantize(
     - ``tensor``: the name that codecs, the hook score_importance and error messages get.
     - ``parameters``: what `quantreg.fit` returned, for a type that fits parameters to the tensor; else None.
     - ``executor``: any `concurrent.futures.Executor`; by default a pool of threads. With processes, a codec in Python
-      uses all processors. They get copies of the rows, and find the type by its name.
+      uses all processors. The processes get copies of the rows, and find the type by its name.
 
     Raises UnknownTypeError; ShapeError for a wrong shape or dtype; CodecError if the type has no encoder, or needs
     importance or parameters and has none; NonFiniteError, with the row, for NaN, infinity, or values that overflow the
     scales of the type. Warns with LossWarning if the type cannot hold the weights, so that nearly all is lost.
     """
+    check_executor(executor)
     found = types[qtype]
     if tensor is None and hasattr(x, "type_name"):
         tensor = getattr(x, "name", None)  # of a QuantizedTensor
     x = as_array(x, "x")
     if x.ndim == 0:
         raise ShapeError("x must have at least one dimension, the weights of a row: pass x.reshape(1), for example")
-    if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
-        raise ShapeError(f"x has dtype {x.dtype}: convert it to a float or integer type")
+    check_numbers(x, "x")
     if not found.codec.can_encode:
         raise CodecError(f"{found.name} can only be decoded: choose another type")
     row_bytes = found.row_bytes(x.shape[-1])
+    if importance is None and parameters is None and (exact := exact_bytes(x, EXACT_TYPES.get(found.name))) is not None:
+        return exact
     out = np.empty((*x.shape[:-1], row_bytes), np.uint8)
     if found.requires_importance and importance is None:
         raise CodecError(
@@ -103,7 +105,7 @@ def quantize(
         return out
     given = None if importance is None else check_importance(x, importance, found, tensor)
     scorer = registry.scorer(found) if given is None or given[1] == "columns" else None
-    by_matrix = x.ndim > 1 and ((given is not None and given[1] == "columns") or _by_matrix(found))
+    by_matrix = x.ndim > 1 and ((given is not None and given[1] == "columns") or found.by_matrix)
     slabs = x.reshape(-1, x.shape[-2] if by_matrix else _rows(x), x.shape[-1])
     flat = out.reshape(slabs.shape[0], slabs.shape[1], row_bytes)
     codecs = _codecs(found, tensor, x.shape, slabs.shape[0], parameters)
@@ -136,7 +138,8 @@ def quantize(
             tensor=tensor,
             codec=codecs[matrix],
         )
-        losses.append(measured(codecs[matrix], rows, flat[matrix, first:last]))
+        if first // (last - first) % 4 == 0 or getattr(codecs[matrix], "largest", None) is not None:
+            losses.append(measured(codecs[matrix], rows, flat[matrix, first:last]))
 
     _run(encode, slabs.shape, threads, SLAB_WEIGHTS)
     share = reduce(Loss.plus, losses, Loss()).share
@@ -188,8 +191,9 @@ def dequantize(
 
     - ``data``: uint8 of shape (..., bytes per row), or a bytes-like object that holds one row.
     - ``qtype``: the name, the GGUF type id, or the QuantType.
-    - ``dtype``: of the result; ignored if ``out`` is given.
-    - ``out``: an array of shape (..., cols), of any float dtype and memory layout, to fill and return.
+    - ``dtype``: of the result: a float dtype or, for types that store integers, an integer dtype. Ignored if ``out``
+      is given.
+    - ``out``: an array of shape (..., cols), of such a dtype and any memory layout, to fill and return.
     - ``threads``: how many threads decode; by default as many as processors.
     - ``parameters``: what `quantreg.fit` returned for the tensor, if its type has parameters.
 
@@ -205,15 +209,20 @@ def dequantize(
     cols = found.row_weights(source.shape[-1])
     shape = (*source.shape[:-1], cols)
     if out is None:
-        out = np.empty(shape, as_dtype(dtype))
+        out = np.empty(shape, np.float32 if dtype is None else as_dtype(dtype))
     elif out.shape != shape:
         raise ShapeError(
             f"out has shape {out.shape}, but the data decodes to shape {shape}: pass an array of that shape"
         )
+    exact_dtype = EXACT_TYPES.get(found.name)
+    check_holds_weights(out.dtype, found.name, np.dtype(exact_dtype or np.float32))
     if out.size == 0:
         return out
+    if exact_dtype and out.dtype != np.float32 and parameters is None:
+        out[...] = np.ascontiguousarray(source).view(np.dtype(exact_dtype).newbyteorder("<"))
+        return out
     rows = source.view(np.uint8) if source.dtype != np.uint8 else source
-    rows = rows.reshape(-1, rows.shape[-2] if _by_matrix(found) and rows.ndim > 1 else _rows(rows), rows.shape[-1])
+    rows = rows.reshape(-1, rows.shape[-2] if found.by_matrix and rows.ndim > 1 else _rows(rows), rows.shape[-1])
     codecs = _codecs(found, None, shape, rows.shape[0], parameters)
     target = out.reshape(*rows.shape[:2], cols) if out.dtype == np.float32 and out.flags.carray else None
 
@@ -231,6 +240,14 @@ def dequantize(
 
 
 # ---- slabs, also used by the jobs on files ----
+
+
+def check_executor(executor: object) -> None:
+    """Raise TypeError if a caller's executor is not one, before any work is done."""
+    if executor is not None and (isinstance(executor, type) or not hasattr(executor, "submit")):
+        raise TypeError(
+            f"executor is {executor!r:.60}: pass a concurrent.futures.Executor, as in ThreadPoolExecutor(4)"
+        )
 
 
 def _result(future: "Future[Any]") -> Any:
@@ -260,7 +277,7 @@ def _encode_elsewhere(
         raise CodecError(f"a worker of the executor knows another type {name}: install the same plugins everywhere")
     out = np.empty((len(rows), qtype.row_bytes(rows.shape[1])), np.uint8)
     by_columns = importance is None or importance.ndim == 1
-    codec = qtype.codec_for(parameters, context if _by_matrix(qtype) else None)
+    codec = qtype.codec_for(parameters, context if qtype.by_matrix else None)
     scorer = registry.scorer(qtype) if by_columns else None
     encode_slab(qtype, rows, out, importance, scorer=scorer, first_row=first_row, tensor=context.name, codec=codec)
     return out, measured(codec, rows, out)
@@ -322,16 +339,11 @@ def decode_slab(
 # ---- matrices and rows ----
 
 
-def _by_matrix(qtype: QuantType) -> bool:
-    """Whether a slab must lie within one matrix, because the codec knows which one it is."""
-    return qtype.parameters is not None or getattr(qtype.codec, "wants_context", False)
-
-
 def _codecs(
     qtype: QuantType, tensor: str | None, shape: tuple[int, ...], count: int, parameters: "Fitted | None"
 ) -> "list[RowCodec]":
     """The codec of each of ``count`` matrices of an array."""
-    if parameters is None and not _by_matrix(qtype):
+    if parameters is None and not qtype.by_matrix:
         return [qtype.codec_for(None)] * count
     if parameters is not None and qtype.parameters is not None:
         parameters = qtype.parameters.checked(qtype.name, parameters, TensorContext(tensor, shape))

@@ -36,6 +36,39 @@ class _Place(NamedTuple):
     start: int
 
 
+class _Kept(NamedTuple):
+    """What a tensor needs in order to find its parameters, which stays when the model is closed."""
+
+    tensors: dict[str, _Place]
+    views: "list[NDArray[np.uint8]]"  # a file with a view stays mapped
+
+    def parameters(self, info: gguf.TensorInfo) -> "Fitted | None":
+        """What the type of a tensor was fitted to, read from the tensors beside it."""
+        qtype = types.get(info.type_id)
+        if qtype is None or qtype.parameters is None:
+            return None
+        return qtype.stored_parameters(info.name, info.shape, self._read)
+
+    def _read(self, name: str) -> "NDArray[np.float32] | None":
+        place = self.tensors.get(name)
+        if place is None or place.info.type_name != "F32":
+            return None
+        return QuantizedTensor.from_info(place.info, _bytes_of(place)).dequantize()
+
+
+def _bytes_of(place: _Place) -> "NDArray[np.uint8]":
+    """The data of a tensor, mapped. Raises GGUFFormatError if the file has become too short for it."""
+    info, path, mapped, start = place
+    end, now = start + info.nbytes, mapped.size()
+    if end > now and info.nbytes:  # the process would die if it touched a page that no longer exists
+        message = (
+            f"data of tensor {info.name!r} ends at byte {end}, but the file has shrunk to {now}: restore the file and "
+            "open it again"
+        )
+        raise GGUFFormatError("tensor-past-end", message, field=info.name, found=end, limit=now, path=path)
+    return np.frombuffer(mapped, np.uint8)[start:end]
+
+
 class File(Mapping[str, QuantizedTensor]):
     """An open model: a mapping from tensor name to `QuantizedTensor`, in file order. Made by `open`.
 
@@ -99,28 +132,13 @@ class File(Mapping[str, QuantizedTensor]):
         return mapped
 
     def __getitem__(self, name: str) -> QuantizedTensor:
-        info, path, mapped, start = self._tensors[name]
-        end, now = start + info.nbytes, mapped.size()
-        if end > now and info.nbytes:  # the process would die if it touched a page that no longer exists
-            message = (
-                f"data of tensor {name!r} ends at byte {end}, but the file has shrunk to {now}: restore the file and "
-                "open it again"
-            )
-            raise GGUFFormatError("tensor-past-end", message, field=name, found=end, limit=now, path=path)
-        return QuantizedTensor.from_info(
-            info, np.frombuffer(mapped, np.uint8)[start:end], lambda: self._parameters(info)
+        place = self._tensors[name]
+        data = _bytes_of(place)
+        # The parameters may be in other files, which must stay mapped, too, when the model is closed.
+        kept = _Kept(
+            self._tensors, [data] if len(self._maps) == 1 else [np.frombuffer(m, np.uint8) for m in self._maps]
         )
-
-    def _parameters(self, info: gguf.TensorInfo) -> "Fitted | None":
-        """What the type of a tensor was fitted to, read from the tensors beside it."""
-        qtype = types.get(info.type_id)
-        if qtype is None or qtype.parameters is None:
-            return None
-
-        def read(name: str) -> "NDArray[np.float32] | None":
-            return self[name].dequantize() if name in self and self[name].type_name == "F32" else None
-
-        return qtype.stored_parameters(info.name, info.shape, read)
+        return QuantizedTensor.from_info(place.info, data, lambda: kept.parameters(place.info))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

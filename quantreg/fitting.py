@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantreg.arrays import as_array
+from quantreg.arrays import as_array, check_numbers
 from quantreg.dispatch import SLAB_WEIGHTS, float32_rows, rows_per_slab
 from quantreg.errors import CodecError, NonFiniteError, QuantregError, ShapeError
 from quantreg.faults import PLUGIN_ERRORS, describe, row_error
@@ -47,6 +47,8 @@ def fit(
     array = as_array(x, "x")
     if array.ndim == 0:
         raise ShapeError("x must have at least one dimension: the last one is the weights of a row")
+    check_numbers(array, "x")
+    found.row_bytes(array.shape[-1])  # raises ShapeError for a row that no encoder takes
     columns: NDArray[np.float32] | None = None
     if importance is not None:
         values, kind = check_importance(array, importance, found, tensor)
@@ -57,7 +59,7 @@ def fit(
             )
         columns = values
     context = TensorContext(tensor, array.shape)
-    matrices = array.reshape(-1, array.shape[-2] if array.ndim > 1 else 1, array.shape[-1])
+    matrices = array.reshape(context.n_experts, array.shape[-2] if array.ndim > 1 else 1, array.shape[-1])
     step = rows_per_slab(array.shape[-1], SLAB_WEIGHTS)
 
     def samples() -> Iterator[Sample]:
@@ -80,6 +82,16 @@ def check_sample(rows: "NDArray[np.float32]", first_row: int, tensor: str | None
         raise row_error(SimpleNamespace(row=row, column=column), "", tensor)
 
 
+def _protected(sample: Sample) -> Sample:
+    """The sample with arrays that ``fit`` can read only: they may be the caller's own."""
+    rows = sample.rows.view()
+    rows.flags.writeable = False
+    importance = None if sample.importance is None else sample.importance.view()
+    if importance is not None:
+        importance.flags.writeable = False
+    return Sample(rows, importance, sample.context)
+
+
 def fit_samples(qtype: QuantType, samples: Iterable[Sample], context: TensorContext) -> "Fitted":
     """Call the plugin's ``fit`` and check what it returns. Raises CodecError, naming tensor and type, if it fails."""
     assert qtype.parameters is not None
@@ -87,7 +99,7 @@ def fit_samples(qtype: QuantType, samples: Iterable[Sample], context: TensorCont
         return {name: np.zeros(shape, np.float32) for name, shape in qtype.parameters.shapes_for(context).items()}
     where = context.name or ("the model" if qtype.parameters.scope == "model" else "the tensor")
     try:
-        values = qtype.parameters.fit(samples, context)
+        values = qtype.parameters.fit(map(_protected, samples), context)
         return qtype.parameters.checked(qtype.name, values, context)
     except (ShapeError, NonFiniteError) as error:
         if ", parameters of " not in str(error):

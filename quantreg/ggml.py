@@ -8,6 +8,7 @@ from typing import NamedTuple
 from quantreg.errors import ShapeError
 
 __all__ = [
+    "EXACT_TYPES",
     "FILE_TYPE_NAMES",
     "FLOAT_TYPES",
     "INTEGER_TYPES",
@@ -111,6 +112,8 @@ REMOVED_LAYOUTS = {
 FLOAT_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 INTEGER_TYPES = {"I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64"}
 PLAIN_TYPES = FLOAT_TYPES | INTEGER_TYPES
+# Those whose values float32, which codecs take and give, cannot hold.
+EXACT_TYPES = {"F64": "float64"} | INTEGER_TYPES
 
 # The metadata keys that say how a model is split into files.
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")

@@ -1,6 +1,5 @@
 """The hooks that a plugin may implement. A plugin is a module behind an entry point of the group ``quantreg``."""
 
-import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +49,7 @@ def register_commands(cli: "click.Group") -> None:
 
 
 class EncoderScores:
-    """The importance that a type's own encoder computes: what score_importance answers if no plugin knows better."""
+    """The importance that a type's own encoder computes. It is used if no plugin's score_importance gives another."""
 
     @hookimpl(trylast=True)
     def score_importance(self, qtype: "QuantType", weights: Any, columns: Any) -> Any:
@@ -74,8 +73,7 @@ def problem_of(module: object, marked: Iterable[str]) -> str | None:
         hint = f"did you mean {near}?" if near else f"the hooks are {', '.join(known)}"
         return f"there is no hook {misspelt[0]}: {hint}"
     for name in sorted(set(known).intersection(functions) - marked - {"register_types"}):
-        # A plugin may have a helper of the name score_importance, though hardly with the arguments of the hook.
-        if name != "score_importance" or _arguments(getattr(module, name)) >= {"qtype", "weights", "columns"}:
+        if name.startswith("register_") or _takes_what_a_hook_takes(getattr(module, name), globals()[name]):
             return f"{name} is not marked as a hook: write @quantreg.hookimpl above it"
     return None
 
@@ -85,25 +83,36 @@ def register(manager: pluggy.PluginManager, module: object, key: str) -> str | N
     try:
         manager.register(module, name=key)
     except pluggy.PluginValidationError as error:
-        found = next((name for name in globals() if f"hook '{name}'" in str(error)), None)
-        if found is None or not _arguments(getattr(module, found)):
-            return str(error)
-        unknown = sorted(_arguments(getattr(module, found)) - _arguments(globals()[found]))
-        expected = ", ".join(inspect.signature(globals()[found]).parameters)
-        return (
-            f"{found} has the argument {unknown[0] if unknown else '?'}: write {found}({expected}), or fewer of these"
-        )
+        known = [name for name, value in globals().items() if hasattr(value, "quantreg_spec")]
+        for name in known:
+            expected = _parameters(globals()[name])
+            unknown = _parameters(getattr(module, name, None)) - expected
+            if unknown and f"hook {name!r}" in str(error):
+                code = globals()[name].__code__
+                words = ", ".join(code.co_varnames[: code.co_argcount])
+                return f"{name} has the argument {min(unknown)}: write {name}({words}), or fewer of these"
+        return str(error)
     return problem_of(module, [caller.name for caller in manager.get_hookcallers(module) or ()])
 
 
-def _arguments(function: Callable[..., object]) -> set[str]:
-    try:
-        return set(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return set()
+def _takes_what_a_hook_takes(function: object, hook: Callable[..., object]) -> bool:
+    """Whether a function has only parameters of the hook, and so is not a helper that happens to have its name."""
+    names = _parameters(function)
+    return bool(names) and names <= _parameters(hook)
+
+
+def _parameters(function: object) -> set[str]:
+    code = getattr(function, "__code__", None)  # the module inspect is slow to load
+    return set() if code is None else set(code.co_varnames[: code.co_argcount]) - {"self"}
 
 
 def _nearest(name: str, known: Iterable[str]) -> str | None:
     from difflib import get_close_matches  # slow to load, and seldom needed
 
     return next(iter(get_close_matches(name, list(known), n=1, cutoff=0.8)), None)
+
+
+def plugin_of(impl: Any) -> str:
+    """Name the plugin that has this implementation of a hook: "plugin MY_Q3 of my-q3"."""
+    distribution, _, plugin = impl.plugin_name.partition(":")
+    return f"plugin {plugin} of {distribution}"

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["Parameters", "Sample", "TensorContext", "scale_parameters", "without_tokenizer"]
 
 
-_TAKEN = ("weight", "bias")  # the ends of the names of a model's own tensors
-
-
 def without_tokenizer(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata that a TensorContext holds: all but the tokenizer, which is large and says nothing about weights."""
     return {key: metadata[key] for key in metadata if not key.startswith("tokenizer.")}
@@ -91,7 +88,8 @@ class Parameters:
       tensors. By default it always does.
 
     The file keeps parameter ``codebook`` of ``blk.0.attn_q.weight`` as ``blk.0.attn_q.codebook``, and that of a model,
-    for the type MY_Q3, as ``my_q3.codebook``. Raises PluginError for another scope.
+    for the type MY_Q3, as ``my_q3.codebook``. Raises PluginError for another scope, shapes that are none, and
+    ``applies`` with parameters that are required.
     """
 
     shapes: "Mapping[str, tuple[int, ...]] | Callable[[TensorContext], Mapping[str, tuple[int, ...]]]"
@@ -105,19 +103,25 @@ class Parameters:
             raise PluginError(f'the scope of Parameters is {self.scope!r}: use "tensor" or "model"')
         if not callable(self.fit):
             raise PluginError("fit of Parameters is not a function: write fit(samples, context)")
+        if self.applies is not None and self.required:
+            raise PluginError(
+                "Parameters have a function applies, but are required: add required=False, and encode and decode "
+                "without parameters where it says no"
+            )
         if not callable(self.shapes):
-            _checked_shapes(self.shapes)
+            _check_shapes(self.shapes)
 
     def shapes_for(self, context: TensorContext) -> dict[str, tuple[int, ...]]:
         """The shape of each parameter for this tensor. Raises PluginError if the plugin's function fails."""
         if not callable(self.shapes):
-            return _checked_shapes(self.shapes)
+            return _check_shapes(self.shapes)
         try:
             shapes = self.shapes(context)
         except PLUGIN_ERRORS as error:
-            where = f"{context.name}: " if context.name else ""
-            raise PluginError(f"{where}shapes of Parameters failed: {describe(error)}: correct the function") from error
-        return _checked_shapes(shapes)
+            raise PluginError(
+                f"{context.name or 'the model'}: shapes of Parameters failed: {describe(error)}: correct the function"
+            ) from error
+        return _check_shapes(shapes)
 
     def checked(self, type_name: str, values: "Mapping[str, ArrayLike]", context: TensorContext) -> "Fitted":
         """The values as float32 arrays. Raises ShapeError or NonFiniteError if they are not what `shapes` promises."""
@@ -130,7 +134,10 @@ class Parameters:
             raise ShapeError(f"{where}: found {found}, expected a mapping with {sorted(shapes)}")
         checked = {}
         for name, shape in shapes.items():
-            array = np.require(values[name], np.float32, ["C", "A"])
+            try:
+                array = np.asarray(values[name]).astype(np.float32, order="C", casting="same_kind", copy=False)
+            except (TypeError, ValueError) as error:
+                raise ShapeError(f"{where}: {name} is no array of numbers: {error}") from None
             if array.shape != shape:
                 raise ShapeError(f"{where}: {name} has shape {array.shape}, expected {shape}")
             if not np.isfinite(array).all():
@@ -144,24 +151,23 @@ class Parameters:
         return f"{owner}.{parameter}"
 
 
-def _checked_shapes(shapes: object) -> dict[str, tuple[int, ...]]:
-    """The shapes as a dict of tuples. Raises PluginError for names that a file cannot keep, and for other values."""
-    if not isinstance(shapes, Mapping) or not shapes:
-        raise PluginError(f'the shapes of Parameters are {shapes!r}: write a mapping such as {{"codebook": (256, 8)}}')
-    checked = {}
-    for name, shape in shapes.items():
-        if not (isinstance(name, str) and name.isidentifier()) or name in _TAKEN:
-            raise PluginError(
-                f"Parameters has the name {name!r}: choose a name of letters, digits and _, and none of "
-                f"{', '.join(_TAKEN)}, because it becomes the end of a tensor's name"
-            )
-        try:
-            checked[name] = tuple(index(n) for n in shape)
-        except TypeError:
-            raise PluginError(
-                f"the shape of parameter {name!r} is {shape!r}: write a tuple of numbers, such as (1,)"
-            ) from None
-    return checked
+def _check_shapes(shapes: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes as tuples of ints. Raises PluginError if they are none, or if a file could not keep such tensors."""
+    try:
+        found = {name: tuple(index(n) for n in shape) for name, shape in shapes.items()}
+    except (AttributeError, TypeError):
+        found = {}
+    if not found:
+        raise PluginError(
+            f"shapes of Parameters are {shapes!r:.80}: give the name and shape of each parameter, as in "
+            '{"codebook": (256, 8)}'
+        )
+    for name, shape in found.items():
+        if not isinstance(name, str) or not name.isidentifier() or name in ("weight", "bias"):
+            raise PluginError(f'a parameter has the name {name!r}: choose another, such as "codebook" or "scale"')
+        if len(shape) > 4 or min(shape, default=0) < 0:
+            raise PluginError(f"parameter {name!r} has the shape {shape}: give at most four dimensions of 0 and above")
+    return found
 
 
 def scale_parameters(

@@ -85,7 +85,8 @@ class PythonCodec:
         if not any(self._extras):
             return self
         bound = copy(self)
-        given = {"parameters": parameters, "context": context}
+        fixed = None if parameters is None else {name: _read_only(values) for name, values in parameters.items()}
+        given = {"parameters": fixed, "context": context}
         bound._encode, bound._decode, bound._score = self._bound((self._encode, self._decode, self._score), given)
         return bound
 
@@ -250,7 +251,7 @@ class PythonCodec:
             except PLUGIN_ERRORS as error:
                 kind = type(result).__name__
                 raise CodecError(
-                    f"{name} of {self.qtype.name} returned a {kind} that is no array of {np.dtype(dtype)} {shape}: "
+                    f"{name} of {self.qtype.name} returned a {kind} that is not an array of {np.dtype(dtype)} {shape}: "
                     f"{describe(error)}"
                 ) from error
         if found is None or found.shape != shape or found.dtype != dtype:

@@ -118,6 +118,11 @@ class QuantType:
                     self._codec = self._load_codec()
         return self._codec
 
+    @property
+    def by_matrix(self) -> bool:
+        """Whether the codec knows which matrix its rows belong to, so that rows of two matrices must not be mixed."""
+        return self.parameters is not None or bool(getattr(self.codec, "wants_context", False))
+
     def codec_for(self, parameters: "Fitted | None", context: "TensorContext | None" = None) -> RowCodec:
         """The codec for the rows of one matrix: one that knows its fitted parameters and its context, if it wants them.
 

@@ -15,7 +15,7 @@ from quantreg.faults import PLUGIN_ERRORS, describe, trace
 from quantreg.ggml import FILE_TYPE_NAMES, TYPES, TypeLayout
 from quantreg.qtype import QuantType
 
-__all__ = ["Plugin", "Registry", "Types", "find_layout", "layout_of", "plugin_of", "registry", "types"]
+__all__ = ["Plugin", "Registry", "Types", "find_layout", "layout_of", "registry", "types"]
 
 
 class Registry:
@@ -35,11 +35,11 @@ class Registry:
         self._by_name: dict[str, QuantType] = {}  # by name in lower case
         self._by_id: dict[int, QuantType] = {}
         self._owners: dict[str, Plugin] = {}  # by type name
-        self.ask_scorers: bool = True  # the conformance kit checks codecs alone
         self._replaced: dict[str, QuantType] = {}  # what a type with this name replaced
         self._plugins: list[Plugin] = []
         self._unknown: list[str] = []
         self._contested: dict[str, list[tuple[str, str]]] = {}  # type name -> (distribution, its type) not taken
+        self.ask_scorers: bool = True  # the conformance kit checks codecs alone
         self._looked_up: set[str] = set()  # contested types that somebody looked up
 
     # ---- loading ----
@@ -90,9 +90,8 @@ class Registry:
                 first = plugin.key
             try:
                 if first is not None:
-                    raise PluginError(
-                        f"{plugin.module} is already registered, as {first}: use one entry point per module"
-                    )
+                    again = f"{plugin.module} is already registered, as {first}"
+                    raise PluginError(f"{again}: use one entry point per module")
                 problem = hookspecs.register(self._manager, module, plugin.key)
                 if problem:
                     raise PluginError(problem)
@@ -106,7 +105,7 @@ class Registry:
                 if first is None and self._manager.is_registered(module):
                     self._manager.unregister(module)
                 if by_hand:
-                    self._plugins.remove(plugin)
+                    self._forget(plugin)
                     raise
                 return plugin
             for qtype, _ in staged:
@@ -119,10 +118,15 @@ class Registry:
             key = self._manager.get_name(module)
             self._manager.unregister(module)
             for plugin in [p for p in self._plugins if p.key == key]:
-                self._plugins.remove(plugin)
+                self._forget(plugin)
                 for qtype in plugin.types:
                     if self._by_name.get(qtype.name.lower()) is qtype:
                         self._drop(qtype)
+
+    def _forget(self, plugin):
+        self._plugins.remove(plugin)
+        for others in self._contested.values():
+            others[:] = [other for other in others if other[0] != plugin.distribution]
 
     def _check(self, qtype, replace, plugin, staged):
         if any(
@@ -217,7 +221,7 @@ class Registry:
         raised = {frame.f_code for frame, _ in walk_tb(error.__traceback__)}
         for impl in getattr(self.hook, name).get_hookimpls():
             if getattr(impl.function, "__code__", None) in raised:
-                return f"{plugin_of(impl)}: {name} failed: {describe(error)}"
+                return f"{hookspecs.plugin_of(impl)}: {name} failed: {describe(error)}"
         return f"{name} failed: {describe(error)}"
 
     def answering(self, hook: Any, **given: Any) -> str:
@@ -225,7 +229,7 @@ class Registry:
         for impl in reversed(hook.get_hookimpls()):  # pluggy calls the last one first
             try:
                 if impl.function(*(given[name] for name in impl.argnames)) is not None:
-                    return plugin_of(impl)
+                    return hookspecs.plugin_of(impl)
             except PLUGIN_ERRORS:
                 continue
         return "a plugin"
@@ -267,25 +271,24 @@ class Registry:
         else:
             index = getattr(key, "__index__", None)
             found = None if index is None else self._by_id.get(index())
-        if found is not None and found.name in self._contested:
+        if found is not None and self._contested.get(found.name):
             self._looked_up.add(found.name)
         return found
 
     def choices(self) -> list[str]:
-        """Which plugin provides each type that was looked up, if several do, and how to choose another."""
+        """Say which plugin provides each type that was looked up, if several do, and how to choose another."""
         said = []
         for name in sorted(self._looked_up.intersection(self._owners)):
             owner = self._owners[name].distribution
             others = ", ".join(dict.fromkeys(f"{name} of {dist}" for dist, name in self._contested[name]))
             how = "`quantreg plugins` says why" if owner == BUILT_IN else f"to choose another, set {LIMIT}=-{owner}"
-            said.append(f"{name} is that of {owner}, and not {others}: {how}")
+            said.append(f"{name} comes from {owner}, which is used instead of {others}: {how}")
         self._looked_up.clear()
         return said
 
     def get(self, key: object) -> QuantType:
         """Like `find`, but raises UnknownTypeError, with a suggestion, if no plugin provides the type."""
-        found = self.find(key)
-        if found is not None:
+        if (found := self.find(key)) is not None:
             return found
         if not isinstance(key, str):
             hint = f"see `quantreg types` for those installed{self.why_missing('')}"
@@ -293,7 +296,8 @@ class Registry:
         from difflib import get_close_matches  # slow to load
 
         near = get_close_matches(key.upper(), [qtype.name for qtype in self._by_name.values()], n=1)
-        hint = f"did you mean {near[0]}?" if near else "see `quantreg types` for those installed"
+        hint = "that is a file type, which mixes quant types: " if key.upper() in FILE_TYPE_NAMES else ""
+        hint += f"did you mean {near[0]}?" if near else "see `quantreg types` for those installed"
         raise UnknownTypeError(f"unknown quant type {key!r}: {hint}{self.why_missing(key)}")
 
     def why_missing(self, name: str) -> str:
@@ -315,12 +319,6 @@ class Registry:
         return (
             found is not None and self._by_id.get(found.type_id) is found and self.owner(found).distribution == BUILT_IN
         )
-
-
-def plugin_of(impl: Any) -> str:
-    """Name the plugin that has this implementation of a hook: "plugin MY_Q3 of my-q3"."""
-    distribution, _, plugin = impl.plugin_name.partition(":")
-    return f"plugin {plugin} of {distribution}"
 
 
 def _checked(qtype: object) -> QuantType:

@@ -1,4 +1,4 @@
-"""ScaledCodec: a codec whose blocks cannot hold every size of number, with one float32 scale per matrix to help."""
+"""ScaledCodec: one float32 scale per matrix for a codec whose blocks hold only a limited range."""
 
 from copy import copy
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ class ScaledCodec:
 
     def __init__(self, codec: RowCodec, largest: float) -> None:
         self._codec = codec
-        self.largest: float = largest
+        self.largest: float | None = largest
         self._scale = np.float32(1)
 
     def __getattr__(self, name: str) -> Any:
@@ -38,6 +38,7 @@ class ScaledCodec:
         if parameters is None:
             return self
         bound = copy(self)
+        bound.largest = None  # the scale was chosen so that nothing is larger
         scales = parameters["scale"]
         expert = 0 if context is None or len(scales) == 1 else context.expert or 0
         bound._scale = np.float32(scales[expert])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from quantreg.arrays import as_array
+from quantreg.arrays import as_array, check_numbers
 from quantreg.errors import CodecError, NonFiniteError, PluginError, ShapeError
 from quantreg.faults import PLUGIN_ERRORS
 from quantreg.qtype import QuantType
@@ -46,8 +46,7 @@ def check_importance(
     """
     kind: Literal["columns", "weights"] = "columns"
     given = as_array(importance, "importance")
-    if given.dtype.kind not in "fiub" and given.dtype.name != "bfloat16":
-        raise ShapeError(f"importance has dtype {given.dtype}: convert it to a float type")
+    check_numbers(given, "importance")
     cols = x.shape[-1]
     if given.shape == (*x.shape[:-2], cols) or given.shape == (cols,):
         with np.errstate(over="ignore"):  # what overflows becomes infinity, which is refused below
@@ -55,9 +54,10 @@ def check_importance(
     elif given.shape == x.shape:
         kind = "weights"
     else:
+        stack = f" or {(*x.shape[:-2], cols)}" if x.ndim > 2 else ""
         raise ShapeError(
-            f"importance has shape {given.shape}, expected ({cols},) or {(*x.shape[:-2], cols)} for column statistics, "
-            f"or {x.shape} for error weights"
+            f"importance has shape {given.shape}, expected ({cols},){stack} for column statistics, or {x.shape} for "
+            "error weights: reshape it"
         )
     if not are_good(given):
         raise NonFiniteError("importance holds NaN, infinity or negative values: replace them, for example by 0")
@@ -152,5 +152,5 @@ def ask_scorer(
 
 
 def are_foreign(qtype: QuantType) -> bool:
-    """Whether the scores of a type come from a compiled codec of others. A PythonCodec checks its scores itself."""
+    """Whether a type's scores come from a compiled codec that is not quantreg's. A PythonCodec checks its own."""
     return qtype.codec.has_scorer and qtype.codec.level != "python" and not registry.is_built_in(qtype)

@@ -1,42 +1,12 @@
-"""Sizes as people write them ("7B", "4G"), and how much memory a model takes."""
+"""Sizes as people write them: "7B" weights, "4G" bytes."""
 
 import re
 
 from quantreg.errors import PlanError
-from quantreg.qtype import QuantType
-from quantreg.recipes import FileType
-from quantreg.recipes.catalog import type_or_file_type
-from quantreg.recipes.shapes import Estimate, estimate_plan
 
-__all__ = ["estimate", "estimate_memory_gb", "parse_count", "parse_params", "parse_size"]
+__all__ = ["parse_count", "parse_params", "parse_size"]
 
 _SMALLEST = 100_000  # a model has more weights than this, so a smaller number without a unit lacks its unit
-
-
-def estimate(weights: float, name: "str | int | QuantType | FileType") -> Estimate:
-    """Estimate the size of a model with this many weights, in a type or a file type, with what was assumed.
-
-    In a type, every weight takes as many bits as the type says, and nothing is assumed. A file type gives its tensors
-    different types, so it takes the plans of published models of about this size; see `quantreg.recipes.shapes`. A name
-    that is both, such as Q4_0, means the type. Raises UnknownTypeError, and PlanError for a file type that cannot be
-    planned.
-    """
-    found = type_or_file_type(name)
-    if isinstance(found, FileType):
-        return estimate_plan(weights, found)
-    return Estimate(found.name, round(weights), round(weights * found.bits_per_weight / 8))
-
-
-def estimate_memory_gb(params_billion: float, qtype: "str | int | QuantType | FileType") -> float:
-    """Gigabytes (10^9 bytes) that params_billion * 10^9 weights take in a type: 3.9375 for 7.0 in Q4_K.
-
-    Counts weights only: no context. For a file type such as Q4_K_M it is an estimate, as for a published model of
-    about this size: 4.91 for 8.0. Raises UnknownTypeError.
-    """
-    found = type_or_file_type(qtype)
-    if isinstance(found, FileType):
-        return estimate_plan(params_billion * 1e9, found).bytes / 1e9
-    return params_billion * found.bits_per_weight / 8
 
 
 def parse_params(text: str) -> float:

@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from quantreg import gguf
-from quantreg.arrays import as_array
+from quantreg.arrays import as_array, as_shape
 from quantreg.dispatch import dequantize, quantize
 from quantreg.errors import ShapeError
 from quantreg.fitting import fit
-from quantreg.ggml import PLAIN_TYPES
+from quantreg.ggml import EXACT_TYPES
 from quantreg.html import figures
 from quantreg.parameters import TensorContext
+from quantreg.products import matmul
 from quantreg.registry import find_layout, registry
 
 if TYPE_CHECKING:
@@ -29,11 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["QuantizedTensor"]
 
 
-# Types whose values float32 cannot hold, and their dtypes.
-_EXACT = {name: dtype for name, dtype in PLAIN_TYPES.items() if dtype not in ("float32", "float16", "bfloat16")}
-
-
-class QuantizedTensor:
+class QuantizedTensor(NDArrayOperatorsMixin):
     """The raw bytes of a tensor, with the type and shape that give them a meaning. Float tensors are held likewise.
 
     - ``name``: the name of the tensor.
@@ -43,15 +41,17 @@ class QuantizedTensor:
     - ``type_id``: the number of the type in a file.
     - ``type_name``: the name that ggml or the plugin gives to the type.
 
-    - ``parameters``: what the type was fitted to (see `quantreg.Parameters`), or None.
+    - ``parameters``: the parameters that the type fitted to this tensor (see `quantreg.Parameters`), or None.
 
     To write bytes of your own use ``QuantizedTensor("blk.0.ffn_up.weight", (512, 256), "Q4_K", data)``, with the type
     as a name, an id or a QuantType. Raises UnknownTypeError for a type that no plugin provides, and ShapeError if the
     data has the wrong size or dtype.
 
-    For NumPy it is an array of its decoded values: ``np.asarray(tensor)``, ``len(tensor)``, ``tensor[2:5]`` and loops
-    over rows work. Indexing decodes no more than the rows that it asks for. ``ndim``, ``size`` and ``dtype`` are those
-    of the decoded array: integers and float64 keep their dtype, everything else is float32.
+    For NumPy it is an array of its decoded values: ``np.asarray(tensor)``, ``len(tensor)``, ``tensor[2:5]``, loops
+    over rows, operators and ufuncs work. Indexing decodes no more than the rows that it asks for. Operators give
+    arrays, and so does ``==``, element by element; the hash of a tensor is that of its identity. A tensor cannot be
+    changed in place. ``ndim``, ``size`` and ``dtype`` are those of the decoded array: integers and float64 keep their
+    dtype, everything else is float32.
 
     A file may hold tensors of unknown types. Their data is flat, and they can be copied but not decoded. A pickled
     tensor carries its bytes with it.
@@ -75,7 +75,7 @@ class QuantizedTensor:
         parameters: "Fitted | None" = None,
     ) -> None:
         type_id, layout = find_layout(type)
-        dims = tuple(int(n) for n in shape)
+        dims = as_shape(shape, name)
         try:
             row_bytes = layout.row_bytes(dims[-1] if dims else 1)
         except ShapeError as error:
@@ -130,7 +130,7 @@ class QuantizedTensor:
 
     @property
     def parameters(self) -> "Fitted | None":
-        """What the type was fitted to: name -> float32 array; None if the type has no parameters or the file none.
+        """The parameters that the type fitted to this tensor: name -> float32 array. None if there are none.
 
         Raises CodecError if the type cannot be decoded without its parameters and the file lacks them.
         """
@@ -152,6 +152,21 @@ class QuantizedTensor:
         """
         return dequantize(self.data, self.type_id, dtype=dtype, parameters=self.parameters).reshape(self.shape)
 
+    def matmul(
+        self, x: "ArrayLike", threads: int | None = None, *, expert: "ArrayLike | None" = None
+    ) -> "NDArray[np.float32]":
+        """Multiply activations by the weights: ``x @ tensor.T`` without decoding the tensor (see `quantreg.matmul`)."""
+        return matmul(x, self, threads=threads, expert=expert)
+
+    @property
+    def T(self) -> "Transposed":
+        """The transposed matrix, for products: ``x @ tensor.T`` does not decode the tensor as a whole."""
+        if self.ndim != 2:
+            raise ShapeError(
+                f"{self.name} has shape {self.shape}: only a matrix can be transposed; use matmul(expert=)"
+            )
+        return Transposed(self)
+
     # ---- as an array ----
 
     @property
@@ -167,7 +182,7 @@ class QuantizedTensor:
     @property
     def dtype(self) -> "np.dtype[Any]":
         """The dtype of the decoded values: that of the file for integers and float64, else float32."""
-        return np.dtype(_EXACT.get(self.type_name, np.float32))
+        return np.dtype(EXACT_TYPES.get(self.type_name, np.float32))
 
     def __array__(self, dtype: "DTypeLike | None" = None, copy: bool | None = None) -> "NDArray[Any]":
         if copy is False:
@@ -176,13 +191,37 @@ class QuantizedTensor:
             )
         return self[...] if dtype is None else np.asarray(self[...], dtype)
 
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **keywords: Any) -> Any:
+        if any(isinstance(out, QuantizedTensor) for out in keywords.get("out") or ()):
+            raise TypeError(
+                "a QuantizedTensor cannot be changed in place: decode it first, as in x = tensor.dequantize()"
+            )
+        decoded = (np.asarray(x) if isinstance(x, QuantizedTensor) else x for x in inputs)
+        return getattr(ufunc, method)(*decoded, **keywords)
+
+    __hash__ = object.__hash__  # the operators compare values, which leaves a class without a hash
+
+    def __contains__(self, value: object) -> bool:
+        return value in np.asarray(self)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            message = f"a QuantizedTensor has no {name!r}"
+            if hasattr(np.ndarray, name) and not name.startswith("_"):
+                message += f": decode it first, as in tensor.dequantize().{name}"
+            raise AttributeError(message, name=name, obj=self)
+
+    def __setitem__(self, key: object, value: object) -> NoReturn:
+        raise TypeError("a QuantizedTensor cannot be changed in place: decode it first, as in x = tensor.dequantize()")
+
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("a QuantizedTensor without dimensions has no length")
         return self.shape[0]
 
     def __bool__(self) -> bool:
-        return True  # a tensor is there, whatever its length: `if model.get(name)` asks just that
+        return True  # even without values, so that `if model.get(name)` asks whether the tensor is there
 
     def __iter__(self) -> "Iterator[NDArray[Any]]":
         rows = self[...] if self._is_one_piece else self
@@ -214,13 +253,13 @@ class QuantizedTensor:
 
     @property
     def _is_one_piece(self) -> bool:
-        """Whether the type decodes rows by what it knows of the whole tensor."""
-        qtype = None if self.type_name in _EXACT else registry.get(self.type_id)
-        return qtype is not None and (qtype.parameters is not None or getattr(qtype.codec, "wants_context", False))
+        """Whether rows cannot be decoded on their own, because the codec must know which matrix they belong to."""
+        qtype = None if self.type_name in EXACT_TYPES else registry.get(self.type_id)
+        return qtype is not None and qtype.by_matrix
 
     def _decoded(self, data: "NDArray[np.uint8]") -> "NDArray[Any]":
         """Decode some rows: uint8 (..., bytes per row) to an array of (..., cols)."""
-        exact = _EXACT.get(self.type_name)
+        exact = EXACT_TYPES.get(self.type_name)
         cols = self.shape[-1:]
         if exact is not None:
             stored = np.ascontiguousarray(data).view(np.dtype(exact).newbyteorder("<"))
@@ -243,6 +282,25 @@ class QuantizedTensor:
         """Bits per weight, or 0 for an empty tensor."""
         size = math.prod(self.shape)
         return self.nbytes * 8 / size if size else 0.0
+
+
+class Transposed:
+    """A matrix whose rows are the columns of a QuantizedTensor: the right side of ``x @ tensor.T``."""
+
+    __array_ufunc__ = None  # so that NumPy leaves the product to __rmatmul__
+
+    def __init__(self, tensor: QuantizedTensor) -> None:
+        self.T: QuantizedTensor = tensor
+        self.shape: tuple[int, ...] = tensor.shape[::-1]
+
+    def __rmatmul__(self, x: "ArrayLike") -> "NDArray[np.float32]":
+        return matmul(x, self.T)
+
+    def __array__(self, dtype: "DTypeLike | None" = None, copy: bool | None = None) -> "NDArray[Any]":
+        return self.T.__array__(dtype, copy).T
+
+    def __repr__(self) -> str:
+        return f"<transposed {self.T!r}>"
 
 
 def _restored(

@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 from quantreg.errors import GGUFFormatError
 
-__all__ = ["SHARD_NAME", "Kind", "kind_of", "looks_like_safetensors", "model_path", "piece_of", "read_head"]
+__all__ = [
+    "HEAD",
+    "LEGACY_IMATRIX",
+    "SHARD_NAME",
+    "Kind",
+    "kind_of",
+    "looks_like_safetensors",
+    "model_path",
+    "piece_of",
+    "read_head",
+]
 
 HEAD = 4096  # bytes at the beginning of a file from which its kind is told
 
@@ -55,6 +65,7 @@ _MAGICS: tuple[tuple[bytes, Kind], ...] = (
     (b"Rar!\x1a\x07", Kind("a RAR archive", _UNPACK)),
 )  # fmt: skip
 
+LEGACY_IMATRIX: Kind = Kind("an importance matrix in the older .dat format", "give it as --imatrix, beside the model")
 _PYTORCH = Kind("a PyTorch checkpoint", _CONVERT)
 _SAFETENSORS = Kind(
     "a safetensors file",
@@ -94,7 +105,7 @@ def kind_of(head: bytes, size: int) -> Kind | None:
     if head[:1] == b"\n" and b"<unk>" in head[:64]:
         return Kind("a SentencePiece tokenizer", "give the model that it belongs to")
     if re.match(rb"..\0\0[\1-\xff]\0\0\0[a-z][\w.]+\.weight", head, re.DOTALL):
-        return Kind("an importance matrix in the older .dat format", "give it as --imatrix, beside the model")
+        return LEGACY_IMATRIX
     if not head.strip(b"\0"):
         return Kind("all zeros at its beginning", "the download or copy is incomplete: make it again")
     return _text(head)

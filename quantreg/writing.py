@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from quantreg import gguf
-from quantreg.arrays import as_array, as_dtype, bfloat16_bits, dtype_name
+from quantreg.arrays import as_array, as_dtype, as_shape, bfloat16_bits, dtype_name
 from quantreg.errors import OutputError, ShapeError
 from quantreg.ggml import PLAIN_TYPES, TYPES
 from quantreg.registry import find_layout, types
@@ -37,7 +37,7 @@ _CHUNK = 1 << 22  # bytes copied at a time
 
 
 class LazyTensor:
-    """A tensor that `quantreg.write` makes when it is written, and forgets then.
+    """A tensor that `quantreg.write` makes when it writes it, and does not keep in memory.
 
     - ``shape``: in NumPy order.
     - ``type``: a quant type (name, id or QuantType), or a dtype such as ``np.float16`` or ``"bfloat16"``.
@@ -61,7 +61,7 @@ class LazyTensor:
         type: "str | SupportsIndex | QuantType | DTypeLike",
         make: "Callable[[], QuantizedTensor | ArrayLike]",
     ) -> None:
-        self.shape = tuple(int(n) for n in shape)
+        self.shape = as_shape(shape, "a LazyTensor")
         self.type_id, layout = find_layout(_type_key(type))
         self.type_name = layout.name
         rows = 1
@@ -133,38 +133,71 @@ class _Entry(NamedTuple):
     type_id: int
     nbytes: int
     pieces: "Callable[[], Iterable[NDArray[np.uint8] | bytes]]"
+    lazy: bool = False
 
 
 def _of_mapping(tensors: "Mapping[str, Any]") -> list[_Entry]:
     entries = []
     for name in tensors:
-        value = tensors[name]
+        value = tensors[_checked_name(name)]
         if isinstance(value, LazyTensor):
             entries.append(_lazy(name, value))
             continue
-        stored = _stored(name, _made(value))
+        value = _made(value)
+        stored = _stored(name, value)
+        fitted = list(_parameters(name, value))
 
-        def pieces(name: str = name, expected: tuple[Any, ...] = stored[:3]) -> "Iterator[NDArray[np.uint8]]":
-            again = _stored(name, _made(tensors[name]))
-            if again[:3] != expected:
-                raise ShapeError(
-                    f"{name}: was {_words(*expected[:2])} when the header was made, and is {_words(*again[:2])} now: "
-                    "make the same tensor each time, or pass a quantreg.LazyTensor"
-                )
-            yield again[3]
-
+        pieces = partial(_made_again, tensors, name, stored[:3], [_joined(extra) for extra in fitted])
         entries.append(_Entry(name, *stored[:3], pieces))
-        entries += (extra for extra in _parameters(name, value) if extra.name not in tensors)
+        for extra in fitted:
+            if extra.name not in tensors:
+                _add_parameter(entries, len(entries), extra, name)
+            elif not isinstance(given := tensors[extra.name], LazyTensor):
+                _check_same(extra, _entry(extra.name, _made(given)), name)
         del value, stored  # before the next one is made
     return entries
+
+
+def _made_again(
+    tensors: "Mapping[str, Any]", name: str, expected: tuple[Any, ...], parameters: list[bytes]
+) -> "Iterator[NDArray[np.uint8]]":
+    """Yield the bytes of a tensor of the mapping, which must be what it was when the header was made."""
+    made = _made(tensors[name])
+    again = _stored(name, made)
+    if again[:3] != expected:
+        raise ShapeError(
+            f"{name}: was {_words(*expected[:2])} when the header was made, and is {_words(*again[:2])} now: "
+            "make the same tensor each time, or pass a quantreg.LazyTensor"
+        )
+    if [_joined(extra) for extra in _parameters(name, made)] != parameters:
+        raise ShapeError(
+            f"{name}: its parameters are not those that it had when the header was made: make the same tensor each time"
+        )
+    yield again[3]
+
+
+def _checked_pairs(pairs: Any) -> "Iterator[tuple[str, Any]]":
+    way = "pass a mapping from name to tensor, or pairs (name, tensor), as in {tensor.name: tensor}.items()"
+    if isinstance(pairs, str | bytes | np.ndarray | QuantizedTensor) or not isinstance(pairs, Iterable):
+        raise TypeError(f"tensors is a {builtins.type(pairs).__name__}: {way}")
+    for pair in pairs:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise TypeError(f"tensors yields a {builtins.type(pair).__name__}, not a pair: {way}")
+        yield _checked_name(pair[0]), pair[1]
+
+
+def _checked_name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a tensor is {name!r:.80}, a {builtins.type(name).__name__}: use a str")
+    return name
 
 
 def _of_pairs(pairs: "Iterable[tuple[str, Any]]", path: str, stack: ExitStack) -> list[_Entry]:
     """Read an iterable of pairs once, and keep the bytes of its arrays in a temporary file."""
     entries: list[_Entry] = []
-    extras: list[tuple[int, _Entry]] = []
+    extras: list[tuple[int, _Entry, str]] = []
     spool: IO[bytes] | None = None
-    for name, value in pairs:
+    for name, value in _checked_pairs(pairs):
         if isinstance(value, LazyTensor):
             entries.append(_lazy(name, value))
             continue
@@ -181,12 +214,43 @@ def _of_pairs(pairs: "Iterable[tuple[str, Any]]", path: str, stack: ExitStack) -
                 "some space, choose another folder, or pass quantreg.LazyTensor objects"
             ) from error
         entries.append(_Entry(name, shape, type_id, nbytes, _read_back(spool, start, nbytes)))
-        extras += ((len(entries), extra) for extra in _parameters(name, value))
-    names = {entry.name for entry in entries}
-    for place, extra in reversed(extras):
-        if extra.name not in names:
-            entries.insert(place, extra)
+        extras += ((len(entries), extra, name) for extra in _parameters(name, value))
+    given = {entry.name: entry for entry in entries}
+    lazy = {entry.name for entry in entries if entry.lazy}
+    for place, extra, name in extras:
+        if extra.name not in given:
+            _add_parameter(entries, place + len(entries) - len(given), extra, name)
+        elif extra.name not in lazy:
+            _check_same(extra, given[extra.name], name)
     return entries
+
+
+def _entry(name: str, tensor: Any) -> _Entry:
+    shape, type_id, nbytes, data = _stored(name, tensor)
+    return _Entry(name, shape, type_id, nbytes, partial(iter, [data]))
+
+
+def _joined(entry: _Entry) -> bytes:
+    return b"".join(bytes(piece) for piece in entry.pieces())
+
+
+def _add_parameter(entries: list[_Entry], place: int, extra: _Entry, tensor: str) -> None:
+    """Insert what a tensor was fitted to, unless another tensor of the file brought it: types may fit to a model."""
+    for entry in entries:
+        if entry.name == extra.name:
+            _check_same(extra, entry, tensor)
+            return
+    entries.insert(place, extra)
+
+
+def _check_same(extra: _Entry, given: _Entry, tensor: str) -> None:
+    """Raise ShapeError if the file would hold other parameters than the ones that a tensor was encoded with."""
+    if extra[2:4] != given[2:4] or _joined(extra) != _joined(given):
+        raise ShapeError(
+            f"{tensor}: it was encoded with other parameters than the {extra.name} that the file would hold, so it "
+            f"would decode to wrong weights: leave {extra.name} out if it belongs to an older tensor; if the type is "
+            "fitted to the whole model, encode all its tensors with the same parameters"
+        )
 
 
 def _read_back(spool: IO[bytes], start: int, nbytes: int) -> Callable[[], Iterator[bytes]]:
@@ -217,18 +281,17 @@ def _lazy(name: str, tensor: LazyTensor) -> _Entry:
             )
         yield data
 
-    return _Entry(name, tensor.shape, tensor.type_id, tensor.nbytes, pieces)
+    return _Entry(name, tensor.shape, tensor.type_id, tensor.nbytes, pieces, lazy=True)
 
 
 def _parameters(name: str, tensor: object) -> Iterator[_Entry]:
-    """Yield what the type of a tensor was fitted to, which a file keeps beside the tensor."""
+    """Yield the parameters that a type fitted to a tensor: the file keeps them beside it."""
     parameters = tensor.parameters if isinstance(tensor, QuantizedTensor) else None
     if not isinstance(tensor, QuantizedTensor) or not parameters:
         return
     places = types[tensor.type_id].stored_names(name, tensor.shape)
     for key, values in parameters.items():
-        shape, type_id, nbytes, data = _stored(places[key], values)
-        yield _Entry(places[key], shape, type_id, nbytes, partial(iter, [data]))
+        yield _entry(places[key], values)
 
 
 def _made(value: Any) -> Any:

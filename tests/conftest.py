@@ -34,3 +34,16 @@ def pytest_sessionstart(session):
             "`pip install '.[test]'`, then `pytest` from the root of the clone",
             returncode=3,
         )
+
+
+@pytest.fixture
+def run(capsys):
+    """Call the command in this process; return the exit code, stdout and stderr."""
+    from quantreg import cli
+
+    def call(*args):
+        code = cli.main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call

@@ -145,7 +145,7 @@ def test_quantize_takes_torch_tensors(dtype, kind):
         (5, "at least one dimension"),
         (None, "x is a NoneType, which NumPy cannot read as numbers"),
         ({"a": 1}, "x is a dict, which NumPy cannot"),
-        ([[1.0, 2.0], [3.0]], "x is a list that NumPy cannot make an array of: .*inhomogeneous"),
+        ([[1.0, 2.0], [3.0]], "x is a list from which NumPy cannot make an array: .*inhomogeneous"),
         ([torch.tensor(X, torch.bfloat16)], "x is a list .*unsupported ScalarType bfloat16: pass one array or tensor"),
         (np.ma.masked_greater(X, 1), r"values are masked: replace them, as in x\.filled\(0\)"),
         (["a", "b"], "x has dtype <U1: convert it to a float"),
@@ -260,3 +260,141 @@ def test_an_imatrix_may_be_a_mapping_of_arrays(at):
         quantreg.plan("a.gguf", "Q4_K", imatrix={NAME: -np.ones(256)})
     with pytest.raises(quantreg.ImportanceError, match="has 5 values"):
         quantreg.plan("a.gguf", "Q4_K", imatrix={NAME: np.ones(5)})
+
+
+# --- values that pass through float32 ---
+
+LARGE = {
+    "I32": np.array([[2**24 + 1, -(2**31)]], np.int32),
+    "I64": np.array([[2**62 + 1, -(2**63)]], np.int64),
+    "F64": np.array([[0.1, 1e300]]),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_integers_and_float64_are_stored_and_read_exactly(kind):
+    x = LARGE[kind]
+    assert np.array_equal(quantize(x, kind), x.view(np.uint8))
+    assert np.array_equal(dequantize(quantize(x, kind), kind, x.dtype), x)
+    assert np.array_equal(dequantize(quantize(x, kind), kind, out=np.empty((2, 2), x.dtype)[::2]), x)
+    tensor = QuantizedTensor.from_array("ids", x, kind)
+    assert np.array_equal(tensor, x)
+    assert np.array_equal(tensor.dequantize(x.dtype), x)
+    assert np.array_equal(quantize(tensor, kind), x.view(np.uint8))
+    assert tensor.dequantize().dtype == np.float32
+
+
+def test_integers_of_another_width_must_fit():
+    assert np.array_equal(quantize(np.array([[-5, 7]]), "I8"), np.array([[-5, 7]], np.int8).view(np.uint8))
+    assert np.array_equal(quantize(np.array([1], ">u8"), "I16").view("<i2"), [1])
+    with pytest.raises(ShapeError, match="x holds 5 to 300, but int8 holds -128 to 127"):
+        quantize(np.array([5, 300]), "I8")
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint64, bool, str, object, "datetime64[s]"])
+def test_a_dtype_that_cannot_hold_weights_is_refused(dtype):
+    data = quantize(X, "Q8_0")
+    with pytest.raises(ShapeError, match="cannot hold the values of Q8_0: decode to float32"):
+        dequantize(data, "Q8_0", dtype)
+    with pytest.raises(ShapeError, match="cannot hold the values of Q8_0: decode to float32"):
+        dequantize(data, "Q8_0", out=np.empty(X.shape, dtype))
+    with pytest.raises(ShapeError, match="cannot hold the values of Q8_0"):
+        TENSOR.dequantize(dtype)
+
+
+def test_the_dtype_none_is_the_usual_one():
+    assert TENSOR.dequantize(None).dtype == np.float32
+
+
+def test_quantize_takes_float8():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    for dtype in (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2):
+        x = X.astype(dtype)
+        assert np.array_equal(quantize(x, "Q8_0"), quantize(x.astype(np.float32), "Q8_0"))
+        assert np.array_equal(quantize(X, "Q4_0", np.abs(x)), quantize(X, "Q4_0", np.abs(x.astype(np.float32))))
+
+
+@pytest.mark.parametrize("what", [X * 1j, ["a"], [b"a"], np.zeros(4, "M8[s]")])
+def test_fit_takes_only_numbers(what):
+    with pytest.raises(ShapeError, match=r"x has dtype .*: convert it to a float or integer type"):
+        quantreg.fit(what, "NVFP4")
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 64), (3, 0), (2, 0, 64), (0, 4, 64), (0, 0)])
+@pytest.mark.parametrize("kind", ["NVFP4", "Q4_0", "F64"])
+def test_empty_arrays_have_tensors(shape, kind, tmp_path):
+    tensor = QuantizedTensor.from_array("a.weight", np.zeros(shape, np.float32), kind)
+    assert tensor.dequantize().shape == tensor[...].shape == np.asarray(tensor).shape == shape
+    quantreg.write(tmp_path / "out.gguf", {}, {"a.weight": tensor})
+    with quantreg.open(tmp_path / "out.gguf") as model:
+        assert model["a.weight"].dequantize().shape == shape
+
+
+def test_a_wrong_importance_names_each_shape_once():
+    with pytest.raises(ShapeError, match=r"shape \(1, 64\), expected \(64,\) for column statistics, or \(4, 64\) for"):
+        quantize(X[0], "Q4_0", np.ones((1, 64)))
+    with pytest.raises(ShapeError, match=r"shape \(4, 64\), expected \(64,\) or \(3, 64\) for column"):
+        quantize(X, "Q4_0", np.ones((4, 64)))
+
+
+def test_a_file_type_given_as_a_type_is_called_what_it_is():
+    with pytest.raises(UnknownTypeError, match=r"'q4_k_m': that is a file type.*: did you mean Q4_K\?"):
+        quantize(X, "q4_k_m")
+
+
+@pytest.mark.parametrize("value", [["a"], [[1], [1, 2]], None, [1j]])
+def test_parameters_that_are_not_numbers_are_refused(value):
+    with pytest.raises(ShapeError, match=r"a\.weight, parameters of NVFP4: scale"):
+        QuantizedTensor("a.weight", X.shape, "NVFP4", quantize(X, "NVFP4"), {"scale": value})
+
+
+# --- operators ---
+
+
+def test_operators_and_ufuncs_decode():
+    results = {
+        "plus": (TENSOR + 1, VALUES + 1),
+        "from": (1 - TENSOR, 1 - VALUES),
+        "both": (TENSOR * TENSOR, VALUES * VALUES),
+        "array": (X - TENSOR, X - VALUES),
+        "negative": (-TENSOR, -VALUES),
+        "magnitude": (abs(TENSOR), abs(VALUES)),
+        "matmul": (X[0] @ TENSOR[0].T, X[0] @ VALUES[0].T),
+        "left": (np.ones((2, 4), np.float32) @ TENSOR, np.ones((2, 4), np.float32) @ VALUES),
+        "mask": (TENSOR > 0, VALUES > 0),
+        "equal": (TENSOR == VALUES, np.ones(X.shape, bool)),
+        "zero": (TENSOR == 0, VALUES == 0),
+        "reduce": (np.add.reduce(TENSOR), np.add.reduce(VALUES)),
+        "mean": (np.mean(TENSOR), VALUES.mean()),
+        "stack": (np.stack([TENSOR, TENSOR]), np.stack([VALUES, VALUES])),
+    }
+    for name, (found, expected) in results.items():
+        assert type(found) is type(expected), name
+        np.testing.assert_array_equal(found, expected, err_msg=name)
+    assert VALUES[0, 0, 0] in TENSOR
+    assert 1e9 not in TENSOR
+
+
+def test_an_array_is_changed_in_place_by_a_tensor_but_not_the_tensor():
+    x = X.copy()
+    x -= TENSOR
+    np.testing.assert_array_equal(x, X - VALUES)
+    tensor = copy.copy(TENSOR)
+    with pytest.raises(TypeError, match="cannot be changed in place: decode it first"):
+        tensor += 1
+    with pytest.raises(TypeError, match="cannot be changed in place: decode it first"):
+        tensor[0] = 1
+    with pytest.raises(TypeError, match="cannot be changed in place: decode it first"):
+        np.add(X, 1, out=tensor)
+
+
+def test_a_tensor_is_a_key_by_its_identity():
+    other = copy.copy(TENSOR)
+    assert {TENSOR: 1, other: 2}[TENSOR] == 1
+
+
+@pytest.mark.parametrize("name", ["mean", "max", "astype", "reshape", "tolist"])
+def test_what_only_arrays_have_says_how_to_get_it(name):
+    with pytest.raises(AttributeError, match=rf"decode it first, as in tensor\.dequantize\(\)\.{name}"):
+        getattr(TENSOR, name)
+    assert not hasattr(TENSOR, "nonsense")

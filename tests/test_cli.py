@@ -24,18 +24,6 @@ def model(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def run(capsys):
-    """Call the command; return the exit code, stdout and stderr."""
-
-    def call(*args):
-        code = cli.main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
 def test_help_lists_every_command_and_loads_neither_numpy_nor_rich():
     done = subprocess.run(
         [

@@ -52,7 +52,8 @@ def not_applicable(name):
     codec = types[name].codec
     encoding = {check for check in CHECKS if CHECKS[check].needs} if not codec.can_encode else set()
     scoring = set() if codec.has_scorer else NO_SCORER
-    return encoding | scoring | {"twin"} | ({"cpu_levels"} if len(NATIVE) < 2 else set())
+    fitting = set() if types[name].parameters is not None else {"fit"}
+    return encoding | scoring | fitting | {"twin"} | ({"cpu_levels"} if len(NATIVE) < 2 else set())
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy
-from broken_codecs import ALSO, BROKEN, SPREADS, codec, one_bit, tiny_noise
+from broken_codecs import ALSO, BROKEN, SPREADS, codec, fitted_levels, one_bit, tiny_noise
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +29,7 @@ def test_a_correct_codec_passes_every_check_that_applies(tmp_path):
     for make in (toy.make, toy.make_with_header):
         report = check_codec(make(), "full", golden=tmp_path / f"{make.__name__}.npz", update_golden=True)
         applies = {o.check for o in report.outcomes if o.status == "passed"}
-        assert set(CHECKS) - applies == {"cpu_levels", "gil", "twin"}
+        assert set(CHECKS) - applies == {"cpu_levels", "gil", "fit", "twin"}
 
 
 @pytest.mark.parametrize("broken", BROKEN)
@@ -146,9 +146,9 @@ def test_the_pytest_class_runs_each_check_and_writes_the_golden_file(tmp_path):
 
     without = run("TestToy")
     assert "does not exist: run once with --update-golden and commit it" in without
-    assert f"1 failed, {len(CHECKS) - 4} passed, 3 skipped" in without
-    assert f"{len(CHECKS) - 3} passed, 3 skipped" in run("TestToy", "--update-golden")
-    assert f"{len(CHECKS) - 3} passed, 3 skipped" in run("TestToy")
+    assert f"1 failed, {len(CHECKS) - 5} passed, 4 skipped" in without
+    assert f"{len(CHECKS) - 4} passed, 4 skipped" in run("TestToy", "--update-golden")
+    assert f"{len(CHECKS) - 4} passed, 4 skipped" in run("TestToy")
     broken = run("TestBroken")
     assert "a row of zeros comes back as 1" in broken
     assert "3 xfailed" in broken
@@ -212,6 +212,14 @@ def test_every_message_of_the_broken_codecs_says_what_to_do():
         if not re.search(r"[:;] [a-z]|, so |, but ", outcome.message):
             silent.append((broken, outcome.message))
     assert silent == []
+
+
+def test_a_type_that_fits_parameters_passes_every_check_that_applies():
+    report = check_codec(fitted_levels(), "full", raises=False)
+    assert [(o.check, o.message) for o in report.failures] == []
+    applies = {o.check for o in report.outcomes if o.status == "passed"}
+    scoring = {name for name, check in CHECKS.items() if check.needs == "scorer"}
+    assert set(CHECKS) - applies == {"cpu_levels", "gil", "golden", "twin", *scoring}
 
 
 def test_a_hook_of_another_plugin_does_not_change_what_the_kit_says_of_a_type():

@@ -7,21 +7,10 @@ import pytest
 import small_model
 
 import quantreg
-from quantreg import cli
 from quantreg.recipes import FileType, file_types
+from quantreg.recipes.estimates import estimate
 from quantreg.recipes.shapes import SHAPES
-from quantreg.sizes import estimate, parse_count, parse_params
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*args):
-        code = cli.main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
+from quantreg.sizes import parse_count, parse_params
 
 # Bits per weight that the documentation of llama-quantize states for Llama 3.1 8B.
 LLAMA_8B = {

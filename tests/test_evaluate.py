@@ -11,7 +11,7 @@ import small_model
 import toy
 
 import quantreg
-from quantreg import CodecError, ImportanceMatrix, PlanError, UnknownTypeError, cli
+from quantreg import CodecError, ImportanceMatrix, PlanError, UnknownTypeError
 from quantreg.evaluation import evaluate
 from quantreg.recipes import file_types
 
@@ -32,16 +32,6 @@ def one(tmp_path):
     x = small_model.noise(3, (64, 512)).astype(np.float16)
     quantreg.write(tmp_path / "one.gguf", {"general.architecture": "llama"}, {NAME: x, "norm": np.ones(4, np.float32)})
     return tmp_path / "one.gguf", x.astype(np.float32)
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*args):
-        code = cli.main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def test_the_figures_are_those_of_the_decoded_weights(one):

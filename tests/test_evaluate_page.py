@@ -11,7 +11,6 @@ import small_model
 import toy
 
 import quantreg
-from quantreg import cli
 from quantreg.evaluation import Conditions, Evaluation, Failed, Measure, Skipped, built_in_types, evaluate, page
 from quantreg.evaluation.curve import NARROW, WIDE, Window, curve_svg, frontier_error, windows
 from quantreg.evaluation.page_style import DARK, LIGHT
@@ -23,16 +22,6 @@ def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("evaluate") / "small.gguf"
     small_model.write_model(path)
     return path
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*args):
-        code = cli.main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

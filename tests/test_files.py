@@ -1,5 +1,6 @@
 """Opening and writing models: quantreg.open, quantreg.write, QuantizedTensor."""
 
+import pickle
 import re
 
 import gguf_files as gf
@@ -211,7 +212,7 @@ def test_write_refuses_what_the_format_cannot_hold(small, tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "tensors", "message"),
     [
-        ({"k": None}, {}, "None has no metadata type of its own: give a typed Value"),
+        ({"k": None}, {}, "None has no metadata type of its own: leave the key out"),
         ({"k": []}, {}, r"\[\] has no metadata type of its own: give a typed Value"),
         ({"k": 1 << 64}, {}, "no integer type of GGUF holds 18446744073709551616: store smaller numbers, or text"),
         ({"k": [-1, 1 << 63]}, {}, "holds both -1 and 9223372036854775808: store smaller numbers"),
@@ -222,7 +223,7 @@ def test_write_refuses_what_the_format_cannot_hold(small, tmp_path):
         ({"general.alignment": 48}, {}, "general.alignment is 48 .* power of two .*: use 32, or leave the key out"),
         ({"general.alignment": "32"}, {}, "general.alignment is '32' .* power of two"),
         ({}, {"": np.zeros(1, np.float32)}, "a tensor name is empty: give it at least one character"),
-        ({}, {"x": np.zeros((1,) * 5, np.float32)}, "has 5 dimensions, but the limit is 4: reshape it"),
+        ({}, {"x": np.zeros((1,) * 5, np.float32)}, "has 5 dimensions, but the limit is 4: reshape the array"),
     ],
 )
 def test_an_error_of_write_says_what_to_do(tmp_path, metadata, tensors, message):
@@ -277,3 +278,22 @@ def test_gguf_py_reads_the_same(tmp_path):
             assert np.asarray(tensor.data).tobytes() == model[tensor.name].data.tobytes()
         tokens = other.get_field("tokenizer.ggml.tokens").contents()
         assert tokens == model.metadata["tokenizer.ggml.tokens"]
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_tensor_that_outlives_its_file_keeps_its_parameters(shards, tmp_path):
+    name = "blk.0.ffn_up.weight"
+    made = QuantizedTensor.from_array(name, np.linspace(-5e-4, 5e-4, 256, dtype=np.float32).reshape(4, 64), "NVFP4")
+    path = tmp_path / "m.gguf"
+    quantreg.write(path, {"general.architecture": "llama"}, {name: made})
+    if shards:
+        quantreg.split(path, tmp_path / "m", split_max_tensors=1)
+        path = tmp_path / "m-00001-of-00002.gguf"
+    with quantreg.open(path) as model:
+        tensor = model[name]
+    assert np.array_equal(tensor.dequantize(), made.dequantize())
+    assert np.array_equal(tensor[1], made[1])
+    assert np.array_equal(pickle.loads(pickle.dumps(tensor)).dequantize(), made.dequantize())
+    quantreg.write(tmp_path / "again.gguf", {}, {name: tensor})
+    with quantreg.open(tmp_path / "again.gguf") as model:
+        assert np.array_equal(model[name], made.dequantize())

@@ -346,8 +346,8 @@ def test_a_fit_that_fails_is_told_with_tensor_and_type(source, tmp_path, fit, er
 
 def test_a_wrong_declaration_is_refused_when_the_plugin_is_loaded():
     with pytest.raises(PluginError, match='use "tensor" or "model"'):
-        quantreg.Parameters({}, lambda samples, context: {}, scope="layer")
+        quantreg.Parameters({"p": (1,)}, lambda samples, context: {}, scope="layer")
     with pytest.raises(PluginError, match="fit of Parameters is not a function"):
-        quantreg.Parameters({}, None)
+        quantreg.Parameters({"p": (1,)}, None)
     with pytest.raises(PluginError, match=r"use quantreg\.Parameters"):
         quantreg.QuantType("X", type_id=1310, block_size=1, type_size=1, codec=list, parameters={"p": (1,)})

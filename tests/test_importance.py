@@ -292,3 +292,26 @@ def test_a_file_with_a_changed_byte_is_read_or_refused(tmp_path_factory, at, byt
     path.write_bytes(GOOD[:at] + bytes([byte]) + GOOD[at + 1 :])
     with contextlib.suppress(ImportanceError):
         ImportanceMatrix.read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"<!DOCTYPE html><html><body>404</body></html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n", "a Git LFS pointer"),
+        (struct.pack("<Q", 2) + b"{}" + bytes(8), "a safetensors file"),
+        (b'{"a": 1}', "a JSON file"),
+    ],
+)
+def test_what_is_given_as_the_imatrix_by_mistake_is_named(tmp_path, content, what):
+    path = tmp_path / "imatrix.dat"
+    path.write_bytes(content)
+    with pytest.raises(ImportanceError, match=f"is not an importance matrix but {what}.*: give the file that llama-"):
+        ImportanceMatrix.read(path)
+
+
+def test_no_legacy_file_is_taken_for_another_kind_of_file(tmp_path):
+    path = tmp_path / "imatrix.dat"
+    for count in (1, 8, 10, 31, 64, 123, 256, 2056):
+        path.write_bytes(legacy([(f"blk.{i}.x", 1, [1.0]) for i in range(count)]))
+        assert len(ImportanceMatrix.read(path)) == count

@@ -119,3 +119,42 @@ def test_the_repr_of_a_value_is_short():
     assert "99,992 more" in repr(tokens)
     assert len(repr(Value("string", "x" * 10_000))) < 300
     assert repr(pickle.loads(pickle.dumps(tokens))) == repr(tokens)
+
+
+@pytest.mark.parametrize(
+    ("data", "type", "read"),
+    [
+        (range(3), "array[i32]", [0, 1, 2]),
+        (np.array("x"), "string", "x"),
+        (np.array([b"a", b"b"]), "array[string]", ["a", "b"]),
+        (np.array(["a", "bc"], object), "array[string]", ["a", "bc"]),
+        (np.array([1, 2], object), "array[i32]", [1, 2]),
+        (np.bytes_(b"x"), "string", "x"),
+    ],
+)
+def test_arrays_of_texts_and_ranges_have_types(data, type, read, tmp_path):
+    quantreg.write(tmp_path / "out.gguf", {"k": data}, {})
+    with quantreg.open(tmp_path / "out.gguf") as model:
+        assert model.metadata.value_type("k") == type
+        assert model.metadata["k"] == read
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, "None has no metadata type of its own: leave the key out"),
+        ({"a": 1}, "store each of its values under a key of its own"),
+        ([], r"give a typed Value, as in Value\('array\[string\]', \[\]\)"),
+        (["a", 1], "its elements differ in type"),
+        ([None], "None has no metadata type"),
+        ({1, 2}, "convert it to bool, int, float, str or a list"),
+        ([[1, 2], [3, 4]], "arrays of arrays are not supported: store one flat array"),
+        (np.longdouble(1), r"no metadata type holds NumPy's (float128|longdouble|float96)"),
+        (np.array([1j]), "no metadata type holds NumPy's complex128"),
+        (np.zeros((2, 2)), "expected a one-dimensional array"),
+        (np.array([["a"]]), "expected a one-dimensional array of strings"),
+    ],
+)
+def test_what_has_no_type_says_what_to_do(data, message):
+    with pytest.raises(quantreg.GGUFFormatError, match=message):
+        quantreg.gguf.Value.of(data)

@@ -80,7 +80,7 @@ def test_the_command_says_which_tensors_it_kept_higher(toy_type, tmp_path, capsy
     model, out = tmp_path / "m.gguf", tmp_path / "o.gguf"
     make_model(model, n_layer=1, n_vocab=64)
     told = (
-        "; Q6_K for output.weight, Q4_K for token_embd.weight, by the rules that file types share "
+        "; Q6_K for output.weight and Q4_K for token_embd.weight, by the rules that file types share "
         "(--pure: TOY3 for all)"
     )
     assert cli.main(["quantize", "--dry-run", str(model), "TOY3"]) == 0

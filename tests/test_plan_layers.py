@@ -60,7 +60,7 @@ def test_a_model_that_lost_its_second_half_is_noticed():
     assert incomplete_layers(names, facts(8)) == (
         "the model lacks 3 of its 8 layers (blk.5 to blk.7), although llama.block_count is 8: engines refuse to load "
         "it: get the whole model (all of its files), or convert it again",
-        "blk.4 lacks ffn_down.weight, ffn_gate.weight, ffn_norm.weight and 1 more, which 4 other layers have: "
+        "blk.4 lacks ffn_down.weight, ffn_gate.weight, ffn_norm.weight and ffn_up.weight, which 4 other layers have: "
         "get the whole model (all of its files), or convert it again",
     )
 

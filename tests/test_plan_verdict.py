@@ -10,7 +10,7 @@ import small_model
 from plan_models import StubPlugin
 
 import quantreg
-from quantreg import GGUFFormatError, NonFiniteError, PlanError, QuantType, cli
+from quantreg import GGUFFormatError, NonFiniteError, PlanError, QuantType
 from quantreg.registry import registry
 
 
@@ -20,16 +20,6 @@ def at(tmp_path, monkeypatch):
     small_model.write_model("small.gguf")
     small_model.write_imatrix("imatrix.gguf")
     return tmp_path
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*args):
-        code = cli.main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def rows(n_rows=64, n_cols=256, seed=0):

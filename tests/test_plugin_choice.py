@@ -8,7 +8,7 @@ import toy
 from entries import Entry, registry_of
 
 import quantreg
-from quantreg import hookimpl
+from quantreg import PluginError, hookimpl
 from quantreg.recipes import Row
 
 # ---- hooks that are not hooks ----
@@ -33,6 +33,18 @@ def test_a_misspelt_hook_and_one_without_its_mark_are_told(name, mark, message):
     broken = registry_of(Entry("bad", "bad-dist", lambda: module))
     (plugin,) = broken.plugins
     assert message in plugin.error
+
+
+def test_hooks_of_every_name_need_the_mark():
+    for name, function in [
+        ("register_architectures", lambda register: None),
+        ("register_commands", lambda cli: None),
+        ("score_importance", lambda qtype, weights, columns: columns),
+    ]:
+        module = ModuleType("theirs")
+        setattr(module, name, function)
+        (plugin,) = registry_of(Entry("bad", "bad-dist", lambda module=module: module)).plugins
+        assert f"{name} is not marked as a hook" in plugin.error
 
 
 def test_a_helper_with_the_name_of_a_hook_and_a_types_hook_without_a_mark_stay_allowed():
@@ -71,7 +83,8 @@ def test_with_two_plugins_of_one_type_the_registry_says_which_was_taken_once_it_
     assert both.choices() == []
     both.get("toy3")
     said = (
-        "TOY3 is that of first-dist, and not TOY3 of second-dist: to choose another, set QUANTREG_PLUGINS=-first-dist"
+        "TOY3 comes from first-dist, which is used instead of TOY3 of second-dist: to choose another, set "
+        "QUANTREG_PLUGINS=-first-dist"
     )
     assert both.choices() == [said]
     assert both.choices() == []
@@ -129,3 +142,11 @@ def test_an_unknown_type_of_a_project_in_the_current_folder_names_the_command(
 def test_a_misspelt_role_and_a_condition_that_is_no_function_are_told(row, message):
     with pytest.raises(quantreg.PluginError, match=re.escape(message)):
         Row(*row)
+
+
+def test_a_type_that_was_refused_or_taken_back_is_not_told():
+    registry = registry_of(*two_of_a_type()[:1])
+    with pytest.raises(PluginError):
+        registry.register_plugin(toy.Plugin(toy.make()))
+    registry.get("TOY3")
+    assert registry.choices() == []

@@ -123,7 +123,7 @@ def test_a_plugin_builds_and_runs_against_an_editable_install(model, tmp_path):
     scratch = scratch_environment.Scratch(tmp_path / "editable")
     scratch.make_environment()
     source = cut_quantreg(scratch.sources)
-    build = f"-Cbuild-dir={tmp_path / 'build'}"
+    build = f"--config-settings=build-dir={tmp_path / 'build'}"
     scratch.pip_install("--no-build-isolation", "--ignore-installed", *BASE_ONLY, build, "-e", source)
     shown = scratch.run("-c", "import quantreg_kernels as k, quantreg as q; print(k.get_include()); print(q.__file__)")
     assert shown.stdout.split() == [str(source), str(source / "quantreg" / "__init__.py")]
@@ -131,7 +131,10 @@ def test_a_plugin_builds_and_runs_against_an_editable_install(model, tmp_path):
 
     folder = copied_family(scratch.sources)
     expected = quantreg.quantize(small_model.tensors()["blk.0.attn_q.weight"], "Q4_0").reshape(-1)
-    for out, options in (("copied.gguf", []), ("editable.gguf", [f"-Cbuild-dir={tmp_path / 'acme'}", "-e"])):
+    for out, options in (
+        ("copied.gguf", []),
+        ("editable.gguf", [f"--config-settings=build-dir={tmp_path / 'acme'}", "-e"]),
+    ):
         scratch.pip_install("--no-build-isolation", *BASE_ONLY, *options, folder)
         found = listed(scratch, "acme-legacy")
         assert (set(found), found["ACME_Q4_0"]["error"]) == ({"F32", "F16", "ACME_Q4_0"}, None)

@@ -91,7 +91,7 @@ def test_a_codec_that_cannot_be_loaded_is_one_error_and_not_one_a_check():
         ({"decode": lambda blocks: toy.decode(blocks).tolist()}, r"decode of TOY3 returned float64 \(8, 256\)"),
         (
             {"decode": lambda blocks: [[1], [2, 3]]},
-            r"decode of TOY3 returned a list that is no array of float32 \(8, 256\): ValueError",
+            r"decode of TOY3 returned a list that is not an array of float32 \(8, 256\): ValueError",
         ),
         ({"score": lambda rows, columns: columns[:3]}, r"score of TOY3 returned float32 \(3,\), expected float32 \(8"),
         ({"score": lambda rows, columns: 1 / 0}, "score of TOY3 failed at row 0: ZeroDivisionError"),

@@ -10,23 +10,13 @@ from types import ModuleType
 import pytest
 import toy
 
-from quantreg import OutputError, PluginError, cli, types
+from quantreg import OutputError, PluginError, types
 from quantreg.recipes import file_types
 from quantreg.registry import registry
 from quantreg.scaffold import free_type_id, new_plugin
 from quantreg.testing import CHECKS, check_codec
 
 PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*args):
-        code = cli.main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.mark.parametrize("kind", ["python", "cython"])
@@ -43,7 +33,7 @@ def test_a_new_plugin_carries_its_name_everywhere(kind, tmp_path):
 def test_the_build_file_is_that_of_the_built_ins(tmp_path):
     ours = (new_plugin("acme-fp5", tmp_path, kind="cython") / "meson.build").read_text()
     assert ours.splitlines()[1] == "codecs = ['acme_fp5']"
-    for family in PLUGINS.glob("*/meson.build"):
+    for family in {*PLUGINS.glob("*/meson.build")} - {PLUGINS / "images" / "meson.build"}:  # which compiles nothing
         text = re.sub(r" *if not import.*\n *continue.*\n *endif\n", "", family.read_text())
         assert ours.splitlines()[2:] == text.splitlines()[2:], family
 

@@ -8,11 +8,9 @@ import sys
 import pytest
 import small_model
 import toy
-from entries import installed
+from entries import Entry, installed, registry_of
 
-import quantreg
 from quantreg import cli
-from quantreg.registry import registry
 
 # A distribution in a folder: a package and its metadata, as pip would install them.
 NOISY = """
@@ -162,14 +160,12 @@ def test_a_command_within_a_program_guards_stdout_too_and_gives_it_back(capsys):
     assert sys.stdout is before
 
 
-def test_a_command_that_uses_a_type_of_two_plugins_says_which_was_taken(tmp_path, capsys):
-    small_model.write_model(tmp_path / "in.gguf")
-    with installed(register_types=lambda register: register(toy.make())):
-        rival = toy.Plugin(toy.make())
-        with pytest.raises(quantreg.PluginError):
-            registry.register_plugin(rival)
-        assert cli.main(["quantize", "--dry-run", str(tmp_path / "in.gguf"), "Q4_K"]) == 0
-        assert "toy-dist" not in capsys.readouterr().err
-        assert cli.main(["quantize", "--dry-run", str(tmp_path / "in.gguf"), "TOY3"]) == 0
-        err = capsys.readouterr().err
-    assert "warning: TOY3 is that of careless-dist, and not TOY3 of toy-dist: to choose another, set" in err
+def test_a_command_that_uses_a_type_of_two_plugins_says_which_was_taken(monkeypatch, capsys):
+    both = registry_of(*(Entry(name, f"{name}-dist", lambda: toy.Plugin(toy.make())) for name in ("first", "second")))
+    monkeypatch.setattr("quantreg.registry.registry", both)
+    assert cli.main(["types"]) == 0
+    assert "note:" not in capsys.readouterr().err
+    both.get("TOY3")
+    assert cli.main(["types"]) == 0
+    said = "note: TOY3 comes from first-dist, which is used instead of TOY3 of second-dist: to choose another, set"
+    assert said in capsys.readouterr().err

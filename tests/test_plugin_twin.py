@@ -100,7 +100,7 @@ def test_what_was_replaced_is_known_until_the_plugin_goes():
 
 # ---- the templates, built ----
 
-BASE_ONLY = ["-Csetup-args=-Dbuildtype=plain"]
+BASE_ONLY = ["--config-settings=setup-args=-Dbuildtype=plain"]
 
 
 def twin_of(scratch, name, *options, edit=lambda text: text):

@@ -9,7 +9,7 @@ import pytest
 import small_model
 
 import quantreg
-from quantreg import GGUFFormatError, MetadataError, OutputError, QuantizedTensor, cli
+from quantreg import GGUFFormatError, MetadataError, OutputError, QuantizedTensor
 from quantreg.gguf import Value, read_header
 
 
@@ -26,16 +26,6 @@ def folder(tmp_path_factory):
 def at(folder, monkeypatch):
     monkeypatch.chdir(folder)
     return folder
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*args):
-        code = cli.main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 # ---- validate ----

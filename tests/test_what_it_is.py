@@ -252,3 +252,24 @@ def test_a_folder_of_shards_with_their_index_is_one_model(at):
     os.remove("hf/model-00002-of-00002.safetensors")
     with pytest.raises(QuantregError, match=r"model-00002-of-00002.safetensors is missing"):
         quantreg.open("hf")
+
+
+def test_a_model_given_as_another_input_is_refused_in_a_line(at, capsys):
+    small_model.write_model("m.gguf")
+    save("m.safetensors", {"a.weight": np.zeros((2, 32), np.float32)})
+    assert cli.main(["quantize", "--plan", "m.gguf", "m.gguf", "o.gguf"]) == 1
+    assert "m.gguf: is not a plan: make one with `quantreg plan" in capsys.readouterr().err
+    assert cli.main(["quantize", "--names", "m.gguf", "m.safetensors", "o.gguf", "Q8_0"]) == 1
+    assert "m.gguf is not JSON: it is a GGUF file" in capsys.readouterr().err
+    assert cli.main(["quantize", "--tensor-type-file", "m.gguf", "m.gguf", "o.gguf", "Q8_0"]) == 1
+    err = capsys.readouterr().err
+    assert "expected PATTERN=TYPE" in err
+    assert len(err) < 300
+
+
+def test_a_plan_in_utf_16_is_read(at):  # as a shell's redirection writes it on Windows
+    small_model.write_model("m.gguf")
+    quantreg.write_plan(quantreg.plan("m.gguf", "Q8_0"), "plan.json")
+    text = Path("plan.json").read_text(encoding="utf-8")
+    Path("plan.json").write_text(text, encoding="utf-16")
+    assert quantreg.read_plan("plan.json", "m.gguf").file_type.name == "Q8_0"

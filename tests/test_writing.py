@@ -2,6 +2,7 @@
 
 import gc
 import os
+import types
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch_like as torch
 
 import quantreg
 from quantreg import LazyTensor, OutputError, QuantizedTensor, ShapeError, quantize, write
+from quantreg.registry import registry
 
 X = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
 ARRAYS = {f"t{i}": X * (i + 1) for i in range(6)}
@@ -207,3 +209,113 @@ def test_numpy_scalars_are_tensors_without_dimensions():
     write("scalar.gguf", {}, {"x": np.float32(1.5)})
     with quantreg.open("scalar.gguf") as model:
         assert (model["x"].shape, model["x"].dequantize()) == ((), 1.5)
+
+
+# --- parameters of a type, which a file keeps beside the tensor ---
+
+NAME, SCALE = "blk.0.ffn_up.weight", "blk.0.ffn_up.scale"
+
+
+def nvfp4(factor):
+    return QuantizedTensor.from_array(NAME, X * np.float32(factor), "NVFP4")
+
+
+def as_pairs(tensors):
+    return iter(tensors.items())
+
+
+@pytest.mark.parametrize("way", [dict, as_pairs])
+def test_a_function_that_makes_a_tensor_brings_its_parameters(way):
+    write("out.gguf", {}, way({NAME: lambda: nvfp4(5e-4)}))
+    with quantreg.open("out.gguf") as model:
+        assert list(model) == [NAME, SCALE]
+        assert np.array_equal(model[NAME].dequantize(), nvfp4(5e-4).dequantize())
+
+
+def test_parameters_that_are_others_the_second_time_are_refused():
+    tensors = iter([nvfp4(5e-4), nvfp4(7e-4)])
+    with pytest.raises(ShapeError, match="its parameters are not those"):
+        write("out.gguf", {}, {NAME: lambda: next(tensors)})
+    assert not os.path.exists("out.gguf")
+
+
+@pytest.mark.parametrize("way", [dict, as_pairs])
+def test_parameters_of_an_older_tensor_of_that_name_are_refused(way):
+    write("old.gguf", {}, {NAME: nvfp4(5e-4)})
+    with quantreg.open("old.gguf") as old:
+        with pytest.raises(ShapeError, match=f"{NAME}: it was encoded with other parameters than the {SCALE}"):
+            write("out.gguf", {}, way({**old, NAME: nvfp4(1)}))
+        write("out.gguf", {}, way({**old, NAME: nvfp4(5e-4)}))
+        write("out2.gguf", {}, way({NAME: old[NAME], SCALE: np.asarray(old[SCALE])}))
+    assert Path("out.gguf").read_bytes() == Path("out2.gguf").read_bytes() == Path("old.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("way", [dict, as_pairs])
+def test_parameters_of_a_model_are_written_once(way):
+    def fit(samples, context):
+        return {"mean": [max(np.abs(sample.rows).max() for sample in samples)]}
+
+    qtype = quantreg.QuantType(
+        "T_MEAN",
+        type_id=1399,
+        block_size=1,
+        type_size=4,
+        codec=lambda: quantreg.PythonCodec(
+            qtype,
+            lambda rows, *, parameters: (rows / parameters["mean"]).astype("<f4").view(np.uint8),
+            lambda data, *, parameters: data.view("<f4") * parameters["mean"],
+        ),
+        parameters=quantreg.Parameters({"mean": (1,)}, fit, scope="model"),
+    )
+    plugin = types.ModuleType("t_mean")
+    plugin.register_types = quantreg.hookimpl(specname="register_types")(lambda register: register(qtype))
+    registry.register_plugin(plugin)
+    try:
+        parameters = quantreg.fit(X, "T_MEAN")
+        data = quantize(X, "T_MEAN", parameters=parameters)
+        tensors = {f"blk.{i}.up.weight": QuantizedTensor(f"t{i}", X.shape, "T_MEAN", data, parameters) for i in (0, 1)}
+        write("out.gguf", {}, way(tensors))
+        with quantreg.open("out.gguf") as model:
+            assert list(model) == ["blk.0.up.weight", "t_mean.mean", "blk.1.up.weight"]
+            assert np.allclose(model["blk.1.up.weight"].dequantize(), X)
+        other = QuantizedTensor.from_array("other", X * 2, "T_MEAN")
+        with pytest.raises(ShapeError, match="fitted to the whole model, encode all its tensors with the same"):
+            write("out2.gguf", {}, way({**tensors, "blk.2.up.weight": other}))
+    finally:
+        registry.unregister_plugin(plugin)
+
+
+# --- what is not a mapping of names to tensors ---
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ([X, X], "yields a ndarray, not a pair"),
+        ([nvfp4(1)], "yields a QuantizedTensor, not a pair"),
+        (["ab"], "yields a str, not a pair"),
+        ("ab", "tensors is a str: pass a mapping"),
+        (X, "tensors is a ndarray: pass a mapping"),
+        (None, "tensors is a NoneType: pass a mapping"),
+        ({1: X}, "the name of a tensor is 1, a int: use a str"),
+        ([(b"a", X)], "the name of a tensor is b'a', a bytes: use a str"),
+    ],
+)
+def test_what_is_not_a_mapping_of_names_to_tensors_is_refused(tensors, message):
+    with pytest.raises(TypeError, match=message):
+        write("out.gguf", {}, tensors)
+    assert not os.path.exists("out.gguf")
+
+
+@pytest.mark.parametrize("metadata", [None, {1: 2}, ["general.architecture"]])
+def test_what_is_not_a_mapping_of_keys_to_values_is_refused(metadata):
+    with pytest.raises(TypeError, match=r"metadata|key"):
+        write("out.gguf", metadata, {"a": X})
+
+
+@pytest.mark.parametrize("shape", [(-4, 64), (-4, -64), 64])
+def test_a_shape_that_is_not_one_is_refused(shape):
+    with pytest.raises(ShapeError, match="shape"):
+        LazyTensor(shape, "F32", lambda: X)
+    with pytest.raises(ShapeError, match="shape"):
+        QuantizedTensor("a", shape, "F32", X.view(np.uint8))

@@ -21,17 +21,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": ("merge", "Merge the shards of a model into one GGUF file."),
     "export": ("export", "Decode a GGUF model to safetensors."),
     "metadata": ("metadata", "Show or change the metadata of a GGUF model."),
-    "validate": ("validate", "Check the header and every block of a GGUF model."),
-    "compare": ("compare", "Compare the metadata and tensors of two GGUF models."),
+    "validate": ("validate", "Check the header, layers and blocks of a GGUF model."),
+    "compare": ("compare", "Compare the metadata and tensors of two models."),
     "hash": ("hash", "Print a digest of each tensor of a GGUF model."),
     "coverage": ("coverage", "Show which tensors an importance matrix covers."),
     "file-types": ("file_types", "List the file types for whole models, such as Q4_K_M."),
     "types": ("types", "List the quant types: id, block size, bits per weight, model size."),
-    "inspect": ("inspect", "Show the metadata and tensors of a GGUF model."),
-    "estimate": ("estimate", "Compute the memory that the weights of a model take in a type."),
+    "inspect": ("inspect", "Show the metadata and tensors of a model."),
+    "estimate": ("estimate", "Compute the memory that the weights of a model take."),
     "evaluate": ("evaluate", "Measure error, size and speed of types on a model's weights."),
     "demo": ("demo", "Quantize a small random model to several types and compare them."),
-    "plugins": ("plugins", "List, create and check plugins."),
+    "plugins": ("plugins", "List, create and check plugins for your own formats."),
 }
 
 
@@ -65,7 +65,8 @@ class Commands(click.Group):
         """Collect the subcommands of plugins. A plugin that fails adds none, and `quantreg plugins` says why."""
         from quantreg.errors import PluginError
         from quantreg.faults import PLUGIN_ERRORS
-        from quantreg.registry import plugin_of, registry
+        from quantreg.hookspecs import plugin_of
+        from quantreg.registry import registry
 
         hooks = registry.hook.register_commands.get_hookimpls()
         if hooks == self._asked:
@@ -132,7 +133,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit."
 )
 def cli() -> None:
-    """Quantize GGUF models, and inspect, compare, split and edit them."""
+    """Quantize models to GGUF, and inspect, compare, split and edit them."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -190,10 +191,12 @@ def _tell(error: Exception) -> None:
 def _tell_choices() -> None:
     """Say which plugin provided a type that was used, if several plugins provide it."""
     used = sys.modules.get("quantreg.registry")  # not loaded here: a command that has not loaded it used no type
-    if used is not None and sys.stderr is not None and not sys.stderr.closed:
-        from quantreg.cli.show import warn
+    choices = used.registry.choices() if used is not None else ()
+    if choices and sys.stderr is not None and not sys.stderr.closed:
+        from quantreg.cli.show import printable
 
-        warn(used.registry.choices())
+        for choice in choices:
+            click.echo(f"note: {printable(choice)}", err=True)
 
 
 def _one_line(error: Exception) -> str:

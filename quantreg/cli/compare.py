@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantreg.cli.show import count, print_json, table
+from quantreg.cli.show import print_json, table
+from quantreg.words import count, listed
 
 if TYPE_CHECKING:
     from quantreg.gguf import Value
@@ -58,8 +59,7 @@ def _print(found: "Comparison") -> None:
         )
         click.echo()
     if lost := [tensor.name for tensor in found.tensors if tensor.lost]:
-        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-        click.echo(f"B has lost {count(len(lost), 'tensor')} of A: {', '.join(lost[:3])}{more}")
+        click.echo(f"B has lost {count(len(lost), 'tensor')} of A: {listed(lost)}")
     keys, tensors = count(len(found.metadata), "key"), count(found.n_tensors, "tensor")
     click.echo(f"the models differ in {keys} and in {len(found.tensors)} of {tensors}")
 

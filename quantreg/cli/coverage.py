@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import click
 
-from quantreg.cli.show import count, print_json, printable, table
+from quantreg.cli.show import print_json, printable, table
+from quantreg.words import count, listed
 
 _MOST = 8  # how many row numbers are shown
 
@@ -45,4 +46,4 @@ def command(model: str, imatrix: str, as_json: bool) -> None:
 
 
 def _rows(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers[:_MOST])) + (f" and {len(numbers) - _MOST} more" if len(numbers) > _MOST else "")
+    return listed(list(map(str, numbers)), _MOST)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantreg.cli.show import bits, count, print_json, printable, size, table, warn
+from quantreg.cli.show import bits, print_json, printable, size, table, warn
+from quantreg.words import count
 
 if TYPE_CHECKING:
     from quantreg import Plan
@@ -47,7 +48,7 @@ def command(model: str, names: tuple[str, ...], as_json: bool) -> None:
 
 def _estimate_size(given: str, weights: float, names: tuple[str, ...], as_json: bool) -> None:
     from quantreg.recipes import file_types
-    from quantreg.sizes import estimate
+    from quantreg.recipes.estimates import estimate
 
     wanted: list[Any] = list(names) or [file_type for file_type in file_types.values() if not file_type.only_copy]
     found = [estimate(weights, name) for name in wanted]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quantreg.cli.show import bits, count, print_json, printable, table
+from quantreg.cli.show import bits, print_json, printable, table
+from quantreg.words import count
 
 if TYPE_CHECKING:
     from quantreg.evaluation import Evaluation, Measure, Step

@@ -15,7 +15,8 @@ import click
 def command(source: str, out: str, dtype: str | None, force: bool) -> None:
     """Decode the tensors of a GGUF model to a safetensors file.
 
-    The tensors keep their GGUF names. The metadata is not exported.
+    The tensors keep their GGUF names. The metadata is not exported, except that a tensor that was folded because GGUF
+    has only four dimensions gets its old shape again.
     """
     import quantreg
 

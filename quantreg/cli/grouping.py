@@ -13,12 +13,12 @@ _VARYING = re.compile(
     | \d+(?:\.\d+)?(?:e[+-]?\d+)?""",
     re.ASCII | re.VERBOSE,
 )
-_FEW = 3  # so many of a kind are still told one by one
-_NAMED = 3
+_FEW = 3  # up to so many warnings of a kind are printed one by one
+_NAMED = 3  # how many other names the line for more of them gives
 
 
 def grouped(warnings: Iterable[str]) -> list[str]:
-    """Tell at most three warnings of a kind one by one, and more as the first of them with the names of others.
+    """Keep up to three warnings of a kind as they are. Replace more by one line: the first, with the names of others.
 
     Two warnings are of a kind if they differ only in patterns, names of tensors and numbers. The order is that of the
     first of each kind.
@@ -38,7 +38,7 @@ def grouped(warnings: Iterable[str]) -> list[str]:
 
 
 def _name(warning: str) -> str:
-    """The pattern or the first name of a tensor in a warning, or else the first number."""
+    """Return the pattern or the first name of a tensor in a warning, or else the first number."""
     found = _VARYING.findall(warning)
     if warning.startswith("tensor type "):
         return found[0]

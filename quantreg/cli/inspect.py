@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantreg.cli.show import bits, count, print_json, size, table, warn
+from quantreg.cli.show import bits, print_json, size, table, warn
+from quantreg.words import count
 
 if TYPE_CHECKING:
     from quantreg.gguf import Metadata, TensorInfo

@@ -5,7 +5,8 @@ from typing import Any
 import click
 
 from quantreg.cli.plan_options import PlanCommand, find_file_type, plan_options, to_keywords, type_files
-from quantreg.cli.show import count, plan_summary, warn
+from quantreg.cli.show import plan_summary, warn
+from quantreg.words import count
 
 
 @click.command("plan", cls=PlanCommand)

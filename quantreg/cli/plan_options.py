@@ -38,7 +38,7 @@ _OPTIONS = (
     click.option("--allow-requantize", is_flag=True, help="Allow a model that is already quantized to be quantized "
                  "again, with a loss of quality."),
     click.option("--override-kv", "overrides", multiple=True, metavar="K=T:V", help="Set metadata key K to value V. T "
-                 "is int, float, bool or str. Can be repeated."),
+                 "is int, float, bool, str, or one of GGUF's types such as u64 and array[f32]. Can be repeated."),
     click.option("--prune-layers", multiple=True, metavar="L,L...", help="Remove the layers with these numbers."),
     click.option("--include-weights", multiple=True, metavar="PART", help="Use only the imatrix entries whose names "
                  "contain PART. Can be repeated."),
@@ -84,14 +84,14 @@ def _tensor_types_in(path: str) -> Iterator[str]:
     from quantreg.recipes import parse_tensor_type
 
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
+        for line in iter(lambda: file.readline(1 << 16), ""):  # a model given by mistake may be one long line
             for text in line.split():
                 parse_tensor_type(text)
                 yield text
 
 
 def type_files(ctx: click.Context) -> list[str]:
-    """The paths that were given as --tensor-type-file."""
+    """Return the paths that were given as --tensor-type-file."""
     return list(ctx.meta.get(_TYPE_FILES, ()))
 
 

@@ -100,7 +100,7 @@ def _describe(plugin: "Plugin", registry: "Registry") -> dict[str, Any]:
 )  # fmt: skip
 @click.option(
     "--id", "type_id", type=click.IntRange(0, 2**31 - 1), metavar="N",
-    help="Type id, for several types that of the first. Default: derived from the name, 1000 or above.",
+    help="Type id; with several types, that of the first. Default: an id from 1000 up that follows from the name.",
 )  # fmt: skip
 @click.option(
     "--block", type=click.IntRange(1), metavar="N",

@@ -16,7 +16,8 @@ from quantreg.cli.plan_options import (
     to_keywords,
     type_files,
 )
-from quantreg.cli.show import count, plan_summary, print_json, printable, size, warn
+from quantreg.cli.show import plan_summary, print_json, printable, size, warn
+from quantreg.words import count
 
 if TYPE_CHECKING:
     from quantreg import FileType, Plan, TensorPlan

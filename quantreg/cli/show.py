@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from quantreg.cli.grouping import grouped
+from quantreg.words import count, listed
 
 if TYPE_CHECKING:  # quantreg.recipes is slow to load, and most commands do not need it
     from quantreg.recipes import Plan, TensorPlan
 
-__all__ = ["bits", "count", "plan_summary", "print_json", "printable", "size", "table", "warn"]
+__all__ = ["bits", "plan_summary", "print_json", "printable", "size", "table", "warn"]
 
 
 def size(nbytes: float) -> str:
@@ -25,11 +26,6 @@ def size(nbytes: float) -> str:
 def bits(value: float) -> str:
     """Format bits per weight without trailing zeros: "4.5", "6.5625"."""
     return f"{value:.4f}".rstrip("0").rstrip(".")
-
-
-def count(number: int, noun: str) -> str:
-    """Format a number of things: "1 tensor", "2 tensors"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def printable(text: str) -> str:
@@ -53,9 +49,8 @@ def plan_summary(plan: "Plan") -> str:
         text += f"; {fallbacks} fell back to another type, which adds {bits(plan.fallback_cost)} bits per weight"
     higher = _kept_higher(plan)
     if higher:
-        named = ", ".join([f"{tensor.to_type} for {printable(tensor.name)}" for tensor in higher[:3]])
-        more = f" and {count(len(higher) - 3, 'other tensor')}" if len(higher) > 3 else ""
-        text += f"; {named}{more}, by the rules that file types share (--pure: {plan.file_type.type} for all)"
+        names = listed([f"{tensor.to_type} for {printable(tensor.name)}" for tensor in higher])
+        text += f"; {names}, by the rules that file types share (--pure: {plan.file_type.type} for all)"
     return text
 
 
@@ -81,7 +76,7 @@ def print_json(data: object) -> None:
 
 
 def warn(warnings: Iterable[str]) -> None:
-    """Print each warning as one line on stderr, and many of the same kind as one line together."""
+    """Print each warning as one line on stderr. More than three of the same kind share a line."""
     for warning in grouped(warnings):
         click.echo(f"warning: {printable(warning)}", err=True)
 

@@ -16,8 +16,8 @@ __all__ = ["guarded", "let_plugins_print"]
 def guarded(program: bool) -> Iterator[None]:
     """Send what plugins write to stdout to stderr instead, inside a with statement.
 
-    With ``program`` this process runs only this command. Then file descriptor 1 stays that of stderr, so that the
-    output of printf and of child processes goes there, too, even if it is flushed at the very end.
+    ``program`` says that this process runs nothing but this command. Then file descriptor 1 is that of stderr until
+    the process ends, so that the output of printf and of child processes goes there, too, even if it is flushed late.
     """
     before = sys.stdout
     if before is None or sys.stderr is None:  # closed
@@ -34,7 +34,7 @@ def guarded(program: bool) -> Iterator[None]:
 
 
 def let_plugins_print() -> None:
-    """Open stdout to everybody, for a subcommand that is a plugin's own."""
+    """Let plugins print to stdout from here on, for a subcommand that is a plugin's own."""
     if isinstance(sys.stdout, _Stdout):
         sys.stdout.open_to_all()
 
@@ -63,7 +63,7 @@ class _Stdout:
 
 
 def _called_by_a_plugin() -> bool:
-    """Whether the nearest caller that is quantreg's or a plugin's is a plugin's. Threads need no care in this way."""
+    """Whether the nearest caller that is quantreg's or a plugin's is a plugin's. This works in every thread."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         foreign = is_foreign(frame)
@@ -74,7 +74,7 @@ def _called_by_a_plugin() -> bool:
 
 
 def _move(stdout: TextIO) -> TextIO | None:
-    """Give stdout another file descriptor, and its own to stderr. Return None if stdout is no such file."""
+    """Give stdout another file descriptor, and its own to stderr. Return None if stdout is not file descriptor 1."""
     try:
         if stdout.fileno() != 1:
             return None

@@ -2,17 +2,19 @@
 
 import click
 
-from quantreg.cli.show import count, print_json, printable, warn
+from quantreg.cli.show import print_json, printable, warn
+from quantreg.words import count
 
 
 @click.command("validate")
 @click.argument("file")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(file: str, as_json: bool) -> None:
-    """Check the header of FILE, and look for NaN and infinity in every block of every tensor, scales included.
+    """Check the GGUF model FILE: its header, its layers, and every block of every tensor.
 
-    If something is wrong, one line per tensor says what, and the exit code is 1. For a split model give any shard: all
-    shards are checked.
+    Problems are NaN and infinity, in weights or scales, layers that are missing, and layers that lack tensors which
+    their neighbours have. There is one line per problem, and the exit code is 1 if there are any. For a split model
+    give any shard: all shards are checked.
     """
     import quantreg
 

@@ -12,11 +12,11 @@ from quantreg.evaluation.results import Measure, by_size
 __all__ = ["NARROW", "WIDE", "Frame", "Window", "curve_svg", "frontier_error", "windows"]
 
 _CHARACTER, _BOLD = 0.62, 0.72  # upper estimates of the width of a letter, as a share of the font's size
-_REACH = 0.75  # a window shows so many bits per weight to either side of a new type
+_REACH = 0.75  # a window shows this many bits per weight to either side of a new type
 
 
 class Frame(NamedTuple):
-    """The size of a drawing, in the units that its font has. A browser scales it to the width of the page."""
+    """The size of a drawing, in the same units as its font. A browser scales it to the width of the page."""
 
     name: str
     width: int

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 __all__ = ["Box", "Label", "Point", "place"]
 
-RADIUS = 6.0  # of the area around a point that names keep out of
+RADIUS = 6.0  # no name comes closer to a point than this
 LEADER = 15.0  # a name at this distance or farther is joined to its point by a line
 _DISTANCES = (8, 11, 15, 20, 26, 33, 41, 50, 60, 72)  # between a point and its name, nearest first
 _ANGLES = [math.radians(degrees) for degrees in (-20, 200, 20, 160, -90, 90, -50, 230, 50, 130, -70, 250, 70, 110)]
@@ -136,7 +136,7 @@ def _is_free(option: Label, name: str, points: Mapping[str, Point], frame: Box) 
         if gap < RADIUS:
             return False
         apart = math.hypot(x - own[0], y - own[1])
-        if other == name or apart < 1:  # points at one place share their names
+        if other == name or apart < 1:  # points in the same place: a name may stand for either
             continue
         if option.line is None and gap < _gap(box, own) + min(2, apart / 4):
             return False

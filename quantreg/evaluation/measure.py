@@ -65,7 +65,7 @@ def built_in_types(importance: bool = False) -> list[str]:
 
 def evaluate(
     path: str | bytes | PathLike[str],
-    type_names: "Iterable[str | int | QuantType | FileType]",
+    type_names: "Iterable[str | int | QuantType | FileType] | int | QuantType | FileType",
     imatrix: ImatrixLike | None = None,
     *,
     sample: int = _SAMPLE_WEIGHTS,
@@ -75,8 +75,9 @@ def evaluate(
     """Encode and decode a random sample of the rows of a model in each type, and measure the error and the speed.
 
     - ``path``: a model that `quantreg.open` can read, of types that quantreg can decode, such as an F16 model.
-    - ``type_names``: names or ids of types, or QuantTypes; names of file types, or FileTypes. A name that is both, such
-      as Q4_0, means the type. A file type gives each tensor the type that `quantize_file` would give it.
+    - ``type_names``: names or ids of types, or QuantTypes; names of file types, or FileTypes; or just one of these. A
+      name that is both, such as Q4_0, means the type. A file type gives each tensor the type that `quantize_file` gives
+      it.
     - ``imatrix``: an importance matrix, its path, or a mapping of tensor names to column statistics.
     - ``sample``: about how many weights to take. Every matrix contributes in proportion to its size, at least one row.
     - ``seed``: selects the rows. The same seed gives the same rows for every type.
@@ -87,6 +88,8 @@ def evaluate(
     imatrix; PlanError for a file type that does not fit the model. Raises UnknownTypeError; PlanError if the model has
     no matrices; and whatever `quantreg.open` and `ImportanceMatrix.read` raise.
     """
+    if isinstance(type_names, (str, int, QuantType, FileType)):
+        type_names = [type_names]
     wanted = list({(type(found), found.name): found for found in map(type_or_file_type, type_names)}.values())
     if imatrix is not None:
         imatrix = ImportanceMatrix.of(imatrix)
@@ -121,9 +124,9 @@ def evaluate(
 def _prepared(
     wanted: "Iterable[QuantType | FileType]", model: files.File, imatrix: ImportanceMatrix | None
 ) -> tuple[list[Target], list[Failed]]:
-    """Return the targets that can be measured, and those that cannot with the reason. Raises if there are only those.
+    """Return the targets that can be measured, and why the others cannot. Raises the first error if none can.
 
-    Codecs are loaded here, so that the time for the first tensor does not include this.
+    Codecs are loaded here, so that the time for the first tensor does not include the loading.
     """
     targets: list[Target] = []
     errors: list[tuple[str, Exception]] = []

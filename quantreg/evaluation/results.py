@@ -111,7 +111,7 @@ def _text(metadata: Mapping[str, Any], key: str) -> str | None:
 
 
 def _cpu() -> str:
-    """Name the processor: the platform module only knows its family on Linux."""
+    """Name the processor. On Linux the platform module knows only its family."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):

@@ -36,7 +36,9 @@ class Matrices:
     def rows(self, numbers: "NDArray[np.int64]") -> "NDArray[np.float32]":
         """Decode the rows with these numbers, counted over all experts: float32 (rows, cols)."""
         tensor = self.tensor
-        if tensor.parameters is not None:  # each expert may have its own, which a choice of rows would mix up
+        if (
+            tensor.parameters is not None
+        ):  # each expert may have its own, so rows of several experts cannot be decoded together
             return tensor.dequantize().reshape(-1, tensor.shape[-1])[numbers]
         data = tensor.data.reshape(-1, tensor.data.shape[-1])[numbers]
         return dequantize(data, tensor.type_id, threads=1)

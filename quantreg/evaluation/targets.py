@@ -25,7 +25,7 @@ class TypeTarget:
             raise CodecError(f"{qtype.name} can only be decoded: choose types that can be encoded")
         if qtype.requires_importance and imatrix is None:
             raise CodecError(f"{qtype.name} cannot be encoded without importance: give an imatrix")
-        self.name = qtype.name
+        self.name: str = qtype.name
         self.qtype = qtype
 
     def types(self) -> list[QuantType]:
@@ -58,8 +58,8 @@ class FileTypeTarget:
         options = PlanOptions(allow_requantize=True)
         self.plan: Plan = plan_header(header, file_type, imatrix=imatrix, options=options)
         # A type and a file type may have one name, such as Q4_0, and both may be measured.
-        self.name = file_type.name if registry.find(file_type.name) is None else f"{file_type.name} (file type)"
-        self.bits_per_weight = self.plan.bits_per_weight
+        self.name: str = file_type.name if registry.find(file_type.name) is None else f"{file_type.name} (file type)"
+        self.bits_per_weight: float = self.plan.bits_per_weight
 
     def types(self) -> list[QuantType]:
         """Return all types that tensors are encoded in."""

@@ -69,15 +69,18 @@ class Value:
 
         - bool becomes bool; str and bytes become string; float becomes f32.
         - int becomes the first of u32, i32, u64 and i64 that holds it.
-        - NumPy scalars and one-dimensional arrays keep their dtype, except that float16 becomes f32.
-        - Lists and tuples whose elements have one type become an array. Integers become the first of i32, u32, i64 and
-          u64 that holds them all.
+        - NumPy scalars and one-dimensional arrays keep their dtype, except that float16 becomes f32. Arrays of texts or
+          bytes become an array of strings.
+        - Lists, tuples and ranges whose elements have one type become an array. Integers become the first of i32, u32,
+          i64 and u64 that holds them all.
         - What a `Metadata` returned keeps the type that it had in the file.
 
         Raises GGUFFormatError ("bad-value") for anything else, and for an empty list, which has no type.
         """
         if isinstance(data, Value):
             return data
+        if isinstance(data, np.ndarray) and data.dtype == object:
+            data = data.tolist()  # texts from pandas, for example
         return cls(data.gguf_type if isinstance(data, (_Int, _Float, _List)) else _type_of(data), data)
 
     @property
@@ -104,19 +107,19 @@ class Value:
 
 
 class _Int(int):
-    """An int of a file that remembers its type there, so that ``{**metadata, key: value}`` loses none."""
+    """An int from a file. It remembers its type there, so that ``{**metadata, key: value}`` keeps it."""
 
     gguf_type: str
 
 
 class _Float(float):
-    """A float of a file that remembers its type there."""
+    """A float from a file. It remembers its type there."""
 
     gguf_type: str
 
 
 class _List(list[Any]):
-    """An array of a file that remembers its type there, which an empty list could not show."""
+    """An array from a file. It remembers its type there, which an empty list could not show."""
 
     gguf_type: str
 
@@ -243,11 +246,15 @@ def _encode(type: str, data: Any) -> bytes:
         return struct.pack(f"<{_STRUCT[type]}", data)
     element = type[6:-1]
     if type != f"array[{element}]" or element not in VALUE_TYPES or element == "array":
+        if element.startswith("array"):
+            raise TypeError("arrays of arrays are not supported: store one flat array and its shape, or text as JSON")
         raise TypeError(f"the types are {', '.join(VALUE_TYPES)}; write an array of u32 as 'array[u32]'")
     head = struct.pack("<IQ", VALUE_TYPES.index(element), len(data))
     if element == "string":
         if isinstance(data, (str, bytes)):
             raise TypeError("one string is not an array of strings")
+        if isinstance(data, np.ndarray) and data.ndim != 1:
+            raise TypeError("expected a one-dimensional array of strings")
         return head + b"".join(map(_encode_string, data))
     if element[0] in "ui" and not isinstance(data, np.ndarray):
         # NumPy would turn integers from 2^63 on into floats.
@@ -275,6 +282,8 @@ def _check_range(type: str, data: "Iterable[Any]") -> None:
 
 
 def _encode_string(text: object) -> bytes:
+    if isinstance(text, np.ndarray) and not text.ndim:
+        text = text.item()
     if not isinstance(text, (str, bytes)):
         raise TypeError("expected str or bytes")
     raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
@@ -303,13 +312,17 @@ def _type_of(data: object) -> str:
         return "string"
     if isinstance(data, np.generic | np.ndarray):
         kind, bits = data.dtype.kind, data.dtype.itemsize * 8
-        name = "bool" if kind == "b" else "string" if kind == "U" else f"{kind}{max(bits, 32) if kind == 'f' else bits}"
-        return f"array[{name}]" if data.ndim else name
+        name = {"b": "bool", "U": "string", "S": "string"}.get(kind, f"{kind}{max(bits, 32) if kind == 'f' else bits}")
+        if name in VALUE_TYPES:
+            return f"array[{name}]" if data.ndim else name
+        raise GGUFFormatError(
+            "bad-value", f"no metadata type holds NumPy's {data.dtype}: convert the value", found=data
+        )
     if isinstance(data, int):
         return _int_type(data, data, ("u32", "i32", "u64", "i64"))
     if isinstance(data, float):
         return "f32"
-    if isinstance(data, (list, tuple)) and data:
+    if isinstance(data, (list, tuple, range)) and len(data):
         if all(isinstance(item, int) and not isinstance(item, bool) for item in data):
             return f"array[{_int_type(min(data), max(data), ('i32', 'u32', 'i64', 'u64'))}]"
         types = {_type_of(item) for item in data}
@@ -317,7 +330,17 @@ def _type_of(data: object) -> str:
             return "array[f32]"
         if len(types) == 1:
             return f"array[{types.pop()}]"
-    message = f"{data!r:.80} has no metadata type of its own: give a typed Value, as in Value('array[string]', [])"
+    ways = {
+        type(None): "leave the key out",
+        dict: "store each of its values under a key of its own, or text as JSON",
+        list: "give a typed Value, as in Value('array[string]', [])",
+        tuple: "give a typed Value, as in Value('array[string]', [])",
+    }
+    way = ways.get(type(data), "convert it to bool, int, float, str or a list of one of these")
+    if isinstance(data, (list, tuple)) and data:
+        way = "its elements differ in type: make them of one type, such as str"
+    shown = repr(data)
+    message = f"{shown if len(shown) <= 80 else shown[:80] + '...'} has no metadata type of its own: {way}"
     raise GGUFFormatError("bad-value", message, found=data)
 
 

@@ -184,7 +184,7 @@ def _what_it_is(head: bytes, size: int) -> str | None:
 
 
 def _with_piece(message: str, path: str | None) -> str:
-    """Add to a message that the name of the file says why it is not whole, if it does."""
+    """Add to a message why the file is not whole, if its name says so."""
     piece = piece_of(path) if path is not None else None
     return f"{message}; {piece}" if piece else message
 

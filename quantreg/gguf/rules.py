@@ -102,8 +102,8 @@ def tensor_size(
     where["field"] = f"dimensions of tensor {shown(name)}"
     if len(dims) > max_dims:
         message = (
-            f"tensor {shown(name)} has {len(dims)} dimensions, but the limit is {MAX_DIMS}: reshape it. In a "
-            "file, `quantreg quantize` does that, also with the file type COPY"
+            f"tensor {shown(name)} has {len(dims)} dimensions, but the limit is {MAX_DIMS}: reshape the "
+            "array, or fold the tensors of a file with `quantreg quantize IN OUT COPY`"
         )
         raise GGUFFormatError("too-many-dims", message, found=len(dims), limit=MAX_DIMS, **where)
 

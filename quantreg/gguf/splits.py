@@ -10,6 +10,7 @@ from quantreg.gguf.metadata import Value
 from quantreg.gguf.reader import Header, read_header
 from quantreg.gguf.rules import MAX_DIMS
 from quantreg.whatis import model_path
+from quantreg.words import listed
 
 __all__ = ["MAX_SHARDS", "read_shards", "shard_path", "split_values"]
 
@@ -73,11 +74,11 @@ def read_shards(
 
     paths = [shard_path(name["prefix"], i, count) for i in range(count)]
     if missing := [i for i in range(count) if i != number and not os.path.exists(paths[i])]:
-        numbers = _listed([str(i + 1) for i in missing])
+        numbers = listed([str(i + 1) for i in missing])
         what = f"shard {numbers} of {count} is" if len(missing) == 1 else f"shards {numbers} of {count} are"
         if partial:
             return _alone(given, f"{what} missing", number, count)
-        put = _listed([os.path.basename(paths[i]) for i in missing])
+        put = listed([os.path.basename(paths[i]) for i in missing])
         message = f"{what} missing: download them as well, and put {put} beside this file"
         message = message.replace("them", "it") if len(missing) == 1 else message
         raise GGUFFormatError("split-missing", message, field="split.count", limit=count, path=given.path)
@@ -99,13 +100,6 @@ def read_shards(
         _check_family(shards[0], shard)
     _check_total(shards)
     return tuple(shards)
-
-
-def _listed(words: Sequence[str]) -> str:
-    """Join words as in "1, 2 and 3", and cut a long list."""
-    if len(words) > 4:
-        words = [*words[:3], f"{len(words) - 3} more"]
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _alone(shard: Header, why: str, number: int, count: int) -> tuple[Header, ...]:

@@ -21,7 +21,14 @@ class HeaderEdit:
     """
 
     def __init__(self, metadata: Mapping[str, object] | Iterable[tuple[str, object]] = ()) -> None:
-        pairs = metadata.raw_items() if isinstance(metadata, Metadata) else dict(metadata).items()
+        try:
+            pairs = metadata.raw_items() if isinstance(metadata, Metadata) else dict(metadata).items()
+        except (TypeError, ValueError):
+            kind = type(metadata).__name__
+            raise TypeError(f"metadata is a {kind}: pass a mapping of keys to values, such as {{}}") from None
+        for key, _ in pairs:
+            if not isinstance(key, str):
+                raise TypeError(f"the key of a metadata value is {key!r:.80}, a {type(key).__name__}: use a str")
         self._values: dict[str, Value] = {key: Value.of(value) for key, value in pairs}
 
     def __repr__(self) -> str:

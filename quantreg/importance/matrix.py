@@ -13,10 +13,11 @@ from typing import BinaryIO, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from quantreg.arrays import as_array
+from quantreg.arrays import as_array, check_numbers
 from quantreg.errors import GGUFFormatError, ImportanceError
 from quantreg.gguf import read_header
 from quantreg.html import table
+from quantreg.whatis import LEGACY_IMATRIX, kind_of, read_head
 
 __all__ = ["ImatrixLike", "ImportanceMatrix"]
 
@@ -49,7 +50,7 @@ class ImportanceMatrix(Mapping[str, NDArray[np.float32]]):
     ) -> None:
         """Make a matrix from statistics of your own: a mapping of tensor names to arrays of any shape.
 
-        Raises ImportanceError for values that are negative or not finite.
+        Raises ImportanceError for values that are negative or not finite, ShapeError for what is not numbers.
         """
         self.dataset: str | None = dataset
         self.chunk_count: int = chunk_count
@@ -60,10 +61,7 @@ class ImportanceMatrix(Mapping[str, NDArray[np.float32]]):
             self.entries = entries
         else:
             with np.errstate(over="ignore"):  # infinity is refused below
-                self.entries = {
-                    name: as_array(values, name).astype(np.float32, copy=False).reshape(-1)
-                    for name, values in entries.items()
-                }
+                self.entries = {name: _numbers(values, name) for name, values in entries.items()}
             for name, values in self.entries.items():
                 _check_values(name, values, path)
 
@@ -82,8 +80,11 @@ class ImportanceMatrix(Mapping[str, NDArray[np.float32]]):
         opened.
         """
         name = os.fsdecode(path)
-        with open(name, "rb") as file:
-            is_gguf = file.read(4) == b"GGUF"
+        head, size = read_head(name)
+        is_gguf = head.startswith(b"GGUF")
+        kind = kind_of(head, size) if head.strip(b"\0") and not is_gguf else None
+        if kind is not None and kind != LEGACY_IMATRIX:
+            raise ImportanceError(f"{name}: is not an importance matrix but {kind.name}: {_GIVE}")
         spans, dataset, chunk_count, warnings = (_index_gguf if is_gguf else _index_legacy)(name)
         if not spans:
             raise ImportanceError(f"{name}: has no entries: it is not an importance matrix, or an empty one")
@@ -249,6 +250,7 @@ def _divided(span: _Span, sums: NDArray[np.float32]) -> NDArray[np.float32]:
     return means.reshape(-1)
 
 
+_GIVE = "give the file that llama-imatrix wrote, or download it again"
 _Index: TypeAlias = tuple[dict[str, _Span], str | None, int, list[str]]  # spans, dataset, chunk count, warnings
 
 
@@ -260,7 +262,7 @@ def _index_gguf(path: str) -> _Index:
         raise ImportanceError(f"not a readable importance matrix: {error}") from error
     missing = [key for key in _METADATA if key not in header.metadata]
     if missing:
-        raise ImportanceError(f"{path}: not an importance matrix: the GGUF file lacks the key {missing[0]}")
+        raise ImportanceError(f"{path}: not an importance matrix: the GGUF file lacks the key {missing[0]}: {_GIVE}")
     sums = {t.name.removesuffix(_SUMS): t for t in header.tensors if t.name.endswith(_SUMS)}
     counts = {t.name.removesuffix(_COUNTS): t for t in header.tensors if t.name.endswith(_COUNTS)}
     for name in sorted(sums.keys() ^ counts.keys()):
@@ -344,6 +346,12 @@ def _index_legacy(path: str) -> _Index:
         if file.tell() < size:
             warnings.append(f"{path}: {size - file.tell()} unexpected bytes after the end")
     return spans, dataset, max(chunk_count, 0), warnings
+
+
+def _numbers(values: ArrayLike, name: str) -> NDArray[np.float32]:
+    array = as_array(values, name)
+    check_numbers(array, name)
+    return array.astype(np.float32, copy=False).reshape(-1)
 
 
 def _check_values(name: str, values: NDArray[np.float32], path: str | None) -> None:

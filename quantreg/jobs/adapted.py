@@ -11,15 +11,15 @@ from dataclasses import replace
 from quantreg import gguf
 from quantreg.jobs.source import Source
 from quantreg.recipes import architectures
-from quantreg.recipes.architecture import Architecture, Recognised
+from quantreg.recipes.architecture import ORIGINAL_SHAPE, Architecture, Recognised
 from quantreg.recipes.order import trimmed
 from quantreg.registry import layout_of
+from quantreg.words import named
 
 __all__ = ["adapt", "original_shape"]
 
 _KEY = "general.architecture"
-_SHAPE = "comfy.gguf.orig_shape."
-_MANY = 512  # weights from which on ComfyUI's converter folds rows
+_MANY = 512  # ComfyUI's converter folds the rows of tensors with at least this many weights
 
 
 def adapt(source: Source) -> Source:
@@ -49,7 +49,7 @@ def adapt(source: Source) -> Source:
         if dims != info.dims:
             layout = layout_of(info.type_id)
             new = replace(new, dims=dims, row_bytes=layout.row_bytes(dims[0]) if layout else 0)
-            added[_SHAPE + name] = gguf.Value("array[i32]", list(info.shape))
+            added[ORIGINAL_SHAPE + name] = gguf.Value("array[i32]", list(info.shape))
         infos[info.name] = new
     if added or len(infos) < len(source.tensors):
         source.describe(infos, _extended(metadata, added, names))
@@ -58,7 +58,7 @@ def adapt(source: Source) -> Source:
 
 def original_shape(metadata: Mapping[str, object], name: str, n_elements: int) -> tuple[int, ...] | None:
     """The shape of a tensor before it was folded, or None if the metadata has none that fits its number of weights."""
-    stored = metadata.get(_SHAPE + name)
+    stored = metadata.get(ORIGINAL_SHAPE + name)
     if not isinstance(stored, list) or not all(isinstance(n, int) and n >= 0 for n in stored):
         return None
     shape = tuple(int(n) for n in stored)
@@ -82,7 +82,7 @@ def _new_names(source: Source, recognised: Recognised | None) -> dict[str, str |
     if left_out:
         tensors = "1 tensor that is" if len(left_out) == 1 else f"{len(left_out)} tensors that are"
         source.warnings.append(
-            f"left out {tensors} not part of the {recognised.architecture.name} model (the first is {left_out[0]})"
+            f"left out {tensors} not part of the {recognised.architecture.name} model ({named(left_out)})"
         )
     return names
 
@@ -113,11 +113,11 @@ def _extended(
         (key, gguf.Value.of(value)) for key, value in metadata.items()
     ]  # fmt: skip
     for key, value in old:
-        if key.startswith(_SHAPE):
-            new = names.get(key[len(_SHAPE) :], key[len(_SHAPE) :])
+        if key.startswith(ORIGINAL_SHAPE):
+            new = names.get(key[len(ORIGINAL_SHAPE) :], key[len(ORIGINAL_SHAPE) :])
             if new is None:
                 continue
-            key = _SHAPE + new
+            key = ORIGINAL_SHAPE + new
         if key != _KEY or _KEY not in items:
             items[key] = value
     return gguf.Metadata.of({**items, **added})

@@ -13,7 +13,7 @@ _DAMAGED = (
 
 
 def with_advice(error: NonFiniteError, planned: Plan) -> NonFiniteError:
-    """The same error with the way on, which depends on what the plan does to the tensor that it names."""
+    """The same error with what to do next, which depends on what the plan does to the tensor that it names."""
     message = str(error)
     owners = [tensor for tensor in planned.tensors if message.startswith(f"{tensor.source.name}: ")]
     if not owners:

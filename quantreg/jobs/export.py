@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantreg.errors import SafetensorsError, UnknownTypeError
 from quantreg.ggml import PLAIN_TYPES
@@ -18,6 +18,9 @@ from quantreg.recipes.calibration import Calibration, decided
 from quantreg.recipes.fitted import with_parameters
 from quantreg.registry import types
 
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
 __all__ = ["export"]
 
 
@@ -25,20 +28,21 @@ def export(
     src: str | bytes | os.PathLike[str],
     dst: str | bytes | os.PathLike[str],
     *,
-    dtype: str | None = None,
+    dtype: "DTypeLike | None" = None,
     threads: int | None = None,
     force: bool = False,
 ) -> WriteResult:
     """Decode the GGUF model at src to a safetensors file.
 
-    ``dtype`` is "f16", "bf16" or "f32" for every tensor. None keeps the tensors that safetensors can hold as they are
-    and decodes the others to f16. The names stay GGUF's, and metadata is left behind. A tensor
-    whose shape before it was folded is stored as ``comfy.gguf.orig_shape.NAME`` gets that shape again.
+    ``dtype`` is "f16", "bf16" or "f32" for every tensor, or a dtype of NumPy or torch. None keeps the tensors that
+    safetensors can hold as they are and decodes the others to f16. The names stay GGUF's, and metadata is left behind.
+    A tensor whose shape before it was folded is stored as ``comfy.gguf.orig_shape.NAME`` gets that shape again.
 
     Raises NonFiniteError for values that overflow f16 (use bf16 or f32), UnknownTypeError for types that no plugin
     reads, SafetensorsError for another dtype, OutputError, GGUFFormatError, OSError.
     """
-    wanted = str(dtype or "f16").upper()
+    name = getattr(dtype, "__name__", str(dtype or "f16")).removeprefix("torch.")  # of NumPy or torch
+    wanted = name.lower().replace("float", "f").upper()
     if wanted not in ("F16", "BF16", "F32"):
         raise SafetensorsError(f"dtype is {dtype!r}: expected f16, bf16 or f32")
     source = Source(src, max_dims=MANY_DIMS)

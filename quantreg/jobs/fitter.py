@@ -22,10 +22,10 @@ __all__ = ["Fitter", "little_endian"]
 
 
 class Fitter:
-    """Fits what a plan keeps, each once. ``cut(tensor)`` yields (Slab, offset, bytes) for the rows of a tensor.
+    """Fits the parameters that a plan keeps, each once.
 
-    It reads the source in slabs, in the calling thread, so memory does not grow with the tensor. A run that is
-    continued fits again, to the same values.
+    ``cut(tensor)`` yields (Slab, offset, bytes) for the rows of a tensor. The fitter reads the source in slabs, in the
+    calling thread, so memory does not grow with the tensor. A run that is continued fits again, to the same values.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ def open_source(
     if is_safetensors(path):
         return SafetensorsSource(path, names, partial=partial, any_type=any_type, decode=decode)
     if names is not None:
-        raise PlanError(f"{path}: names are for safetensors files, tensors of a GGUF file have theirs")
+        raise PlanError(f"{path}: names are for safetensors files, and this is a GGUF file: leave them out")
     source = Source(path, partial=partial, any_type=any_type, max_dims=MANY_DIMS)
     if path.endswith(SUFFIX):
         source.warnings.append(f"{path} is a GGUF file, though its name ends in {SUFFIX}")

@@ -15,6 +15,7 @@ from quantreg.jobs import shards
 from quantreg.jobs.adapted import adapt
 from quantreg.jobs.inputs import open_imatrix, open_source
 from quantreg.jobs.source import Source
+from quantreg.qtype import QuantType
 from quantreg.recipes import FileType, Plan, PlanFile, PlanOptions, plan_header
 from quantreg.registry import types
 
@@ -23,7 +24,7 @@ __all__ = ["Rehearsal", "plan", "read_plan", "rehearse"]
 
 def plan(
     src: str | bytes | PathLike[str],
-    file_type: str | int | FileType,
+    file_type: str | int | QuantType | FileType,
     *,
     imatrix: ImatrixLike | None = None,
     names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
@@ -48,7 +49,7 @@ def plan(
 
     ``src`` is the path of a GGUF file, of any shard of one, or of a safetensors file or index. For safetensors,
     ``names`` maps the names there to GGUF's (a mapping, or a JSON file that holds one; None leaves a tensor out), and
-    ``override_kv`` gives the metadata. ``file_type`` is a name, alias or number ("Q4_K_M", 15), or the name of a type
+    ``override_kv`` gives the metadata. ``file_type`` is a name, alias or number ("Q4_K_M", 15), or a type
     for every tensor that is quantized. If the type is a plugin's, the output and the token embeddings get better types
     unless ``pure`` is true. ``imatrix`` is a path, an ImportanceMatrix, or a mapping of tensor names to arrays of
     column statistics. The options from ``pure`` on are those of llama-quantize; `quantreg.PlanOptions` describes each.
@@ -98,7 +99,7 @@ class Rehearsal(NamedTuple):
     """What a run has before it reads tensor data. ``files`` is empty if they cannot be laid out.
 
     ``plan`` has the warnings about the source, the plan and the shards, and all problems. ``errors`` are those among
-    the problems that have a class of their own.
+    the problems that have an exception class of their own.
     """
 
     source: Source
@@ -117,7 +118,7 @@ class Rehearsal(NamedTuple):
 
 def rehearse(
     src: str | bytes | PathLike[str],
-    file_type: str | int | FileType | Plan,
+    file_type: str | int | QuantType | FileType | Plan,
     imatrix: ImatrixLike | None,
     options: PlanOptions,
     *,

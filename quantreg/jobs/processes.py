@@ -13,7 +13,7 @@ __all__ = ["worker_processes"]
 
 @contextmanager
 def worker_processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool of so many processes, to pass as ``executor=``. They end with the block, and with this process.
+    """Yield a pool of this many processes, to pass as ``executor=``. They end with the block, and with this process.
 
     The processes start afresh ("spawn"): a fork would copy locks that threads of this process hold.
     """

@@ -8,6 +8,7 @@ from contextlib import closing
 from os import PathLike
 from typing import Any
 
+from quantreg.dispatch import check_executor
 from quantreg.errors import NonFiniteError
 from quantreg.events import Event, Finished, TensorDone
 from quantreg.importance import ImatrixLike
@@ -17,6 +18,7 @@ from quantreg.jobs.results import QuantizeResult, WriteResult
 from quantreg.jobs.resume import identity_of
 from quantreg.jobs.writing import write_files
 from quantreg.loss import explain, is_lost
+from quantreg.qtype import QuantType
 from quantreg.recipes import FileType, Plan, PlanOptions
 from quantreg.storage import PartialFile
 
@@ -26,7 +28,7 @@ __all__ = ["quantize_events", "quantize_file"]
 def quantize_file(
     src: str | bytes | PathLike[str],
     dst: str | bytes | PathLike[str],
-    file_type: str | int | FileType | Plan,
+    file_type: str | int | QuantType | FileType | Plan,
     imatrix: ImatrixLike | None = None,
     *,
     progress: Callable[[Event], object] | None = None,
@@ -95,7 +97,7 @@ def quantize_file(
 def quantize_events(
     src: str | bytes | PathLike[str],
     dst: str | bytes | PathLike[str],
-    file_type: str | int | FileType | Plan,
+    file_type: str | int | QuantType | FileType | Plan,
     imatrix: ImatrixLike | None = None,
     *,
     threads: int | None = None,
@@ -144,6 +146,7 @@ def _events(
     src, dst, file_type, imatrix, options, *, threads, executor, force, resumable, resume, names, split_max_size,
     split_max_tensors,
 ):  # fmt: skip
+    check_executor(executor)
     begun = time.perf_counter()
     rehearsal = rehearse(
         src, file_type, imatrix, options, names=names, dst=dst, split_max_size=split_max_size,

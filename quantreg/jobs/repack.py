@@ -49,8 +49,8 @@ def merge(
 ) -> WriteResult:
     """Write the shards of a model as one file; src is any one of them, or several, in any order.
 
-    A file that was split by `split` comes back byte for byte. Raises PlanError for a file that is no shard of the same
-    model as the first; GGUFFormatError, OutputError, OSError.
+    A file that was split by `split` comes back byte for byte. Raises PlanError for a file that is not a shard of the
+    same model as the first; GGUFFormatError, OutputError, OSError.
     """
     given = [src] if isinstance(src, (str, bytes, PathLike)) else list(src)
     if not given:
@@ -78,7 +78,7 @@ def edit_metadata(
 ) -> WriteResult:
     """Write the GGUF model at src to dst with other metadata. Shards are merged.
 
-    ``rename`` maps old keys to new ones, ``remove`` lists keys, and ``set`` maps keys to Python objects or
+    ``rename`` maps old keys to new ones, ``remove`` is a key or lists keys, and ``set`` maps keys to Python objects or
     `gguf.Value`; they are applied in this order. A key keeps its place, and a new one is appended.
 
     Raises MetadataError for a key that the model lacks or a new name that is taken; GGUFFormatError for what GGUF
@@ -91,7 +91,7 @@ def edit_metadata(
         if new in values:
             raise MetadataError(f"{source.paths[0]}: cannot rename {old} to {new}: the key {new} exists")
         values = {new if key == old else key: value for key, value in values.items()}
-    for key in remove:
+    for key in [remove] if isinstance(remove, str) else remove:
         _require(values, key, source)
         del values[key]
     values |= {key: gguf.Value.of(value) for key, value in dict(set).items()}

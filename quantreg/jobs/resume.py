@@ -156,6 +156,6 @@ def _functions_of(part: Any) -> Iterator[Any]:
 
 
 def _facts(code: CodeType) -> tuple[object, ...]:
-    """What a function does, without where it is written."""
+    """The code of a function, without the place where it is written."""
     consts = tuple(_facts(const) if isinstance(const, CodeType) else repr(const) for const in code.co_consts)
     return code.co_code.hex(), consts, code.co_names

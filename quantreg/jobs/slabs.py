@@ -125,7 +125,7 @@ def slabs_of(
 
     ``stamps`` belong to ``source.paths``. ``rows_of(tensor)`` gives one `Slab.importance` per expert, or None. With
     ``check``, slabs that are only copied are searched for NaN and infinity. ``parameters`` are those that the new type
-    was fitted to.
+    fitted to the tensor.
     """
     info = tensor.source
     shard, position = source.place(info)
@@ -225,7 +225,8 @@ class Worker:
                 qtype, rows, data, columns, scorer=scorer, first_row=slab.start + row, tensor=slab.tensor,
                 codec=encoder,
             )  # fmt: skip
-            loss = loss.plus(measured(encoder, rows, data))
+            if row == 0 or getattr(encoder, "largest", None) is not None:
+                loss = loss.plus(measured(encoder, rows, data))
         return Done(out.reshape(-1), loss)
 
     def columns(self, slab: Slab) -> NDArray[np.float32] | None:

@@ -106,7 +106,7 @@ class Source:
         return self._place[info.name]
 
     def parameters(self, info: gguf.TensorInfo) -> "Fitted | None":
-        """What the type of a tensor was fitted to, or None if its type has no parameters or the file keeps none.
+        """The parameters that a type fitted to a tensor, or None if it has none or the file keeps none.
 
         The source must be open. Raises CodecError if the type cannot be decoded without them.
         """
@@ -118,7 +118,7 @@ class Source:
         return self._parameters[info.name]
 
     def _floats_of(self, name: str) -> "NDArray[np.float32] | None":
-        """A tensor of float32, or None if there is none of this name."""
+        """The F32 tensor with this name, or None."""
         info = next((info for info in self.tensors if info.name == name and info.type_name == "F32"), None)
         if info is None:
             return None
@@ -127,7 +127,7 @@ class Source:
         return values.view("<f4").reshape(info.shape)
 
     def parameter_names(self) -> set[str]:
-        """The names of the tensors that hold what a type was fitted to: they are part of other tensors."""
+        """The names of the tensors that hold fitted parameters, and so belong to other tensors."""
         found = set()
         for info in self.tensors:
             qtype = types.get(info.type_id)

@@ -75,7 +75,7 @@ def validate(path: str | bytes | PathLike[str], *, threads: int | None = None) -
             problems.append(problem)
         elif all_zero and info.type_name not in PLAIN_TYPES:
             warnings.append(
-                f"{info.name}: every weight is zero. If it is not so in the source, {info.type_name} lost the tensor: "
+                f"{info.name}: every weight is zero. If the source has other values, {info.type_name} lost the tensor: "
                 "compare the two with `quantreg compare`"
             )
         elif types.get(info.type_id) is None:

@@ -11,7 +11,9 @@ from quantreg.recipes.rules import Candidate, Condition, Rule
 if TYPE_CHECKING:
     from pluggy import HookImpl
 
-__all__ = ["Architecture", "Architectures", "Keep", "Recognised"]
+__all__ = ["ORIGINAL_SHAPE", "Architecture", "Architectures", "Keep", "Recognised"]
+
+ORIGINAL_SHAPE: str = "comfy.gguf.orig_shape."  # then a tensor's name: the key of its shape before it was folded
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from quantreg.ggml import INTEGER_TYPES, PLAIN_TYPES
 from quantreg.recipes.builtin import CANNOT_WITHOUT
 from quantreg.recipes.calibration import UNCALIBRATED, Calibration
 from quantreg.recipes.filetype import FileType
-from quantreg.recipes.kinds import has_foreign_name, nothing_quantized, says_foreign
+from quantreg.recipes.kinds import about_foreign_names, has_foreign_name, nothing_quantized
 from quantreg.recipes.layers import incomplete_layers
 from quantreg.recipes.model import ModelHeader
 from quantreg.recipes.options import PlanOptions, pairs
@@ -37,7 +37,7 @@ class Checks:
         self.options = options
         self.decodable = decodable
         self.calibration = calibration
-        self.has_imatrix = bool(calibration.names)
+        self.has_imatrix: bool = bool(calibration.names)
 
     def problems(self, tensors: Sequence[TensorPlan], by_rules: Collection[str] = ()) -> tuple[str, ...]:
         """Why the plan cannot be carried out; empty if it can.
@@ -92,7 +92,7 @@ class Checks:
             if tensor.name in by_rules and tensor.to_type not in PLAIN_TYPES and has_foreign_name(tensor.name)
         ]
         if foreign:
-            found.append(says_foreign(foreign, self.file_type))
+            found.append(about_foreign_names(foreign, self.file_type))
         return tuple(found)
 
     def warnings(self, tensors: Sequence[TensorPlan]) -> tuple[str, ...]:
@@ -122,7 +122,7 @@ class Checks:
                 pruned=self.options.prune_layers,
                 given=dict(pairs(self.options.override_kv)),
             ),
-            *([says_foreign(foreign)] if foreign else []),
+            *([about_foreign_names(foreign)] if foreign else []),
             *nothing_quantized(self.file_type, tensors, self.header.metadata),
         )
 

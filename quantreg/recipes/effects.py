@@ -1,4 +1,4 @@
-"""Options without the effect that they ask for: which they are, why, and what would have it."""
+"""Warnings about options that have no effect, or another effect than they ask for."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from quantreg.recipes.calibration import EMBEDDINGS, Importance
 from quantreg.recipes.options import PlanOptions, pairs
 from quantreg.recipes.plans import TensorPlan
+from quantreg.words import named
 
 if TYPE_CHECKING:
     from quantreg.qtype import QuantType
@@ -23,7 +24,7 @@ def without_effect(
     tensors: Sequence[TensorPlan],
     imatrix: Importance | None,
 ) -> Iterator[str]:
-    """Yield a sentence for each option that has no effect, or another one than it says.
+    """Yield a sentence for each option that has no effect, or another than it asks for.
 
     ``obeyed`` holds what decided the type of any tensor: the patterns, and the names of the options.
     """
@@ -67,8 +68,8 @@ def _ignored(
     first = matched[0]
     count = "the only tensor that matches it" if len(matched) == 1 else f"the {len(matched)} tensors that match it"
     if any(earlier.search(first.name) for earlier, _ in patterns[:place]):
-        return f"an earlier pattern decides for {count} ({first.name}): put the more special pattern first"
-    which = first.name if len(matched) == 1 else f"the first is {first.name}"
+        return f"an earlier pattern decides for {count} ({first.name}): put the more specific pattern first"
+    which = named([tensor.name for tensor in matched])
     if first.reason.endswith(": kept"):
         verb = "is" if len(matched) == 1 else "are"
         return f"{count} ({which}) {verb} kept ({first.reason.removesuffix(': kept')}): {_PLAN}"

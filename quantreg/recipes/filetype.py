@@ -106,8 +106,8 @@ class FileTypes(Mapping[str, FileType]):
         self._add(self._checked(file_type, replace))
         self._by_hand.append(file_type)
 
-    def find(self, key: str | int | FileType, types: "Mapping[str, QuantType] | None" = None) -> FileType:
-        """The file type for a name, alias or number; a FileType is returned as it is.
+    def find(self, key: "str | int | QuantType | FileType", types: "Mapping[str, QuantType] | None" = None) -> FileType:
+        """The file type for a name, alias, number or QuantType; a FileType is returned as it is.
 
         If ``types`` (name -> QuantType) is given, the name of a type that is not also a file type stands for a recipe
         that uses that type (see `quantreg.recipes.builtin.recipe_for`). Raises UnknownFileTypeError, which suggests
@@ -116,7 +116,7 @@ class FileTypes(Mapping[str, FileType]):
         if isinstance(key, FileType):
             return key
         self._refresh()
-        wanted = _normal(key)
+        wanted = _normal(key if isinstance(key, (str, int)) else getattr(key, "name", key))  # a QuantType has a name
         if wanted in self._index:
             return self._by_name[self._index[wanted]]
         for number, (name, instead) in REMOVED_FILE_TYPES.items():

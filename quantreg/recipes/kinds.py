@@ -1,4 +1,4 @@
-"""Files that are no model to quantize, or whose tensors have names that no engine knows: what they are, in words."""
+"""Messages about input that is not a model to quantize, or whose tensors have names that no engine knows."""
 
 import re
 from collections import Counter
@@ -8,8 +8,9 @@ from typing import Any
 from quantreg.ggml import PLAIN_TYPES
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.plans import TensorPlan
+from quantreg.words import count, named
 
-__all__ = ["has_foreign_name", "kind_of_file", "nothing_quantized", "says_foreign"]
+__all__ = ["about_foreign_names", "has_foreign_name", "kind_of_file", "nothing_quantized"]
 
 # Names of language models in Hugging Face's or Meta's own checkpoints. Image models have other names, and the text
 # encoders within their checkpoints have a prefix; engines of that world load both under the names that they have.
@@ -43,10 +44,9 @@ def has_foreign_name(name: str) -> bool:
     return _FOREIGN.match(name) is not None
 
 
-def says_foreign(names: Sequence[str], file_type: FileType | None = None) -> str:
+def about_foreign_names(names: Sequence[str], file_type: FileType | None = None) -> str:
     """The sentence about tensors with such names; with ``file_type``, why its rules cannot work."""
     what = "1 tensor has a Hugging Face name" if len(names) == 1 else f"{len(names)} tensors have Hugging Face names"
-    which = names[0] if len(names) == 1 else f"the first is {names[0]}"
     why = "llama.cpp loads only GGUF's names" if file_type is None else (
         f"no rule of {file_type.name} knows them, and llama.cpp loads only GGUF's names"
     )  # fmt: skip
@@ -57,11 +57,11 @@ def says_foreign(names: Sequence[str], file_type: FileType | None = None) -> str
     more = "" if file_type is None else (
         f". For another engine, pure (--pure) gives all tensors {file_type.type} under the names that they have"
     )  # fmt: skip
-    return f"{what} ({which}): {why}: {how}{more}"
+    return f"{what} ({named(names)}): {why}: {how}{more}"
 
 
 def kind_of_file(metadata: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """What a file is that is no model to quantize, and what to do with it; None for a model."""
+    """Describe a file that is not a model to quantize, and what to do with it; None for a model."""
     kind = metadata.get("general.type")
     if kind == "model":
         kind = None
@@ -79,7 +79,7 @@ def kind_of_file(metadata: Mapping[str, Any], names: Sequence[str]) -> str | Non
 def nothing_quantized(
     file_type: FileType, tensors: Sequence[TensorPlan], metadata: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """What to say if a plan quantizes no tensor although its file type does, or if the file is no model."""
+    """What to say if a plan quantizes no tensor although its file type does, or if the file is not a model."""
     kind = kind_of_file(metadata, [tensor.source.name for tensor in tensors])
     what = () if kind is None else (f"the input is {kind}",)
     if file_type.only_copy or any(tensor.converted and tensor.to_type not in PLAIN_TYPES for tensor in tensors):
@@ -90,8 +90,8 @@ def nothing_quantized(
         return what
     label = f", although the file is labelled {file_type.name}" if file_type.number is not None else ""
     reasons = Counter(_reason(tensor) for tensor in tensors)
-    told = [f"{reason}: {_tensors(n)}" for reason, n in reasons.most_common(3)]
-    more = f"; for other reasons: {_tensors(reasons.total() - sum(n for _, n in reasons.most_common(3)))}"
+    told = [f"{reason}: {count(n, 'tensor')}" for reason, n in reasons.most_common(3)]
+    more = f"; for other reasons: {count(reasons.total() - sum(n for _, n in reasons.most_common(3)), 'tensor')}"
     why = "; ".join(told) + (more if len(reasons) > 3 else "")
     if metadata.get("general.type") == "mmproj":
         label += "; the input is an image or audio projector (mmproj)"
@@ -103,7 +103,3 @@ def _reason(tensor: TensorPlan) -> str:
         return f"{tensor.to_type} because {tensor.reason.partition(':')[0]}"
     kept = tensor.reason.removesuffix(": kept")
     return f"kept, {kept}" if kept != tensor.reason else f"already {tensor.to_type}"
-
-
-def _tensors(count: int) -> str:
-    return f"{count} tensor{'' if count == 1 else 's'}"

@@ -9,6 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from quantreg.words import listed
+
 __all__ = ["incomplete_layers"]
 
 _LAYER = re.compile(r"((?:\w+\.)*blk)\.(\d{1,6})\.([A-Za-z]\w*(?:\.\w+)*\.(?:weight|bias))", re.ASCII)
@@ -25,14 +27,14 @@ _OPTIONAL = (
 )
 # ModernBERT's first layer has no norm, and RWKV-7's first layer has no value of an earlier layer to mix in.
 _NOT_IN_FIRST = ("attn_norm.", "time_mix_v0.", "time_mix_v1.", "time_mix_v2.")
-# What counts the layers whose names begin so, behind the name of the architecture.
+# The beginning of a layer's name -> the keys that count such layers, after the name of the architecture.
 _COUNTED_BY = {
     "blk": ("block_count",),
     "enc.blk": ("block_count",),
     "dec.blk": ("decoder_block_count", "block_count"),
 }
-_USUAL = 4  # a layer is an exception if this many times more layers have what it lacks
-_MOST_LAYERS = 1 << 16  # block_count comes from the file: a larger one is not believed
+_USUAL = 4  # a layer is suspicious if this many times more layers have what it lacks
+_MOST_LAYERS = 1 << 16  # block_count comes from the file: a larger one cannot be true
 
 _Layers = dict[int, frozenset[str]]
 
@@ -165,10 +167,9 @@ def _lacking(group: str, layers: _Layers, facts: _Facts, pruned: Collection[int]
 
 def _sentence(group: str, absent: tuple[str, ...], places: Sequence[tuple[int, int]]) -> str:
     numbers, usual = [number for number, _ in places], max(n for _, n in places)
-    more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
     lacks = "lacks" if len(numbers) == 1 else "lack"
     others = f"{usual} other layer{'s have' if usual > 1 else ' has'}"
-    return f"{_ranges(group, numbers)} {lacks} {', '.join(absent[:3])}{more}, which {others}: {_WHOLE}"
+    return f"{_ranges(group, numbers)} {lacks} {listed(absent)}, which {others}: {_WHOLE}"
 
 
 def _ranges(group: str, numbers: Sequence[int]) -> str:

@@ -63,9 +63,13 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         for name in ("tensor_types", "override_kv"):
-            found = tuple(tuple(pair) for pair in pairs(getattr(self, name)))
-            if any(len(pair) != 2 for pair in found):
-                raise PlanError(f"{name}: got {found}, expected pairs")
+            given = getattr(self, name)
+            found = () if isinstance(given, str) else tuple(pairs(given))
+            if isinstance(given, str) or any(isinstance(pair, str) or len(pair) != 2 for pair in found):
+                raise PlanError(
+                    f"{name} is {given!r:.80}: pass a mapping, as in {_EXAMPLE[name]}, or a sequence of pairs"
+                )
+            found = tuple(tuple(pair) for pair in found)
             object.__setattr__(self, name, found)
         for name in ("prune_layers", "include_weights", "exclude_weights"):
             value = getattr(self, name)
@@ -86,6 +90,9 @@ class PlanOptions:
         return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
 
 
+_EXAMPLE = {"tensor_types": '{"ffn_down": "Q6_K"}', "override_kv": '{"general.name": "mine"}'}
+
+
 def pairs(given: Mapping[str, T] | Sequence[tuple[str, T]]) -> tuple[tuple[str, T], ...]:
     """The pairs of an option that may be a mapping or a sequence of pairs."""
     return tuple(given.items() if isinstance(given, Mapping) else given)
@@ -99,7 +106,7 @@ def parse_tensor_type(text: str) -> tuple[str, str]:
     """
     pattern, equals, type_name = text.partition("=")
     if not (pattern and equals and type_name):
-        raise PlanError(f"tensor type {text!r}: expected PATTERN=TYPE, for example attn_v=q8_0")
+        raise PlanError(f"tensor type {text!r:.80}: expected PATTERN=TYPE, for example attn_v=q8_0")
     return pattern.translate(_ASCII_LOWER), type_name
 
 

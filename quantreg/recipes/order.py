@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from quantreg.errors import PlanError
 from quantreg.names import layer_of
+from quantreg.words import named
 
 if TYPE_CHECKING:
     from quantreg.recipes.plans import TensorPlan
@@ -37,9 +38,8 @@ def dropped_dims(tensors: "Sequence[TensorPlan]") -> Iterator[str]:
     if dropped:
         first = dropped[0]
         tensors_lose = "1 tensor loses" if len(dropped) == 1 else f"{len(dropped)} tensors lose"
-        one = "" if len(dropped) == 1 else "the first is "
         yield (
-            f"{tensors_lose} dimensions of 1, as in llama-quantize ({one}{first.name}: "
+            f"{tensors_lose} dimensions of 1, as in llama-quantize ({named([tensor.name for tensor in dropped])}: "
             f"{first.source.shape} becomes {first.shape}): keep_dims (--keep-dims) keeps them"
         )
 

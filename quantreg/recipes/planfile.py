@@ -141,14 +141,18 @@ class PlanFile:
 
 
 def _parsed(name: str) -> dict[str, Any]:
+    no_plan = f"{name}: is not a plan: make one with `quantreg plan MODEL TYPE -o PLAN.json`"
     with open(name, "rb") as file:
-        raw = file.read()
+        raw = file.read(1 << 12)
+        if b"\0\0\0\0" in raw:  # no text has this, but a model does: do not read all of it
+            raise PlanError(no_plan)
+        raw += file.read()
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise PlanError(f"{name}: is not JSON: {error}") from None
     if not isinstance(data, dict) or "quantreg_plan" not in data:
-        raise PlanError(f"{name}: is not a plan: make one with `quantreg plan MODEL TYPE -o {name}`")
+        raise PlanError(no_plan)
     if data["quantreg_plan"] != _VERSION:
         raise PlanError(
             f"{name}: is a plan of version {data['quantreg_plan']!r}, but this quantreg reads version {_VERSION}: "

@@ -13,7 +13,7 @@ from quantreg.errors import PlanError, QuantregError, UnknownTypeError
 from quantreg.faults import PLUGIN_ERRORS, describe
 from quantreg.ggml import FLOAT_TYPES, PLAIN_TYPES
 from quantreg.names import role_of
-from quantreg.recipes.architecture import Architecture, Keep
+from quantreg.recipes.architecture import ORIGINAL_SHAPE, Architecture, Keep
 from quantreg.recipes.assumed import Watched
 from quantreg.recipes.calibration import EMBEDDINGS, Calibration, Importance, decided
 from quantreg.recipes.catalog import architectures, file_types
@@ -38,7 +38,7 @@ __all__ = ["plan_header"]
 
 def plan_header(
     header: ModelHeader,
-    file_type: str | int | FileType,
+    file_type: "str | int | QuantType | FileType",
     *,
     imatrix: Importance | None = None,
     options: PlanOptions | None = None,
@@ -174,7 +174,7 @@ class _Planner:
             if to is not None:
                 self._known(to, f"{name}: keep ({keep.reason}) of architecture {self.architecture.name}")
             return _Decision(to, f"{keep.reason}: {to or 'kept'}")
-        if len(self.header.metadata.get(f"comfy.gguf.orig_shape.{name}") or ()) > 4:
+        if len(self.header.metadata.get(ORIGINAL_SHAPE + name) or ()) > 4:
             return _Decision(None, "convolution of more than four dimensions: kept")
         if reason := kept_because(name, dims, self.model.architecture):
             return _Decision(None, f"{reason}: kept")

@@ -150,7 +150,7 @@ class Row:
     ``where`` is one role, several, or None for all; ``when`` is one condition, several, or None for no condition. The
     first row that fits decides. A row with ``instead_of`` is different: it replaces a type chosen before it (or the
     file type's own) if that type is one of these. Raises PluginError for a role that no tensor has, and for a condition
-    that is no function.
+    that is not a function.
     """
 
     where: str | tuple[str, ...] | None

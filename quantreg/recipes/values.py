@@ -15,7 +15,7 @@ TYPE_NAMES: str = "int, float, bool, str, or one of GGUF's u8 to u64, i8 to i64,
 
 
 class TypedValue(NamedTuple):
-    """A value and GGUF's name for its type. Nobody has checked whether the type holds the value."""
+    """A value and GGUF's name for its type. Whether the type can hold the value is not checked here."""
 
     type: str
     data: Any
@@ -66,7 +66,7 @@ def _scalar(kind: str, text: str) -> object:
 
 
 def _finite(text: str) -> float:
-    """The number. Infinity only if the text says so: raises OverflowError otherwise."""
+    """Parse a number. Raises OverflowError if it is too large for a float, but not for the text "inf"."""
     if "_" in text:
         raise ValueError("underscores are not part of a number")
     number = float(text)

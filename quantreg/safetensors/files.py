@@ -8,11 +8,12 @@ from typing import Any
 from quantreg.errors import SafetensorsError
 from quantreg.safetensors.header import NotJSONError, parsed, read_header
 from quantreg.whatis import HEAD, SHARD_NAME, kind_of, looks_like_safetensors, read_head
+from quantreg.words import listed
 
 __all__ = ["SUFFIX", "files_of", "is_index", "is_safetensors", "read_json"]
 
 SUFFIX = ".safetensors"
-_MOST_SHARDS = 100_000  # a larger number in a name is no count of files
+_MOST_SHARDS = 100_000  # a larger number in a name does not count files
 _INDEX = re.compile(r".*\.safetensors\.index(\.\w+)?\.json", re.DOTALL)  # NAME.safetensors.index.fp16.json exists
 
 
@@ -74,8 +75,7 @@ class _MissingError(SafetensorsError):
 
     def __init__(self, path: str, missing: list[str], count: int) -> None:
         self.count = count
-        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        self.what = f"{names} {'is' if len(missing) == 1 else 'are'} missing"
+        self.what = f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} missing"
         it = "it" if len(missing) == 1 else "them"
         super().__init__(
             f"{path} is not the whole model, which has {count} files: {self.what}: download {it} from where this file "
@@ -102,7 +102,10 @@ def read_json(path: str | bytes | os.PathLike[str]) -> Any:
     """The value in a JSON file. Raises SafetensorsError if it is not JSON, OSError."""
     path = os.fsdecode(path)
     with open(path, "rb") as file:
-        raw = file.read()
+        raw = file.read(HEAD)
+        if b"\0\0\0\0" in raw and (kind := kind_of(raw, os.path.getsize(path))):  # no text: do not read all of it
+            raise SafetensorsError(f"{path} is not JSON: it is {kind.name}")
+        raw += file.read()
     try:
         return parsed(raw, path)
     except NotJSONError:

@@ -15,6 +15,7 @@ from quantreg.safetensors.header import Entry, Header, read_header
 from quantreg.safetensors.scales import Decoding, Place, decoding
 from quantreg.safetensors.stored import Stored
 from quantreg.whatis import model_path
+from quantreg.words import count, named
 
 __all__ = ["Model", "read_model"]
 
@@ -86,7 +87,9 @@ def read_model(
             if how is not None:
                 stored[name] = how
     if unused:
-        warnings.append(f"the names mention {len(unused)} tensors that the model lacks (the first is {min(unused)})")
+        warnings.append(
+            f"the names mention {count(len(unused), 'tensor')} that the model lacks ({named(sorted(unused))})"
+        )
     if found.note:
         warnings.append(found.note)
     return Model(paths, places, [header.file_size for header in headers], warnings, stored)

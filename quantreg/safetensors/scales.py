@@ -30,7 +30,7 @@ class Place(NamedTuple):
 
     @property
     def part(self) -> Part:
-        """The same for `Stored`."""
+        """The same place, as `Stored` describes it."""
         return Part(self.file, self.position, self.entry.dtype, self.entry.shape)
 
 

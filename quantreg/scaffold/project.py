@@ -1,4 +1,4 @@
-"""A new plugin project: what it is to hold, and writing it from the templates."""
+"""A new plugin project: designs it from the user's options, and writes it from the templates."""
 
 import os
 import re
@@ -28,7 +28,7 @@ _LARGEST_BLOCK = 256  # the compiled encoder holds a few blocks per lane on the 
 
 @dataclass(frozen=True)
 class NewType:
-    """A type that a project is to have: name, id, layout and fallback."""
+    """A type of a new project: name, id, layout and fallback."""
 
     name: str
     type_id: int

@@ -83,7 +83,7 @@ def threads(s: "Subject") -> None:
     if not s.codec.can_encode:
         data = s.some_bytes(rows=64)
         floats = s.decode(data)
-        found = dispatch.dequantize(data, s.qtype, threads=4, parameters=s.parameters(floats.shape[1]))
+        found = dispatch.dequantize(data, s.qtype, threads=4, parameters=s.parameters)
         same = (bits_of(found) == bits_of(floats)).all()
         expect(same, "floats differ between 1 and 4 threads: keep no state between calls")
         return
@@ -96,7 +96,7 @@ def threads(s: "Subject") -> None:
                 expect((want == got).all(), f"{words}: keep no arrays between calls that several threads write to")
     x = np.concatenate(inputs * 8)
     importance = s.given(x.shape[1])
-    got = dispatch.quantize(x, s.qtype, importance, threads=4, parameters=s.parameters(x.shape[1]))
+    got = dispatch.quantize(x, s.qtype, importance, threads=4, parameters=s.parameters)
     want = np.concatenate(expected * 8)
     expect((got == want).all(), f"{_differ(want, got)} between quantreg.quantize in 4 threads and the codec")
 
@@ -233,7 +233,6 @@ _LAYOUTS: "dict[str, Callable[[NDArray[Any]], NDArray[Any]]]" = {
 
 def input_arrays(s: "Subject") -> None:
     """Read-only, misaligned and non-contiguous arrays give the same bytes, and the input does not change."""
-    parameters = s.parameters(s.cols(3))
     if s.codec.can_encode:
         x = s.rows()
         for importance in s.importances(x.shape[1]):
@@ -246,7 +245,7 @@ def input_arrays(s: "Subject") -> None:
             expect(same, "read-only rows give different bytes: do not write to them")
             given = s.given(x.shape[1], importance)
             for name, layout in _LAYOUTS.items():
-                got = dispatch.quantize(layout(x), s.qtype, given, threads=1, parameters=parameters)
+                got = dispatch.quantize(layout(x), s.qtype, given, threads=1, parameters=s.parameters)
                 expect((got == want).all(), f"{_differ(want, got)} for an array {name}")
     data = s.some_bytes()
     floats = bits_of(s.decode(data))
@@ -254,7 +253,7 @@ def input_arrays(s: "Subject") -> None:
     s.decode(decoded)
     expect((decoded == data).all(), "decode changes the bytes it is given: change a copy")
     for name, layout in _LAYOUTS.items():
-        back = dispatch.dequantize(layout(data), s.qtype, threads=1, parameters=parameters)
+        back = dispatch.dequantize(layout(data), s.qtype, threads=1, parameters=s.parameters)
         expect((bits_of(back) == floats).all(), f"floats differ for bytes {name}")
 
 

@@ -72,6 +72,7 @@ CHECKS: dict[str, Check] = {
         Check("importance_weights", uses.importance_weights, "scorer"),
         Check("gil", arrays.gil),
         Check("pickling", uses.pickling),
+        Check("fit", uses.fit),
         Check("twin", twin.twin),
         Check("golden", uses.golden),
         Check("gguf_file", uses.gguf_file),
@@ -151,17 +152,6 @@ def _outcome_of(name: str, subject: Subject, reason: str | None) -> Outcome:
     return Outcome(name, "passed")
 
 
-@contextmanager
-def _without_scorers() -> Iterator[None]:
-    """Leave out the hooks score_importance of other plugins: they change bytes, and a codec is checked by itself."""
-    before = registry.ask_scorers
-    registry.ask_scorers = False
-    try:
-        yield
-    finally:
-        registry.ask_scorers = before
-
-
 def _may_crash(subject: Subject) -> bool:
     """Whether to run a check in a child process, so that a crash becomes a failed check with a name.
 
@@ -173,3 +163,14 @@ def _may_crash(subject: Subject) -> bool:
     if subject.codec.level == "python" and subject.leaves_its_buffers is None:
         run_check("guard_pages", subject)
     return subject.leaves_its_buffers is not False
+
+
+@contextmanager
+def _without_scorers() -> Iterator[None]:
+    """Leave out the hooks score_importance of other plugins: they change bytes, and a codec is checked by itself."""
+    before = registry.ask_scorers
+    registry.ask_scorers = False
+    try:
+        yield
+    finally:
+        registry.ask_scorers = before

@@ -1,16 +1,17 @@
 """The codec under test, and sample rows of weights for it."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import quantreg
 from quantreg.errors import CodecError
 from quantreg.hookspecs import hookimpl
+from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
 from quantreg.registry import registry, types
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from quantreg.codec import RowCodec
+    from quantreg.parameters import Fitted
 
 __all__ = ["KINDS", "Subject", "bits_of", "make_rows"]
 
@@ -79,51 +81,33 @@ class Subject:
         self.golden: Path | None = golden
         self.update_golden: bool = update_golden
         self.leaves_its_buffers: bool | None = None  # unknown until the check guard_pages has run
-        self._fitted: dict[int, dict[str, NDArray[Any]]] = {}  # width of the rows -> parameters
-        self._using: Mapping[str, NDArray[Any]] | None = None
+        self._parameters: Fitted | None = None
+        self._codec: RowCodec | None = None
+
+    @property
+    def parameters(self) -> "Fitted | None":
+        """The parameters of a type that cannot do without: those fitted to some normal rows, or set by `fitted`."""
+        if self._parameters is None and self.qtype.parameters is not None and self.qtype.parameters.required:
+            self._parameters = quantreg.fit(self.rows(rows=16, blocks=4), self.qtype)
+        return self._parameters
 
     @property
     def codec(self) -> "RowCodec":
-        """The codec of the type. If the type needs parameters, it has some that are fitted to sample rows."""
-        return self._bound(self.qtype.codec)
-
-    def _bound(self, codec: "RowCodec") -> "RowCodec":
-        needs = self.qtype.parameters is not None and self.qtype.parameters.required
-        return cast("RowCodec", FittedCodec(self, codec)) if needs and not isinstance(codec, FittedCodec) else codec
-
-    def parameters(self, cols: int) -> "Mapping[str, NDArray[Any]] | None":
-        """Return the parameters for rows of this many weights, or None if the type needs none."""
-        declared = self.qtype.parameters
-        if declared is None or not declared.required:
-            return None
-        if self._using is not None:
-            return self._using
-        if not callable(declared.shapes):
-            cols = self.cols(4)  # one fit serves rows of any width
-        if cols not in self._fitted:
-            x = np.concatenate([make_rows(kind, 32, cols, 0.1, seed=5) for kind in ("normal", "heavy", "zero")])
-            importance = np.ones(cols, np.float32) if self.qtype.requires_importance else None
-            self._fitted[cols] = quantreg.fit(x, self.qtype, importance)
-        return self._fitted[cols]
+        """The codec of the type, which knows its parameters and a nameless tensor, if it wants to."""
+        if self._codec is None:
+            self._codec = self.qtype.codec_for(self.parameters, TensorContext(None, (4, self.cols(3)), expert=0))
+        return self._codec
 
     @contextmanager
-    def using(self, parameters: "Mapping[str, NDArray[Any]] | None") -> Iterator[None]:
-        """Give the codec these parameters inside a with statement, unless they are None."""
-        before = self._using
-        self._using = parameters
+    def fitted(self, x: "NDArray[np.float32]") -> Iterator[None]:
+        """Fit the parameters of a type that needs some to these rows, and use them inside a with statement."""
+        before = self._parameters, self._codec
+        if self.parameters is not None:
+            self._parameters, self._codec = quantreg.fit(x, self.qtype), None
         try:
             yield
         finally:
-            self._using = before
-
-    @contextmanager
-    def fitted_to(self, x: "NDArray[np.float32]", importance: "NDArray[np.float32] | None" = None) -> Iterator[None]:
-        """Fit the parameters to these rows inside a with statement, as `quantize_file` does for a tensor."""
-        if self.parameters(x.shape[1]) is None:
-            yield
-            return
-        with self.using(quantreg.fit(x, self.qtype, self.given(x.shape[1], importance))):
-            yield
+            self._parameters, self._codec = before
 
     def cols(self, blocks: int) -> int:
         """Return the length of a row of this many blocks. Blocks of a single weight count as 32 weights each."""
@@ -162,7 +146,7 @@ class Subject:
         ``codec`` replaces the codec under test. ``fill`` is in each byte of the output before the codec runs.
         """
         out = np.full((x.shape[0], self.qtype.row_bytes(x.shape[1])), fill, np.uint8)
-        self._bound(codec or self.codec).encode_rows(x, out, self.given(x.shape[1], importance))
+        (codec or self.codec).encode_rows(x, out, self.given(x.shape[1], importance))
         return out
 
     def decode(
@@ -170,15 +154,8 @@ class Subject:
     ) -> "NDArray[np.float32]":
         """Decode data, uint8 (rows, bytes per row), and return float32 (rows, cols). Arguments as in `encode`."""
         out = np.full((data.shape[0], self.qtype.row_weights(data.shape[1])), fill, np.float32)
-        self._bound(codec or self.codec).decode_rows(data, out)
+        (codec or self.codec).decode_rows(data, out)
         return out
-
-    def round_trip(
-        self, x: "NDArray[np.float32]", importance: "NDArray[np.float32] | None" = None
-    ) -> "NDArray[np.float32]":
-        """Encode rows and decode them, with parameters that are fitted to them."""
-        with self.fitted_to(x, importance if importance is not None and importance.ndim == 1 else None):
-            return self.decode(self.encode(x, importance))
 
     def some_bytes(self, rows: int = 4, blocks: int = 3, seed: int = 9) -> "NDArray[np.uint8]":
         """Return uint8 (rows, bytes per row): encoded rows, or random bytes if the type cannot encode."""
@@ -196,12 +173,15 @@ class Subject:
             with _environment("QUANTREG_CPU", level):
                 try:
                     codec = self.qtype._load_codec()
+                    bind = getattr(codec, "bind", None)
+                    if bind is not None and self.parameters is not None:
+                        codec = bind(self.parameters, TensorContext(None, (4, self.cols(3)), expert=0))
                 except CodecError as error:
                     if "was not built" not in str(error):
                         raise
                     continue
             if codec.level == level:
-                found[level] = self._bound(codec)
+                found[level] = codec
         return found
 
     @contextmanager
@@ -216,39 +196,6 @@ class Subject:
             yield
         finally:
             registry.unregister_plugin(plugin)
-
-
-class FittedCodec:
-    """A codec that gets parameters for the width of the rows, like those that a file keeps for a tensor."""
-
-    def __init__(self, subject: Subject, codec: "RowCodec") -> None:
-        self._subject, self._codec = subject, codec
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._codec, name)
-
-    def encode_rows(self, x: "NDArray[np.float32]", *args: Any, **options: Any) -> None:
-        """Encode rows with the parameters for their width."""
-        self._at(x.shape[1]).encode_rows(x, *args, **options)
-
-    def decode_rows(self, data: "NDArray[np.uint8]", out: "NDArray[np.float32]", *args: Any, **options: Any) -> None:
-        """Decode rows with the parameters for their width."""
-        self._at(out.shape[1]).decode_rows(data, out, *args, **options)
-
-    def score_rows(self, x: "NDArray[np.float32]", *args: Any, **options: Any) -> None:
-        """Score rows with the parameters for their width."""
-        self._at(x.shape[1]).score_rows(x, *args, **options)
-
-    def _at(self, cols: int) -> "RowCodec":
-        context = quantreg.TensorContext(None, (1, cols), expert=0)
-        parameters = self._subject.parameters(cols)
-        bind = getattr(self._codec, "bind", None)
-        if bind is None:
-            raise CodecError(
-                f"{self._subject.qtype.name} has parameters, but its codec has no method bind(parameters, context): "
-                "docs/fitted.md says what it does"
-            )
-        return cast("RowCodec", bind(parameters, context))
 
 
 class _Plugin:

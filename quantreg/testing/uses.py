@@ -13,6 +13,7 @@ import quantreg
 from quantreg.dispatch import quantize
 from quantreg.errors import CodecError, NonFiniteError
 from quantreg.ggml import INTEGER_TYPES
+from quantreg.parameters import Sample
 from quantreg.testing.guards import run_guarded
 from quantreg.testing.report import NotApplicable, expect
 from quantreg.testing.samples import bits_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from quantreg.testing.samples import Subject
 
 __all__ = [
+    "fit",
     "gguf_file",
     "golden",
     "importance_helps",
@@ -35,15 +37,13 @@ __all__ = [
     "pickling",
 ]
 
-_PARAMETER = "parameter."  # in the names of a golden file
-
 
 def importance_none(s: "Subject") -> None:
     """The type encodes without importance or says that it needs some. A type without a scorer ignores importance."""
     x = s.rows()
     if s.qtype.requires_importance:
         try:
-            quantize(x, s.qtype, threads=1, parameters=s.parameters(x.shape[1]))
+            quantize(x, s.qtype, threads=1, parameters=s.parameters)
         except CodecError as refused:
             expect("importance" in str(refused), f"the refusal does not name importance: {refused}")
             return
@@ -60,7 +60,7 @@ def importance_ones(s: "Subject") -> None:
     x = s.rows(rows=16, blocks=4)
     limit = deserved_error(s.qtype.bits_per_weight)
     for importance in (np.ones(x.shape[1], np.float32), np.ones_like(x)):
-        lost = relative_error(x, s.round_trip(x, importance))
+        lost = relative_error(x, s.decode(s.encode(x, importance)))
         words = f"with {importance.ndim}-D importance of ones the error is {lost:.2%}, more than {limit:.2%}"
         expect(lost <= limit, f"{words}: ones must do as well as no importance")
 
@@ -88,7 +88,7 @@ def importance_nan(s: "Subject") -> None:
         columns = s.columns(x.shape[1])
         columns[3] = value
         try:
-            quantize(x, s.qtype, columns, threads=1, parameters=s.parameters(x.shape[1]))
+            quantize(x, s.qtype, columns, threads=1, parameters=s.parameters)
         except NonFiniteError:
             pass
         else:
@@ -111,13 +111,12 @@ def importance_helps(s: "Subject") -> None:
     x = s.rows("normal", rows=16, blocks=4)
     columns = s.columns(x.shape[1])
     columns[::3] *= 100
-    with s.fitted_to(x):
-        plain, weighted = s.encode(x, s.given(x.shape[1])), s.encode(x, columns)
-        errors = [float((columns * (s.decode(data) - x) ** 2).sum()) for data in (weighted, plain)]
+    plain = s.encode(x, s.given(x.shape[1]))
+    errors = [float((columns * (s.decode(data) - x) ** 2).sum()) for data in (s.encode(x, columns), plain)]
     words = f"importance makes the weighted error {errors[0]:.4g}, but without importance it is {errors[1]:.4g}"
     expect(errors[0] <= errors[1] * 1.02, f"{words}: minimize the sum of importance * (decoded - x)^2")
     expect(
-        (weighted != plain).any(),
+        (s.encode(x, columns) != plain).any(),
         "importance changes no byte, though the codec says that it reads it: use it, or take no importance "
         "(`encode(rows)` in NumPy, NULL for score_rows in Cython)",
     )
@@ -135,6 +134,26 @@ def importance_weights(s: "Subject") -> None:
         want, got = s.encode(x, columns), s.encode(x, weights)
         words = f"{(want != got).sum()} bytes differ between column statistics and the error weights from score_rows"
         expect((want == got).all(), f"{words}: call the same function in the encoder and in score_rows")
+
+
+def fit(s: "Subject") -> None:
+    """The parameters that are fitted to the same rows are the same, however the rows are cut into slabs."""
+    spec = s.qtype.parameters
+    if spec is None:
+        raise NotApplicable("the type fits no parameters")
+    x = s.rows(rows=24)
+    columns, context = s.columns(x.shape[1]), quantreg.TensorContext("blk.0.attn_q.weight", x.shape, expert=0)
+    for importance in (None, columns):
+        found = []
+        for step in (24, 24, 7, 1):
+            samples = [Sample(x[i : i + step], importance, context) for i in range(0, 24, step)]
+            found.append(spec.checked(s.qtype.name, spec.fit(iter(samples), context), context))
+        for name, values in found[0].items():
+            same = (values == found[1][name]).all()
+            expect(same, f"fit gives another {name} for the same rows again: keep no state, and seed random numbers")
+            for other in found[2:]:
+                same = (values == other[name]).all()
+                expect(same, f"fit gives another {name} if rows come in other slabs: join the rows before you sum them")
 
 
 def pickling(s: "Subject") -> None:
@@ -158,12 +177,6 @@ def golden(s: "Subject") -> None:
         raise AssertionError(f"{path} does not exist: run once with --update-golden and commit it")
     with np.load(path) as file:
         kept = dict(file)
-    parameters = {name.removeprefix(_PARAMETER): kept[name] for name in kept if name.startswith(_PARAMETER)}
-    with s.using(parameters or None):
-        _compare_golden(s, path, kept)
-
-
-def _compare_golden(s: "Subject", path: Path, kept: "dict[str, NDArray[Any]]") -> None:
     cases = {"plain": None, "weighted": kept.get("columns")} if s.codec.can_encode else {}
     for name, importance in cases.items():
         if name in kept:
@@ -179,7 +192,7 @@ def _golden_data(s: "Subject") -> "dict[str, NDArray[Any]]":
     """Return what a golden file holds.
 
     "x" and "columns" are the input, "plain" and "weighted" the bytes without and with the columns as importance.
-    "decoded" holds the floats of the bytes in "data". The parameters of a type that fits some are kept, too.
+    "decoded" holds the floats of the bytes in "data".
     """
     x = np.concatenate([s.rows("normal", rows=2, blocks=2), s.rows("heavy", rows=1, blocks=2)])
     found: dict[str, NDArray[Any]] = {"x": x, "columns": s.columns(x.shape[1])}
@@ -190,8 +203,6 @@ def _golden_data(s: "Subject") -> "dict[str, NDArray[Any]]":
         if s.codec.has_scorer:
             found["weighted"] = s.encode(x, found["columns"])
         data = np.concatenate([s.encode(x), data])
-    for name, values in (s.parameters(x.shape[1]) or {}).items():
-        found[_PARAMETER + name] = values
     return {**found, "data": data, "decoded": s.decode(data)}
 
 
@@ -201,9 +212,7 @@ def gguf_file(s: "Subject") -> None:
     floats = bits_of(s.decode(data))
     with s.registered(), tempfile.TemporaryDirectory(prefix="quantreg-check-") as folder:
         path = os.path.join(folder, "tensor.gguf")
-        tensor = quantreg.QuantizedTensor(
-            "blk.0.attn_q.weight", floats.shape, s.qtype.type_id, data, s.parameters(floats.shape[1])
-        )
+        tensor = quantreg.QuantizedTensor("blk.0.attn_q.weight", floats.shape, s.qtype.type_id, data, s.parameters)
         quantreg.write(path, {"general.architecture": "llama"}, {tensor.name: tensor})
         with quantreg.open(path) as model:
             read = model[tensor.name]

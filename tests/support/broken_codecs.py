@@ -281,6 +281,33 @@ def crashes_on_heavy_rows(rows, importance, data):
     return data
 
 
+def evenly(samples, context):
+    low, high = zip(*((sample.rows.min(), sample.rows.max()) for sample in samples), strict=True)
+    return {"levels": np.concatenate([[0], np.linspace(min(low), max(high), 255)])}
+
+
+def first_slab(samples, context):
+    return evenly([next(iter(samples))], context)
+
+
+def fitted_levels(fit=evenly):
+    """Return a type with 256 levels that are fitted to the tensor, one of them 0. A block is one weight in one byte."""
+
+    def encode(rows, *, parameters):
+        order = np.argsort(parameters["levels"], kind="stable")
+        levels = parameters["levels"][order]
+        return order[np.searchsorted((levels[1:] + levels[:-1]) / 2, rows)].astype(np.uint8)
+
+    def decode(blocks, *, parameters):
+        return parameters["levels"][blocks]
+
+    qtype = quantreg.QuantType(
+        "FITTED8", type_id=4205, block_size=1, type_size=1, codec=lambda: PythonCodec(qtype, encode, decode),
+        parameters=quantreg.Parameters({"levels": (256,)}, fit),
+    )  # fmt: skip
+    return qtype
+
+
 BROKEN = {
     "size_algebra": typed_in,
     "size_algebra, fallback": lambda: toy.make(fallback="Q9_9"),
@@ -323,6 +350,7 @@ BROKEN = {
     "importance_weights": lambda: codec(score_rows=other_scores),
     "gil": holds_the_gil,
     "pickling": unpicklable,
+    "fit": lambda: fitted_levels(first_slab),
     "gguf_file": lambda: toy.make(type_id=12),
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from documents import file_in
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
-BASE_ONLY = ["-Csetup-args=-Dbuildtype=plain"]
+BASE_ONLY = ["--config-settings=setup-args=-Dbuildtype=plain"]
 FAMILIES = {  # family -> the codec that is built
     "floats": "f16",
     "legacy": "q4_0",
@@ -28,7 +28,7 @@ def make_all(scratch):
         (_replacing(new("my-q41")), []),
         (_hooks(new("my-hooks")), []),
         (copied_family(scratch.sources), BASE_ONLY),
-        (new("my-c3", "--cython"), ["-Cbuild-dir=build"]),
+        (new("my-c3", "--cython"), ["--config-settings=build-dir=build"]),
         (_other_abi(new("my-abi", "--cython")), BASE_ONLY),
     ]
 
