@@ -82,13 +82,9 @@ def test_an_unknown_type_names_the_rule_or_the_file_type_that_asks_for_it(source
     def mine(candidate, chosen):
         return Choice("Q8_00", "mine")
 
-    with pytest.raises(
-        UnknownTypeError, match=r"ffn_down.weight: rule Row\(ffn_down; Q8_O\) of file type MINE"
-    ):
+    with pytest.raises(UnknownTypeError, match=r"ffn_down.weight: rule Row\(ffn_down; Q8_O\) of file type MINE"):
         quantreg.plan(source, derive("MINE", Row("ffn_down", None, "Q8_O")))
-    with pytest.raises(
-        UnknownTypeError, match="rule mine of file type MINE: unknown quant type 'Q8_00'"
-    ):
+    with pytest.raises(UnknownTypeError, match="rule mine of file type MINE: unknown quant type 'Q8_00'"):
         quantreg.plan(source, derive("MINE", mine))
     with pytest.raises(UnknownTypeError, match="file type MINE: unknown quant type 'Q9'"):
         quantreg.plan(source, derive("MINE", type="Q9"))
