@@ -203,6 +203,7 @@ REFUSED = {
     "bitsandbytes, 8 bits": ({"a.weight": ("I8", np.zeros((4, 4), np.int8)), "a.SCB": f32([1])}, "bitsandbytes"),
     "integers": ({"a.weight": ("I8", np.zeros((4, 4), np.int8)), "a.weight_scale": f32([1])}, "integers with scales"),
     "gpt-oss": ({"a.up_proj_blocks": BYTES, "a.up_proj_scales": BYTES}, "as gpt-oss stores them"),
+    "MLX": ({"a.weight": ("U32", np.zeros((4, 4), np.uint32)), "a.scales": f32(np.ones(4))}, "as MLX stores them"),
     "NVFP4": ({"a.weight_scale_2": f32([1])}, "the second scale of NVFP4"),
     "MXFP8": ({"a.weight": codes(32, 32), "a.weight_scale": ("U8", np.zeros((32, 1), np.uint8))}, "as MXFP8 has"),
     "MXFP8, named": ({"a.weight": codes(32, 32), "a.weight_scale": ("F8_E8M0", np.zeros(32, np.uint8))}, "as MXFP8"),

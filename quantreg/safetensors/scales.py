@@ -158,6 +158,8 @@ def _refuse_unknown(name: str, place: Place, places: Mapping[str, Place]) -> Non
         what = "part of a model that bitsandbytes quantized"
     elif name.endswith("_blocks") and dtype == "U8" and f"{name.removesuffix('blocks')}scales" in places:
         what = "packed 4-bit floats, as gpt-oss stores them"
+    elif dtype == "U32" and f"{name.removesuffix('weight')}scales" in places:
+        what = "packed integers, as MLX stores them"
     elif dtype in ("I8", "U8") and scaled:
         what = "integers with scales"
     if what is not None:
