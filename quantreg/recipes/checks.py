@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from quantreg.ggml import INTEGER_TYPES, PLAIN_TYPES
 from quantreg.recipes.builtin import CANNOT_WITHOUT
 from quantreg.recipes.calibration import UNCALIBRATED, Calibration
+from quantreg.recipes.contradictions import contradictions
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.kinds import about_foreign_names, has_foreign_name, nothing_quantized
 from quantreg.recipes.layers import incomplete_layers
@@ -122,6 +123,7 @@ class Checks:
                 pruned=self.options.prune_layers,
                 given=dict(pairs(self.options.override_kv)),
             ),
+            *contradictions(self.header.tensors, self.header.metadata, given=dict(pairs(self.options.override_kv))),
             *([about_foreign_names(foreign)] if foreign else []),
             *nothing_quantized(self.file_type, tensors, self.header.metadata),
         )

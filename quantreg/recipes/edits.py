@@ -1,12 +1,14 @@
 """The changes to a model's metadata, in the order in which the reference makes them."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from quantreg.errors import PlanError
 from quantreg.ggml import SPLIT_KEYS
 from quantreg.recipes.calibration import Importance
 from quantreg.recipes.catalog import file_types
+from quantreg.recipes.contradictions import is_per_layer
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.model import ModelHeader
 from quantreg.recipes.options import PlanOptions, pairs
@@ -48,8 +50,24 @@ def metadata_edits(
         if imatrix.chunk_count > 0:
             edits.append(MetadataEdit("quantize.imatrix.chunks_count", "u32", imatrix.chunk_count))
     if block_count is not None and architecture:
+        edits += _pruned_arrays(header, options, architecture)
         edits.append(MetadataEdit(f"{architecture}.block_count", "u32", block_count))
     return tuple(edits)
+
+
+def _pruned_arrays(header: ModelHeader, options: PlanOptions, architecture: str) -> Iterator[MetadataEdit]:
+    """Yield the edits that take the values of pruned layers out of arrays with one value per layer.
+
+    The reference leaves such arrays as they are, and then refuses to load its own output.
+    """
+    given = {key for key, _ in pairs(options.override_kv)}
+    n_layers = header.metadata.get(f"{architecture}.block_count")
+    for key in header.metadata:
+        values = header.metadata[key] if key.startswith(f"{architecture}.") and key not in given else []
+        if is_per_layer(key, values, architecture, n_layers):
+            kept = [value for layer, value in enumerate(values) if layer not in options.prune_layers]
+            plain = {bool: "array[bool]", float: "array[f32]"}.get(type(values[0]), "array[i32]")
+            yield MetadataEdit(key, getattr(values, "gguf_type", plain), kept)
 
 
 def _override(key: str, value: Any) -> MetadataEdit:
