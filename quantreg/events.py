@@ -31,13 +31,14 @@ class TensorDone:
     """All rows of a tensor (a TensorPlan) were written; ``index`` counts tensors from 1 in file order.
 
     ``error`` is the RMS of what encoding changed, as a share of that of the weights, over a sample of the rows that
-    this run encoded; None if it encoded none.
+    this run encoded; None if it encoded none. ``blank`` says that the source holds nothing but zero bytes.
     """
 
     tensor: "TensorPlan"
     index: int
     count: int
     error: float | None = None
+    blank: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from quantreg.jobs.advice import with_advice
 from quantreg.jobs.planning import rehearse
 from quantreg.jobs.results import QuantizeResult, WriteResult
 from quantreg.jobs.resume import identity_of
+from quantreg.jobs.verify import about_blank, is_matrix
 from quantreg.jobs.writing import write_files
 from quantreg.loss import explain, is_lost
 from quantreg.qtype import QuantType
@@ -162,17 +163,19 @@ def _events(
             return PartialFile(file.path, identity | {"output": file.digest}, resume=resume, **keywords)
 
     inputs = [os.fsdecode(path) for path in (src, names) if isinstance(path, (str, bytes, PathLike))]
-    lost = []
+    lost, blank = [], []
     try:
         for event in write_files(
             source, planned, files, found, threads=threads, executor=executor, force=force, begin=begin, inputs=inputs
         ):
             if isinstance(event, TensorDone) and event.error is not None and is_lost(event.error):
                 lost.append(explain(event.tensor.name, event.tensor.to_type, event.error))
+            if isinstance(event, TensorDone) and event.blank and is_matrix(event.tensor.source):
+                blank.append(event.tensor.source.name)
             yield event
     except NonFiniteError as error:
         raise with_advice(error, planned) from error
-    warnings = (*lost, *planned.warnings, *(() if found is None else found.warnings))
+    warnings = (*lost, *about_blank(blank), *planned.warnings, *(() if found is None else found.warnings))
     written = WriteResult.of(files)
     yield Finished(
         QuantizeResult(

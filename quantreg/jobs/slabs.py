@@ -84,12 +84,14 @@ class Slab:
 class Done(NamedTuple):
     """The bytes of a slab in the output, and what encoding lost of a sample of its rows.
 
-    ``all_zero`` says of data that was only copied and checked whether each weight is zero.
+    ``all_zero`` says of data that was only copied and checked whether each weight is zero. ``blank`` says of all data
+    whether the source holds nothing but zero bytes, as a download leaves where it has not been yet.
     """
 
     data: "NDArray[np.uint8]"
     loss: Loss = Loss()
     all_zero: bool = False
+    blank: bool = False
 
 
 def byte_ranges(info: TensorInfo) -> Iterator[tuple[int, int]]:
@@ -151,7 +153,9 @@ def slabs_of(
     out_bytes = types[tensor.to_id].row_bytes(info.n_cols)
     step = rows_per_slab(info.n_cols, SLAB_WEIGHTS)
     # The rows of an expert share their importance, so a slab must not hold rows of two experts.
-    together = tensor.dims[1] if len(tensor.dims) > 2 else info.n_rows
+    # A stack whose matrices have nothing of their own is cut as one: a convolution has a matrix for each few weights.
+    alone = len(importance) > 1 or types[info.type_id].by_matrix or types[tensor.to_id].by_matrix
+    together = tensor.dims[1] if alone and len(tensor.dims) > 2 else info.n_rows
     had = source.parameters(info)
     first = 0
     while first < info.n_rows:
@@ -193,11 +197,12 @@ class Worker:
             file.read_into(slab.position, raw, slab.tensor)
         else:
             read_stored(slab.stored, file, self._open(*slab.scales), slab.position, raw, slab.tensor)
+        blank = not raw[:4096].any() and not raw.any()
         if slab.to_type is not None:
-            return self._encode(slab, raw)
+            return self._encode(slab, raw)._replace(blank=blank)
         if slab.from_type is not None:
-            return Done(raw, all_zero=not self._check_finite(slab, raw))
-        return Done(raw)
+            return Done(raw, all_zero=not self._check_finite(slab, raw), blank=blank)
+        return Done(raw, blank=blank)
 
     def floats(self, slab: Slab) -> NDArray[np.float32]:
         """The rows of the slab as float32 (rows, cols), valid until this thread's next call."""
@@ -341,10 +346,10 @@ class _OpenFiles:
 _worker = Worker(_OpenFiles())
 
 
-def run_slab(slab: Slab) -> tuple[bytes, Loss]:
+def run_slab(slab: Slab) -> tuple[bytes, Loss, bool, bool]:
     """Run `Worker.run` for an executor whose workers are other processes, perhaps on other machines."""
     try:
         done = _worker.run(slab)
     except UnknownTypeError as error:
         raise unknown_elsewhere(error) from None
-    return done.data.tobytes(), done.loss
+    return done.data.tobytes(), *done[1:]

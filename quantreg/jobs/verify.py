@@ -3,10 +3,11 @@
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import takewhile
 from os import PathLike
 from typing import Any
 
@@ -16,11 +17,14 @@ from numpy.typing import NDArray
 from quantreg.dispatch import cpu_count
 from quantreg.errors import CodecError, NonFiniteError, ShapeError
 from quantreg.ggml import PLAIN_TYPES
+from quantreg.gguf import TensorInfo
 from quantreg.html import figures
 from quantreg.jobs.slabs import SLAB_BYTES, Slab, Worker, byte_ranges, in_order, matrix_of
 from quantreg.jobs.source import Source
+from quantreg.recipes.contradictions import contradictions
 from quantreg.recipes.layers import incomplete_layers
 from quantreg.registry import types
+from quantreg.words import named
 
 __all__ = ["Validation", "hash_tensors", "validate"]
 
@@ -68,18 +72,26 @@ def validate(path: str | bytes | PathLike[str], *, threads: int | None = None) -
     damaged header, OSError for a file that cannot be read.
     """
     source = Source(path)
+    blank: set[str] = set()
     problems = list(incomplete_layers([info.name for info in source.tensors], source.metadata))
+    problems += contradictions(source.tensors, source.metadata)
     warnings = list(source.warnings)
-    for info, problem, all_zero in _validated(source, threads or cpu_count()):
+    for info, problem, all_zero, is_blank in _validated(source, threads or cpu_count()):
+        if is_blank:
+            blank.add(info.name)
         if problem is not None:
             problems.append(problem)
-        elif all_zero and info.type_name not in PLAIN_TYPES:
+        elif all_zero and not is_blank and info.type_name not in PLAIN_TYPES:
             warnings.append(
                 f"{info.name}: every weight is zero. If the source has other values, {info.type_name} lost the tensor: "
                 "compare the two with `quantreg compare`"
             )
         elif types.get(info.type_id) is None:
             problems.append(f"{info.name} was not checked: no installed plugin reads {info.type_name}")
+    unfinished = list(_blank_ends(source, blank))
+    problems += [sentence for _, sentence in unfinished]
+    told = {name for names, _ in unfinished for name in names}
+    warnings += about_blank([info.name for info in source.tensors if info.name in blank - told and is_matrix(info)])
     return Validation(tuple(source.paths), len(source.tensors), tuple(problems), tuple(warnings))
 
 
@@ -92,7 +104,7 @@ def _validated(source, threads):
             info, start, nbytes = item
             qtype = types.get(info.type_id)
             if qtype is None or not info.known:
-                return None, False
+                return None, False, False
             shard, position = source.place(info)
             path = os.path.abspath(source.paths[shard])
             try:
@@ -101,21 +113,56 @@ def _validated(source, threads):
                     had=source.parameters(info),
                     context=source.context(info, matrix_of(info, start // max(1, info.row_bytes))),
                 )  # fmt: skip
-                return None, worker.run(slab).all_zero and info.n_elements > 0
+                done = worker.run(slab)
+                return None, done.all_zero and info.n_elements > 0, done.blank and info.n_elements > 0
             except (NonFiniteError, CodecError, ShapeError) as error:
-                return str(error), False
+                return str(error), False, False
 
         items = (
             (info, start, nbytes)
             for info in source.tensors
             for start, nbytes in (byte_ranges(info) if info.nbytes else [(0, 0)])
         )
-        found: dict[str, tuple[str | None, bool]] = {}
-        for (info, start, nbytes), (problem, all_zero) in on_threads(items, look, threads):
-            before = found.get(info.name, (None, True))
-            found[info.name] = before[0] or problem, before[1] and all_zero
+        found: dict[str, tuple[str | None, bool, bool]] = {}
+        for (info, start, nbytes), (problem, all_zero, blank) in on_threads(items, look, threads):
+            before = found.get(info.name, (None, True, True))
+            found[info.name] = before[0] or problem, before[1] and all_zero, before[2] and blank
             if start + nbytes >= info.nbytes:
                 yield info, *found[info.name]
+
+
+def is_matrix(info: TensorInfo) -> bool:
+    """Whether a tensor has several rows and columns: vectors, such as biases, may well be zeros."""
+    return info.n_rows > 1 and info.n_cols > 1
+
+
+def about_blank(names: Sequence[str]) -> tuple[str, ...]:
+    """The sentence about matrices of the source that hold nothing but zero bytes, or nothing."""
+    if not names:
+        return ()
+    what = f"{names[0]} holds" if len(names) == 1 else f"{len(names)} matrices ({named(names)}) hold"
+    return (
+        f"{what} nothing but zeros: if that is not on purpose, the download or copy of the model is unfinished: "
+        "compare the checksum of the file with that of its source",
+    )
+
+
+def _blank_ends(source: Source, blank: Set[str]) -> Iterator[tuple[list[str], str]]:
+    """Yield the names of the blank tensors with which each file ends, and a sentence about them.
+
+    Such an end is what an unfinished download leaves in a file whose size was reserved before.
+    """
+    for shard, path in enumerate(source.paths):
+        here = [info for info in source.tensors if source.place(info)[0] == shard and info.nbytes]
+        infos = sorted(here, key=lambda info: source.place(info)[1])
+        end = list(takewhile(lambda info: info.name in blank, reversed(infos)))
+        if any(map(is_matrix, end)):
+            names = [info.name for info in reversed(end)]
+            what = f"the last tensor of the file ({names[0]}) holds" if len(names) == 1 else (
+                f"the last {len(names)} tensors of the file (from {names[0]} on) hold"
+            )  # fmt: skip
+            where = f"{path}: " if len(source.paths) > 1 else ""
+            yield names, f"{where}{what} nothing but zeros: the download or copy is unfinished: make it again"
 
 
 def hash_tensors(path: str | bytes | PathLike[str], *, threads: int | None = None) -> dict[str, str]:

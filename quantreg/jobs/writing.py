@@ -63,16 +63,16 @@ def write_files(
             done = _one_by_one(pieces, Worker(lambda path, stamp: source.file(path)))
         else:
             done = _on_threads(pieces, Worker(lambda path, stamp: source.file(path)), threads)
-        index, loss = 0, Loss()
+        index, loss, blank = 0, Loss(), True
         with closing(done):  # its threads must end before the files are closed
             for piece in done:
                 if piece.nbytes:
                     yield Advanced(piece.tensor, piece.nbytes)
-                loss = loss.plus(piece.loss)
+                loss, blank = loss.plus(piece.loss), blank and piece.blank
                 if piece.last:
                     index += 1
-                    yield TensorDone(piece.tensor, index, len(planned.tensors), loss.share)
-                    loss = Loss()
+                    yield TensorDone(piece.tensor, index, len(planned.tensors), loss.share, blank)
+                    loss, blank = Loss(), True
         for file, target in zip(files, targets, strict=True):
             _pad(file, target)
 
@@ -82,7 +82,7 @@ class _Piece:
     """A slab of a tensor, or None if there is nothing to do, and where its bytes go.
 
     ``nbytes`` counts the bytes of the source that it finishes, and ``last`` marks the last piece of the tensor.
-    ``loss`` is what encoding lost of it.
+    ``loss`` is what encoding lost of it, and ``blank`` that of `Done`.
     """
 
     tensor: TensorPlan
@@ -92,6 +92,7 @@ class _Piece:
     offset: int
     last: bool
     loss: Loss = field(default_factory=Loss)
+    blank: bool = False
 
 
 def _pieces(source, planned, files, targets, imatrix, floor, by_path, check):
@@ -144,7 +145,7 @@ def _pieces(source, planned, files, targets, imatrix, floor, by_path, check):
 
 def _write(piece, done):
     piece.target.pwrite(done.data, piece.offset, piece.tensor.name)
-    piece.loss = done.loss
+    piece.loss, piece.blank = done.loss, done.blank
 
 
 def _one_by_one(pieces, worker):

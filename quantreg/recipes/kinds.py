@@ -30,6 +30,13 @@ _FOREIGN = re.compile(
     re.VERBOSE | re.ASCII,
 )
 
+# Names of the parts of LoRA, LoHa and LoKr adapters, as PEFT, Kohya's scripts and LyCORIS write them.
+_ADAPTER = re.compile(
+    r"\.(?:lora_(?:[AaBb]|up|down|mid|embedding_[AB]|magnitude_vector)|hada_[wt][12](?:_[ab])?|lokr_[wt][12](?:_[ab])?"
+    r"|alpha|dora_scale)(?:\.\w+)?(?:\.weight)?",
+    re.ASCII,
+)
+
 # general.type -> what the file is and what to do with it.
 _KINDS = {
     "adapter": "a LoRA adapter, which is used beside its model: merge it into the F16 model first (llama.cpp's "
@@ -41,7 +48,12 @@ _KINDS = {
 
 def has_foreign_name(name: str) -> bool:
     """Whether a tensor has a name of a Hugging Face or Meta checkpoint of a language model."""
-    return _FOREIGN.match(name) is not None
+    return _FOREIGN.match(name) is not None and not _is_of_adapter(name)
+
+
+def _is_of_adapter(name: str) -> bool:
+    found = _ADAPTER.search(name)
+    return found is not None and found.end() == len(name)
 
 
 def about_foreign_names(names: Sequence[str], file_type: FileType | None = None) -> str:
@@ -71,6 +83,11 @@ def kind_of_file(metadata: Mapping[str, Any], names: Sequence[str]) -> str | Non
         kind = "imatrix"
     elif kind is None and metadata.get("general.architecture") == "controlvector":
         return "a control vector, which is used beside its model: quantize the model instead"
+    elif kind is None and sum(map(_is_of_adapter, names)) * 2 > len(names):
+        return (
+            "a LoRA adapter, which is used beside its model: merge it into the model in F16 or BF16 first, and "
+            "quantize the result"
+        )
     if not names and any(key.startswith("tokenizer.") for key in metadata):
         kind = "vocab"
     return _KINDS.get(kind) if isinstance(kind, str) else None
