@@ -60,7 +60,7 @@ def types_of(architecture, file_type, shapes, **options):
 # ---- recognition ----
 
 
-@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "model.", "net."])
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "model.", "net.", "module.", "_orig_mod.", "unet."])
 @pytest.mark.parametrize("name", EXPECTED)
 def test_an_architecture_is_recognised_by_its_tensors_behind_any_usual_prefix(name, prefix):
     found = architectures.recognise([prefix + tensor for tensor in EXPECTED[name]] + ["vae.decoder.weight"])

@@ -49,7 +49,8 @@ EVERYWHERE = (
     Keep((), "convolution", None, convolution),
 )
 
-PREFIXES = ("model.diffusion_model.", "model.", "net.")  # C
+# The first three are those of C. The others are what PyTorch's wrappers and the pipelines of diffusers add.
+PREFIXES = ("model.diffusion_model.", "model.", "net.", "module.", "_orig_mod.", "transformer.", "unet.")
 
 
 def image_model(name, description, *signatures, keep, rules=(), **fields):
