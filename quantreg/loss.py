@@ -63,9 +63,9 @@ def measured(codec: "RowCodec", rows: "NDArray[np.float32]", data: "NDArray[np.u
 
 def _beyond(rows: "NDArray[np.float32]", largest: float | None) -> int:
     """The first row with a magnitude beyond the largest, or 0."""
-    if largest is None or max(rows.max(initial=0), -rows.min(initial=0)) <= largest:
+    if largest is None or _sum_of_squares(rows) <= largest**2:  # the sum bounds each weight, and takes one pass
         return 0
-    return int((np.abs(rows).max(axis=1) > largest).argmax())
+    return int((np.abs(rows).max(axis=1) > largest).argmax())  # 0 if none is
 
 
 def _sum_of_squares(x: "NDArray[np.float32]") -> float:

@@ -250,7 +250,7 @@ cdef tuple scan_header(_Cursor c, object take_key, object take_tensor):
         if magic != b"GGUF":
             raise c.error("bad-magic", "magic", f"is {magic!r}, but a GGUF file starts with b'GGUF'", magic, b"GGUF")
     if c.size < FIXED_HEADER:
-        raise c.error("too-short", "header", f"takes {FIXED_HEADER} bytes but the file has {c.size}",
+        raise c.error("too-short", "header", f"takes {FIXED_HEADER} bytes but the file has {c.size}: download or copy it again",
                       c.size, FIXED_HEADER)
     c.at = 4
     version = c.u32("version")
