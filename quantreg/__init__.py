@@ -79,13 +79,25 @@ __all__ = ["__version__", *sorted(_HOMES)]
 
 def __getattr__(name):
     if name in _MODULES:
-        return import_module(f"quantreg.{name}")
+        return _loaded(name)
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'quantreg' has no attribute {name!r}")
-    value = getattr(import_module(f"quantreg.{home}"), name)
+    value = getattr(_loaded(home), name)
     globals()[name] = value
     return value
+
+
+def _loaded(module):
+    try:
+        return import_module(f"quantreg.{module}")
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("quantreg_kernels"):
+            raise
+        raise ImportError(
+            f"{__path__[0]} is quantreg's source, which is not compiled, and Python finds it before the installed package: "
+            "change to another folder, or run `python -P`"
+        ) from None
 
 
 def __dir__():

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -12,6 +13,7 @@ import pytest
 
 import quantreg
 
+ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = [
     "quantreg", "quantreg.gguf", "quantreg.storage", "quantreg.recipes", "quantreg.importance", "quantreg.evaluation",
     "quantreg.jobs", "quantreg.safetensors", "quantreg.testing", "quantreg.scaffold", "quantreg.cli",
@@ -121,3 +123,15 @@ def test_a_name_of_the_stub_is_the_object_of_the_module_that_the_stub_names(name
     else:
         module, there = source
         assert value is getattr(import_module(module), there)
+
+
+def test_the_source_folder_says_that_it_is_not_the_installed_package(tmp_path):
+    """As in a clone, whose folder `python` searches before the installed package."""
+    for package in ("quantreg", "quantreg_kernels"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for code in ("import quantreg; quantreg.open", "from quantreg import quantize", "import quantreg; quantreg.gguf"):
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 1
+        (message,) = [line for line in done.stderr.splitlines() if line.startswith("ImportError")]
+        assert "is quantreg's source, which is not compiled" in message
+        assert "run `python -P`" in message
