@@ -4,9 +4,18 @@ Public names are imported on first use, so that ``import quantreg`` loads no cod
 `__init__.pyi`, which a test keeps equal to the table below.
 """
 
+import os
 from importlib import import_module
 
 __version__ = "0.1.0"
+
+# Python searches the current folder first, so in a clone it finds the source, whose kernels are not compiled.
+_is_source = os.path.exists(os.path.join(os.path.dirname(__path__[0]), "meson.build"))
+if _is_source and not type(__spec__.loader).__module__.startswith("_quantreg_editable"):
+    raise ImportError(
+        f"{__path__[0]} is quantreg's source, which is not compiled, and Python finds it before the installed package: "
+        "change to another folder, or run `python -P`"
+    )
 
 # public name -> module that holds it
 _HOMES = {
@@ -79,25 +88,13 @@ __all__ = ["__version__", *sorted(_HOMES)]
 
 def __getattr__(name):
     if name in _MODULES:
-        return _loaded(name)
+        return import_module(f"quantreg.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'quantreg' has no attribute {name!r}")
-    value = getattr(_loaded(home), name)
+    value = getattr(import_module(f"quantreg.{home}"), name)
     globals()[name] = value
     return value
-
-
-def _loaded(module):
-    try:
-        return import_module(f"quantreg.{module}")
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("quantreg_kernels"):
-            raise
-        raise ImportError(
-            f"{__path__[0]} is quantreg's source, which is not compiled, and Python finds it before the installed package: "
-            "change to another folder, or run `python -P`"
-        ) from None
 
 
 def __dir__():
