@@ -195,6 +195,8 @@ class Project:
                 for new in self.types:
                     named = partial(_filled, {**words, **new.words()})
                     text = texts.get(new.layer, texts[""])
+                    if not new.row_header_size:  # it is 0 by default
+                        text = text.replace("    row_header_size=4848,\n", "")
                     if new.fallback:
                         text = text.replace("    codec=", f'    fallback="{new.fallback}",\n    codec=', 1)
                     if self.twin_of:
