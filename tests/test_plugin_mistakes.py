@@ -1,5 +1,6 @@
 """Mistakes that authors of plugins make: each message names the part at fault and says what to write."""
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -118,6 +119,13 @@ def test_a_rule_of_an_architecture_that_fails_is_called_one_of_the_architecture(
 
     architecture(rules=(mine,))
     with pytest.raises(PlanError, match="rule mine of architecture llama failed: AttributeError"):
+        quantreg.plan(source, "Q4_K_M")
+
+
+@pytest.mark.parametrize("broken", [lambda tensor: tensor.nope, lambda tensor: sys.exit(3)])
+def test_a_condition_that_fails_names_the_line_of_the_plugin(source, architecture, broken):
+    architecture(keep=(Keep(("ffn_down",), "precious", when=broken),))
+    with pytest.raises(PlanError, match=r"keep of architecture llama failed: .*test_plugin_mistakes\.py:\d+\)$"):
         quantreg.plan(source, "Q4_K_M")
 
 
