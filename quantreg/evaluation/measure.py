@@ -10,11 +10,12 @@ import numpy as np
 
 import quantreg
 from quantreg import files
-from quantreg.errors import PlanError, QuantregError
+from quantreg.errors import PlanError
 from quantreg.evaluation.results import Conditions, Evaluation, Failed, Measure, Skipped
 from quantreg.evaluation.round_trip import Matrices, fit_model, parameter_bytes, round_trip, warm_up
 from quantreg.evaluation.sums import Sums, added, finished, summed
 from quantreg.evaluation.targets import Target, make_target
+from quantreg.faults import told
 from quantreg.ggml import INTEGER_TYPES
 from quantreg.importance import ImatrixLike, ImportanceMatrix
 from quantreg.parameters import TensorContext, without_tokenizer
@@ -145,11 +146,7 @@ def _prepared(
             targets.append(made)
     if errors and not targets:
         raise errors[0][1]
-    return targets, [Failed(name, _words(error)) for name, error in errors]
-
-
-def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, QuantregError) else f"{type(error).__name__}: {error}"
+    return targets, [Failed(name, told(error)) for name, error in errors]
 
 
 def _versions(chosen: Iterable[QuantType]) -> dict[str, str]:
@@ -234,7 +231,7 @@ class _Run:
         except MemoryError:
             raise
         except Exception as error:  # a plugin may raise anything, and the other types do not depend on it
-            return _words(error)
+            return told(error)
         # The whole tensor shares its parameters, so the sampled rows count for a part of their size.
         share = len(numbers) / max(1, math.prod(matrices.tensor.shape[:-1]))
         if fits and qtype.parameters is not None and qtype.parameters.scope == "model":
