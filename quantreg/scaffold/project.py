@@ -17,7 +17,7 @@ from quantreg.scaffold.names import FIRST_FREE, check_id, check_project, check_t
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-__all__ = ["Kind", "NewType", "Project"]
+__all__ = ["Kind", "NewType", "Project", "for_pip"]
 
 Kind: TypeAlias = Literal["python", "cython", "recipe", "hook"]
 
@@ -176,7 +176,7 @@ class Project:
         if self.kind != "cython" or not all(path.is_file() for path in sources):
             return ""
         return (
-            f". To make its compiled twin, install it first (pip install -e {_for_pip(target)}) and repeat the command"
+            f". To make its compiled twin, install it first (pip install -e {for_pip(target)}) and repeat the command"
         )
 
     def _files(self) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -260,7 +260,7 @@ def _aligned(text: str) -> str:
     return re.sub(r"(?m)^( {4}.*?) +  # ", lambda match: f"{match[1].ljust(width)}  # ", text)
 
 
-def _for_pip(path: Path) -> str:
+def for_pip(path: Path) -> str:
     """A folder as pip takes it: a word without a slash would be a name on PyPI."""
     return str(path) if path.is_absolute() else f"./{path}"
 
