@@ -19,7 +19,7 @@ from quantreg.errors import (
 )
 from quantreg.faults import PLUGIN_ERRORS, codec_error, row_error, unknown_elsewhere
 from quantreg.ggml import EXACT_TYPES, TypeLayout
-from quantreg.loss import Loss, explain, is_lost, measured
+from quantreg.loss import Loss, explain, has_limit, is_lost, measured
 from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
 from quantreg.registry import registry, types
@@ -110,6 +110,7 @@ def quantize(
     flat = out.reshape(slabs.shape[0], slabs.shape[1], row_bytes)
     codecs = _codecs(found, tensor, x.shape, slabs.shape[0], parameters)
 
+    step = rows_per_slab(x.shape[-1], SLAB_WEIGHTS)
     losses: list[Loss] = []
 
     def importance_of(matrix: int, first: int, last: int) -> "NDArray[np.float32] | None":
@@ -138,7 +139,7 @@ def quantize(
             tensor=tensor,
             codec=codecs[matrix],
         )
-        if first // (last - first) % 4 == 0 or getattr(codecs[matrix], "largest", None) is not None:
+        if first // step % 4 == 0 or has_limit(codecs[matrix]):
             losses.append(measured(codecs[matrix], rows, flat[matrix, first:last]))
 
     _run(encode, slabs.shape, threads, SLAB_WEIGHTS)
