@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from entries import registered
 
 import quantreg
 from quantreg import CodecError, NonFiniteError, PlanError, PluginError, UnknownTypeError
@@ -146,13 +147,8 @@ def test_a_hook_that_returns_nan_does_not_blame_the_model(source):
         def score_importance(self, qtype, tensor, weights, columns):
             return weights * np.nan
 
-    plugin = Plugin()
-    registry.register_plugin(plugin)
-    try:
-        with pytest.raises(NonFiniteError) as raised:
-            quantreg.quantize_file(source, source.with_name("out.gguf"), "Q4_K_M")
-    finally:
-        registry.unregister_plugin(plugin)
+    with registered(Plugin()), pytest.raises(NonFiniteError) as raised:
+        quantreg.quantize_file(source, source.with_name("out.gguf"), "Q4_K_M")
     assert str(raised.value).endswith("return finite values of 0 and above")
 
 
