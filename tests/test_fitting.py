@@ -286,6 +286,30 @@ def test_encode_and_decode_get_the_context_without_any_parameters(source, tmp_pa
     assert {("encode", EXPERTS, 2, "ffn_up"), ("encode", NAME, 0, "attn_q"), ("encode", "mine", 0, "other")} <= seen
 
 
+def test_whatever_decodes_a_tensor_tells_the_codec_which_tensor_it_is(source, tmp_path):
+    def shift(context):
+        return 1.0 if context is None else {"attn_q": 2.0, "ffn_up": 3.0 + (context.expert or 0)}.get(context.role, 1.0)
+
+    def encode(rows, *, context):
+        return np.ascontiguousarray(rows * shift(context), "<f4").view(np.uint8)
+
+    def decode(blocks, *, context):
+        return blocks.view("<f4") / np.float32(shift(context))
+
+    qtype = quantreg.QuantType(
+        "CTX32", type_id=1310, block_size=1, type_size=4, codec=lambda: quantreg.PythonCodec(qtype, encode, decode)
+    )
+    with registered(toy.Plugin(qtype)):
+        quantreg.quantize_file(source, tmp_path / "out.gguf", "CTX32", pure=True)
+        with quantreg.open(tmp_path / "out.gguf") as model:
+            for name in (NAME, EXPERTS):
+                for tensor in (model[name], quantreg.QuantizedTensor.from_array(name, TENSORS[name], "CTX32")):
+                    np.testing.assert_allclose(tensor.dequantize(), TENSORS[name], rtol=1e-6)
+                    np.testing.assert_allclose(tensor[1], TENSORS[name][1], rtol=1e-6)
+        before, after = (quantreg.evaluate(path, ["Q8_0"]).totals[0] for path in (source, tmp_path / "out.gguf"))
+        assert after.rmse == pytest.approx(before.rmse, rel=1e-4)
+
+
 def test_parameters_of_a_model_are_fitted_once_to_all_its_tensors(source, tmp_path):
     calls = []
 
