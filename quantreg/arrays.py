@@ -22,6 +22,7 @@ __all__ = [
     "check_numbers",
     "dtype_name",
     "exact_bytes",
+    "read_only",
 ]
 
 
@@ -148,3 +149,10 @@ def _from_torch(x: Any, what: str) -> "NDArray[Any]":
             f"{what} is a torch tensor of {x.dtype} that has no NumPy array: {error}: convert it to a dense float "
             "tensor first, with to_dense(), dequantize() or float()"
         ) from None
+
+
+def read_only(array: "NDArray[Any]") -> "NDArray[Any]":
+    """Return a view that cannot be written to, for a plugin: the array may be the caller's own."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -111,8 +111,8 @@ def uninstalled(name: str, entries: Iterable[EntryPoint]) -> str:
     here = {_normalized(plugin.distribution) for _, plugin in _described(entries)}
     for file in _project_files():
         project = _read_project(file)
-        entries = project.get("project", {}).get("entry-points", {}).get(GROUP, {})
-        names = [project.get("project", {}).get("name", ""), *entries] if entries else []
+        types = project.get("project", {}).get("entry-points", {}).get(GROUP, {})
+        names = [project.get("project", {}).get("name", ""), *types] if types else []
         if _normalized(name) in map(_normalized, names) and _normalized(names[0]) not in here:
             folder = "." if file.parent == Path() else f"./{file.parent.as_posix()}"
             compiled = "mesonpy" in project.get("build-system", {}).get("build-backend", "")

@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 import numpy as np
 
 from quantreg.arrays import as_array, as_dtype, check_holds_weights, check_numbers, exact_bytes
-from quantreg.errors import (
-    CodecError,
-    LossWarning,
-    QuantregError,
-    ShapeError,
-    UnknownTypeError,
-)
+from quantreg.errors import CodecError, LossWarning, QuantregError, ShapeError, UnknownTypeError
 from quantreg.faults import PLUGIN_ERRORS, codec_error, row_error, unknown_elsewhere
 from quantreg.ggml import EXACT_TYPES, TypeLayout
-from quantreg.loss import Loss, explain, is_lost, measured
+from quantreg.loss import Loss, explain, has_limit, is_lost, measured
 from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
 from quantreg.registry import registry, types
@@ -110,6 +104,7 @@ def quantize(
     flat = out.reshape(slabs.shape[0], slabs.shape[1], row_bytes)
     codecs = _codecs(found, tensor, x.shape, slabs.shape[0], parameters)
 
+    step = rows_per_slab(x.shape[-1], SLAB_WEIGHTS)
     losses: list[Loss] = []
 
     def importance_of(matrix: int, first: int, last: int) -> "NDArray[np.float32] | None":
@@ -138,7 +133,7 @@ def quantize(
             tensor=tensor,
             codec=codecs[matrix],
         )
-        if first // (last - first) % 4 == 0 or getattr(codecs[matrix], "largest", None) is not None:
+        if first // step % 4 == 0 or has_limit(codecs[matrix]):
             losses.append(measured(codecs[matrix], rows, flat[matrix, first:last]))
 
     _run(encode, slabs.shape, threads, SLAB_WEIGHTS)
@@ -156,6 +151,7 @@ def dequantize(
     out: None = None,
     threads: int | None = None,
     *,
+    tensor: str | None = None,
     parameters: "Fitted | None" = None,
 ) -> "NDArray[np.float32]": ...
 @overload
@@ -166,6 +162,7 @@ def dequantize(
     *,
     out: "NDArray[Scalar]",
     threads: int | None = None,
+    tensor: str | None = None,
     parameters: "Fitted | None" = None,
 ) -> "NDArray[Scalar]": ...
 @overload
@@ -176,6 +173,7 @@ def dequantize(
     out: "NDArray[Any] | None" = None,
     threads: int | None = None,
     *,
+    tensor: str | None = None,
     parameters: "Fitted | None" = None,
 ) -> "NDArray[Any]": ...
 def dequantize(
@@ -185,6 +183,7 @@ def dequantize(
     out: "NDArray[Any] | None" = None,
     threads: int | None = None,
     *,
+    tensor: str | None = None,
     parameters: "Fitted | None" = None,
 ) -> "NDArray[Any]":
     """Decode bytes and return the weights: an array of shape (..., cols).
@@ -195,6 +194,7 @@ def dequantize(
       is given.
     - ``out``: an array of shape (..., cols), of such a dtype and any memory layout, to fill and return.
     - ``threads``: how many threads decode; by default as many as processors.
+    - ``tensor``: the name that codecs and error messages get.
     - ``parameters``: what `quantreg.fit` returned for the tensor, if its type has parameters.
 
     Raises UnknownTypeError, ShapeError for a wrong shape or dtype, and CodecError if the type needs parameters.
@@ -223,16 +223,18 @@ def dequantize(
         return out
     rows = source.view(np.uint8) if source.dtype != np.uint8 else source
     rows = rows.reshape(-1, rows.shape[-2] if found.by_matrix and rows.ndim > 1 else _rows(rows), rows.shape[-1])
-    codecs = _codecs(found, None, shape, rows.shape[0], parameters)
+    codecs = _codecs(found, tensor, shape, rows.shape[0], parameters)
     target = out.reshape(*rows.shape[:2], cols) if out.dtype == np.float32 and out.flags.carray else None
 
     def decode(matrix: int, first: int, last: int) -> None:
         slab = np.ascontiguousarray(rows[matrix, first:last])
         if target is not None:
-            decode_slab(found, codecs[matrix], slab, target[matrix, first:last], out.nbytes >= STREAM_BYTES)
+            decode_slab(
+                found, codecs[matrix], slab, target[matrix, first:last], out.nbytes >= STREAM_BYTES, tensor=tensor
+            )
             return
         decoded = np.empty((last - first, cols), np.float32)
-        decode_slab(found, codecs[matrix], slab, decoded)
+        decode_slab(found, codecs[matrix], slab, decoded, tensor=tensor)
         _assign(out, matrix * rows.shape[1] + first, decoded)
 
     _run(decode, (*rows.shape[:2], cols), threads, DECODE_SLAB_WEIGHTS)

@@ -14,6 +14,7 @@ __all__ = [
     "describe",
     "is_foreign",
     "row_error",
+    "told",
     "trace",
     "unknown_elsewhere",
 ]
@@ -34,6 +35,11 @@ def describe(error: BaseException) -> str:
     words = f"{type(error).__name__}: {message}" if message else type(error).__name__
     line = _line_of(error)
     return f"{words} ({line})" if line else words
+
+
+def told(error: BaseException) -> str:
+    """Return the message of an error that quantreg raised, which is written for users; `describe` any other."""
+    return str(error) if isinstance(error, QuantregError) else describe(error)
 
 
 def debugging() -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantreg.arrays import as_array, check_numbers
+from quantreg.arrays import as_array, check_numbers, read_only
 from quantreg.dispatch import SLAB_WEIGHTS, float32_rows, rows_per_slab
 from quantreg.errors import CodecError, NonFiniteError, QuantregError, ShapeError
 from quantreg.faults import PLUGIN_ERRORS, describe, row_error
@@ -83,13 +83,9 @@ def check_sample(rows: "NDArray[np.float32]", first_row: int, tensor: str | None
 
 
 def _protected(sample: Sample) -> Sample:
-    """The sample with arrays that ``fit`` can read only: they may be the caller's own."""
-    rows = sample.rows.view()
-    rows.flags.writeable = False
-    importance = None if sample.importance is None else sample.importance.view()
-    if importance is not None:
-        importance.flags.writeable = False
-    return Sample(rows, importance, sample.context)
+    """The sample with arrays that ``fit`` can only read."""
+    importance = None if sample.importance is None else read_only(sample.importance)
+    return Sample(read_only(sample.rows), importance, sample.context)
 
 
 def fit_samples(qtype: QuantType, samples: Iterable[Sample], context: TensorContext) -> "Fitted":

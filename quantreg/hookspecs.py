@@ -62,7 +62,7 @@ def problem_of(module: object, marked: Iterable[str]) -> str | None:
     A hook that does not exist would never be called, and neither would a function without the mark. One exception:
     quantreg has always called a register_types without it.
     """
-    known = [name for name, value in globals().items() if hasattr(value, "quantreg_spec")]
+    known = _known()
     marked = set(marked)
     functions = [name for name in dir(module) if not name.startswith("_") and callable(getattr(module, name, None))]
     misspelt = sorted(marked.difference(known))
@@ -83,8 +83,7 @@ def register(manager: pluggy.PluginManager, module: object, key: str) -> str | N
     try:
         manager.register(module, name=key)
     except pluggy.PluginValidationError as error:
-        known = [name for name, value in globals().items() if hasattr(value, "quantreg_spec")]
-        for name in known:
+        for name in _known():
             expected = _parameters(globals()[name])
             unknown = _parameters(getattr(module, name, None)) - expected
             if unknown and f"hook {name!r}" in str(error):
@@ -93,6 +92,11 @@ def register(manager: pluggy.PluginManager, module: object, key: str) -> str | N
                 return f"{name} has the argument {min(unknown)}: write {name}({words}), or fewer of these"
         return str(error)
     return problem_of(module, [caller.name for caller in manager.get_hookcallers(module) or ()])
+
+
+def _known() -> list[str]:
+    """The names of the hooks."""
+    return [name for name, value in globals().items() if hasattr(value, "quantreg_spec")]
 
 
 def _takes_what_a_hook_takes(function: object, hook: Callable[..., object]) -> bool:

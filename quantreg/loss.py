@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from quantreg.codec import RowCodec
 
-__all__ = ["Loss", "explain", "is_lost", "measured"]
+__all__ = ["Loss", "explain", "has_limit", "is_lost", "measured"]
 
 SAMPLE_WEIGHTS: int = 4096  # of each slab about this many are decoded again, which costs a few percent at most
 LOST: float = 0.9  # an error of this share of the weights' RMS; types of one bit stay below 0.8
@@ -45,11 +45,16 @@ def explain(tensor: str | None, type_name: str, share: float) -> str:
     )
 
 
+def has_limit(codec: "RowCodec") -> bool:
+    """Whether a single weight can spoil its block: one beyond the ``largest`` magnitude of the codec."""
+    return getattr(codec, "largest", None) is not None
+
+
 def measured(codec: "RowCodec", rows: "NDArray[np.float32]", data: "NDArray[np.uint8]") -> Loss:
     """Decode a few of the rows again: ``rows`` float32 (rows, cols), ``data`` what they were encoded to.
 
     If a row holds more than the ``largest`` magnitude of the codec, that row is taken. A caller need not measure every
-    slab, unless the codec has such a limit: then a single weight can spoil its block.
+    slab, unless `has_limit`.
     """
     step = max(1, len(rows) * rows.shape[1] // SAMPLE_WEIGHTS)
     first = _beyond(rows, getattr(codec, "largest", None))

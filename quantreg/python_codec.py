@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantreg.arrays import read_only
 from quantreg.errors import CodecError
 from quantreg.faults import PLUGIN_ERRORS, describe
 from quantreg.qtype import QuantType
@@ -85,7 +86,7 @@ class PythonCodec:
         if not any(self._extras):
             return self
         bound = copy(self)
-        fixed = None if parameters is None else {name: _read_only(values) for name, values in parameters.items()}
+        fixed = None if parameters is None else {name: read_only(values) for name, values in parameters.items()}
         given = {"parameters": fixed, "context": context}
         bound._encode, bound._decode, bound._score = self._bound((self._encode, self._decode, self._score), given)
         return bound
@@ -210,16 +211,16 @@ class PythonCodec:
     ) -> "NDArray[np.uint8]":
         assert self._encode is not None  # encode_rows has checked it
         if not self._weighted:
-            return self._encode(_read_only(rows))
-        return self._encode(_read_only(rows), None if importance is None else _read_only(importance))
+            return self._encode(read_only(rows))
+        return self._encode(read_only(rows), None if importance is None else read_only(importance))
 
     def _decode_once(self, data: "NDArray[np.uint8]") -> "NDArray[np.float32]":
-        return self._decode(_read_only(data))
+        return self._decode(read_only(data))
 
     def _weights(self, rows: "NDArray[np.float32]", columns: "NDArray[np.float32]") -> "NDArray[np.float32]":
         if self._score is None:
             return np.ascontiguousarray(np.broadcast_to(columns, rows.shape))
-        return np.ascontiguousarray(self._score(_read_only(rows), _read_only(columns)), np.float32)
+        return np.ascontiguousarray(self._score(read_only(rows), read_only(columns)), np.float32)
 
     def _call(
         self,
@@ -343,9 +344,3 @@ def _check_written(out: "NDArray[Any]", dtype: type[np.generic], name: str) -> N
             f"rows of {name} overlap: they lie {out.strides[0]} bytes apart and have {row_nbytes} bytes each. "
             "Pass an array whose rows do not share memory"
         )
-
-
-def _read_only(array: "NDArray[Any]") -> "NDArray[Any]":
-    view = array.view()
-    view.flags.writeable = False
-    return view

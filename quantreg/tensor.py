@@ -150,7 +150,8 @@ class QuantizedTensor(NDArrayOperatorsMixin):
 
         Raises UnknownTypeError if no plugin provides the type.
         """
-        return dequantize(self.data, self.type_id, dtype=dtype, parameters=self.parameters).reshape(self.shape)
+        found = dequantize(self.data, self.type_id, dtype=dtype, tensor=self.name, parameters=self.parameters)
+        return found.reshape(self.shape)
 
     def matmul(
         self, x: "ArrayLike", threads: int | None = None, *, expert: "ArrayLike | None" = None
@@ -264,7 +265,7 @@ class QuantizedTensor(NDArrayOperatorsMixin):
         if exact is not None:
             stored = np.ascontiguousarray(data).view(np.dtype(exact).newbyteorder("<"))
             return stored.astype(exact).reshape((*data.shape[:-1], *cols))
-        return dequantize(data, self.type_id).reshape((*data.shape[:-1], *cols))
+        return dequantize(data, self.type_id, tensor=self.name).reshape((*data.shape[:-1], *cols))
 
     def __reduce__(self) -> "tuple[Any, ...]":
         return _restored, (self.name, self.shape, self.type_id, self.type_name, self.data, self.parameters)

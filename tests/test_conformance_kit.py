@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import toy
 from broken_codecs import ALSO, BROKEN, SPREADS, codec, fitted_levels, one_bit, tiny_noise
+from entries import registered
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,12 +85,8 @@ def test_a_type_a_name_an_id_or_a_codec_can_be_checked():
     qtype = toy.make()
     for given_as in (qtype, qtype.codec, toy.make().codec):
         assert check_codec(given_as).ok
-    plugin = toy.Plugin(qtype)
-    registry.register_plugin(plugin)
-    try:
+    with registered(toy.Plugin(qtype)):
         assert check_codec("toy3").name == check_codec(4203).name == "TOY3"
-    finally:
-        registry.unregister_plugin(plugin)
 
 
 def test_wrong_arguments_are_refused():
@@ -228,10 +225,6 @@ def test_a_hook_of_another_plugin_does_not_change_what_the_kit_says_of_a_type():
         def score_importance(self, qtype, tensor, weights, columns):
             return None if columns is None else np.sqrt(columns) * np.abs(weights)
 
-    plugin = Plugin()
-    registry.register_plugin(plugin)
-    try:
+    with registered(Plugin()):
         assert check_codec(toy.make()).ok
         assert registry.ask_scorers
-    finally:
-        registry.unregister_plugin(plugin)

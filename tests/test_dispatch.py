@@ -3,6 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
+from entries import registered
 from weights import make_rows
 
 import quantreg
@@ -144,9 +145,8 @@ def scorer():
             return self.answer(qtype, tensor, weights, columns)
 
     plugin = Scorer()
-    registry.register_plugin(plugin)
-    yield plugin
-    registry.unregister_plugin(plugin)
+    with registered(plugin):
+        yield plugin
 
 
 def test_a_plugins_scorer_replaces_the_encoders(scorer):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import small_model
 import toy
+from entries import registered
 
 import quantreg
 from quantreg import ImportanceMatrix, Parameters, evaluate
-from quantreg.registry import registry
 
 NAME = "blk.0.attn_q.weight"
 EXPERTS = "blk.0.ffn_up_exps.weight"
@@ -43,10 +43,8 @@ def fitted(request):
         "LEVELS", type_id=4300, block_size=32, type_size=32, codec=Codec,
         parameters=Parameters({"levels": (256,)}, fit, scope=request.param),
     )  # fmt: skip
-    plugin = toy.Plugin(qtype)
-    registry.register_plugin(plugin)
-    yield qtype
-    registry.unregister_plugin(plugin)
+    with registered(toy.Plugin(qtype)):
+        yield qtype
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import small_model
 import toy
+from entries import registered
 
 import quantreg
 from quantreg.evaluation import Conditions, Evaluation, Failed, Measure, Skipped, built_in_types, evaluate, page
 from quantreg.evaluation.curve import NARROW, WIDE, Window, curve_svg, frontier_error, windows
 from quantreg.evaluation.page_style import DARK, LIGHT
-from quantreg.registry import registry
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +27,8 @@ def model(tmp_path_factory):
 @pytest.fixture
 def toy3():
     """The type TOY3 of a plugin."""
-    plugin = toy.Plugin(toy.make())
-    registry.register_plugin(plugin)
-    yield
-    registry.unregister_plugin(plugin)
+    with registered(toy.Plugin(toy.make())):
+        yield
 
 
 def measure(name, bits, error, weights=1000, **more):

@@ -6,12 +6,13 @@ from multiprocessing import get_context
 
 import numpy as np
 import pytest
+import toy
 from documents import file_in
+from entries import registered
 
 import quantreg
 from quantreg import CodecError, NonFiniteError, PlanError, PluginError, ShapeError
 from quantreg.jobs import slabs
-from quantreg.registry import registry
 
 RNG = np.random.default_rng(7)
 NAME, EXPERTS = "blk.0.attn_q.weight", "blk.1.ffn_up_exps.weight"
@@ -28,9 +29,8 @@ def cb3():
     """The type of docs/fitted.md."""
     plugin = types.ModuleType("cb3")
     exec(file_in("fitted.md", "cb3.py"), plugin.__dict__)
-    registry.register_plugin(plugin)
-    yield plugin.CB3
-    registry.unregister_plugin(plugin)
+    with registered(plugin):
+        yield plugin.CB3
 
 
 @pytest.fixture
@@ -225,12 +225,6 @@ def test_nan_is_refused_with_its_row_before_fit_sees_it(cb3, tmp_path):
 # ---- what a plugin gets, and what goes wrong in it ----
 
 
-def registered(qtype):
-    plugin = types.SimpleNamespace(register_types=quantreg.hookimpl(lambda register: register(qtype)))
-    registry.register_plugin(plugin)
-    return plugin
-
-
 def make_type(fit, encode=None, decode=None, **keywords):
     """A type of one byte per weight with parameters as the test wants them."""
     encode = encode or (lambda rows, *, parameters: np.clip(rows * 20 + 128, 0, 255).astype(np.uint8))
@@ -254,16 +248,13 @@ def test_fit_gets_every_row_once_with_its_importance_and_its_context(source, tmp
         )  # fmt: skip
         return {"p": np.ones(1)}
 
-    plugin = registered(make_type(fit))
     monkeypatch.setattr(slabs, "SLAB_WEIGHTS", 8 * 64)
     columns = {EXPERTS: RNG.random((3, 64), np.float32)}
-    try:
+    with registered(toy.Plugin(make_type(fit))):
         quantreg.quantize_file(
             source, tmp_path / "out.gguf", "FIT8", quantreg.ImportanceMatrix(columns), pure=True,
             on_missing_importance="plain",
         )  # fmt: skip
-    finally:
-        registry.unregister_plugin(plugin)
     assert set(seen) == {NAME, EXPERTS}
     rows, importance, experts, context = seen[EXPERTS]
     np.testing.assert_array_equal(rows, TENSORS[EXPERTS].reshape(-1, 64))
@@ -288,14 +279,35 @@ def test_encode_and_decode_get_the_context_without_any_parameters(source, tmp_pa
     qtype = quantreg.QuantType(
         "CTX8", type_id=1309, block_size=1, type_size=1, codec=lambda: quantreg.PythonCodec(qtype, encode, decode)
     )
-    plugin = registered(qtype)
-    try:
+    with registered(toy.Plugin(qtype)):
         quantreg.quantize_file(source, tmp_path / "out.gguf", "CTX8", pure=True)
         with pytest.warns(quantreg.LossWarning, match="mine: CTX8 loses the weights"):
             quantreg.quantize(TENSORS[NAME], "CTX8", tensor="mine")
-    finally:
-        registry.unregister_plugin(plugin)
     assert {("encode", EXPERTS, 2, "ffn_up"), ("encode", NAME, 0, "attn_q"), ("encode", "mine", 0, "other")} <= seen
+
+
+def test_whatever_decodes_a_tensor_tells_the_codec_which_tensor_it_is(source, tmp_path):
+    def shift(context):
+        return 1.0 if context is None else {"attn_q": 2.0, "ffn_up": 3.0 + (context.expert or 0)}.get(context.role, 1.0)
+
+    def encode(rows, *, context):
+        return np.ascontiguousarray(rows * shift(context), "<f4").view(np.uint8)
+
+    def decode(blocks, *, context):
+        return blocks.view("<f4") / np.float32(shift(context))
+
+    qtype = quantreg.QuantType(
+        "CTX32", type_id=1310, block_size=1, type_size=4, codec=lambda: quantreg.PythonCodec(qtype, encode, decode)
+    )
+    with registered(toy.Plugin(qtype)):
+        quantreg.quantize_file(source, tmp_path / "out.gguf", "CTX32", pure=True)
+        with quantreg.open(tmp_path / "out.gguf") as model:
+            for name in (NAME, EXPERTS):
+                for tensor in (model[name], quantreg.QuantizedTensor.from_array(name, TENSORS[name], "CTX32")):
+                    np.testing.assert_allclose(tensor.dequantize(), TENSORS[name], rtol=1e-6)
+                    np.testing.assert_allclose(tensor[1], TENSORS[name][1], rtol=1e-6)
+        before, after = (quantreg.evaluate(path, ["Q8_0"]).totals[0] for path in (source, tmp_path / "out.gguf"))
+        assert after.rmse == pytest.approx(before.rmse, rel=1e-4)
 
 
 def test_parameters_of_a_model_are_fitted_once_to_all_its_tensors(source, tmp_path):
@@ -305,8 +317,7 @@ def test_parameters_of_a_model_are_fitted_once_to_all_its_tensors(source, tmp_pa
         calls.append({sample.context.name for sample in samples})
         return {"p": np.float32([len(calls)])}
 
-    plugin = registered(make_type(fit, scope="model"))
-    try:
+    with registered(toy.Plugin(make_type(fit, scope="model"))):
         quantreg.quantize_file(source, tmp_path / "out.gguf", "FIT8", pure=True, split_max_tensors=1)
         with quantreg.open(tmp_path / "out-00001-of-00003.gguf") as model:
             assert model[NAME].parameters == model[EXPERTS].parameters == {"p": np.float32([1])}
@@ -316,8 +327,6 @@ def test_parameters_of_a_model_are_fitted_once_to_all_its_tensors(source, tmp_pa
         )
         with quantreg.open(tmp_path / "back.gguf") as model:
             assert sorted(model) == sorted(TENSORS)
-    finally:
-        registry.unregister_plugin(plugin)
     assert calls == [{NAME, EXPERTS}]
 
 
@@ -335,12 +344,8 @@ def test_parameters_of_a_model_are_fitted_once_to_all_its_tensors(source, tmp_pa
     ],
 )
 def test_a_fit_that_fails_is_told_with_tensor_and_type(source, tmp_path, fit, error, message):
-    plugin = registered(make_type(fit))
-    try:
-        with pytest.raises(error, match=message):
-            quantreg.quantize_file(source, tmp_path / "out.gguf", "FIT8", pure=True)
-    finally:
-        registry.unregister_plugin(plugin)
+    with registered(toy.Plugin(make_type(fit))), pytest.raises(error, match=message):
+        quantreg.quantize_file(source, tmp_path / "out.gguf", "FIT8", pure=True)
     assert not (tmp_path / "out.gguf").exists()
 
 

@@ -1,14 +1,14 @@
 """Declarations of fitted parameters: shapes and functions that are wrong, and functions that change what they get."""
 
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import toy
+from entries import registered
 
 import quantreg
 from quantreg import CodecError, PluginError
-from quantreg.registry import registry
 
 NAME = "blk.0.attn_q.weight"
 X = np.random.default_rng(7).standard_normal((48, 64), np.float32)
@@ -26,12 +26,8 @@ def installed(fit, *, shapes=None, encode=None):
         codec=lambda: quantreg.PythonCodec(qtype, encode, lambda data, *, parameters: data.astype(np.float32)),
         parameters=quantreg.Parameters(shapes or {"p": (1,)}, fit),
     )
-    plugin = SimpleNamespace(register_types=quantreg.hookimpl(lambda register: register(qtype)))
-    registry.register_plugin(plugin)
-    try:
+    with registered(toy.Plugin(qtype)):
         yield
-    finally:
-        registry.unregister_plugin(plugin)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from entries import registered
 
 import quantreg
 from quantreg import cli, scores
 from quantreg.importance import ImportanceMatrix
-from quantreg.registry import registry
 
 f32 = np.float32
 LOST = "ignore:.*loses the weights:quantreg.errors.LossWarning"
@@ -110,14 +110,11 @@ def test_a_file_is_not_written_with_wrong_scores(tmp_path):
     plugin = type("Mine", (), {"register_types": staticmethod(lambda register: register(mine))})()
     name = "blk.0.ffn_up.weight"
     quantreg.write(tmp_path / "a.gguf", {"general.architecture": "llama"}, {name: WEIGHTS[0]})
-    registry.register_plugin(plugin)
-    try:
-        with pytest.raises(quantreg.CodecError, match=rf"^{name}: score of MINE returned -1.0 for row 0, column 0"):
-            quantreg.quantize_file(
-                tmp_path / "a.gguf", tmp_path / "b.gguf", "MINE", imatrix=ImportanceMatrix({name: np.ones(512)})
-            )
-    finally:
-        registry.unregister_plugin(plugin)
+    refusal = rf"^{name}: score of MINE returned -1.0 for row 0, column 0"
+    with registered(plugin), pytest.raises(quantreg.CodecError, match=refusal):
+        quantreg.quantize_file(
+            tmp_path / "a.gguf", tmp_path / "b.gguf", "MINE", imatrix=ImportanceMatrix({name: np.ones(512)})
+        )
     assert not (tmp_path / "b.gguf").exists()
 
 

@@ -2,13 +2,13 @@
 
 import pytest
 import toy
+from entries import registered
 from plan_models import StubImatrix, llama, stub_type, types_with
 
 import quantreg
 from quantreg import cli
 from quantreg.evaluation.demo import make_model
 from quantreg.recipes import FileType, PlanOptions, Row, file_types, plan_header
-from quantreg.registry import registry
 
 MY_Q3 = stub_type("MY_Q3", 4242, 32, 14, "Q4_0")
 MY_Q5 = stub_type("MY_Q5", 4243, 32, 20, "Q5_0")
@@ -71,9 +71,8 @@ def test_the_recipe_of_a_plugins_type_says_what_it_does():
 @pytest.fixture
 def toy_type():
     plugin = toy.Plugin(toy.make())
-    registry.register_plugin(plugin)
-    yield plugin.qtypes[0]
-    registry.unregister_plugin(plugin)
+    with registered(plugin):
+        yield plugin.qtypes[0]
 
 
 def test_the_command_says_which_tensors_it_kept_higher(toy_type, tmp_path, capsys):

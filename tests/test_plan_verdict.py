@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_model
+from entries import registered
 from plan_models import StubPlugin
 
 import quantreg
 from quantreg import GGUFFormatError, NonFiniteError, PlanError, QuantType
-from quantreg.registry import registry
 
 
 @pytest.fixture
@@ -112,10 +112,8 @@ def types_without_encoder():
         QuantType("READ_ONLY", type_id=900, block_size=32, type_size=34, codec=ReadOnly),
         QuantType("BROKEN", type_id=901, block_size=32, type_size=34, codec=broken),
     ]
-    plugin = StubPlugin(added)
-    registry.register_plugin(plugin)
-    yield
-    registry.unregister_plugin(plugin)
+    with registered(StubPlugin(added)):
+        yield
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)

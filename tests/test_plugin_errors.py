@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import small_model
 import toy
-from entries import Entry, fail, installed, registry_of
+from entries import Entry, fail, installed, registered, registry_of
 
 import quantreg
 from quantreg import CodecError, FileType, NonFiniteError, PlanError, PluginError, UnknownFileTypeError, cli, hookimpl
 from quantreg.recipes import file_types
-from quantreg.registry import Types, registry
+from quantreg.registry import Types
 from quantreg.testing import check_codec
 
 X = small_model.noise(1, (8, 256))
@@ -260,10 +260,7 @@ def test_a_subcommand_that_is_taken_is_told_and_the_first_stays(name, run):
             return
         module = ModuleType("first")
         module.register_commands = hookimpl(adds("first"))
-        registry.register_plugin(module)
-        try:
+        with registered(module):
             assert "the command 'greet' already exists: choose another name" in run("plugins")[2]
             assert run("greet")[1] == "second\n"  # it was there first
-        finally:
-            registry.unregister_plugin(module)
         assert run("greet")[1] == "second\n"

@@ -1,9 +1,11 @@
 """Mistakes that authors of plugins make: each message names the part at fault and says what to write."""
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from entries import registered
 
 import quantreg
 from quantreg import CodecError, NonFiniteError, PlanError, PluginError, UnknownTypeError
@@ -121,6 +123,13 @@ def test_a_rule_of_an_architecture_that_fails_is_called_one_of_the_architecture(
         quantreg.plan(source, "Q4_K_M")
 
 
+@pytest.mark.parametrize("broken", [lambda tensor: tensor.nope, lambda tensor: sys.exit(3)])
+def test_a_condition_that_fails_names_the_line_of_the_plugin(source, architecture, broken):
+    architecture(keep=(Keep(("ffn_down",), "precious", when=broken),))
+    with pytest.raises(PlanError, match=r"keep of architecture llama failed: .*test_plugin_mistakes\.py:\d+\)$"):
+        quantreg.plan(source, "Q4_K_M")
+
+
 @pytest.mark.parametrize("field", ["prefixes", "ignored", "blocks"])
 def test_a_string_where_an_architecture_has_a_tuple_is_refused(architecture, field):
     architecture(**{field: "layers"})
@@ -138,13 +147,8 @@ def test_a_hook_that_returns_nan_does_not_blame_the_model(source):
         def score_importance(self, qtype, tensor, weights, columns):
             return weights * np.nan
 
-    plugin = Plugin()
-    registry.register_plugin(plugin)
-    try:
-        with pytest.raises(NonFiniteError) as raised:
-            quantreg.quantize_file(source, source.with_name("out.gguf"), "Q4_K_M")
-    finally:
-        registry.unregister_plugin(plugin)
+    with registered(Plugin()), pytest.raises(NonFiniteError) as raised:
+        quantreg.quantize_file(source, source.with_name("out.gguf"), "Q4_K_M")
     assert str(raised.value).endswith("return finite values of 0 and above")
 
 

@@ -4,15 +4,16 @@ import json
 import re
 import sys
 import tomllib
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import toy
+from entries import registered
 
 from quantreg import OutputError, PluginError, types
 from quantreg.recipes import file_types
-from quantreg.registry import registry
 from quantreg.scaffold import free_type_id, new_plugin
 from quantreg.testing import CHECKS, check_codec
 
@@ -42,12 +43,8 @@ def test_a_free_id_is_1000_and_up_and_nobodys(monkeypatch):
     first = free_type_id("MY_Q3")
     assert 1000 <= first < 2**16
     assert free_type_id("MY_Q3") == first
-    plugin = toy.Plugin(toy.make(type_id=first))
-    registry.register_plugin(plugin)
-    try:
+    with registered(toy.Plugin(toy.make(type_id=first))):
         assert free_type_id("MY_Q3") == first + 1
-    finally:
-        registry.unregister_plugin(plugin)
 
 
 def test_the_command_says_how_to_go_on(run, tmp_path, monkeypatch):
@@ -88,12 +85,8 @@ def test_a_name_that_cannot_be_used_is_told(name, error, message, tmp_path):
 
 
 def test_an_id_that_is_taken_is_told(run, tmp_path):
-    plugin = toy.Plugin(toy.make())
-    registry.register_plugin(plugin)
-    try:
+    with registered(toy.Plugin(toy.make())):
         code, _, err = run("plugins", "new", "my-q3", "--id", "4203", "--in", tmp_path)
-    finally:
-        registry.unregister_plugin(plugin)
     assert code == 1
     assert "id 4203 is taken by TOY3: choose another, or leave it out to get a free one" in err
     code, _, err = run("plugins", "new", "my-q3", "--id", "12", "--in", tmp_path)
@@ -192,32 +185,29 @@ def test_the_golden_line_of_the_template_works_when_it_is_uncommented(tmp_path):
 
 
 @pytest.fixture
-def registered():
+def loaded():
     """Register a module as a plugin for the time of a test."""
-    done = []
 
     def register(path):
         module = ModuleType(path.stem)
         exec(compile(path.read_text(), path, "exec"), vars(module))
-        registry.register_plugin(module)
-        done.append(module)
+        done.enter_context(registered(module))
         return module
 
-    yield register
-    for module in reversed(done):
-        registry.unregister_plugin(module)
+    with ExitStack() as done:
+        yield register
 
 
-def test_a_recipe_is_a_file_type_that_passes_its_tests(registered, tmp_path):
+def test_a_recipe_is_a_file_type_that_passes_its_tests(loaded, tmp_path):
     folder = new_plugin("my-mix", tmp_path, kind="recipe")
-    registered(folder / "my_mix" / "recipe.py")
+    loaded(folder / "my_mix" / "recipe.py")
     namespace_of(folder / "tests" / "test_recipe.py")["test_the_rules_decide"](tmp_path)
     assert "MY_MIX" in file_types
 
 
-def test_a_hook_scores_importance_and_passes_its_tests(registered, tmp_path, monkeypatch):
+def test_a_hook_scores_importance_and_passes_its_tests(loaded, tmp_path, monkeypatch):
     folder = new_plugin("my-imp", tmp_path, kind="hook")
-    module = registered(folder / "my_imp" / "importance.py")
+    module = loaded(folder / "my_imp" / "importance.py")
     monkeypatch.setitem(sys.modules, "my_imp", module)
     monkeypatch.setitem(sys.modules, "my_imp.importance", module)
     tests = [value for name, value in namespace_of(folder / "tests" / "test_importance.py").items() if "test_" in name]
@@ -226,12 +216,12 @@ def test_a_hook_scores_importance_and_passes_its_tests(registered, tmp_path, mon
         test()
 
 
-def test_beside_an_installed_codec_in_numpy_cython_means_its_twin(registered, run, tmp_path):
+def test_beside_an_installed_codec_in_numpy_cython_means_its_twin(loaded, run, tmp_path):
     folder = new_plugin("acme-fp5", tmp_path, block_size=64, row_header_size=6)
     code, _, err = run("plugins", "new", "acme-fp5", "--cython", "--in", tmp_path)
     assert code == 1
     assert f"To make its compiled twin, install it first (pip install -e {folder}) and repeat the command" in err
-    installed = registered(folder / "acme_fp5" / "acme_fp5.py").ACME_FP5
+    installed = loaded(folder / "acme_fp5" / "acme_fp5.py").ACME_FP5
     code, out, err = run("plugins", "new", "acme-fp5", "--cython", "--in", tmp_path)
     assert (code, err) == (0, "")
     assert "the type ACME_FP5, the compiled twin of acme_fp5" in out
@@ -246,10 +236,10 @@ def test_beside_an_installed_codec_in_numpy_cython_means_its_twin(registered, ru
     assert "--id: ACME_FP5 of acme_fp5 is installed, and its compiled twin keeps its id and layout" in err
 
 
-def test_the_twin_of_another_layout_has_its_loops_and_no_codec_yet(registered, tmp_path):
+def test_the_twin_of_another_layout_has_its_loops_and_no_codec_yet(loaded, tmp_path):
     path = new_plugin("acme-fp5", tmp_path) / "acme_fp5" / "acme_fp5.py"
     path.write_text(path.read_text().replace("BLOCK, BYTES = 32, 14", "BLOCK, BYTES = 8, 3"))
-    registered(path)
+    loaded(path)
     package = new_plugin("acme-fp5", tmp_path, kind="cython") / "acme_fp5_cython"
     codec = (package / "_acme_fp5.pyx").read_text()
     assert "    HEADER = 0  # bytes at the start of each row\n    BLOCK = 8  # weights in a block\n" in codec
@@ -270,12 +260,8 @@ def test_check_runs_the_kit(run, tmp_path):
 
 
 def test_check_of_a_broken_type_exits_with_1(run):
-    plugin = toy.Plugin(toy.make(decode=lambda blocks: toy.decode(blocks) + 1))
-    registry.register_plugin(plugin)
-    try:
+    with registered(toy.Plugin(toy.make(decode=lambda blocks: toy.decode(blocks) + 1))):
         code, out, _ = run("plugins", "check", "TOY3", "--quick")
-    finally:
-        registry.unregister_plugin(plugin)
     assert code == 1
     assert "failed  zero_rows: a row of zeros comes back as 1" in out
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import toy
+from entries import registered
 from weights import make_rows
 
 import quantreg
 from quantreg import CodecError, NonFiniteError, PythonCodec, ShapeError, dispatch
-from quantreg.registry import registry
 
 X = make_rows("normal", 6, 256, 0.1, 11)
 COLUMNS = np.random.default_rng(2).random(256, np.float32) + np.float32(0.01)
@@ -16,10 +16,8 @@ COLUMNS = np.random.default_rng(2).random(256, np.float32) + np.float32(0.01)
 @pytest.fixture(params=[toy.make, toy.make_with_header], ids=["blocks", "row-header"])
 def q3(request):
     qtype = request.param()
-    plugin = toy.Plugin(qtype)
-    registry.register_plugin(plugin)
-    yield qtype
-    registry.unregister_plugin(plugin)
+    with registered(toy.Plugin(qtype)):
+        yield qtype
 
 
 def test_rows_are_encoded_and_decoded(q3):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import small_model
 import toy
-from entries import installed
+from entries import installed, registered
 
 import quantreg
 from quantreg import CodecError, NonFiniteError, QuantregError, UnknownTypeError, dispatch
@@ -59,9 +59,8 @@ def plugin(site):
     sys.modules.pop("proc_plugin", None)
     import proc_plugin
 
-    registry.register_plugin(proc_plugin)
-    yield proc_plugin
-    registry.unregister_plugin(proc_plugin)
+    with registered(proc_plugin):
+        yield proc_plugin
 
 
 def pool(method):

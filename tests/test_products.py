@@ -5,11 +5,11 @@ import threading
 import numpy as np
 import pytest
 import toy
+from entries import registered
 from threadpoolctl import threadpool_info
 
 import quantreg
 from quantreg import ShapeError, matmul
-from quantreg.registry import registry
 
 RNG = np.random.default_rng(13)
 W = RNG.standard_normal((300, 512), np.float32) * np.float32(0.05)
@@ -48,14 +48,10 @@ def test_the_product_is_that_of_the_decoded_weights(name, batch):
 
 
 def test_a_numpy_plugin_is_multiplied_like_a_built_in_type():
-    plugin = toy.Plugin(toy.make())
-    registry.register_plugin(plugin)
-    try:
+    with registered(toy.Plugin(toy.make())):
         tensor = tensor_of(W, "TOY3")
         x = RNG.standard_normal((4, 512), np.float32)
         assert (np.abs(matmul(x, tensor) - exact(x, tensor)) <= bound(x, tensor)).all()
-    finally:
-        registry.unregister_plugin(plugin)
 
 
 @pytest.mark.parametrize("shape", [(512,), (2, 512), (2, 3, 512), (0, 512)])

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import toy
+from entries import registered
 from weights import make_rows
 
 import quantreg
 from quantreg import ImportanceMatrix, cli
 from quantreg.jobs import slabs
-from quantreg.registry import registry
 
 ROWS, COLS = 40, 96
 ROW_BYTES = 4 + COLS // toy.BLOCK * toy.BYTES
@@ -31,10 +31,8 @@ COLUMNS = {
 @pytest.fixture(autouse=True)
 def qtype():
     qtype = toy.make_with_header()
-    plugin = toy.Plugin(qtype)
-    registry.register_plugin(plugin)
-    yield qtype
-    registry.unregister_plugin(plugin)
+    with registered(toy.Plugin(qtype)):
+        yield qtype
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch_like as torch
+from entries import registered
 
 import quantreg
 from quantreg import LazyTensor, OutputError, QuantizedTensor, ShapeError, quantize, write
-from quantreg.registry import registry
 
 X = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
 ARRAYS = {f"t{i}": X * (i + 1) for i in range(6)}
@@ -269,8 +269,7 @@ def test_parameters_of_a_model_are_written_once(way):
     )
     plugin = types.ModuleType("t_mean")
     plugin.register_types = quantreg.hookimpl(specname="register_types")(lambda register: register(qtype))
-    registry.register_plugin(plugin)
-    try:
+    with registered(plugin):
         parameters = quantreg.fit(X, "T_MEAN")
         data = quantize(X, "T_MEAN", parameters=parameters)
         tensors = {f"blk.{i}.up.weight": QuantizedTensor(f"t{i}", X.shape, "T_MEAN", data, parameters) for i in (0, 1)}
@@ -281,8 +280,6 @@ def test_parameters_of_a_model_are_written_once(way):
         other = QuantizedTensor.from_array("other", X * 2, "T_MEAN")
         with pytest.raises(ShapeError, match="fitted to the whole model, encode all its tensors with the same"):
             write("out2.gguf", {}, way({**tensors, "blk.2.up.weight": other}))
-    finally:
-        registry.unregister_plugin(plugin)
 
 
 # --- what is not a mapping of names to tensors ---

@@ -148,9 +148,10 @@ def _progress() -> "Iterator[Callable[[Step], object]]":
 
 
 def _print(found: "Evaluation", tensors: bool) -> None:
+    from quantreg.evaluation.results import by_size
+
     headings = [">BPW", ">ERROR", ">WEIGHTED", ">RMSE", ">MAX", ">COSINE", ">ENCODE", ">DECODE"]
-    ordered = sorted(found.totals, key=lambda measure: (measure.bits_per_weight, measure.weighted_error))
-    table(["TYPE", *headings], [[measure.type, *_cells(measure)] for measure in ordered])
+    table(["TYPE", *headings], [[measure.type, *_cells(measure)] for measure in by_size(found.totals)])
     if tensors:
         click.echo()
         rows = [[measure.tensor, _encoded_as(measure), *_cells(measure)] for measure in found.tensors]
@@ -159,15 +160,12 @@ def _print(found: "Evaluation", tensors: bool) -> None:
 
 def _print_missing(found: "Evaluation") -> None:
     """Name what could not be measured: whole types, then types that could not encode every tensor."""
-    failed = {failure.type for failure in found.failed}
     for failure in found.failed:
         named = failure.reason.startswith(failure.type)
         click.echo(printable(failure.reason if named else f"{failure.type}: {failure.reason}"), err=True)
-    for name in dict.fromkeys(name for name, *_ in found.skipped if name not in failed):
-        reasons = [(tensor, reason) for kind, tensor, reason in found.skipped if kind == name]
-        tensor, reason = reasons[0]
-        more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-        click.echo(printable(f"{name} could not encode {tensor}{more}: {reason}"), err=True)
+    for name, skips in found.incomplete().items():
+        more = f" and {len(skips) - 1} more" if len(skips) > 1 else ""
+        click.echo(printable(f"{name} could not encode {skips[0].tensor}{more}: {skips[0].reason}"), err=True)
 
 
 def _encoded_as(measure: "Measure") -> str:

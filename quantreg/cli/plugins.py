@@ -125,11 +125,11 @@ def new(
     Its codec encodes a simple 3-bit format, which you change into your own. NAME becomes the name of the distribution.
     For example, my-q3 gives a type MY_Q3.
     """
-    from quantreg.scaffold import Project
+    from quantreg.scaffold.project import Project, for_pip
 
     project = Project.design(name, kind, type_names, type_id, block, row_header)
     target = project.write(folder)
-    path = target if target.is_absolute() else f"./{target}"  # pip takes a word without a slash for a name on PyPI
+    path = for_pip(target)
     compiled = kind == "cython"
     names = [t.name for t in project.types]
     what = {"recipe": f"the file type {project.package.upper()}", "hook": "a hook that scores importance"}.get(

@@ -10,11 +10,12 @@ import numpy as np
 
 import quantreg
 from quantreg import files
-from quantreg.errors import PlanError, QuantregError
+from quantreg.errors import PlanError
 from quantreg.evaluation.results import Conditions, Evaluation, Failed, Measure, Skipped
 from quantreg.evaluation.round_trip import Matrices, fit_model, parameter_bytes, round_trip, warm_up
 from quantreg.evaluation.sums import Sums, added, finished, summed
 from quantreg.evaluation.targets import Target, make_target
+from quantreg.faults import told
 from quantreg.ggml import INTEGER_TYPES
 from quantreg.importance import ImatrixLike, ImportanceMatrix
 from quantreg.parameters import TensorContext, without_tokenizer
@@ -145,11 +146,7 @@ def _prepared(
             targets.append(made)
     if errors and not targets:
         raise errors[0][1]
-    return targets, [Failed(name, _words(error)) for name, error in errors]
-
-
-def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, QuantregError) else f"{type(error).__name__}: {error}"
+    return targets, [Failed(name, told(error)) for name, error in errors]
 
 
 def _versions(chosen: Iterable[QuantType]) -> dict[str, str]:
@@ -181,7 +178,7 @@ class _Run:
         self.sums: dict[Target, Sums] = {}
         self.measures: list[Measure] = []
         self.skipped: list[Skipped] = []
-        self._of_model: dict[tuple[Target, QuantType], Fitted] = {}
+        self._of_model: dict[tuple[Target, QuantType], tuple[Fitted, int]] = {}
 
     def measure(self, progress: Callable[[Step], object] | None) -> None:
         """Measure every target on the sampled rows of every tensor."""
@@ -229,40 +226,37 @@ class _Run:
         if qtype.requires_importance and not importance:
             return "the imatrix has no entry for this tensor"
         try:
-            parameters = self._parameters(target, qtype, matrices, importance) if fits else None
+            parameters, sharing = self._parameters(target, qtype, matrices, importance) if fits else (None, 1)
             done = round_trip(qtype, matrices, numbers, x, importance, parameters)
         except MemoryError:
             raise
         except Exception as error:  # a plugin may raise anything, and the other types do not depend on it
-            return _words(error)
-        # The whole tensor shares its parameters, so the sampled rows count for a part of their size.
-        share = len(numbers) / max(1, math.prod(matrices.tensor.shape[:-1]))
-        if fits and qtype.parameters is not None and qtype.parameters.scope == "model":
-            share *= math.prod(matrices.tensor.shape) / self._weights(target, qtype)
-        nbytes = done.nbytes + share * parameter_bytes(parameters)
+            return told(error)
+        # The whole tensor or model shares the parameters, so the sampled rows count for a part of their size.
+        nbytes = done.nbytes + x.size / sharing * parameter_bytes(parameters)
         return summed(x, done.decoded, matrices.weights_of_errors(numbers), nbytes, done.encoding, done.decoding)
 
-    def _parameters(self, target: Target, qtype: QuantType, matrices: Matrices, importance: bool) -> "Fitted":
-        """Fit the parameters of a type to a tensor, or once to all tensors that get the type."""
+    def _parameters(
+        self, target: Target, qtype: QuantType, matrices: Matrices, importance: bool
+    ) -> "tuple[Fitted, int]":
+        """Fit the parameters of a type to a tensor, or once to all tensors that get the type.
+
+        Returns them, and how many weights share them.
+        """
         assert qtype.parameters is not None
         if qtype.parameters.scope == "tensor":
-            return matrices.fit(qtype, importance)
+            return matrices.fit(qtype, importance), math.prod(matrices.tensor.shape)
         if (target, qtype) not in self._of_model:
-            tensors = ((self._matrices(name), target.uses_importance(name)) for name in self._those(target, qtype))
-            context = TensorContext(None, (), self.metadata)
-            self._of_model[target, qtype] = fit_model(qtype, tensors, context)
+            names = [
+                name
+                for name in self.sampled
+                if target.type_of(name) is qtype and self.model[name].shape[-1] % qtype.block_size == 0
+            ]
+            tensors = ((self._matrices(name), target.uses_importance(name)) for name in names)
+            fitted = fit_model(qtype, tensors, TensorContext(None, (), self.metadata))
+            sharing = sum(math.prod(self.model[name].shape) for name in names)
+            self._of_model[target, qtype] = fitted, sharing
         return self._of_model[target, qtype]
-
-    def _those(self, target: Target, qtype: QuantType) -> list[str]:
-        """The tensors that get this type and can be encoded in it."""
-        return [
-            name
-            for name in self.sampled
-            if target.type_of(name) is qtype and self.model[name].shape[-1] % qtype.block_size == 0
-        ]
-
-    def _weights(self, target: Target, qtype: QuantType) -> int:
-        return sum(math.prod(self.model[name].shape) for name in self._those(target, qtype))
 
     def _matrices(self, name: str) -> Matrices:
         tensor = self.model[name]

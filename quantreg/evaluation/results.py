@@ -150,6 +150,15 @@ class Evaluation:
     failed: tuple[Failed, ...] = ()
     conditions: Conditions | None = None
 
+    def incomplete(self) -> dict[str, list[Skipped]]:
+        """Return the skipped tensors of each type that has a total: it covers only the others."""
+        failed = {entry.type for entry in self.failed}
+        found: dict[str, list[Skipped]] = {}
+        for skip in self.skipped:
+            if skip.type not in failed:
+                found.setdefault(skip.type, []).append(skip)
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON-ready data."""
         return {
@@ -171,7 +180,7 @@ class Evaluation:
     def _repr_html_(self) -> str:
         importance = f"importance from {self.imatrix}" if self.imatrix else "without importance"
         failed = [entry.type for entry in self.failed]
-        incomplete = ", ".join(dict.fromkeys(skip.type for skip in self.skipped if skip.type not in failed))
+        incomplete = ", ".join(self.incomplete())
         partly = f"; not every tensor could be encoded in {incomplete}" if incomplete else ""
         missing = f"; not measured: {', '.join(failed)}" if failed else ""
         return table(

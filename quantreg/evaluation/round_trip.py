@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from quantreg.dispatch import SLAB_WEIGHTS, dequantize, encode_slab, rows_per_slab
+from quantreg.dispatch import SLAB_WEIGHTS, decode_slab, encode_slab, rows_per_slab
 from quantreg.fitting import fit_samples
 from quantreg.parameters import Sample, TensorContext
 from quantreg.qtype import QuantType
-from quantreg.registry import registry
+from quantreg.registry import registry, types
 from quantreg.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
@@ -35,13 +35,14 @@ class Matrices:
 
     def rows(self, numbers: "NDArray[np.int64]") -> "NDArray[np.float32]":
         """Decode the rows with these numbers, counted over all experts: float32 (rows, cols)."""
-        tensor = self.tensor
-        if (
-            tensor.parameters is not None
-        ):  # each expert may have its own, so rows of several experts cannot be decoded together
-            return tensor.dequantize().reshape(-1, tensor.shape[-1])[numbers]
-        data = tensor.data.reshape(-1, tensor.data.shape[-1])[numbers]
-        return dequantize(data, tensor.type_id, threads=1)
+        tensor, qtype = self.tensor, types[self.tensor.type_id]
+        data = tensor.data.reshape(-1, tensor.data.shape[-1])
+        parameters = tensor.parameters
+        rows = np.empty((len(numbers), tensor.shape[-1]), np.float32)
+        for part, expert in self.by_expert(numbers):
+            codec = qtype.codec_for(parameters, replace(self.context, expert=expert))
+            decode_slab(qtype, codec, data[numbers[part]], rows[part], tensor=self.context.name)
+        return rows
 
     def by_expert(self, numbers: "NDArray[np.int64]") -> "Iterator[tuple[slice, int]]":
         """Yield (slice of the numbers, expert) for each expert that has any of these rows. The numbers are sorted."""

@@ -130,12 +130,8 @@ def _tensors(evaluation: Evaluation, new: Container[str]) -> str:
 
 def _missing(evaluation: Evaluation) -> str:
     """List the types that are not on the curve and why, and those that could not encode every tensor."""
-    failed = {entry.type for entry in evaluation.failed}
     rows = [(entry.type, _without_folders(entry.reason)) for entry in evaluation.failed]
-    partly: dict[str, list[Skipped]] = {}
-    for skip in evaluation.skipped:
-        if skip.type not in failed:
-            partly.setdefault(skip.type, []).append(skip)
+    partly = evaluation.incomplete()
     parts = []
     if rows:
         parts.append(f"<h2>Not on the curve</h2>\n{_reasons(rows)}")

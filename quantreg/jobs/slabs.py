@@ -19,7 +19,7 @@ from quantreg.ggml import INTEGER_TYPES
 from quantreg.gguf import TensorInfo
 from quantreg.importance import ImportanceMatrix
 from quantreg.jobs.source import DataFile, Source, read_stored, stamp_of
-from quantreg.loss import Loss, measured
+from quantreg.loss import Loss, has_limit, measured
 from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
 from quantreg.recipes import TensorPlan
@@ -230,7 +230,7 @@ class Worker:
                 qtype, rows, data, columns, scorer=scorer, first_row=slab.start + row, tensor=slab.tensor,
                 codec=encoder,
             )  # fmt: skip
-            if row == 0 or getattr(encoder, "largest", None) is not None:
+            if row == 0 or has_limit(encoder):
                 loss = loss.plus(measured(encoder, rows, data))
         return Done(out.reshape(-1), loss)
 

@@ -17,7 +17,7 @@ from quantreg.scaffold.names import FIRST_FREE, check_id, check_project, check_t
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-__all__ = ["Kind", "NewType", "Project"]
+__all__ = ["Kind", "NewType", "Project", "for_pip"]
 
 Kind: TypeAlias = Literal["python", "cython", "recipe", "hook"]
 
@@ -176,7 +176,7 @@ class Project:
         if self.kind != "cython" or not all(path.is_file() for path in sources):
             return ""
         return (
-            f". To make its compiled twin, install it first (pip install -e {_for_pip(target)}) and repeat the command"
+            f". To make its compiled twin, install it first (pip install -e {for_pip(target)}) and repeat the command"
         )
 
     def _files(self) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -195,6 +195,8 @@ class Project:
                 for new in self.types:
                     named = partial(_filled, {**words, **new.words()})
                     text = texts.get(new.layer, texts[""])
+                    if not new.row_header_size:  # it is 0 by default
+                        text = text.replace("    row_header_size=4848,\n", "")
                     if new.fallback:
                         text = text.replace("    codec=", f'    fallback="{new.fallback}",\n    codec=', 1)
                     if self.twin_of:
@@ -258,7 +260,7 @@ def _aligned(text: str) -> str:
     return re.sub(r"(?m)^( {4}.*?) +  # ", lambda match: f"{match[1].ljust(width)}  # ", text)
 
 
-def _for_pip(path: Path) -> str:
+def for_pip(path: Path) -> str:
     """A folder as pip takes it: a word without a slash would be a name on PyPI."""
     return str(path) if path.is_absolute() else f"./{path}"
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from quantreg import dispatch
-from quantreg.errors import QuantregError
-from quantreg.faults import PLUGIN_ERRORS, describe
+from quantreg.faults import PLUGIN_ERRORS, told
 from quantreg.testing.guards import FILL, GuardedArrays, run_guarded
 from quantreg.testing.report import NotApplicable, expect
 from quantreg.testing.samples import bits_of
@@ -205,8 +204,8 @@ def arbitrary_bytes(s: "Subject") -> None:
         try:
             first, again = s.decode(data, fill=1), s.decode(data, fill=2)
         except PLUGIN_ERRORS as error:
-            words = str(error) if isinstance(error, QuantregError) else describe(error)
-            raise AssertionError(f"{words}: decode any bytes to some floats, because files may be damaged") from error
+            how = "decode any bytes to some floats, because files may be damaged"
+            raise AssertionError(f"{told(error)}: {how}") from error
         same = (bits_of(first) == bits_of(again)).all()
         expect(same, "decoding the same bytes twice gives different floats: write every float, whatever the bytes are")
 

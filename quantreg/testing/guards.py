@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from quantreg.errors import QuantregError
-from quantreg.faults import describe
+from quantreg.faults import told
 from quantreg.testing.report import NotApplicable
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def _child(cases: Iterable[tuple[str, Callable[[], object]]], seconds: int, read
     except NotApplicable as why:
         _report(writer, "inapplicable", str(why))
     except BaseException as error:  # whatever it is: the parent tells it
-        _report(writer, "failed", str(error) if isinstance(error, (AssertionError, QuantregError)) else describe(error))
+        _report(writer, "failed", str(error) if isinstance(error, AssertionError) else told(error))
     finally:
         os._exit(status)
 

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from quantreg.errors import LossWarning, QuantregError
-from quantreg.faults import PLUGIN_ERRORS, debugging, describe
+from quantreg.errors import LossWarning
+from quantreg.faults import PLUGIN_ERRORS, debugging, told
 from quantreg.registry import registry
 from quantreg.testing import arrays, strides, twin, uses, values
 from quantreg.testing.guards import can_fork, run_guarded
@@ -143,7 +143,7 @@ def _outcome_of(name: str, subject: Subject, reason: str | None) -> Outcome:
     except NotApplicable as why:
         return Outcome(name, "not applicable", str(why))
     except PLUGIN_ERRORS as error:  # whatever a codec raises is a failure of the codec
-        message = str(error) if isinstance(error, (AssertionError, QuantregError)) else describe(error)
+        message = str(error) if isinstance(error, AssertionError) else told(error)
         return (
             Outcome(name, "failed", message) if reason is None else Outcome(name, "expected", f"{reason} ({message})")
         )

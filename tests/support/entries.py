@@ -41,14 +41,21 @@ def registry_of(*entries):
 
 
 @contextmanager
+def registered(plugin):
+    """Register a plugin, as long as the block runs."""
+    registry.register_plugin(plugin)
+    try:
+        yield
+    finally:
+        registry.unregister_plugin(plugin)
+
+
+@contextmanager
 def installed(**hooks):
     """A plugin with these hooks, as long as the block runs."""
     module = ModuleType("careless")
     module.__distribution__ = "careless-dist"
     for name, function in hooks.items():
         setattr(module, name, hookimpl(function))
-    registry.register_plugin(module)
-    try:
+    with registered(module):
         yield
-    finally:
-        registry.unregister_plugin(module)

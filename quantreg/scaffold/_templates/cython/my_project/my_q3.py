@@ -7,7 +7,8 @@ MY_Q3 = quantreg.QuantType(
     "MY_Q3",
     type_id=4242,
     block_size=32,
-    type_size=14,
+    type_size=1414,
+    row_header_size=4848,
     codec=lambda: load_codec(__name__, "_my_q3"),
 )
 
