@@ -102,6 +102,29 @@ def test_bytes_without_a_scale_are_the_reference_encoder_s(tmp_path):
     )
 
 
+def test_every_command_decodes_nvfp4_with_its_scale(tmp_path):
+    result = quantized(tmp_path, {NAME: TINY}, "NVFP4")
+    found = quantreg.compare(tmp_path / "in.gguf", result)
+    assert found[NAME].rmse < 0.11
+    assert not found[NAME].lost
+    checked = quantreg.validate(result)
+    assert (checked.ok, [*checked.warnings]) == (True, [])
+    quantreg.export(result, tmp_path / "out.safetensors", dtype="F32")
+    quantreg.quantize_file(result, tmp_path / "f32.gguf", "F32", allow_requantize=True)
+    with (
+        quantreg.open(result) as model,
+        quantreg.open(tmp_path / "out.safetensors") as exported,
+        quantreg.open(tmp_path / "f32.gguf") as back,
+    ):
+        weights = model[NAME].dequantize()
+        assert rmse(TINY, weights) < 0.11
+        assert (set(exported), set(back)) == ({NAME}, {NAME})
+        np.testing.assert_array_equal(exported[NAME].dequantize(), weights)
+        np.testing.assert_array_equal(back[NAME].dequantize(), weights)
+        x = RNG.standard_normal((3, 256)).astype(np.float32)
+        np.testing.assert_allclose(quantreg.matmul(x, model[NAME]), x @ weights.T, rtol=1e-4, atol=1e-5)
+
+
 def _write(tmp_path, metadata, tensors):
     quantreg.write(tmp_path / "in.gguf", metadata, tensors)
     return tmp_path / "in.gguf"
