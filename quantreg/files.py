@@ -2,7 +2,7 @@
 
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -13,7 +13,7 @@ from quantreg import gguf
 from quantreg.errors import GGUFFormatError
 from quantreg.html import table
 from quantreg.registry import layout_of, types
-from quantreg.safetensors import is_safetensors, read_model
+from quantreg.safetensors import Stored, is_safetensors, read_model
 from quantreg.tensor import QuantizedTensor
 from quantreg.whatis import model_path
 
@@ -28,12 +28,18 @@ __all__ = ["File", "open"]
 
 
 class _Place(NamedTuple):
-    """Where a tensor is: its file, the mapping of the whole file, and the position of its data in both."""
+    """Where a tensor is: its file, the mapping of the whole file, and the position of its data in both.
+
+    ``stored`` says how to decode a tensor that is not described as the file stores it; its scales are in ``scales``,
+    a path and a mapping.
+    """
 
     info: gguf.TensorInfo
     path: str
     mapped: mmap.mmap
     start: int
+    stored: Stored | None = None
+    scales: tuple[str, mmap.mmap] | None = None
 
 
 class _Kept(NamedTuple):
@@ -58,15 +64,43 @@ class _Kept(NamedTuple):
 
 def _bytes_of(place: _Place) -> "NDArray[np.uint8]":
     """The data of a tensor, mapped. Raises GGUFFormatError if the file has become too short for it."""
-    info, path, mapped, start = place
-    end, now = start + info.nbytes, mapped.size()
-    if end > now and info.nbytes:  # the process would die if it touched a page that no longer exists
+    return _piece(place.info.name, place.path, place.mapped, place.start, place.info.nbytes)
+
+
+def _piece(name: str, path: str, mapped: mmap.mmap, start: int, nbytes: int) -> "NDArray[np.uint8]":
+    end, now = start + nbytes, mapped.size()
+    if end > now and nbytes:  # the process would die if it touched a page that no longer exists
         message = (
-            f"data of tensor {info.name!r} ends at byte {end}, but the file has shrunk to {now}: restore the file and "
+            f"data of tensor {name!r} ends at byte {end}, but the file has shrunk to {now}: restore the file and "
             "open it again"
         )
-        raise GGUFFormatError("tensor-past-end", message, field=info.name, found=end, limit=now, path=path)
+        raise GGUFFormatError("tensor-past-end", message, field=name, found=end, limit=now, path=path)
     return np.frombuffer(mapped, np.uint8)[start:end]
+
+
+def _decoder(place: _Place, stored: Stored) -> "Callable[[], NDArray[np.uint8]]":
+    """Return a function that makes the bytes of a tensor which the file stores in another way.
+
+    Raises GGUFFormatError, as the function does, if a file has become too short.
+    """
+    codes = _piece(place.info.name, place.path, place.mapped, stored.codes.position, stored.codes.nbytes)
+    # A file with a view stays mapped.
+    views = [codes, *(np.frombuffer(mapped, np.uint8) for _, mapped in ([place.scales] if place.scales else []))]
+
+    def reader(path: str, mapped: mmap.mmap) -> "Callable[[int, NDArray[np.uint8]], None]":
+        def read(position: int, out: "NDArray[np.uint8]") -> None:
+            out[:] = _piece(place.info.name, path, mapped, position, len(out))
+
+        return read
+
+    def decoded() -> "NDArray[np.uint8]":
+        out = np.empty(place.info.nbytes, np.uint8)
+        codes_of = reader(place.path, place.mapped)
+        stored.read_into(codes_of, reader(*place.scales) if place.scales else codes_of, 0, out)
+        del views[:]
+        return out
+
+    return decoded
 
 
 class File(Mapping[str, QuantizedTensor]):
@@ -112,12 +146,17 @@ class File(Mapping[str, QuantizedTensor]):
                 self._tensors[info.name] = _Place(info, name, mapped, header.data_offset + info.offset)
 
     def _read_safetensors(self, path: str) -> None:
-        model = read_model(path, any_dtype=True)
+        model = read_model(path, any_dtype=True, decode=True)
         self.headers, self.metadata, self.warnings = (), gguf.Metadata(memoryview(b""), {}), model.warnings
         self.paths = tuple(model.paths)
         maps = [self._map(name, size) for name, size in zip(self.paths, model.sizes, strict=True)]
         for info, (number, start) in model.places.items():
-            self._tensors[info.name] = _Place(info, self.paths[number], maps[number], start)
+            how = model.stored.get(info.name)
+            scales = None if how is None or how.scales is None else how.scales.file
+            self._tensors[info.name] = _Place(
+                info, self.paths[number], maps[number], start, how,
+                None if scales is None else (self.paths[scales], maps[scales]),
+            )  # fmt: skip
 
     def _map(self, path: str, size: int) -> mmap.mmap:
         """Map a file, which must still have the size that it had when its header was read."""
@@ -133,6 +172,8 @@ class File(Mapping[str, QuantizedTensor]):
 
     def __getitem__(self, name: str) -> QuantizedTensor:
         place = self._tensors[name]
+        if place.stored is not None:
+            return QuantizedTensor.from_info(place.info, _decoder(place, place.stored))
         data = _bytes_of(place)
         # The parameters may be in other files, which must stay mapped, too, when the model is closed.
         kept = _Kept(
@@ -195,8 +236,10 @@ def open(path: str | bytes | os.PathLike[str]) -> File:
         with quantreg.open("m.gguf") as model:
             weights = model["token_embd.weight"].dequantize()
 
-    The bytes of tensors are mapped, not read or copied, so do not shorten the file while you use them. Tensors of a
-    safetensors dtype that GGUF lacks have their raw bytes, flat, and cannot be decoded. Raises GGUFFormatError or
+    The bytes of tensors are mapped, not read or copied, so do not shorten the file while you use them. A tensor that a
+    safetensors model stores as FP8 is decoded with its scales when its data is first used, to BF16 if that holds the
+    values exactly and to F32 if not. Tensors of another safetensors dtype that GGUF lacks have their raw bytes, flat,
+    and cannot be decoded. Raises GGUFFormatError or
     SafetensorsError if a file is damaged or is not a model, TypeError if ``path`` is not a path, and OSError if a file
     cannot be read.
     """

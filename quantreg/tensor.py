@@ -57,13 +57,14 @@ class QuantizedTensor(NDArrayOperatorsMixin):
     tensor carries its bytes with it.
     """
 
-    __slots__ = ("_read", "data", "name", "shape", "type_id", "type_name")
+    __slots__ = ("_data", "_nbytes", "_read", "name", "shape", "type_id", "type_name")
 
     name: str
     shape: tuple[int, ...]
     type_id: int
     type_name: str
-    data: "NDArray[np.uint8]"
+    _data: "NDArray[np.uint8] | Callable[[], NDArray[np.uint8]]"
+    _nbytes: int
     _read: "Callable[[], Fitted | None] | None"
 
     def __init__(
@@ -87,7 +88,7 @@ class QuantizedTensor(NDArrayOperatorsMixin):
                 f"{name}: {layout.name} of shape {dims} takes {expected} bytes of uint8, not {array.size} of "
                 f"{array.dtype}: pass what quantreg.quantize returns for this shape"
             )
-        self._set(name, dims, type_id, layout.name, array.reshape((*dims[:-1], row_bytes)))
+        self._set(name, dims, type_id, layout.name, array.reshape((*dims[:-1], row_bytes)), expected)
         if parameters is not None:
             spec = registry.get(type_id).parameters
             if spec is None:
@@ -112,21 +113,43 @@ class QuantizedTensor(NDArrayOperatorsMixin):
     def from_info(
         cls,
         info: gguf.TensorInfo,
-        data: "NDArray[np.uint8]",
+        data: "NDArray[np.uint8] | Callable[[], NDArray[np.uint8]]",
         read: "Callable[[], Fitted | None] | None" = None,
     ) -> "QuantizedTensor":
-        """Make a tensor from a checked header entry and its flat data; ``read`` reads its parameters when needed."""
+        """Make a tensor from a checked header entry and its flat data, or a function that makes the data when needed.
+
+        ``read`` reads its parameters when needed.
+        """
         tensor = cls.__new__(cls)
         shape = info.shape
-        if info.known:
-            data = data.reshape((*shape[:-1], info.row_bytes))
-        tensor._set(info.name, shape, info.type_id, info.type_name, data)
+        wanted = (*shape[:-1], info.row_bytes) if info.known else (-1,)
+        shaped = data.reshape(wanted) if isinstance(data, np.ndarray) else lambda: data().reshape(wanted)
+        tensor._set(info.name, shape, info.type_id, info.type_name, shaped, info.nbytes)
         tensor._read = read
         return tensor
 
-    def _set(self, name: str, shape: tuple[int, ...], type_id: int, type_name: str, data: "NDArray[np.uint8]") -> None:
-        self.name, self.shape, self.type_id, self.type_name, self.data = name, shape, type_id, type_name, data
-        self._read = None
+    def _set(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        type_id: int,
+        type_name: str,
+        data: "NDArray[np.uint8] | Callable[[], NDArray[np.uint8]]",
+        nbytes: int,
+    ) -> None:
+        self.name, self.shape, self.type_id, self.type_name, self._data = name, shape, type_id, type_name, data
+        self._nbytes, self._read = nbytes, None
+
+    @property
+    def data(self) -> "NDArray[np.uint8]":
+        """The bytes: a uint8 array of shape ``shape[:-1] + (bytes per row,)``."""
+        if not isinstance(self._data, np.ndarray):
+            self._data = self._data()
+        return self._data
+
+    @data.setter
+    def data(self, data: "NDArray[np.uint8]") -> None:
+        self._data, self._nbytes = data, data.nbytes
 
     @property
     def parameters(self) -> "Fitted | None":
@@ -139,7 +162,7 @@ class QuantizedTensor(NDArrayOperatorsMixin):
     @property
     def nbytes(self) -> int:
         """Bytes of data, without padding."""
-        return self.data.nbytes
+        return self._nbytes
 
     @overload
     def dequantize(self, dtype: type[np.float32] = ...) -> "NDArray[np.float32]": ...
@@ -314,7 +337,7 @@ def _restored(
 ) -> QuantizedTensor:
     """Make a tensor from what was pickled. Its type may be unknown here."""
     tensor = QuantizedTensor.__new__(QuantizedTensor)
-    tensor._set(name, shape, type_id, type_name, data)
+    tensor._set(name, shape, type_id, type_name, data, data.nbytes)
     if parameters is not None:
         tensor._read = lambda: parameters
     return tensor

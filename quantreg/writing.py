@@ -14,6 +14,7 @@ from quantreg import gguf
 from quantreg.arrays import as_array, as_dtype, as_shape, bfloat16_bits, dtype_name
 from quantreg.errors import OutputError, ShapeError
 from quantreg.ggml import PLAIN_TYPES, TYPES
+from quantreg.keywords import names_nearest
 from quantreg.registry import find_layout, types
 from quantreg.storage import AtomicFile
 from quantreg.tensor import QuantizedTensor
@@ -76,6 +77,7 @@ class LazyTensor:
         return f"<LazyTensor {self.type_name} {self.shape}, {self.nbytes} bytes>"
 
 
+@names_nearest
 def write(
     path: str | bytes | os.PathLike[str],
     metadata: Mapping[str, object],

@@ -1,6 +1,7 @@
 """Arguments as people pass them: one name where a list is expected, NumPy's dtypes, what is not an executor."""
 
 import enum
+import inspect
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -67,3 +68,28 @@ def test_an_imatrix_that_is_not_numbers_is_refused_with_its_entry():
     for values in ("abc", ["a"] * 256, np.ones(256) * 1j):
         with pytest.raises(ShapeError, match=f"{NAME} has dtype"):
             quantreg.quantize_file("m.gguf", "out.gguf", "Q4_K", {NAME: values})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: quantreg.quantize_file("m.gguf", "o.gguf", "Q8_0", tensor_type={NAME: "F16"}), "tensor_types"),
+        (lambda: quantreg.plan("m.gguf", "Q8_0", tensor_type={NAME: "F16"}), "tensor_types"),
+        (lambda: quantreg.quantize_events("m.gguf", "o.gguf", "Q8_0", allow_requant=True), "allow_requantize"),
+        (lambda: quantreg.split("m.gguf", "o", max_tensors=1), "split_max_tensors"),
+        (lambda: quantreg.merge("m.gguf", "o.gguf", forced=True), "force"),
+        (lambda: quantreg.edit_metadata("m.gguf", "o.gguf", removed="general.name"), "remove"),
+        (lambda: quantreg.export("m.gguf", "o.safetensors", dtypes="F16"), "dtype"),
+        (lambda: quantreg.evaluate("m.gguf", "Q8_0", samples=5), "sample"),
+        (lambda: quantreg.write("o.gguf", {}, {}, forces=True), "force"),
+    ],
+)
+def test_an_argument_that_does_not_exist_names_the_nearest(call, message):
+    with pytest.raises(TypeError, match=rf"has no argument '\w+': did you mean {message}\?$"):
+        call()
+
+
+def test_an_argument_that_is_like_no_other_lists_those_there_are():
+    with pytest.raises(TypeError, match=r"^quantize_file\(\) has no argument 'zzz': its arguments are src, dst"):
+        quantreg.quantize_file("m.gguf", "o.gguf", "Q8_0", zzz=1)
+    assert "tensor_types" in inspect.signature(quantreg.quantize_file).parameters

@@ -183,6 +183,13 @@ def test_another_type_drops_the_parameters_and_decodes_with_them_before(quantize
         assert sorted(back) == sorted(TENSORS)
 
 
+def test_a_copy_takes_the_parameters_along(quantized, tmp_path):
+    quantreg.quantize_file(quantized, tmp_path / "copy.gguf", "COPY")
+    quantreg.edit_metadata(quantized, tmp_path / "named.gguf", set={"general.name": "a"})
+    for name in ("copy.gguf", "named.gguf"):
+        assert tensors_of(tmp_path / name) == tensors_of(quantized)
+
+
 def test_compare_decodes_with_the_parameters_and_does_not_list_them(quantized, source):
     found = quantreg.compare(source, quantized)
     assert set(found) == {NAME, EXPERTS}

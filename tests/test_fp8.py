@@ -1,5 +1,6 @@
 """FP8 weights of safetensors models are decoded with their scales; formats that are not known are refused."""
 
+import os
 import re
 from concurrent.futures import ProcessPoolExecutor
 
@@ -9,7 +10,8 @@ import pytest
 from safetensors_files import save_as
 
 import quantreg
-from quantreg import SafetensorsError, cli
+from quantreg import GGUFFormatError, SafetensorsError, cli
+from quantreg.evaluation import evaluate
 from quantreg.safetensors import stored
 
 FP8 = {
@@ -243,3 +245,38 @@ def test_compare_decodes_fp8_and_takes_unknown_formats_as_they_are(tmp_path):
     assert quantreg.compare(path, tmp_path / "o.gguf").tensors == ()
     packed = save_as(tmp_path / "gptq.safetensors", REFUSED["GPTQ"][0])
     assert quantreg.compare(packed, packed).same
+    with quantreg.open(packed) as model:
+        assert (model["a.qweight"].type_name, model["a.qweight"].shape) == ("I32", (4, 4))
+
+
+def test_open_decodes_fp8_with_scales_in_any_shard_when_the_data_is_used(tmp_path):
+    layers = {f"blk.{i}.ffn_up.weight": codes(256, 256) for i in range(2)}
+    scales = {f"{name}_scale_inv": f32(RNG.random((2, 2)) + 0.5) for name in layers}
+    save_as(tmp_path / "m-00001-of-00002.safetensors", layers | {"plain.weight": codes(4, 256)})
+    path = save_as(tmp_path / "m-00002-of-00002.safetensors", scales)
+    expected = decoded(path, tmp_path / "o.gguf", "COPY")
+    with quantreg.open(path) as model:
+        assert {name: tensor.type_name for name, tensor in model.items()} == dict.fromkeys(layers, "F32") | {
+            "plain.weight": "BF16"
+        }
+        assert any("decoded to floats" in text for text in model.warnings)
+        kept = model["blk.1.ffn_up.weight"]
+        for name, tensor in model.items():
+            assert tensor.nbytes == expected[name].size * (2 if name == "plain.weight" else 4)
+            np.testing.assert_array_equal(tensor[:3], expected[name][:3])
+            np.testing.assert_array_equal(tensor.dequantize(), expected[name])
+    np.testing.assert_array_equal(kept.dequantize(), expected["blk.1.ffn_up.weight"])  # the model is closed
+    found = evaluate(path, ["Q8_0"])
+    assert {measure.tensor for measure in found.tensors} == set(expected)
+    assert found.totals[0].error == evaluate(tmp_path / "o.gguf", ["Q8_0"]).totals[0].error < 0.02
+
+
+def test_a_fp8_file_that_shrinks_while_it_is_open_is_noticed(tmp_path):
+    path = save_as(tmp_path / "m.safetensors", {"a.weight": codes(64, 256), "a.weight_scale": f32(0.3)})
+    with quantreg.open(path) as model:
+        tensor = model["a.weight"]
+        os.truncate(path, 4096)
+        with pytest.raises(GGUFFormatError, match="the file has shrunk to 4096"):
+            tensor.dequantize()
+        with pytest.raises(GGUFFormatError, match="the file has shrunk to 4096"):
+            model["a.weight"]

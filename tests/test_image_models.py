@@ -120,6 +120,64 @@ def test_q4_k_m_of_flux_keeps_what_the_tools_of_its_world_keep():
     assert found["double_blocks.0.img_mlp.2.weight"] == found["double_blocks.0.img_mod.lin.weight"] == "Q4_K"
 
 
+# architecture -> what stays as the source has it, what becomes F32, and a weight of a block, which is quantized.
+KEPT = {
+    "sd3": (
+        ("final_layer.linear", "t_embedder.mlp.0", "y_embedder.mlp.0", "context_embedder"), ("pos_embed",),
+        "joint_blocks.0.x_block.mlp.fc1",
+    ),
+    "aura": (
+        ("init_x_linear", "final_linear", "t_embedder.mlp.0", "cond_seq_linear", "modF.1"), (),
+        "single_layers.0.mlp.c_fc1",
+    ),
+    "hidream": (
+        (
+            "x_embedder.proj", "final_layer.linear", "p_embedder.pooled_embedder.linear_1",
+            "t_embedder.timestep_embedder.linear_1", "caption_projection.0.linear",
+        ),
+        ("double_stream_blocks.0.block.ff_i.gate.weight",), "double_stream_blocks.0.block.ff_i.shared_experts.w3",
+    ),
+    "cosmos": (
+        ("x_embedder.proj.1", "final_layer.linear", "t_embedder.1.linear_1"), ("pos_embedder.seq",),
+        "blocks.0.mlp.layer1",
+    ),
+    "ltxv": (
+        ("patchify_proj", "proj_out", "adaln_single.linear", "caption_projection.linear_1"), ("scale_shift_table",),
+        "transformer_blocks.0.ff.net.0.proj",
+    ),
+    "hyvid": (
+        ("img_in.proj", "txt_in.input_embedder", "final_layer.linear", "time_in.in_layer", "vector_in.in_layer",
+         "guidance_in.in_layer"), (), "double_blocks.0.img_mlp.fc1",
+    ),
+    "qwen_image": (
+        ("img_in", "txt_in", "norm_out.linear", "proj_out", "time_text_embed.timestep_embedder.linear_1",
+         "transformer_blocks.0.img_mod.1"), (), "transformer_blocks.0.img_mlp.net.0.proj",
+    ),
+    "lumina2": (
+        ("x_embedder", "final_layer.linear", "t_embedder.mlp.0", "cap_embedder.1", "context_refiner.0.feed_forward.w1",
+         "noise_refiner.0.feed_forward.w1", "layers.0.adaLN_modulation.1"), (), "layers.0.feed_forward.w1",
+    ),
+    "sdxl": (
+        ("time_embed.0", "label_emb.0.0", "add_embedding.linear_1"), (),
+        "input_blocks.4.1.transformer_blocks.0.attn1.to_q",
+    ),
+    "sd1": (("time_embed.0", "out.2"), (), "input_blocks.1.1.transformer_blocks.0.attn1.to_q"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", KEPT)
+def test_inputs_outputs_and_conditions_of_each_architecture_are_kept(architecture):
+    kept, bare, of_a_block = KEPT[architecture]
+    expected = (
+        {f"{name}.weight": "BF16" for name in kept} | dict.fromkeys(bare, "F32") | {f"{of_a_block}.weight": "Q4_K"}
+    )
+    assert types_of(architecture, "Q4_K_M", dict.fromkeys(expected, (256, 512))) == expected
+
+
+def test_every_architecture_has_a_test_of_what_is_kept():
+    assert {*KEPT, "flux", "wan"} == set(architectures)
+
+
 MINE = quantreg.FileType(
     "MINE_IMAGES", None, "Q4_1", "a recipe of a user", rules=(lambda t, _: Choice("Q5_1", "mine"),)
 )

@@ -7,6 +7,7 @@ import pytest
 
 import quantreg
 from quantreg import LossWarning, cli
+from quantreg.ggml import INTEGER_TYPES
 
 RNG = np.random.default_rng(11)
 TINY = (RNG.standard_normal((64, 256)) * 5e-4).astype(np.float32)
@@ -14,6 +15,7 @@ OUTLIER = np.full((64, 256), 0.05, np.float32)
 OUTLIER.ravel()[1000] = 6e4
 LLAMA = {"general.architecture": "llama", "llama.block_count": 1}
 NAME = "blk.0.ffn_down.weight"
+WEIGHT_TYPES = [name for name, qtype in quantreg.types.items() if qtype.codec.can_encode and name not in INTEGER_TYPES]
 
 
 def quantized(tmp_path, tensors, file_type, metadata=None, **options):
@@ -102,6 +104,29 @@ def test_bytes_without_a_scale_are_the_reference_encoder_s(tmp_path):
     )
 
 
+def test_every_command_decodes_nvfp4_with_its_scale(tmp_path):
+    result = quantized(tmp_path, {NAME: TINY}, "NVFP4")
+    found = quantreg.compare(tmp_path / "in.gguf", result)
+    assert found[NAME].rmse < 0.11
+    assert not found[NAME].lost
+    checked = quantreg.validate(result)
+    assert (checked.ok, [*checked.warnings]) == (True, [])
+    quantreg.export(result, tmp_path / "out.safetensors", dtype="F32")
+    quantreg.quantize_file(result, tmp_path / "f32.gguf", "F32", allow_requantize=True)
+    with (
+        quantreg.open(result) as model,
+        quantreg.open(tmp_path / "out.safetensors") as exported,
+        quantreg.open(tmp_path / "f32.gguf") as back,
+    ):
+        weights = model[NAME].dequantize()
+        assert rmse(TINY, weights) < 0.11
+        assert (set(exported), set(back)) == ({NAME}, {NAME})
+        np.testing.assert_array_equal(exported[NAME].dequantize(), weights)
+        np.testing.assert_array_equal(back[NAME].dequantize(), weights)
+        x = RNG.standard_normal((3, 256)).astype(np.float32)
+        np.testing.assert_allclose(quantreg.matmul(x, model[NAME]), x @ weights.T, rtol=1e-4, atol=1e-5)
+
+
 def _write(tmp_path, metadata, tensors):
     quantreg.write(tmp_path / "in.gguf", metadata, tensors)
     return tmp_path / "in.gguf"
@@ -126,7 +151,7 @@ def test_an_array_that_a_type_cannot_hold_is_told(x, name):
         quantreg.quantize(x, name, tensor="my.weight")
 
 
-@pytest.mark.parametrize("name", [t for t in quantreg.types if quantreg.types[t].codec.can_encode and t[0] not in "I"])
+@pytest.mark.parametrize("name", WEIGHT_TYPES)
 def test_ordinary_weights_are_never_called_lost(name):
     x = RNG.standard_t(4, (32, 512)).astype(np.float32) * np.float32(0.02)
     importance = np.ones(512, np.float32)

@@ -77,6 +77,10 @@ def test_every_command_of_the_tutorial_runs(tmp_path_factory, tmp_path):
     )
     assert first[1:7] == second[1:7]  # bits per weight and errors, in NumPy and compiled
     assert "passed  twin" in shown["quantreg plugins check --quick ROW_Q3"]
+    codec = tmp_path / "row-q3-cython" / "row_q3_cython" / "_row_q3.pyx"  # installed with -e: compiled again at import
+    codec.write_text(codec.read_text() + "\nCHANGED = 'yes'\n")
+    shows = "python -c 'import row_q3_cython._row_q3_base as codec; print(codec.CHANGED)'"
+    assert run(scratch, shows, tmp_path).splitlines()[-1] == "yes"
     with quantreg.open(tmp_path / "back.gguf") as back:  # decoded, so that any engine reads it
         assert {tensor.type_name for tensor in back.values()} == {"F16", "F32"}
     page = (tmp_path / "curve.html").read_text()

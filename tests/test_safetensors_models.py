@@ -244,3 +244,18 @@ def test_bytes_that_belong_to_no_tensor_are_told(at, header, unused):
     with quantreg.open("m.safetensors") as model:
         warnings = "".join(model.warnings)
     assert (f"{unused} bytes of the data are not part of any tensor" in warnings) == bool(unused)
+
+
+def test_names_that_llama_cpp_refuses_are_told_by_plan_and_run(at):
+    short = "y" * 63
+    x = np.ones((4, 256), np.float32)
+    save("m.safetensors", {"x" * 64: x, short: x})
+    said = f"1 tensor name of 64 bytes or more, which llama.cpp refuses ({'x' * 64}): `names` (--names) gives"
+    for result in (quantreg.plan("m.safetensors", "Q8_0"), quantreg.quantize_file("m.safetensors", "a.gguf", "Q8_0")):
+        assert [text for text in result.warnings if "llama.cpp refuses" in text] == [
+            f"{said} tensors of safetensors shorter names"
+        ]
+    planned = quantreg.plan("m.safetensors", "Q8_0", names={"x" * 64: "short"})
+    assert not [text for text in planned.warnings if "llama.cpp refuses" in text]
+    told = [text for text in quantreg.plan("a.gguf", "COPY").warnings if "llama.cpp refuses" in text]
+    assert len(told) == 1  # when the file is read

@@ -18,6 +18,7 @@ from quantreg.evaluation.targets import Target, make_target
 from quantreg.faults import told
 from quantreg.ggml import INTEGER_TYPES
 from quantreg.importance import ImatrixLike, ImportanceMatrix
+from quantreg.keywords import names_nearest
 from quantreg.parameters import TensorContext, without_tokenizer
 from quantreg.qtype import QuantType
 from quantreg.recipes import FileType
@@ -64,6 +65,7 @@ def built_in_types(importance: bool = False) -> list[str]:
     ]
 
 
+@names_nearest
 def evaluate(
     path: str | bytes | PathLike[str],
     type_names: "Iterable[str | int | QuantType | FileType] | int | QuantType | FileType",

@@ -13,6 +13,7 @@ from quantreg.jobs.results import WriteResult
 from quantreg.jobs.shards import OutputFile
 from quantreg.jobs.source import Source
 from quantreg.jobs.writing import write_files
+from quantreg.keywords import names_nearest
 from quantreg.recipes import Plan, PlanOptions, file_types
 from quantreg.recipes.calibration import Calibration, decided
 from quantreg.recipes.fitted import with_parameters
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["export"]
 
 
+@names_nearest
 def export(
     src: str | bytes | os.PathLike[str],
     dst: str | bytes | os.PathLike[str],

@@ -9,19 +9,23 @@ from dataclasses import replace
 from os import PathLike
 from typing import Any, NamedTuple
 
+from quantreg import gguf
 from quantreg.errors import GGUFFormatError, ImportanceError, PlanError, QuantregError
 from quantreg.importance import ImatrixLike, ImportanceMatrix
 from quantreg.jobs import shards
 from quantreg.jobs.adapted import adapt
 from quantreg.jobs.inputs import open_imatrix, open_source
 from quantreg.jobs.source import Source
+from quantreg.keywords import names_nearest
 from quantreg.qtype import QuantType
 from quantreg.recipes import FileType, Plan, PlanFile, PlanOptions, plan_header
 from quantreg.registry import types
+from quantreg.words import count, named
 
 __all__ = ["Rehearsal", "plan", "read_plan", "rehearse"]
 
 
+@names_nearest
 def plan(
     src: str | bytes | PathLike[str],
     file_type: str | int | QuantType | FileType,
@@ -153,10 +157,24 @@ def rehearse(
     made = replace(
         made,
         # A plan that was made before has the warnings about its source already.
-        warnings=tuple(dict.fromkeys((*source.warnings, *made.warnings, *warnings))),
+        warnings=tuple(dict.fromkeys((*source.warnings, *made.warnings, *warnings, *_long_names(made, source)))),
         problems=tuple(dict.fromkeys((*made.problems, *map(str, errors)))),
     )
     return Rehearsal(source, made, found, files, tuple(errors))
+
+
+def _long_names(planned: Plan, source: Source) -> Iterator[str]:
+    """Say which tensors get names that llama.cpp refuses. Those of a GGUF source are told when it is read."""
+    told = {info.name for header in source.headers for info in header.tensors}
+    names = [parameter.name for parameter in planned.parameters]
+    for tensor in planned.tensors:
+        names += [tensor.name, *(parameter.name for parameter in tensor.parameters)]
+    long = [name for name in names if len(name.encode()) >= gguf.LONG_TENSOR_NAME and name not in told]
+    if long:
+        yield (
+            f"{count(len(long), 'tensor name')} of {gguf.LONG_TENSOR_NAME} bytes or more, which llama.cpp refuses "
+            f"({named(long)}): `names` (--names) gives tensors of safetensors shorter names"
+        )
 
 
 def _codec_errors(planned: Plan) -> Iterator[QuantregError]:

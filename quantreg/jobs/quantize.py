@@ -18,6 +18,7 @@ from quantreg.jobs.results import QuantizeResult, WriteResult
 from quantreg.jobs.resume import identity_of
 from quantreg.jobs.verify import about_blank, is_matrix
 from quantreg.jobs.writing import write_files
+from quantreg.keywords import names_nearest
 from quantreg.loss import explain, is_lost
 from quantreg.qtype import QuantType
 from quantreg.recipes import FileType, Plan, PlanOptions
@@ -26,6 +27,7 @@ from quantreg.storage import PartialFile
 __all__ = ["quantize_events", "quantize_file"]
 
 
+@names_nearest
 def quantize_file(
     src: str | bytes | PathLike[str],
     dst: str | bytes | PathLike[str],
@@ -95,6 +97,7 @@ def quantize_file(
     raise AssertionError("the last event is always Finished")
 
 
+@names_nearest
 def quantize_events(
     src: str | bytes | PathLike[str],
     dst: str | bytes | PathLike[str],

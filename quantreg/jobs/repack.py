@@ -13,11 +13,13 @@ from quantreg.jobs import shards
 from quantreg.jobs.results import WriteResult
 from quantreg.jobs.source import Source
 from quantreg.jobs.writing import write_files
+from quantreg.keywords import names_nearest
 from quantreg.recipes import MetadataEdit, Plan, TensorPlan, file_types
 
 __all__ = ["copy_plan", "edit_metadata", "merge", "split"]
 
 
+@names_nearest
 def split(
     src: str | bytes | PathLike[str],
     prefix: str | bytes | PathLike[str],
@@ -41,6 +43,7 @@ def split(
     return _write(source, plan, shards.lay_out(prefix, plan, source, groups), force)
 
 
+@names_nearest
 def merge(
     src: str | bytes | PathLike[str] | Iterable[str | bytes | PathLike[str]],
     dst: str | bytes | PathLike[str],
@@ -67,6 +70,7 @@ def merge(
     return edit_metadata(given[0], dst, force=force)
 
 
+@names_nearest
 def edit_metadata(
     src: str | bytes | PathLike[str],
     dst: str | bytes | PathLike[str],
