@@ -191,12 +191,7 @@ class Worker:
 
         Raises GGUFFormatError if the source has changed, NonFiniteError for NaN or infinity.
         """
-        raw = self._buffer("raw", slab.nbytes)
-        file = self._open(slab.path, slab.stamp)
-        if slab.stored is None or slab.scales is None:
-            file.read_into(slab.position, raw, slab.tensor)
-        else:
-            read_stored(slab.stored, file, self._open(*slab.scales), slab.position, raw, slab.tensor)
+        raw = self._raw(slab)
         blank = not raw[:4096].any() and not raw.any()
         if slab.to_type is not None:
             return self._encode(slab, raw)._replace(blank=blank)
@@ -206,11 +201,20 @@ class Worker:
 
     def floats(self, slab: Slab) -> NDArray[np.float32]:
         """The rows of the slab as float32 (rows, cols), valid until this thread's next call."""
-        raw = self._buffer("raw", slab.nbytes)
-        self._open(slab.path, slab.stamp).read_into(slab.position, raw, slab.tensor)
+        raw = self._raw(slab)
         qtype = types[slab.from_type]
         codec = qtype.codec_for(slab.had, slab.context)
         return self._floats(qtype, codec, raw.reshape(-1, qtype.row_bytes(slab.n_cols)), slab.n_cols, slab.tensor)
+
+    def _raw(self, slab: Slab) -> NDArray[np.uint8]:
+        """The bytes of the slab in ``slab.from_type``, in this thread's buffer."""
+        raw = self._buffer("raw", slab.nbytes)
+        file = self._open(slab.path, slab.stamp)
+        if slab.stored is None or slab.scales is None:
+            file.read_into(slab.position, raw, slab.tensor)
+        else:
+            read_stored(slab.stored, file, self._open(*slab.scales), slab.position, raw, slab.tensor)
+        return raw
 
     def _encode(self, slab: Slab, raw: NDArray[np.uint8]) -> Done:
         source_type, qtype, cols = types[slab.from_type], types[slab.to_type], slab.n_cols
