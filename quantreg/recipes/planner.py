@@ -226,9 +226,9 @@ class _Planner:
         """The row of the architecture that keeps this tensor. Raises PlanError if a plugin's condition fails."""
         try:
             return next((keep for keep in self.architecture.keep if keep.applies(candidate)), None)
-        except Exception as error:
+        except PLUGIN_ERRORS as error:
             who = f"{candidate.name}: keep of architecture {self.architecture.name}"
-            raise PlanError(f"{who} failed: {type(error).__name__}: {error}") from error
+            raise PlanError(f"{who} failed: {describe(error)}") from error
 
     def _role(self, name: str) -> str:
         return self.architecture.role_of(name) or role_of(name)
