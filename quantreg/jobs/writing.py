@@ -97,6 +97,7 @@ class _Piece:
 
 def _pieces(source, planned, files, targets, imatrix, floor, by_path, check):
     stamps = [stamp_of(path) for path in source.paths]
+    facts = planned.facts(source.metadata)
 
     def rows_of(tensor):
         if not tensor.importance:
@@ -118,9 +119,9 @@ def _pieces(source, planned, files, targets, imatrix, floor, by_path, check):
         return list(rows)
 
     def cut(tensor, parameters=None):
-        return slabs_of(tensor, source, stamps, rows_of, check, parameters)
+        return slabs_of(tensor, source, stamps, rows_of, facts, check, parameters)
 
-    fitter = Fitter(source, planned, cut)
+    fitter = Fitter(source, planned, cut, facts)
     for file, target in zip(files, targets, strict=True):
         stored = {parameter.name: offset for parameter, offset in file.parameters}
         for name, values in fitter.of_model():
