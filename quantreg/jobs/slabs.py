@@ -105,7 +105,7 @@ def byte_ranges(info: TensorInfo) -> Iterator[tuple[int, int]]:
     """
     qtype = types.get(info.type_id)
     if qtype is not None and qtype.parameters is not None and info.known and info.nbytes:
-        matrix = info.row_bytes * (info.shape[-2] if len(info.shape) > 2 else info.n_rows)
+        matrix = info.row_bytes * info.matrix_rows
         rows = rows_per_slab(info.row_bytes, SLAB_BYTES) * info.row_bytes
         for start in range(0, info.nbytes, matrix):
             for first in range(start, start + matrix, rows):
@@ -160,7 +160,7 @@ def slabs_of(
     # A stack whose matrices have nothing of their own is cut as one: a convolution has a matrix for each few weights.
     decoder_asks, encoder_asks = types[info.type_id].by_matrix, types[tensor.to_id].by_matrix
     alone = len(importance) > 1 or decoder_asks or encoder_asks
-    together = tensor.dims[1] if alone and len(tensor.dims) > 2 else info.n_rows
+    together = info.matrix_rows if alone else info.n_rows
     had = source.parameters(info)
     first = 0
     while first < info.n_rows:
@@ -179,7 +179,7 @@ def slabs_of(
 
 def matrix_of(info: TensorInfo, row: int) -> int:
     """Which matrix of a stack a row belongs to."""
-    return row // max(1, info.shape[-2]) if len(info.shape) > 2 else 0
+    return row // max(1, info.matrix_rows)
 
 
 class Worker:

@@ -149,7 +149,7 @@ class Source:
         self.read_into(info, first * info.row_bytes, raw.reshape(-1))
         out = np.empty((n_rows, info.n_cols), np.float32)
         qtype, parameters = types[info.type_id], self.parameters(info)
-        together = info.shape[-2] if len(info.shape) > 2 else max(1, info.n_rows)
+        together = max(1, info.matrix_rows)
         done = 0
         while done < n_rows:
             matrix = (first + done) // together
