@@ -87,8 +87,8 @@ class Slab:
 class Done(NamedTuple):
     """The bytes of a slab in the output, and what encoding lost of a sample of its rows.
 
-    ``all_zero`` says of data that was only copied and checked whether each weight is zero. ``blank`` says of all data
-    whether the source holds nothing but zero bytes, as a download leaves where it has not been yet.
+    ``all_zero`` says whether every weight is zero; it is known only for data that was copied and checked. ``blank``
+    says whether the source holds nothing but zero bytes here, as an unfinished download does.
     """
 
     data: "NDArray[np.uint8]"
