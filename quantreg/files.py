@@ -51,9 +51,7 @@ class _Kept(NamedTuple):
     def parameters(self, info: gguf.TensorInfo) -> "Fitted | None":
         """What the type of a tensor was fitted to, read from the tensors beside it."""
         qtype = types.get(info.type_id)
-        if qtype is None or qtype.parameters is None:
-            return None
-        return qtype.stored_parameters(info.name, info.shape, self._read)
+        return None if qtype is None else qtype.stored_parameters(info.name, info.shape, self._read)
 
     def _read(self, name: str) -> "NDArray[np.float32] | None":
         place = self.tensors.get(name)

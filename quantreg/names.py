@@ -2,7 +2,7 @@
 
 import re
 
-__all__ = ["ROLES", "layer_of", "role_of"]
+__all__ = ["ROLES", "is_meant", "layer_of", "role_of"]
 
 # The first pattern that is part of the name decides; a pattern that begins with "=" must be the whole name.
 _ROLES = (
@@ -26,9 +26,14 @@ ROLES: tuple[str, ...] = (*dict.fromkeys(role for _, role in _ROLES), "other")  
 def role_of(name: str) -> str:
     """What a tensor does in the model, read from its name: "attn_v", "ffn_down" and so on, or "other"."""
     for pattern, role in _ROLES:
-        if name == pattern[1:] if pattern[0] == "=" else pattern in name:
+        if is_meant(name, pattern):
             return role
     return "other"
+
+
+def is_meant(name: str, pattern: str) -> bool:
+    """Whether a pattern is part of a name; a pattern that begins with "=" must be the whole name."""
+    return name == pattern[1:] if pattern.startswith("=") else pattern in name
 
 
 def layer_of(name: str) -> int | None:

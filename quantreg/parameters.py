@@ -4,6 +4,7 @@ A file keeps fitted parameters as F32 tensors beside the weights. So whatever co
 takes them along.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import index
@@ -33,7 +34,8 @@ class TensorContext:
 
     - ``name``: the name of the tensor, or None for a nameless array.
     - ``shape``: the shape of the whole tensor, in NumPy order.
-    - ``metadata``: the metadata of the model, without its tokenizer; empty for an array.
+    - ``metadata``: the metadata of the model, without its tokenizer; empty for an array. While a file is quantized,
+      ``fit`` and the encoder get the name, the shape and the metadata of the output.
     - ``expert``: which matrix of a stack of experts the rows belong to; 0 if there is only one, None if unknown.
     """
 
@@ -55,10 +57,7 @@ class TensorContext:
     @property
     def n_experts(self) -> int:
         """How many matrices the tensor holds: all dimensions but the last two, multiplied."""
-        count = 1
-        for n in self.shape[:-2]:
-            count *= n
-        return count
+        return math.prod(self.shape[:-2])
 
 
 class Sample(NamedTuple):

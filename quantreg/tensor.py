@@ -40,7 +40,6 @@ class QuantizedTensor(NDArrayOperatorsMixin):
       `quantreg.open`.
     - ``type_id``: the number of the type in a file.
     - ``type_name``: the name that ggml or the plugin gives to the type.
-
     - ``parameters``: the parameters that the type fitted to this tensor (see `quantreg.Parameters`), or None.
 
     To write bytes of your own use ``QuantizedTensor("blk.0.ffn_up.weight", (512, 256), "Q4_K", data)``, with the type

@@ -177,7 +177,7 @@ def model_path(path: object) -> str:
 
 
 def piece_of(path: str) -> str | None:
-    """What a file is that its name says is unfinished or a piece of another file, with advice; None for other names."""
+    """What the name of a file says, with advice, if it is that of an unfinished file or of a piece; else None."""
     base = os.path.basename(path)
     if base.endswith(".partial") and os.path.exists(f"{path}.journal"):
         return "this is an unfinished output of quantreg: run the same command again with --resume"

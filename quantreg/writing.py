@@ -1,6 +1,7 @@
 """Write a GGUF file from tensors and arrays, holding no more of them in memory than the caller does."""
 
 import builtins
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -65,10 +66,7 @@ class LazyTensor:
         self.shape = as_shape(shape, "a LazyTensor")
         self.type_id, layout = find_layout(_type_key(type))
         self.type_name = layout.name
-        rows = 1
-        for n in self.shape[:-1]:
-            rows *= n
-        self.nbytes = rows * layout.row_bytes(self.shape[-1] if self.shape else 1)
+        self.nbytes = math.prod(self.shape[:-1]) * layout.row_bytes(self.shape[-1] if self.shape else 1)
         if not callable(make):
             raise ShapeError(f"make of a LazyTensor is {make!r:.80}: pass a function that returns the array")
         self.make = make

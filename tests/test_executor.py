@@ -77,6 +77,17 @@ def test_threads_of_a_pool_of_ones_own_give_the_same_bytes(at):
     assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
 
 
+def test_an_imatrix_file_that_changes_during_the_run_is_told(at):
+    events = quantreg.quantize_events(
+        "small.gguf", "out.gguf", "Q4_K_M", "imatrix.gguf", executor=Recorder(), threads=1
+    )
+    next(event for event in events if isinstance(event, TensorDone))
+    os.utime("imatrix.gguf", ns=(1, 1))
+    with pytest.raises(quantreg.ImportanceError, match="the imatrix has changed since the run began"):
+        list(events)
+    assert not Path("out.gguf").exists()
+
+
 def test_an_imatrix_of_ones_own_goes_with_the_items(at, processes):
     own = quantreg.ImportanceMatrix({"blk.0.attn_q.weight": small_model.noise(9, (256,)) ** 2})
     quantreg.quantize_file("small.gguf", "a.gguf", "Q4_K_M", own)

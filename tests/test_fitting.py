@@ -272,6 +272,38 @@ def test_fit_gets_every_row_once_with_its_importance_and_its_context(source, tmp
     assert seen[NAME][1] == [None] * len(seen[NAME][1])
 
 
+def test_a_plan_file_keeps_the_parameters_that_an_overridden_architecture_asks_for(tmp_path):
+    name = "blk.0.ffn_down.weight"
+    quantreg.write(tmp_path / "in.gguf", {}, {name: TENSORS[NAME]})
+    planned = quantreg.plan(tmp_path / "in.gguf", "NVFP4", override_kv=LLAMA)
+    quantreg.write_plan(planned, tmp_path / "plan.json")
+    read = quantreg.read_plan(tmp_path / "plan.json", tmp_path / "in.gguf")
+    assert [parameter.name for parameter in read[name].parameters] == ["blk.0.ffn_down.scale"]
+    assert read[name].parameters == planned[name].parameters
+
+
+def test_fit_and_encode_know_the_tensor_by_what_it_is_in_the_output(source, tmp_path):
+    seen = []
+
+    def fit(samples, context):
+        seen.extend([context, *(sample.context for sample in samples)])
+        return {"p": [1]}
+
+    def encode(rows, *, parameters, context):
+        seen.append(context)
+        return np.clip(rows * 20 + 128, 0, 255).astype(np.uint8)
+
+    plugin = registered(make_type(fit, encode))
+    try:
+        kv = {"general.architecture": "qwen2", "qwen2.block_count": 2}
+        options = {"prune_layers": [0], "override_kv": kv}
+        quantreg.quantize_file(source, tmp_path / "o.gguf", "FIT8", threads=1, pure=True, **options)
+    finally:
+        registry.unregister_plugin(plugin)
+    assert {context.name for context in seen} == {"blk.0.ffn_up_exps.weight"}
+    assert {context.metadata["general.architecture"] for context in seen} == {"qwen2"}
+
+
 def test_encode_and_decode_get_the_context_without_any_parameters(source, tmp_path):
     seen = set()
 

@@ -181,7 +181,12 @@ def test_names_may_rename_or_leave_out_an_fp8_tensor(tmp_path):
     weights = codes(32, 32)
     tensors = {"a": weights, "a_scale": f32(0.3), "b.qweight": ("I32", np.zeros((4, 4), np.int32))}
     path = save_as(tmp_path / "m.safetensors", tensors)
-    found = decoded(path, tmp_path / "o.gguf", names={"a": "new.weight", "b.qweight": None})
+    names = {"a": "new.weight", "b.qweight": None}
+    assert any(
+        "1 tensor is stored as F8_E4M3, with scales: decoded" in text
+        for text in quantreg.plan(path, "F32", names=names).warnings
+    )
+    found = decoded(path, tmp_path / "o.gguf", names=names)
     np.testing.assert_array_equal(found["new.weight"], weights[1].astype(np.float32) * np.float32(0.3))
 
 
@@ -193,6 +198,19 @@ def test_nan_in_fp8_is_refused_with_the_name_of_the_tensor(tmp_path):
         with pytest.raises(quantreg.NonFiniteError, match=r"a\.weight"):
             quantreg.quantize_file(path, tmp_path / "o.gguf", file_type)
         assert not (tmp_path / "o.gguf").exists()
+
+
+def test_types_that_fit_parameters_see_the_decoded_weights(tmp_path):
+    name = "blk.0.ffn_down.weight"
+    weights, scales = codes(256, 256), RNG.random((2, 2), np.float32) + 50
+    fp8 = save_as(tmp_path / "fp8.safetensors", {name: weights, f"{name}_scale_inv": f32(scales)})
+    floats = weights[1].astype(np.float32) * scales.repeat(128, 0).repeat(128, 1)
+    plain = save_as(tmp_path / "plain.safetensors", {name: f32(floats)})
+    llama = {"general.architecture": "llama", "llama.block_count": 1}
+    of_fp8, of_plain = (decoded(p, p.with_suffix(".gguf"), "NVFP4", override_kv=llama, pure=True) for p in (fp8, plain))
+    assert of_plain.keys() == {name, "blk.0.ffn_down.scale"}
+    for key, values in of_plain.items():
+        np.testing.assert_array_equal(of_fp8[key], values)
 
 
 INTEGERS = ("I32", np.zeros((4, 4), np.int32))

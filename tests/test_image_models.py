@@ -328,6 +328,31 @@ def test_plugins_shows_the_plugin_of_the_image_models_and_one_that_fails(registe
     assert "register_architectures: register() got 'nonsense'" in err
 
 
+def test_a_plugin_that_exits_while_it_registers_is_reported_and_does_not_end_the_program():
+    def leave(*_):
+        raise SystemExit(3)
+
+    reported = []
+    hooks = [SimpleNamespace(function=leave)]
+    assert len(Architectures(lambda: hooks, lambda hook, error: reported.append((hook, type(error))))) == 0
+    assert reported == [(hooks[0], SystemExit)]
+
+
+def test_a_condition_that_exits_is_told_with_the_name_of_the_tensor(register):
+    def leave(candidate):
+        raise SystemExit(3)
+
+    register(third_party(keep=(Keep(("gate",), "a gate", when=leave),)))
+    with pytest.raises(quantreg.PlanError, match=r"layer\.0\.gate\.weight: keep of .* failed: SystemExit: 3"):
+        types_of("mine", "Q4_K_M", {"layer.0.gate.weight": (256, 256)})
+
+
+def test_a_role_is_given_by_a_part_of_the_name_or_with_an_equals_sign_by_the_whole_name():
+    mine = Architecture("mine", roles=(("=out.weight", "output"), ("down", "ffn_down")))
+    found = [mine.role_of(name) for name in ("out.weight", "layer.0.out.weight", "layer.0.down.weight")]
+    assert found == ["output", "other", "ffn_down"]
+
+
 def test_an_architecture_is_replaced_only_on_purpose(register):
     mine = Architecture("flux", "mine")
     register(mine, replace=True)

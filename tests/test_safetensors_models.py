@@ -11,6 +11,7 @@ from safetensors_files import save, write_raw
 
 import quantreg
 from quantreg import GGUFFormatError, SafetensorsError, UnknownTypeError, cli
+from quantreg.safetensors import files, header
 
 ITEMS = list(small_model.tensors().items())
 NAMES = {name for name, _ in ITEMS}
@@ -78,6 +79,24 @@ def test_an_index_stands_for_its_files_whatever_their_names(at):
             assert len(model.paths) == (1 if given == "whole.safetensors" else 2)
     with pytest.raises(SafetensorsError, match="is not JSON: it is a Git LFS pointer"):
         quantreg.open("broken.safetensors.index.json")
+
+
+def test_each_header_and_the_index_are_parsed_once(at, monkeypatch):
+    names = ["a.safetensors", "b.safetensors"]
+    save_shards(names)
+    write_index("model.safetensors.index.json", names)
+    seen = []
+
+    def recorded(module):
+        parsed = module.parsed
+        return lambda raw, path: (seen.append(os.path.basename(path)), parsed(raw, path))[1]
+
+    for module in (files, header):
+        monkeypatch.setattr(module, "parsed", recorded(module))
+    for given in ("b.safetensors", "model.safetensors.index.json"):
+        seen.clear()
+        quantreg.open(given).close()
+        assert sorted(seen) == ["a.safetensors", "b.safetensors", "model.safetensors.index.json"]
 
 
 def test_a_number_too_large_to_count_files_is_no_count(at):

@@ -62,6 +62,11 @@ class TensorInfo:
         return self.dims[0] if self.dims else 1
 
     @property
+    def matrix_rows(self) -> int:
+        """Rows of each matrix of a stack, or of the whole tensor if it has fewer than three dimensions."""
+        return self.shape[-2] if len(self.shape) > 2 else self.n_rows
+
+    @property
     def n_rows(self) -> int:
         """Number of rows, over all dimensions but the first."""
         return math.prod(self.dims[1:])

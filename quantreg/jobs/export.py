@@ -56,7 +56,7 @@ def export(
         keep = dtype is None and info.type_name in PLAIN_TYPES
         qtype = None if keep else types[wanted]
         planned.append(decided(info.name, info, info.dims or (1,), qtype, "export", calibration))
-    planned = list(with_parameters(planned, source.tensors, source.metadata, "", types, file_types["COPY"]).tensors)
+    planned = list(with_parameters(planned, source.tensors, source.metadata, (), types, file_types["COPY"]).tensors)
     planned.sort(
         key=lambda tensor: (-types[tensor.to_id].type_size, tensor.name)
     )  # as the safetensors library does: aligned, no gaps

@@ -1,7 +1,6 @@
 """Fitting the parameters of types to the tensors of a model, before these are encoded."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,14 +23,19 @@ __all__ = ["Fitter", "little_endian"]
 class Fitter:
     """Fits the parameters that a plan keeps, each once.
 
-    ``cut(tensor)`` yields (Slab, offset, bytes) for the rows of a tensor. The fitter reads the source in slabs, in the
+    ``cut(tensor)`` yields (Slab, offset, bytes) for the rows of a tensor, and ``facts`` is the metadata of the output
+    that codecs may know. The fitter reads the source in slabs, in the
     calling thread, so memory does not grow with the tensor. A run that is continued fits again, to the same values.
     """
 
     def __init__(
-        self, source: Source, planned: Plan, cut: Callable[[TensorPlan], Iterable[tuple[Slab, int, int]]]
+        self,
+        source: Source,
+        planned: Plan,
+        cut: Callable[[TensorPlan], Iterable[tuple[Slab, int, int]]],
+        facts: Mapping[str, Any],
     ) -> None:
-        self._source, self._planned, self._cut = source, planned, cut
+        self._planned, self._cut, self._facts = planned, cut, facts
         self._worker = Worker(lambda path, stamp: source.file(path))
         self._of_model: dict[str, Fitted] = {}
 
@@ -49,23 +53,22 @@ class Fitter:
             return self._model(qtype.name) if any(p.type == qtype.name for p in self._planned.parameters) else None
         if not tensor.parameters:
             return None
-        context = replace(self._source.context(tensor.source), name=tensor.name)
-        return fit_samples(qtype, self._samples([tensor]), context)
+        return fit_samples(qtype, self._samples([tensor]), TensorContext(tensor.name, tensor.shape, self._facts))
 
     def _model(self, type_name: str) -> "Fitted":
         if type_name not in self._of_model:
             tensors = [t for t in self._planned.tensors if t.converted and t.to_type == type_name]
-            context = TensorContext(None, (), self._source.context(tensors[0].source).metadata)
+            context = TensorContext(None, (), self._facts)
             self._of_model[type_name] = fit_samples(types[type_name], self._samples(tensors), context)
         return self._of_model[type_name]
 
     def _samples(self, tensors: Iterable[TensorPlan]) -> Iterator[Sample]:
         for tensor in tensors:
             for slab, _, _ in self._cut(tensor):
-                assert slab.context is not None
+                assert slab.becomes is not None
                 rows = self._worker.floats(slab).copy()  # a plugin may keep them, but the worker uses its buffer again
                 check_sample(rows, slab.start, slab.tensor)
-                yield Sample(rows, self._worker.columns(slab), slab.context)
+                yield Sample(rows, self._worker.columns(slab), slab.becomes)
 
 
 def little_endian(values: "NDArray[np.float32]") -> "NDArray[np.uint8]":

@@ -179,10 +179,10 @@ def _long_names(planned: Plan, source: Source) -> Iterator[str]:
 
 def _codec_errors(planned: Plan) -> Iterator[QuantregError]:
     """Yield an error for each type of the plan whose codec cannot be loaded, or cannot do what is asked."""
-    wanted = dict.fromkeys((tensor.to_id, tensor.name) for tensor in planned.tensors if tensor.converted)
+    converted = [tensor for tensor in planned.tensors if tensor.converted]
     first: dict[int, str] = {}
-    for type_id, name in wanted:
-        first.setdefault(type_id, name)
+    for tensor in converted:
+        first.setdefault(tensor.to_id, tensor.name)
     for type_id, name in first.items():
         try:
             codec = types[type_id].codec
@@ -194,7 +194,7 @@ def _codec_errors(planned: Plan) -> Iterator[QuantregError]:
                 f"{name}: {types[type_id].name} can be decoded, but not encoded: choose another file type, or another "
                 "type for this tensor with tensor_types (--tensor-type)"
             )
-    for type_id in dict.fromkeys(tensor.from_id for tensor in planned.tensors if tensor.converted):
+    for type_id in dict.fromkeys(tensor.from_id for tensor in converted):
         if type_id in types and type_id not in first:
             try:
                 types[type_id].codec  # noqa: B018

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -59,9 +59,11 @@ class Slab:
     weights. They are encoded to ``to_type``. If ``to_type`` is None they are copied; if ``from_type`` is None, too,
     they are copied without looking for NaN and infinity. ``start`` is the number of the first row in the tensor, or of
     the first byte if the slab is copied. ``importance`` is an `ImportanceRow` or the float32 row itself. ``context``
-    says which tensor and matrix it is; ``had`` are the fitted parameters of the source, and ``parameters`` those of the
-    result, or None. With ``stored``, the bytes are made while reading: ``position`` then counts
-    from the start of the tensor, and ``scales`` are the path and stamp of the file that holds its scales.
+    says which tensor and matrix of the source it is, and ``becomes`` what it is in the output, where the name, the
+    shape and the metadata may differ; each is None if the codec does not ask. ``had`` are the fitted parameters of the
+    source, and ``parameters`` those of the result, or None. With ``stored``, the bytes are made while reading:
+    ``position`` then counts from the start of the tensor, and ``scales`` are the path and stamp of the file that holds
+    its scales.
     """
 
     tensor: str
@@ -76,6 +78,7 @@ class Slab:
     importance: ImportanceRow | NDArray[np.float32] | None = None
     context: TensorContext | None = None
     had: "Fitted | None" = None
+    becomes: TensorContext | None = None
     parameters: "Fitted | None" = None
     stored: Stored | None = None
     scales: tuple[str, tuple[int, int]] | None = None
@@ -84,8 +87,8 @@ class Slab:
 class Done(NamedTuple):
     """The bytes of a slab in the output, and what encoding lost of a sample of its rows.
 
-    ``all_zero`` says of data that was only copied and checked whether each weight is zero. ``blank`` says of all data
-    whether the source holds nothing but zero bytes, as a download leaves where it has not been yet.
+    ``all_zero`` says whether every weight is zero; it is known only for data that was copied and checked. ``blank``
+    says whether the source holds nothing but zero bytes here, as an unfinished download does.
     """
 
     data: "NDArray[np.uint8]"
@@ -102,7 +105,7 @@ def byte_ranges(info: TensorInfo) -> Iterator[tuple[int, int]]:
     """
     qtype = types.get(info.type_id)
     if qtype is not None and qtype.parameters is not None and info.known and info.nbytes:
-        matrix = info.row_bytes * (info.shape[-2] if len(info.shape) > 2 else info.n_rows)
+        matrix = info.row_bytes * info.matrix_rows
         rows = rows_per_slab(info.row_bytes, SLAB_BYTES) * info.row_bytes
         for start in range(0, info.nbytes, matrix):
             for first in range(start, start + matrix, rows):
@@ -120,14 +123,15 @@ def slabs_of(
     source: Source,
     stamps: Sequence[tuple[int, int]],
     rows_of: Callable[[TensorPlan], Sequence[Any] | None],
+    facts: Mapping[str, Any],
     check: bool = True,
     parameters: "Fitted | None" = None,
 ) -> Iterator[tuple[Slab, int, int]]:
     """Yield (Slab, offset of its result in the tensor's data, bytes of the result) for each piece of a tensor.
 
-    ``stamps`` belong to ``source.paths``. ``rows_of(tensor)`` gives one `Slab.importance` per expert, or None. With
-    ``check``, slabs that are only copied are searched for NaN and infinity. ``parameters`` are those that the new type
-    fitted to the tensor.
+    ``stamps`` belong to ``source.paths``. ``rows_of(tensor)`` gives one `Slab.importance` per expert, or None.
+    ``facts`` is the metadata of the output that codecs may know. With ``check``, slabs that are only copied are
+    searched for NaN and infinity. ``parameters`` are those that the new type fitted to the tensor.
     """
     info = tensor.source
     shard, position = source.place(info)
@@ -154,17 +158,20 @@ def slabs_of(
     step = rows_per_slab(info.n_cols, SLAB_WEIGHTS)
     # The rows of an expert share their importance, so a slab must not hold rows of two experts.
     # A stack whose matrices have nothing of their own is cut as one: a convolution has a matrix for each few weights.
-    alone = len(importance) > 1 or types[info.type_id].by_matrix or types[tensor.to_id].by_matrix
-    together = tensor.dims[1] if alone and len(tensor.dims) > 2 else info.n_rows
+    decoder_asks, encoder_asks = types[info.type_id].by_matrix, types[tensor.to_id].by_matrix
+    alone = len(importance) > 1 or decoder_asks or encoder_asks
+    together = info.matrix_rows if alone else info.n_rows
     had = source.parameters(info)
     first = 0
     while first < info.n_rows:
         matrix = first // together
         last = min(first + step, info.n_rows, (matrix + 1) * together)
+        context = source.context(info, matrix) if decoder_asks else None
+        becomes = TensorContext(tensor.name, tensor.shape, facts, matrix) if encoder_asks else None
         slab = Slab(
             info.name, path, stamp, position + first * info.row_bytes,
             (last - first) * info.row_bytes, types[info.type_id].name, types[tensor.to_id].name, info.n_cols, first,
-            importance[matrix % len(importance)], source.context(info, matrix), had, parameters, stored, scales,
+            importance[matrix % len(importance)], context, had, becomes, parameters, stored, scales,
         )  # fmt: skip
         yield slab, first * out_bytes, (last - first) * out_bytes
         first = last
@@ -172,7 +179,7 @@ def slabs_of(
 
 def matrix_of(info: TensorInfo, row: int) -> int:
     """Which matrix of a stack a row belongs to."""
-    return row // max(1, info.shape[-2]) if len(info.shape) > 2 else 0
+    return row // max(1, info.matrix_rows)
 
 
 class Worker:
@@ -191,12 +198,7 @@ class Worker:
 
         Raises GGUFFormatError if the source has changed, NonFiniteError for NaN or infinity.
         """
-        raw = self._buffer("raw", slab.nbytes)
-        file = self._open(slab.path, slab.stamp)
-        if slab.stored is None or slab.scales is None:
-            file.read_into(slab.position, raw, slab.tensor)
-        else:
-            read_stored(slab.stored, file, self._open(*slab.scales), slab.position, raw, slab.tensor)
+        raw = self._raw(slab)
         blank = not raw[:4096].any() and not raw.any()
         if slab.to_type is not None:
             return self._encode(slab, raw)._replace(blank=blank)
@@ -206,11 +208,20 @@ class Worker:
 
     def floats(self, slab: Slab) -> NDArray[np.float32]:
         """The rows of the slab as float32 (rows, cols), valid until this thread's next call."""
-        raw = self._buffer("raw", slab.nbytes)
-        self._open(slab.path, slab.stamp).read_into(slab.position, raw, slab.tensor)
+        raw = self._raw(slab)
         qtype = types[slab.from_type]
         codec = qtype.codec_for(slab.had, slab.context)
         return self._floats(qtype, codec, raw.reshape(-1, qtype.row_bytes(slab.n_cols)), slab.n_cols, slab.tensor)
+
+    def _raw(self, slab: Slab) -> NDArray[np.uint8]:
+        """The bytes of the slab in ``slab.from_type``, in this thread's buffer."""
+        raw = self._buffer("raw", slab.nbytes)
+        file = self._open(slab.path, slab.stamp)
+        if slab.stored is None or slab.scales is None:
+            file.read_into(slab.position, raw, slab.tensor)
+        else:
+            read_stored(slab.stored, file, self._open(*slab.scales), slab.position, raw, slab.tensor)
+        return raw
 
     def _encode(self, slab: Slab, raw: NDArray[np.uint8]) -> Done:
         source_type, qtype, cols = types[slab.from_type], types[slab.to_type], slab.n_cols
@@ -220,7 +231,7 @@ class Worker:
         columns = self.columns(slab)
         scorer = registry.scorer(qtype)
         decoder = source_type.codec_for(slab.had, slab.context)
-        encoder = qtype.codec_for(slab.parameters, slab.context)
+        encoder = qtype.codec_for(slab.parameters, slab.becomes)
         step = rows_per_slab(cols, CHUNK_WEIGHTS)
         loss = Loss()
         for row in range(0, len(raw), step):

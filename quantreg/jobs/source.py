@@ -86,6 +86,7 @@ class Source:
         self.headers, self.metadata, self.tensors = headers, metadata, tuple(places)
         self.paths, self.size, self.warnings, self.stored = paths, size, warnings, dict(stored or {})
         self._place = {info.name: place for info, place in places.items()}
+        self._by_name = {info.name: info for info in self.tensors}
         self._parameters: dict[str, Fitted | None] = {}
         self._facts: dict[str, Any] | None = None
         self._files: list[DataFile] = []
@@ -98,6 +99,7 @@ class Source:
         """
         self.metadata, self.tensors = metadata, tuple(infos.values())
         self._place = {info.name: self._place[old] for old, info in infos.items()}
+        self._by_name = {info.name: info for info in self.tensors}
         self.stored = {info.name: self.stored[old] for old, info in infos.items() if old in self.stored}
         self._parameters, self._facts = {}, None
 
@@ -119,8 +121,8 @@ class Source:
 
     def _floats_of(self, name: str) -> "NDArray[np.float32] | None":
         """The F32 tensor with this name, or None."""
-        info = next((info for info in self.tensors if info.name == name and info.type_name == "F32"), None)
-        if info is None:
+        info = self._by_name.get(name)
+        if info is None or info.type_name != "F32":
             return None
         values = np.empty(info.nbytes, np.uint8)
         self.read_into(info, 0, values)
@@ -147,7 +149,7 @@ class Source:
         self.read_into(info, first * info.row_bytes, raw.reshape(-1))
         out = np.empty((n_rows, info.n_cols), np.float32)
         qtype, parameters = types[info.type_id], self.parameters(info)
-        together = info.shape[-2] if len(info.shape) > 2 else max(1, info.n_rows)
+        together = max(1, info.matrix_rows)
         done = 0
         while done < n_rows:
             matrix = (first + done) // together

@@ -97,6 +97,10 @@ class _Piece:
 
 def _pieces(source, planned, files, targets, imatrix, floor, by_path, check):
     stamps = [stamp_of(path) for path in source.paths]
+    begun = None  # the imatrix file as it was when the run began, for workers that read it themselves
+    if by_path and imatrix is not None and imatrix.path is not None:
+        begun = os.path.abspath(imatrix.path), stamp_of(imatrix.path)
+    facts = planned.facts(source.metadata)
 
     def rows_of(tensor):
         if not tensor.importance:
@@ -112,15 +116,14 @@ def _pieces(source, planned, files, targets, imatrix, floor, by_path, check):
                 f"columns), and {tensor.to_type} decodes such columns to several times the largest weight: use "
                 "--imatrix-floor 0.01 (imatrix_floor=0.01), or another type"
             )
-        if by_path and imatrix.path is not None:
-            path = os.path.abspath(imatrix.path)
-            return [ImportanceRow(path, stamp_of(path), tensor.importance, count, i, floor) for i in range(count)]
+        if begun is not None:
+            return [ImportanceRow(*begun, tensor.importance, count, i, floor) for i in range(count)]
         return list(rows)
 
     def cut(tensor, parameters=None):
-        return slabs_of(tensor, source, stamps, rows_of, check, parameters)
+        return slabs_of(tensor, source, stamps, rows_of, facts, check, parameters)
 
-    fitter = Fitter(source, planned, cut)
+    fitter = Fitter(source, planned, cut, facts)
     for file, target in zip(files, targets, strict=True):
         stored = {parameter.name: offset for parameter, offset in file.parameters}
         for name, values in fitter.of_model():

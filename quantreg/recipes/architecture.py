@@ -1,15 +1,14 @@
 """Architectures as data: how a model is recognised, and which of its tensors are special in every file type."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from quantreg.errors import PluginError
+from quantreg.names import is_meant
+from quantreg.recipes.plugged import Plugged
 from quantreg.recipes.rules import Candidate, Condition, Rule
-
-if TYPE_CHECKING:
-    from pluggy import HookImpl
 
 __all__ = ["ORIGINAL_SHAPE", "Architecture", "Architectures", "Keep", "Recognised"]
 
@@ -33,7 +32,7 @@ class Keep:
     def applies(self, candidate: Candidate) -> bool:
         """Whether this row is about the tensor."""
         name = candidate.name
-        if self.parts and not any(name == part[1:] if part[0] == "=" else part in name for part in self.parts):
+        if self.parts and not any(is_meant(name, part) for part in self.parts):
             return False
         return all(test(candidate) for test in (self.when if isinstance(self.when, tuple) else (self.when,)))
 
@@ -52,9 +51,9 @@ class Architecture:
     - ``keep``: `Keep` rows. The first that applies decides, before any option and any file type. Tensors that quantreg
       never quantizes (norms, biases and so on) may be given a type here, too.
     - ``rules``: rules that are asked before those of the file type.
-    - ``roles``: pairs (part of a name, role); see `quantreg.recipes.rules.role_of`. None means the names of GGUF's
-      language models. An empty tuple gives every tensor the role "other", which keeps the rules of file types, made
-      for language models, away from it.
+    - ``roles``: pairs (part of a name, role), of which the first that fits a tensor gives it its role; a part that
+      begins with "=" must be the whole name. None means the roles of GGUF's language models. An empty tuple gives every
+      tensor the role "other", which keeps the rules of file types, made for language models, away from it.
     - ``blocks``: names of sequences of blocks. A tensor ``NAME.3.*`` then has ``candidate.block`` 3.
     - ``reshape_rows``: if this is not 0, a tensor whose rows are not a multiple of it is stored in rows of this length
       if its size allows. It applies to models that are read from safetensors. The shape before is stored as
@@ -77,7 +76,7 @@ class Architecture:
         """The role of a tensor by ``roles``, or None if the names are those of GGUF."""
         if self.roles is None:
             return None
-        return next((role for part, role in self.roles if part in name), "other")
+        return next((role for part, role in self.roles if is_meant(name, part)), "other")
 
     def block_of(self, name: str) -> tuple[str, int] | None:
         """The sequence of blocks that a tensor belongs to and the number of its block, or None."""
@@ -106,32 +105,8 @@ class Recognised(NamedTuple):
         return None if any(part in name for part in self.architecture.ignored) else name
 
 
-class Architectures(Mapping[str, Architecture]):
-    """All architectures by name, as the plugins registered them.
-
-    ``hooks`` returns the plugins' implementations of ``register_architectures``; ``report(hook, error)`` is called if
-    one fails, and that plugin then adds none.
-    """
-
-    def __init__(
-        self, hooks: "Callable[[], Iterable[HookImpl]]", report: "Callable[[HookImpl, Exception], object]"
-    ) -> None:
-        self._hooks = hooks
-        self._report = report
-        self._seen: tuple[HookImpl, ...] | None = None
-        self._by_name: dict[str, Architecture] = {}
-
-    def __getitem__(self, name: str) -> Architecture:
-        self._refresh()
-        return self._by_name[name]
-
-    def __iter__(self) -> Iterator[str]:
-        self._refresh()
-        return iter(tuple(self._by_name))
-
-    def __len__(self) -> int:
-        self._refresh()
-        return len(self._by_name)
+class Architectures(Plugged[Architecture]):
+    """All architectures by name, as the plugins registered them with ``register_architectures``."""
 
     def recognise(self, names: Collection[str]) -> Recognised | None:
         """The architecture of a model with these tensor names, or None.
@@ -152,29 +127,10 @@ class Architectures(Mapping[str, Architecture]):
                                 best = found
         return best
 
-    def _refresh(self) -> None:
-        """Ask the plugins again if some were added or removed."""
-        hooks = tuple(self._hooks())
-        if hooks == self._seen:
-            return
-        self._seen, self._by_name = hooks, {}
-        for hook in hooks:
-            staged: dict[str, Architecture] = {}
-
-            def register(new: Architecture, *, replace: bool = False, staged: dict[str, Architecture] = staged) -> None:
-                staged[self._checked(new, replace, staged).name] = new
-
-            try:
-                hook.function(register)
-            except Exception as error:  # a plugin may raise anything, and must disable only itself
-                self._report(hook, error)
-                continue
-            self._by_name |= staged
-
-    def _checked(self, new: Architecture, replace: bool, staged: Mapping[str, Architecture]) -> Architecture:
+    def _checked(self, new: Architecture, replace: bool, staged: Sequence[Architecture]) -> Architecture:
         if not isinstance(new, Architecture):
             raise PluginError(f"register() got {new!r}, expected a quantreg.Architecture")
-        if new.name in staged or (new.name in self._by_name and not replace):
+        if any(new.name == other.name for other in staged) or (new.name in self._by_name and not replace):
             raise PluginError(
                 f"architecture {new.name!r} is registered already: choose another name, or use "
                 "register(..., replace=True) to replace it on purpose"

@@ -1,5 +1,6 @@
 """The tables of all file types (built in, of plugins, registered by hand) and of all architectures (of plugins)."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from quantreg.errors import UnknownTypeError
@@ -19,17 +20,21 @@ __all__ = ["architectures", "file_types", "type_or_file_type"]
 # function imports the registry when it is called.
 
 
-def _hooks() -> list["HookImpl"]:
-    """The plugins' implementations of register_recipes, in the order in which the plugins were loaded."""
-    from quantreg.registry import registry
+def _of_hook(name: str) -> "tuple[Callable[[], list[HookImpl]], Callable[[HookImpl, BaseException], None]]":
+    """Return ``hooks`` and ``report`` of `Plugged` for the hook of this name. Plugins are asked in loading order."""
 
-    return registry.hook.register_recipes.get_hookimpls()
+    def hooks() -> list["HookImpl"]:
+        from quantreg.registry import registry
 
+        found: list[HookImpl] = getattr(registry.hook, name).get_hookimpls()
+        return found
 
-def _report(hook: "HookImpl", error: BaseException) -> None:
-    from quantreg.registry import registry
+    def report(hook: "HookImpl", error: BaseException) -> None:
+        from quantreg.registry import registry
 
-    registry.blame("register_recipes", hook, error)
+        registry.blame(name, hook, error)
+
+    return hooks, report
 
 
 def _why_missing(name: str) -> str:
@@ -44,7 +49,8 @@ def _find_type(name: str) -> "QuantType | None":
     return registry.find(name)
 
 
-file_types: FileTypes = FileTypes(BUILT_IN, _hooks, _report, _why_missing, _find_type, recipe_for)
+file_types: FileTypes = FileTypes(BUILT_IN, *_of_hook("register_recipes"), _why_missing, _find_type, recipe_for)
+architectures: Architectures = Architectures(*_of_hook("register_architectures"))
 
 
 def type_or_file_type(key: "str | int | QuantType | FileType") -> "QuantType | FileType":
@@ -69,18 +75,3 @@ def type_or_file_type(key: "str | int | QuantType | FileType") -> "QuantType | F
     near = get_close_matches(key.upper(), [*types, *file_types], n=1)
     hint = f"did you mean {near[0]}?" if near else "see `quantreg types` and `quantreg file-types` for those installed"
     raise UnknownTypeError(f"unknown type or file type {key!r}: {hint}{registry.why_missing(key)}")
-
-
-def _architecture_hooks() -> list["HookImpl"]:
-    from quantreg.registry import registry
-
-    return registry.hook.register_architectures.get_hookimpls()
-
-
-def _report_architecture(hook: "HookImpl", error: BaseException) -> None:
-    from quantreg.registry import registry
-
-    registry.blame("register_architectures", hook, error)
-
-
-architectures: Architectures = Architectures(_architecture_hooks, _report_architecture)

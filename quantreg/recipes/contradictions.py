@@ -25,7 +25,7 @@ def contradictions(
 ) -> tuple[str, ...]:
     """Say where the metadata and the shapes of the tensors disagree: one sentence for each fault.
 
-    Compared are the token embeddings with the vocabulary and with ``embedding_length``, and the arrays that hold one
+    The token embeddings are compared with the vocabulary and with ``embedding_length``, and the arrays that hold one
     value per layer with ``block_count``. ``given`` are the user's overrides of the metadata.
     """
     given = {key: getattr(value, "data", value) for key, value in (given or {}).items()}  # a gguf.Value

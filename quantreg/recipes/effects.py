@@ -1,4 +1,4 @@
-"""Warnings about options that have no effect, or another effect than they ask for."""
+"""Warnings about options that have no effect, or an effect that nobody asked for."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -24,7 +24,7 @@ def without_effect(
     tensors: Sequence[TensorPlan],
     imatrix: Importance | None,
 ) -> Iterator[str]:
-    """Yield a sentence for each option that has no effect, or another than it asks for.
+    """Yield a sentence for each option that has no effect, or an effect that nobody asked for.
 
     ``obeyed`` holds what decided the type of any tensor: the patterns, and the names of the options.
     """

@@ -1,12 +1,12 @@
 """File types such as Q4_K_M, and the registry that finds them by name, alias or number."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from quantreg.errors import PluginError, UnknownFileTypeError
-from quantreg.faults import PLUGIN_ERRORS
 from quantreg.ggml import REMOVED_FILE_TYPES
+from quantreg.recipes.plugged import Plugged
 from quantreg.recipes.rules import Rule
 
 if TYPE_CHECKING:
@@ -63,13 +63,12 @@ def _uniform(qtype: "QuantType") -> FileType:
     return FileType(qtype.name, None, qtype.name, f"{qtype.name} for every quantized tensor")
 
 
-class FileTypes(Mapping[str, FileType]):
+class FileTypes(Plugged[FileType]):
     """All file types by name: the built-in ones, those of plugins, and those registered by hand.
 
     ``file_types[key]`` takes a name or alias in any case, or a number. The arguments of the constructor are:
 
-    - ``hooks``: returns the plugins' implementations of ``register_recipes``.
-    - ``report(hook, error)``: called if an implementation fails; that plugin then adds no file type.
+    - ``hooks`` and ``report``: those of `Plugged`; the hook is ``register_recipes``.
     - ``why_missing(name)``: returns words to append to the error about an unknown name.
     - ``find_type(name)``: returns the QuantType with this name, or None.
     - ``for_type(qtype)``: returns the recipe for a type whose name is used as a file type. By default every quantized
@@ -85,15 +84,12 @@ class FileTypes(Mapping[str, FileType]):
         find_type: "Callable[[str], QuantType | None] | None" = None,
         for_type: "Callable[[QuantType], FileType]" = _uniform,
     ) -> None:
+        super().__init__(hooks, report)
         self._built_in = tuple(built_in)
-        self._hooks = hooks
-        self._report = report
         self._find_type = find_type or (lambda name: None)
         self._why_missing = why_missing or (lambda name: "")
         self._for_type = for_type
         self._by_hand: list[FileType] = []
-        self._seen: tuple[HookImpl, ...] | None = None
-        self._by_name: dict[str, FileType] = {}
         self._index: dict[str | int, str] = {}  # normalized name, alias or number -> name
 
     def register(self, file_type: FileType, *, replace: bool = False) -> None:
@@ -137,36 +133,15 @@ class FileTypes(Mapping[str, FileType]):
         self._refresh()
         return _normal(key) in self._index
 
-    def __iter__(self) -> Iterator[str]:
-        self._refresh()
-        return iter(tuple(self._by_name))
-
-    def __len__(self) -> int:
-        self._refresh()
-        return len(self._by_name)
-
-    def _refresh(self) -> None:
-        """Build the index again if plugins were added or removed, so that it does not depend on when that happened."""
-        hooks = tuple(self._hooks())
-        if hooks == self._seen:
-            return
-        self._seen, self._by_name, self._index = hooks, {}, {}
+    def _fill(self, hooks: "Iterable[HookImpl]") -> None:
+        self._index = {}
         for file_type in self._built_in:
             self._add(file_type)
-        for hook in hooks:
-            staged: list[FileType] = []
-            try:
-                hook.function(lambda new, replace=False, staged=staged: staged.append(self._checked(new, replace)))
-            except PLUGIN_ERRORS as error:  # a plugin must disable only itself
-                if self._report is not None:
-                    self._report(hook, error)
-                continue
-            for file_type in staged:
-                self._add(file_type)
+        super()._fill(hooks)
         for file_type in self._by_hand:
             self._add(file_type)
 
-    def _checked(self, file_type: FileType, replace: bool) -> FileType:
+    def _checked(self, file_type: FileType, replace: bool, staged: Sequence[FileType] = ()) -> FileType:
         if not isinstance(file_type, FileType):
             raise PluginError(f"register() got {file_type!r}, expected a quantreg.FileType")
         for key in () if replace else _keys(file_type):
@@ -185,7 +160,7 @@ class FileTypes(Mapping[str, FileType]):
         return file_type
 
     def _add(self, file_type: FileType) -> None:
-        self._by_name[file_type.name] = file_type
+        super()._add(file_type)
         for key in _keys(file_type):
             if file_type not in self._built_in:
                 self._index[key] = file_type.name

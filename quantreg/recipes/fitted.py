@@ -9,7 +9,7 @@ from quantreg.errors import PlanError
 from quantreg.parameters import TensorContext, without_tokenizer
 from quantreg.recipes.builtin import BUILT_IN
 from quantreg.recipes.filetype import FileType
-from quantreg.recipes.plans import StoredParameter, TensorPlan
+from quantreg.recipes.plans import MetadataEdit, StoredParameter, TensorPlan, edited
 
 if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
     from quantreg.gguf import TensorInfo
@@ -33,12 +33,13 @@ def with_parameters(
     planned: Sequence[TensorPlan],
     sources: "Iterable[TensorInfo]",
     metadata: Mapping[str, Any],
-    architecture: str,
+    edits: Iterable[MetadataEdit],
     types: "Mapping[str, QuantType]",
     file_type: FileType,
 ) -> Kept:
     """Add the parameters of the new types, and leave out those that belonged to a type that a tensor no longer has.
 
+    ``sources`` and ``metadata`` are those of the source, and ``edits`` make the metadata of the output, which decides.
     Parameters that a type can do without are left out if the file type is one of llama-quantize's own, whose files must
     not differ. Raises PlanError if the model already has a tensor under the name of a parameter that a type cannot do
     without.
@@ -59,7 +60,7 @@ def with_parameters(
             stale -= set(by_id[tensor.from_id].stored_names(tensor.source.name, tensor.source.shape).values())
     stays = [tensor for tensor in planned if tensor.source.name not in stale]
     names = {tensor.name for tensor in stays}
-    facts = without_tokenizer(metadata) | {"general.architecture": architecture}
+    facts = edited(without_tokenizer(metadata), edits)
     of_model: dict[str, StoredParameter] = {}
     tensors = []
     for tensor in stays:

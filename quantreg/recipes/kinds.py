@@ -12,8 +12,8 @@ from quantreg.words import count, named
 
 __all__ = ["about_foreign_names", "has_foreign_name", "kind_of_file", "nothing_quantized"]
 
-# Names of language models in Hugging Face's or Meta's own checkpoints. Image models have other names, and the text
-# encoders within their checkpoints have a prefix; engines of that world load both under the names that they have.
+# Names of language models in Hugging Face's or Meta's own checkpoints. Image models have other names, and a prefix
+# marks the text encoders in their checkpoints; the engines that run image models load both under these names.
 _FOREIGN = re.compile(
     r"""(?:(?:model|base_model|language_model|transformer|backbone|gpt_neox|decoder|encoder|bert|roberta|rwkv|thinker)\.)*
     (?:

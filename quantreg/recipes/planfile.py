@@ -113,8 +113,8 @@ class PlanFile:
         keep_dims = self.options.keep_dims or getattr(header, "keeps_dims", False)
         for row in self._field("tensors", list):
             tensors.append(_tensor(self.path, row, sources, seen, types, calibration, keep_dims))
-        architecture = str(header.metadata.get("general.architecture", ""))
-        kept = with_parameters(tensors, header.tensors, header.metadata, architecture, types, file_type)
+        edits = _edits(self.path, self._field("metadata", list))
+        kept = with_parameters(tensors, header.tensors, header.metadata, edits, types, file_type)
         warnings = []
         planned = {tensor.source.name for tensor in tensors} | kept.stale
         unused = [info.name for info in header.tensors if info.name not in planned]
@@ -128,7 +128,7 @@ class PlanFile:
         return Plan(
             file_type,
             kept.tensors,
-            _edits(self.path, self._field("metadata", list)),
+            edits,
             (*warnings, *checks.warnings(tensors), *dropped_dims(tensors)),
             checks.problems(tensors),
             imatrix=None if imatrix is None else imatrix.path,

@@ -132,7 +132,7 @@ class _Planner:
         )  # fmt: skip
         checks = Checks(self.header, self.file_type, self.options, self.decodable, self.calibration)
         kept = with_parameters(
-            planned, self.header.tensors, self.header.metadata, self.model.architecture, self.types, self.file_type
+            planned, self.header.tensors, self.header.metadata, edits, self.types, self.file_type
         )  # fmt: skip
         return Plan(
             self.file_type,

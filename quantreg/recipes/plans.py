@@ -1,18 +1,19 @@
 """The result of planning: what happens to each tensor and to the metadata."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantreg.html import table
+from quantreg.parameters import without_tokenizer
 from quantreg.recipes.filetype import FileType
 from quantreg.recipes.options import PlanOptions
 
 if TYPE_CHECKING:  # gguf loads NumPy, which planning does not need
     from quantreg.gguf import TensorInfo
 
-__all__ = ["MetadataEdit", "Plan", "StoredParameter", "TensorPlan"]
+__all__ = ["MetadataEdit", "Plan", "StoredParameter", "TensorPlan", "edited"]
 
 
 class MetadataEdit(NamedTuple):
@@ -25,6 +26,16 @@ class MetadataEdit(NamedTuple):
     key: str
     type: str | None = None
     value: object = None
+
+
+def edited(metadata: Mapping[str, Any], edits: Iterable[MetadataEdit]) -> dict[str, Any]:
+    """The metadata after some edits."""
+    found = dict(metadata)
+    for edit in edits:
+        found.pop(edit.key, None)
+        if edit.type is not None:
+            found[edit.key] = edit.value
+    return found
 
 
 class StoredParameter(NamedTuple):
@@ -172,6 +183,10 @@ class Plan(Mapping[str, TensorPlan]):
         """Bits per weight that the fallbacks add over all tensors, relative to the nominal size of the wanted types."""
         extra = sum(tensor.bytes - tensor.wanted_bytes for tensor in self.fallbacks)
         return extra * 8 / self.n_elements if self.n_elements else 0.0
+
+    def facts(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """What a codec may know of the output: its metadata, made of that of the source, without the tokenizer."""
+        return edited(without_tokenizer(metadata), self.metadata)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as data for JSON.

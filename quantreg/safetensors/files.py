@@ -2,15 +2,16 @@
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from quantreg.errors import SafetensorsError
-from quantreg.safetensors.header import NotJSONError, parsed, read_header
+from quantreg.safetensors.header import Header, NotJSONError, parsed
 from quantreg.whatis import HEAD, SHARD_NAME, kind_of, looks_like_safetensors, read_head
 from quantreg.words import listed
 
-__all__ = ["SUFFIX", "files_of", "is_index", "is_safetensors", "read_json"]
+__all__ = ["SUFFIX", "Files", "files_of", "is_index", "is_safetensors", "read_json"]
 
 SUFFIX = ".safetensors"
 _MOST_SHARDS = 100_000  # a larger number in a name does not count files
@@ -30,8 +31,33 @@ def is_safetensors(path: str) -> bool:
     return not head.startswith(b"GGUF") and (path.lower().endswith(SUFFIX) or looks_like_safetensors(head, size))
 
 
-def files_of(path: str, *, partial: bool = False) -> tuple[list[str], list[str]]:
-    """The paths of the files of a model, each once, in order; and warnings.
+class Files(NamedTuple):
+    """The files of a model: their paths, each once, in order; and ``warnings``.
+
+    ``named_by`` is the path of the index that names them, or None, and ``weight_map`` what it says: tensor -> name of
+    its file.
+    """
+
+    paths: list[str]
+    warnings: list[str]
+    named_by: str | None = None
+    weight_map: Mapping[str, str] = {}
+
+    def check_places(self, headers: Sequence[Header]) -> None:
+        """Raise SafetensorsError if a tensor is not where the index says; ``headers`` are those of the files."""
+        there: dict[str, str] = {}
+        for header in headers:
+            there |= dict.fromkeys(header.entries, os.path.basename(header.path))
+        for tensor, name in self.weight_map.items():
+            if there.get(tensor) != name:
+                raise SafetensorsError(
+                    f"{self.named_by} says that {tensor!r:.80} is in {name}, but it is not: download both again, or "
+                    "remove the index"
+                )
+
+
+def files_of(path: str, *, partial: bool = False) -> Files:
+    """The files of a model. No header is read; `Files.check_places` compares them with the index.
 
     ``path`` is a safetensors file, an index, or one of several shards. The shards are those of the index beside them
     or, without one, those with the other numbers (``model-00001-of-00002.safetensors``). With ``partial``, a shard
@@ -40,33 +66,37 @@ def files_of(path: str, *, partial: bool = False) -> tuple[list[str], list[str]]
     Raises SafetensorsError if an index is wrong or a shard is missing, and OSError if a file cannot be read.
     """
     if is_index(path):
-        return _indexed(path), []
+        return _indexed(path, _weight_map(path))
     shard = SHARD_NAME.fullmatch(path)
     try:
-        if (index := _index_with(path)) is not None:
-            return _indexed(index), []
+        if (found := _index_with(path)) is not None:
+            return _indexed(*found)
         if (
             shard is not None
             and 1 < int(shard["count"]) <= _MOST_SHARDS
             and int(shard["number"]) <= int(shard["count"])
         ):
-            return _numbered(path, shard), []
-        return [path], []
+            return Files(_numbered(path, shard), [])
+        return Files([path], [])
     except _MissingError as error:
         if not partial:
             raise
-        return [path], [f"{path} is one of {error.count} shards, shown alone: {error.what}"]
+        return Files([path], [f"{path} is one of {error.count} shards, shown alone: {error.what}"])
 
 
-def _index_with(path: str) -> str | None:
-    """The index in the folder of a file that names the file, or None. An index that cannot be read is passed over."""
+def _index_with(path: str) -> tuple[str, dict[str, str]] | None:
+    """The index in the folder of a file that names the file, and what it says, or None.
+
+    An index that cannot be read is passed over.
+    """
     folder, base = os.path.split(path)
     for name in sorted(os.listdir(folder or ".")):
         index = os.path.join(folder, name)
         if is_index(name):
             with suppress(SafetensorsError, OSError):
-                if base in _weight_map(index).values():
-                    return index
+                weight_map = _weight_map(index)
+                if base in weight_map.values():
+                    return index, weight_map
     return None
 
 
@@ -127,20 +157,11 @@ def _weight_map(path: str) -> dict[str, str]:
     return weight_map
 
 
-def _indexed(path: str) -> list[str]:
-    """The files that an index names, after a check that each tensor is where the index says."""
-    weight_map = _weight_map(path)
+def _indexed(path: str, weight_map: Mapping[str, str]) -> Files:
+    """The files that an index names. Raises SafetensorsError if one is missing."""
     files = sorted(set(weight_map.values()))
     paths = [os.path.join(os.path.dirname(path), name) for name in files]
     missing = [name for name, shard in zip(files, paths, strict=True) if not os.path.exists(shard)]
     if missing:
         raise _MissingError(path, missing, len(files))
-    there: dict[str, str] = {}
-    for name, shard in zip(files, paths, strict=True):
-        there |= dict.fromkeys(read_header(shard).entries, name)
-    for tensor, name in weight_map.items():
-        if there.get(tensor) != name:
-            raise SafetensorsError(
-                f"{path} says that {tensor!r:.80} is in {name}, but it is not: download both again, or remove the index"
-            )
-    return paths
+    return Files(paths, [], path, weight_map)

@@ -55,11 +55,13 @@ def read_model(
     ``any_dtype`` is set. Raises SafetensorsError, GGUFFormatError, OSError.
     """
     path = model_path(path)
-    paths, warnings = files_of(path, partial=partial)
+    files = files_of(path, partial=partial)
+    paths, warnings = files.paths, files.warnings
     if not (path.lower().endswith(SUFFIX) or is_index(path)):
         warnings.append(f"{path} is a safetensors file, though its name does not end in {SUFFIX}")
     renamed = _names(names)
     headers = [read_header(shard) for shard in paths]
+    files.check_places(headers)
     found = Decoding({}, frozenset(), None)
     if decode:
         left_out = {name for name, new in renamed.items() if new is None}

@@ -83,8 +83,10 @@ def decoding(places: Mapping[str, Place], left_out: Collection[str], read: Calla
     kinds = " and ".join(sorted({places[name].entry.dtype for name in eight_bits}))
     note = None
     if eight_bits:
-        count = "1 tensor is" if len(eight_bits) == 1 else f"{len(eight_bits)} tensors are"
-        note = f"{count} stored as {kinds}, {scaled} of them with scales: decoded to floats before anything else"
+        count, scales = f"{len(eight_bits)} tensors are", f"{scaled} of them with scales"
+        if len(eight_bits) == 1:
+            count, scales = "1 tensor is", "with scales" if scaled else "without scales"
+        note = f"{count} stored as {kinds}, {scales}: decoded to floats before anything else"
     return Decoding(stored, frozenset(consumed - stored.keys()), note)
 
 

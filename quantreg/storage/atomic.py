@@ -79,7 +79,7 @@ class AtomicFile:
             )
         # A link stays a link: the file that it points to is replaced, in the folder of that file.
         self.path = Path(os.path.realpath(path))
-        self._given = os.path.abspath(path)  # realpath makes a name that does not exist of /dev/stdout if it is a pipe
+        self._given = os.path.abspath(path)  # if /dev/stdout is a pipe, realpath gives a name that does not exist
         self.force = force
         self.size = size
         self.sources = (
