@@ -293,13 +293,10 @@ def test_fit_and_encode_know_the_tensor_by_what_it_is_in_the_output(source, tmp_
         seen.append(context)
         return np.clip(rows * 20 + 128, 0, 255).astype(np.uint8)
 
-    plugin = registered(make_type(fit, encode))
-    try:
-        kv = {"general.architecture": "qwen2", "qwen2.block_count": 2}
-        options = {"prune_layers": [0], "override_kv": kv}
+    kv = {"general.architecture": "qwen2", "qwen2.block_count": 2}
+    options = {"prune_layers": [0], "override_kv": kv}
+    with registered(toy.Plugin(make_type(fit, encode))):
         quantreg.quantize_file(source, tmp_path / "o.gguf", "FIT8", threads=1, pure=True, **options)
-    finally:
-        registry.unregister_plugin(plugin)
     assert {context.name for context in seen} == {"blk.0.ffn_up_exps.weight"}
     assert {context.metadata["general.architecture"] for context in seen} == {"qwen2"}
 
