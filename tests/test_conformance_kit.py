@@ -6,6 +6,8 @@ import pickle
 import re
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -228,3 +230,12 @@ def test_a_hook_of_another_plugin_does_not_change_what_the_kit_says_of_a_type():
     with registered(Plugin()):
         assert check_codec(toy.make()).ok
         assert registry.ask_scorers
+
+
+def test_a_codec_that_damages_memory_and_then_waits_is_stopped_soon(monkeypatch):
+    monkeypatch.setattr("quantreg.testing.runner._SECONDS_IF_UNSOUND", 1)
+    unsound = Subject(BROKEN["guard_pages, far past the row"]())
+    assert run_check("guard_pages", unsound).status == "failed"
+    monkeypatch.setitem(CHECKS, "zero_rows", replace(CHECKS["zero_rows"], run=lambda s: time.sleep(30)))
+    outcome = run_check("zero_rows", unsound)
+    assert outcome.message == "still running after 1 s: look for a loop that does not end"
