@@ -104,7 +104,7 @@ def test_bytes_are_mapped_read_only_and_outlive_the_file_object(small):
 def test_dequantize_calls_the_dispatcher(small, monkeypatch):
     seen = []
 
-    def fake(data, qtype, dtype=np.float32, out=None, threads=None, parameters=None):
+    def fake(data, qtype, dtype=np.float32, out=None, threads=None, parameters=None, tensor=None):
         seen.append((data.shape, qtype, dtype))
         return np.zeros((2, 3), dtype)
 

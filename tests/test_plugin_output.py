@@ -73,7 +73,7 @@ def noisy(tmp_path):
 
     def run(*args, **env):
         env = {**os.environ, "PYTHONPATH": str(site), **env}
-        command = [sys.executable, "-m", "quantreg", *args]
+        command = [sys.executable, "-P", "-m", "quantreg", *args]
         done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
         return done.returncode, done.stdout, done.stderr
 
@@ -136,7 +136,7 @@ def test_quantreg_debug_shows_the_traceback_and_is_named_where_it_helps(noisy):
 
 
 def test_a_closed_or_full_stdout_is_still_told(noisy, tmp_path):
-    command = f"{sys.executable} -m quantreg types --json"
+    command = f"{sys.executable} -P -m quantreg types --json"
     done = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True)
     assert done.returncode == 1
     assert "No space left on device" in done.stderr

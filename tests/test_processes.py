@@ -149,7 +149,7 @@ def test_the_command_encodes_in_processes(site, tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(SUPPORT)])}
 
     def run(*args):
-        command = [sys.executable, "-m", "quantreg", "quantize", *args]
+        command = [sys.executable, "-P", "-m", "quantreg", "quantize", *args]
         return subprocess.run(command, env=env, capture_output=True, text=True)
 
     for out, options in (("one.gguf", []), ("two.gguf", ["--processes", "2"])):

@@ -212,7 +212,7 @@ def test_a_recipe_can_require_an_imatrix_for_its_types():
 
 def test_importing_recipes_loads_neither_numpy_nor_pluggy_nor_click():
     script = "import sys; import quantreg.recipes; print([m for m in ('numpy', 'pluggy', 'click') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

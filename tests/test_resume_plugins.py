@@ -71,7 +71,7 @@ def in_a_process(body):
         f"TYPE = 'MINE'\n{body}\n"
     )
     environment = os.environ | {"PYTHONPATH": "site", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment)
     return done.stdout + done.stderr
 
 
