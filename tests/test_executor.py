@@ -148,6 +148,30 @@ def test_a_worker_that_dies_ends_the_run_clearly_and_it_can_be_resumed(at):
     assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
 
 
+class Forgetful(Recorder):
+    """Fails the first ``times`` submissions of each slab, as a cluster does whose worker was lost with its results."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times, self.failed = times, {}
+
+    def submit(self, function, /, *args):
+        failed = self.failed.get(pickle.dumps(args), 0)
+        if failed == self.times:
+            return super().submit(function, *args)
+        self.failed[pickle.dumps(args)] = failed + 1
+        future = Future()
+        future.set_exception(ValueError(f"lost result {failed + 1}"))
+        return future
+
+
+def test_a_result_that_a_cluster_lost_is_computed_once_more(at):
+    quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", "imatrix.gguf", executor=Forgetful(1))
+    assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
+    with pytest.raises(ValueError, match="lost result 2"):
+        quantreg.quantize_file("small.gguf", "b.gguf", "Q4_K_M", "imatrix.gguf", executor=Forgetful(2))
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_dask_cluster_gives_the_same_bytes_and_survives_the_loss_of_a_worker(at):
     distributed = pytest.importorskip("distributed")

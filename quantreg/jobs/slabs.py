@@ -302,17 +302,31 @@ class Worker:
 
 
 def in_order(
-    items: Iterable[Any], submit: Callable[[Any], "Future[Any] | None"], threads: int
+    items: Iterable[Any], submit: Callable[[Any], "Future[Any] | None"], threads: int, *, twice: bool = False
 ) -> Generator[tuple[Any, Any], None, None]:
     """Yield (item, result) in order; ``submit(item)`` returns a Future, or None if there is nothing to do.
 
-    Submits up to three items per thread ahead. When it is closed, it cancels what has not started.
+    Submits up to three items per thread ahead. When it is closed, it cancels what has not started. With ``twice``,
+    an item that fails is submitted once more: a cluster that loses a worker may fail the results it held.
     """
     waiting: deque[tuple[Any, Future[Any] | None]] = deque()
 
     def finish() -> tuple[Any, Any]:
         item, future = waiting.popleft()
-        return item, None if future is None else future.result()
+        try:
+            return item, None if future is None else future.result()
+        except (QuantregError, BrokenExecutor):
+            raise
+        except Exception as error:
+            again = submit(item) if twice else None
+            if again is None:
+                raise
+            try:
+                return item, again.result()
+            except QuantregError:
+                raise  # the work itself fails, and says why
+            except Exception as second:
+                raise second from error
 
     try:
         for item in items:

@@ -172,7 +172,7 @@ def _on_threads(pieces, worker, threads):
 
 def _elsewhere(pieces, executor, threads):
     submit = lambda piece: None if piece.slab is None else executor.submit(run_slab, piece.slab)  # noqa: E731
-    with closing(in_order(pieces, submit, threads)) as done:
+    with closing(in_order(pieces, submit, threads, twice=True)) as done:
         for piece, result in done:
             if piece.slab is not None:
                 _write(piece, Done(*result))
