@@ -198,7 +198,7 @@ class Model:
         return x if self.graph.embedding_norm is None else self._norm(self.graph.embedding_norm, x, run)
 
     def _norm(self, name: str, x: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
-        weight = self._weights.small(f"{name}.weight", x.shape[-1])
+        weight = self._weights.small(f"{name}.weight", x.shape[-1]) if self.graph.norm_weights else None
         bias = self._weights.small(f"{name}.bias", x.shape[-1]) if f"{name}.bias" in self._weights else None
         return normalise(x, weight, bias, self.graph.norm, self.facts.eps, run)
 

@@ -58,7 +58,7 @@ def ernie4_5(name):
 
 def minicpm(name):
     """Factors that follow from the sizes if the file does not have them."""
-    return decoder(name, "minicpm", tied=True)
+    return decoder(name, "minicpm", layers=4, tied=True)
 
 
 def minicpm_scales(name):
@@ -66,13 +66,19 @@ def minicpm_scales(name):
 
 
 def baichuan(name):
-    """The reference tells the variant with rope by its 32 layers."""
+    """The reference knows this model, with rope, by its 32 layers."""
     return decoder(name, "baichuan", layers=32, width=32, heads=2, heads_kv=2, ff=32)
+
+
+def baichuan_slopes(name):
+    """The reference knows this model, with ALiBi, by its 40 layers."""
+    return decoder(name, "baichuan", layers=40, width=36, heads=3, heads_kv=3, ff=32)
 
 
 MODELS = {
     "arcee": arcee,
     "baichuan": baichuan,
+    "baichuan-slopes": baichuan_slopes,
     "ernie4_5": ernie4_5,
     "exaone": exaone,
     "internlm2": internlm2,
