@@ -11,7 +11,7 @@ import numpy as np
 
 from quantreg import files
 from quantreg.dispatch import cpu_count
-from quantreg.errors import ModelError, ShapeError
+from quantreg.errors import ModelError, PluginError, ShapeError
 from quantreg.inference.cache import Cache
 from quantreg.inference.facts import read_facts
 from quantreg.inference.graph import Graph, whole_layer
@@ -244,4 +244,6 @@ def _architecture(metadata: Mapping[str, Any]) -> "Architecture":
             f"quantreg cannot compute models of architecture {name!r}. It knows {known}; a plugin adds another with "
             "the hook register_architectures and a quantreg.Architecture that has a graph"
         )
+    if not isinstance(found.graph, Graph):
+        raise PluginError(f"architecture {name!r}: graph is {found.graph!r}, expected a quantreg.Graph")
     return found
