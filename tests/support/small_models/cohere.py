@@ -1,59 +1,44 @@
-"""Small models with layer norms and gated feed-forward networks: Command R and StableLM."""
+"""Models with layer norms and gates: Command R and StableLM."""
 
-from support.small_models.layers import Layers
-
-__all__ = ["MODELS"]
+from small_models import decoder
 
 
-def _parallel(m, *, norm_bias=False, head_norms=False):
-    """Attention and feed-forward read the same norm."""
-    m.embedding()
-    m.norm("output_norm", m.width, bias=norm_bias)
-    for block in m.blocks:
-        m.norm(f"{block}.attn_norm", m.width, bias=norm_bias)
-        m.attention(block)
-        if head_norms:
-            m.norm(f"{block}.attn_q_norm", m.heads, m.head)
-            m.norm(f"{block}.attn_k_norm", m.kv_heads, m.head)
-        m.feed_forward(block, gate=True)
-    return m
+def _cohere(name, architecture, *, norm_bias=False, head_norms=False, tied=True, **sizes):
+    """Attention and feed-forward network read the same norm."""
+    small = decoder(name, architecture, rms=False, norm_bias=norm_bias, tied=tied, **sizes)
+    small.remove(".ffn_norm.")
+    for block in small.blocks if head_norms else ():  # each head has weights of its own
+        for part, heads in (("q", small.heads), ("k", small.heads_kv)):
+            small.norm(f"{block}attn_{part}_norm", heads * small.head)
+            weight = f"{block}attn_{part}_norm.weight"
+            small.tensors[weight] = small.tensors[weight].reshape(heads, small.head)
+    return small
 
 
-def command_r():
-    return _parallel(Layers("command-r", kv_heads=2, logit_scale=0.25)).model
+def command_r(name):
+    return _cohere(name, "command-r", layers=3).keys(logit_scale=0.25)
 
 
-def command_r_plus():
-    """Norms of each head with weights of its own, which the reference reads in models of 64 layers and more."""
-    m = Layers("command-r", layers=64, width=32, kv_heads=2, hidden=32)
-    return _parallel(m, head_norms=True).model
+def command_r_plus(name):
+    """Norms of queries and keys, which the reference reads in models of 64 layers or more."""
+    return _cohere(name, "command-r", layers=64, width=32, ff=32, head_norms=True)
 
 
-def cohere2():
-    """Three of four layers see a window and rotate; the fourth sees everything, without positions."""
-    m = Layers("cohere2", layers=5, kv_heads=2, logit_scale=0.25, attention__sliding_window=5)
-    return _parallel(m).model
+def cohere2(name):
+    """Three of four layers have a window and rotate; the fourth sees everything, without positions."""
+    return _cohere(name, "cohere2", layers=5).keys(logit_scale=0.25, **{"attention.sliding_window": 5})
 
 
-def stablelm():
-    """One after the other, biases of queries, keys and values, and a quarter of a head rotated."""
-    m = Layers("stablelm", kv_heads=2, rope__dimension_count=4)
-    m.embedding()
-    m.output()
-    m.norm("output_norm", m.width, bias=True)
-    for block in m.blocks:
-        m.norm(f"{block}.attn_norm", m.width, bias=True)
-        m.attention(block, bias=True)
-        m.norm(f"{block}.ffn_norm", m.width, bias=True)
-        m.feed_forward(block, gate=True)
-    return m.model
+def stablelm(name):
+    """One half after the other, biases of queries, keys and values, and a quarter of each head rotated."""
+    small = decoder(name, "stablelm", rms=False, norm_bias=True, qkv_bias=True, layers=3)
+    return small.keys(**{"rope.dimension_count": 4})
 
 
-def stablelm_12b():
-    """Side by side, with norms of each head."""
-    m = _parallel(Layers("stablelm", kv_heads=2, rope__dimension_count=4), norm_bias=True, head_norms=True)
-    m.output()
-    return m.model
+def stablelm_12b(name):
+    """Both halves side by side, and norms of queries and keys."""
+    small = _cohere(name, "stablelm", layers=3, norm_bias=True, head_norms=True, tied=False)
+    return small.keys(**{"rope.dimension_count": 4})
 
 
 MODELS = {

@@ -1,106 +1,102 @@
-"""Small models with layer norms and GELU: learned positions, slopes or rotations; one residual or two."""
+"""Models with layer norms: learned positions, slopes or rotations; one residual or two."""
 
-from support.small_models.layers import Layers
-
-__all__ = ["MODELS"]
+from small_models import decoder
 
 
-def _gpt(m, *, bias=True, norm_bias=True, ffn_norm=True, fused=True, positions=False, output=False, gate=False):
-    m.embedding()
+def _gpt(name, architecture, *, bias=True, positions=False, **options):
+    options = {"rms": False, "norm_bias": True, "gated": False, "fused_qkv": True, "layers": 3, **options}
+    small = decoder(name, architecture, qkv_bias=bias, output_bias=bias, ff_bias=bias, **options)
     if positions:
-        m.positions()
-    m.norm("output_norm", m.width, bias=norm_bias)
-    if output:
-        m.output()
-    for block in m.blocks:
-        m.norm(f"{block}.attn_norm", m.width, bias=norm_bias)
-        m.attention(block, fused=fused, bias=bias, output_bias=bias)
-        if ffn_norm:
-            m.norm(f"{block}.ffn_norm", m.width, bias=norm_bias)
-        m.feed_forward(block, bias=bias, gate=gate)
-    return m
+        small.matrix("position_embd", 64, small.width, gain=0.7 * small.width**0.5)
+    return small
 
 
-def gpt2():
-    return _gpt(Layers("gpt2"), positions=True).model
+def gpt2(name):
+    return _gpt(name, "gpt2", positions=True, tied=True, heads_kv=4)
 
 
-def gpt2_output():
-    return _gpt(Layers("gpt2"), positions=True, output=True).model
+def gpt2_output(name):
+    """An output matrix of its own."""
+    return _gpt(name, "gpt2", positions=True, heads_kv=4)
 
 
-def starcoder():
+def starcoder(name):
     """One head of keys for all queries."""
-    return _gpt(Layers("starcoder", kv_heads=1), positions=True).model
+    return _gpt(name, "starcoder", positions=True, tied=True, heads_kv=1)
 
 
-def starcoder2():
-    return _gpt(Layers("starcoder2", kv_heads=2, rope__freq_base=1000.0), fused=False, output=True).model
+def starcoder2(name):
+    return _gpt(name, "starcoder2", fused_qkv=False).keys(**{"rope.freq_base": 1000.0})
 
 
-def codeshell():
-    return _gpt(Layers("codeshell", kv_heads=2), output=True).model
+def codeshell(name):
+    return _gpt(name, "codeshell")
 
 
-def gptneox():
-    """Attention and feed-forward side by side, each with its own norm, and a quarter of a head rotated."""
-    return _gpt(Layers("gptneox", use_parallel_residual=True, rope__dimension_count=4), output=True).model
+def gptneox(name):
+    """Attention and feed-forward network side by side, each with its own norm, and a quarter of each head rotated."""
+    keys = {"use_parallel_residual": True, "rope.dimension_count": 4}
+    return _gpt(name, "gptneox", heads_kv=4).keys(**keys)
 
 
-def gptneox_sequential():
-    return _gpt(Layers("gptneox", use_parallel_residual=False, rope__dimension_count=8), output=True).model
+def gptneox_sequential(name):
+    keys = {"use_parallel_residual": False, "rope.dimension_count": 8}
+    return _gpt(name, "gptneox", heads_kv=4).keys(**keys)
 
 
-def falcon_7b():
-    """One norm before both, one head of keys, no bias but those of the norms."""
-    return _gpt(Layers("falcon", kv_heads=1), bias=False, ffn_norm=False).model
+def falcon_7b(name):
+    """One norm before both halves, one head of keys, and biases of norms only."""
+    small = _gpt(name, "falcon", bias=False, heads_kv=1, tied=True)
+    small.remove(".ffn_norm.")
+    return small
 
 
-def falcon_40b():
+def falcon_40b(name):
     """A second norm, which attention alone reads."""
-    m = _gpt(Layers("falcon", kv_heads=2), bias=False, ffn_norm=False, output=True)
-    for block in m.blocks:
-        m.norm(f"{block}.attn_norm_2", m.width, bias=True)
-    return m.model
+    small = _gpt(name, "falcon", bias=False)
+    small.remove(".ffn_norm.")
+    for block in small.blocks:
+        small.norm(f"{block}attn_norm_2", small.width, bias=True)
+    return small
 
 
-def bloom():
-    """Slopes instead of rotations, and a norm of the embedding."""
-    m = _gpt(Layers("bloom"))
-    m.norm("token_embd_norm", m.width, bias=True)
-    return m.model
+def bloom(name):
+    """Slopes instead of rotations, and a norm of the embeddings."""
+    small = _gpt(name, "bloom", tied=True, heads_kv=4)
+    small.norm("token_embd_norm", small.width, bias=True)
+    return small
 
 
-def mpt():
-    """Six heads, of which the last two have slopes between those of the first four; clamped queries, keys, values."""
-    m = Layers("mpt", width=48, heads=6, attention__max_alibi_bias=8.0, attention__clamp_kqv=1.5)
-    return _gpt(m, bias=False, norm_bias=False).model
+def mpt(name):
+    """Six heads, the last two with slopes between those of the first four; clamped queries, keys and values."""
+    small = _gpt(name, "mpt", bias=False, norm_bias=False, tied=True, width=48, heads=6, heads_kv=6)
+    return small.keys(**{"attention.max_alibi_bias": 8.0, "attention.clamp_kqv": 1.0})
 
 
-def mpt_biased():
-    """What an MPT model may have besides: biases, learned positions and scales after GELU."""
-    m = _gpt(Layers("mpt"), positions=True, output=True)
-    for block in m.blocks:
-        m.add(f"{block}.ffn.act.scales", m.hidden, middle=1.0, spread=0.2)
-    return m.model
+def mpt_biases(name):
+    """What an MPT model may have besides: biases, learned positions and divisors after GELU."""
+    small = _gpt(name, "mpt", positions=True)
+    for block in small.blocks:
+        small.vector(f"{block}ffn.act.scales", small.ff, 0.5, 2)
+    return small
 
 
-def refact():
-    """Slopes in a model that is otherwise of Llama's kind."""
-    m = Layers("refact", kv_heads=1, rms=True)
-    return _gpt(m, bias=False, norm_bias=False, fused=False, gate=True).model
+def refact(name):
+    """Llama with slopes instead of rotations."""
+    return decoder(name, "refact", heads_kv=1)
 
 
-def jais():
-    """Scores divided by the width of a head, not by its root."""
-    m = Layers("jais", attention__max_alibi_bias=8.0)
-    return _gpt(m, gate=True, output=True).model
+def jais(name):
+    """Scores divided by the width of the heads, not by its root."""
+    small = _gpt(name, "jais", gated=True, heads_kv=4)
+    for block in small.blocks:  # so that scores are as large as in other models
+        small.matrix(f"{block}attn_qkv", 3 * small.width, small.width, gain=2.8)
+    return small.keys(**{"attention.max_alibi_bias": 8.0})
 
 
-def nemotron():
-    """The square of ReLU, and half of a head rotated."""
-    m = Layers("nemotron", kv_heads=2, rope__dimension_count=8)
-    return _gpt(m, bias=False, fused=False, output=True).model
+def nemotron(name):
+    """The square of ReLU, and half of each head rotated."""
+    return _gpt(name, "nemotron", bias=False, fused_qkv=False).keys(**{"rope.dimension_count": 8})
 
 
 MODELS = {
@@ -115,7 +111,7 @@ MODELS = {
     "falcon-40b": falcon_40b,
     "bloom": bloom,
     "mpt": mpt,
-    "mpt-biased": mpt_biased,
+    "mpt-biases": mpt_biases,
     "refact": refact,
     "jais": jais,
     "nemotron": nemotron,

@@ -1,85 +1,57 @@
-"""Small models of the Phi family: fused matrices, part of a head rotated, and factors for long texts."""
+"""The Phi family: fused matrices, part of each head rotated, factors for long texts."""
 
-import numpy as np
-from support.small_models.layers import Layers
-
-__all__ = ["MODELS"]
+from small_models import decoder, experts
 
 
-def phi2(*, fused=False):
-    """Attention and feed-forward read the same norm, and the logits have a bias."""
-    m = Layers("phi2", rope__dimension_count=8)
-    m.embedding()
-    m.norm("output_norm", m.width, bias=True)
-    m.output(bias=True)
-    for block in m.blocks:
-        m.norm(f"{block}.attn_norm", m.width, bias=True)
-        m.attention(block, fused=fused, bias=True, output_bias=True)
-        m.feed_forward(block, bias=True)
-    return m.model
-
-
-def phi2_fused():
-    return phi2(fused=True)
-
-
-def _phi3(*, tied=False, **keys):
-    m = Layers("phi3", kv_heads=2, rms=True, **keys)
-    m.embedding()
-    m.norm("output_norm", m.width)
-    if not tied:
-        m.output()
-    for block in m.blocks:
-        m.norm(f"{block}.attn_norm", m.width)
-        m.attention(block, fused=True)
-        m.norm(f"{block}.ffn_norm", m.width)
-        m.feed_forward(block, fused=True)
-    return m
-
-
-def phi3():
-    """The key of a window, which the reference does not obey in this architecture."""
-    return _phi3(attention__sliding_window=5).model
-
-
-def phi3_tied():
-    return _phi3(tied=True, rope__dimension_count=12).model
-
-
-def _with_factors(m, rotated):
-    for name in ("long", "short"):
-        m.tensors[f"rope_factors_{name}.weight"] = m.random.uniform(1, 4, rotated // 2).astype(np.float32)
-
-
-def phi3_short():
-    """Factors of the rotation for texts that are no longer than the original context, and a scale of it."""
-    m = _phi3(
-        rope__dimension_count=12, rope__scaling__attn_factor=1.2, rope__scaling__original_context_length=4096,
-        context=16384,
+def phi2(name, *, fused_qkv=False):
+    """Attention and feed-forward network read the same norm, and the logits have a bias."""
+    small = decoder(
+        name, "phi2", rms=False, norm_bias=True, qkv_bias=True, output_bias=True, ff_bias=True, gated=False,
+        fused_qkv=fused_qkv, layers=3, heads_kv=4,
     )  # fmt: skip
-    _with_factors(m, 12)
-    return m.model
+    small.remove(".ffn_norm.")
+    small.bias("output", small.vocab)
+    return small.keys(**{"rope.dimension_count": 8})
 
 
-def phi3_long():
-    """The other factors, because the text is longer than the original context."""
-    m = _phi3(rope__scaling__attn_factor=1.2, rope__scaling__original_context_length=8)
-    _with_factors(m, 16)
-    return m.model
+def phi2_fused(name):
+    return phi2(name, fused_qkv=True)
 
 
-def phimoe():
-    """Norms and matrices with biases, and two of four experts."""
-    m = Layers("phimoe", kv_heads=2, rms=True, expert_count=4, expert_used_count=2)
-    m.embedding()
-    m.norm("output_norm", m.width, bias=True)
-    m.output(bias=True)
-    for block in m.blocks:
-        m.norm(f"{block}.attn_norm", m.width, bias=True)
-        m.attention(block, bias=True, output_bias=True)
-        m.norm(f"{block}.ffn_norm", m.width, bias=True)
-        m.experts(block, 4)
-    return m.model
+def phi3(name, **sizes):
+    """The key of a window, which the reference ignores in this architecture."""
+    small = decoder(name, "phi3", gated=False, fused_qkv=True, layers=3, **sizes)
+    for block in small.blocks:  # the gate stands in the first half
+        small.matrix(f"{block}ffn_up", 2 * small.ff, small.width)
+    return small.keys(**{"attention.sliding_window": 5})
+
+
+def phi3_tied(name):
+    return phi3(name, tied=True).keys(**{"rope.dimension_count": 12})
+
+
+def _with_factors(small, rotated):
+    small.vector("rope_factors_long.weight", rotated // 2, 1, 8)
+    small.vector("rope_factors_short.weight", rotated // 2, 1, 4)
+    return small.keys(**{"rope.dimension_count": rotated, "rope.scaling.attn_factor": 1.2})
+
+
+def phi3_short(name):
+    """The factors for texts that are no longer than the original context."""
+    small = _with_factors(phi3(name), 12)
+    return small.keys(context_length=16384, **{"rope.scaling.original_context_length": 4096})
+
+
+def phi3_long(name):
+    """The factors for longer texts."""
+    return _with_factors(phi3(name), 16).keys(**{"rope.scaling.original_context_length": 8})
+
+
+def phimoe(name):
+    """Biases, and two of four experts."""
+    small = decoder(name, "phimoe", norm_bias=True, qkv_bias=True, output_bias=True)
+    small.bias("output", small.vocab)
+    return experts(small, 4)
 
 
 MODELS = {
