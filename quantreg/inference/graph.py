@@ -64,15 +64,17 @@ class Graph:
     - ``yarn_magnitude``: how much larger YaRN makes rotated values, as a function of the facts and the scale.
     - ``attention_scale``: a function of the facts and the layer's number; None means the key ``attention.scale`` or
       1 / sqrt(key length). ``attention_softcap``, ``logit_softcap``: the defaults of the keys
-      ``attn_logit_softcapping`` and ``final_logit_softcapping``; 0 means that there is none.
+      ``attn_logit_softcapping`` and ``final_logit_softcapping``; 0 means that there is no cap, and None that the model
+      does not ask these keys.
     - ``embedding_scale``, ``residual_scale``, ``logit_scale``: what embeddings, the output of each half of a layer and
       logits are multiplied by, as functions of the facts.
-    - ``positions``: whether the model adds learned embeddings of positions, ``position_embd``.
+    - ``positions``: whether the model must have learned embeddings of positions, ``position_embd``. If it has them, it
+      adds them.
     - ``embedding_norm``: the norm of the embeddings, such as "token_embd_norm", or None.
     - ``output_norm``: the norm after the last layer, or None.
     - ``causal``: whether a token sees no later ones. ``generates``: whether the model predicts the next token; models
       that only make embeddings do not.
-    - ``slopes``: the slopes of ALiBi as a function of the facts and the number of heads, float32 (heads,).
+    - ``slopes``: the slopes of ALiBi as a function of the facts and the number of heads, float32 (heads,) or None.
     - ``prepare``: what happens to queries and keys before they meet: ``prepare(layer, q, k, run)``.
     - ``attention``, ``feed_forward``, ``layer``: functions ``f(layer, x, run)`` from float32 (rows, width) to the same
       shape. They replace a half of the layer, or all of it with norms and residuals.
@@ -94,8 +96,8 @@ class Graph:
     window_scale: Callable[[Facts, float], float] = lambda facts, scale: scale
     yarn_magnitude: Callable[[Facts, float], float] | None = None
     attention_scale: Callable[[Facts, int], float] | None = None
-    attention_softcap: float = 0.0
-    logit_softcap: float = 0.0
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
     embedding_scale: Callable[[Facts], float] | None = None
     residual_scale: Callable[[Facts], float] | None = None
     logit_scale: Callable[[Facts], float] | None = None
@@ -104,7 +106,7 @@ class Graph:
     output_norm: str | None = "output_norm"
     causal: bool = True
     generates: bool = True
-    slopes: "Callable[[Facts, int], NDArray[np.float32]] | None" = None
+    slopes: "Callable[[Facts, int], NDArray[np.float32] | None] | None" = None
     prepare: Callable[..., Any] = norm_and_rotate
     attention: "Part" = attention
     feed_forward: "Part" = feed_forward

@@ -6,8 +6,8 @@ import quantreg
 @quantreg.hookimpl
 def register_architectures(register):
     # The tables load quantreg.inference, which takes more than 10 ms. A program that only encodes does not need it.
-    from quantreg_language import llama, qwen
+    from quantreg_language import cohere, gemma, gpt, llama, phi, qwen
 
-    for family in (llama, qwen):
+    for family in (cohere, gemma, gpt, llama, phi, qwen):
         for architecture in family.ARCHITECTURES:
             register(architecture)

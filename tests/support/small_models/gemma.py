@@ -1,14 +1,19 @@
 """The Gemma family: scaled embeddings, norms on both sides of each half, windows, caps."""
 
+import numpy as np
+
 from small_models import decoder
 
 
-def _gemma(name, architecture, *, head_norms=False, head=24, **sizes):
+def _gemma(name, architecture, *, head_norms=False, head=24, added=0.5, **sizes):
+    """``added``: how much each half of a layer adds. In a deep model much would make chaos of the smallest change."""
     small = decoder(name, architecture, tied=True, head=head, **sizes)
     small.matrix("token_embd", small.vocab, small.width, gain=0.25 * small.width**0.5)
     for block in small.blocks:
         small.norm(f"{block}post_attention_norm", small.width)
         small.norm(f"{block}post_ffw_norm", small.width)
+        for part in ("attention", "ffw"):
+            small.tensors[f"{block}post_{part}_norm.weight"] *= np.float32(added)
         if head_norms:
             small.norm(f"{block}attn_q_norm", small.head)
             small.norm(f"{block}attn_k_norm", small.head)
@@ -30,7 +35,7 @@ def gemma2(name):
 
 def gemma2_27b(name):
     """As many layers as the model of 27 B, which alone does not scale scores by the width of its heads."""
-    small = _gemma(name, "gemma2", layers=46, width=32, heads=2, ff=32)
+    small = _gemma(name, "gemma2", layers=46, width=32, heads=2, ff=32, added=0.15)
     return small.keys(**{"attention.sliding_window": 5})
 
 
@@ -43,7 +48,7 @@ def gemma3(name):
 
 def gemma3_27b(name):
     """As many layers as the model of 27 B, and a list of those with a window."""
-    small = _gemma(name, "gemma3", layers=62, width=32, heads=2, ff=32, head_norms=True)
+    small = _gemma(name, "gemma3", layers=62, width=32, heads=2, ff=32, added=0.15, head_norms=True)
     keys = {"attention.sliding_window": 5, "attention.sliding_window_pattern": [i % 3 > 0 for i in range(62)]}
     return small.keys(**keys, **{"rope.freq_base": 1000.0, "rope.freq_base_swa": 100.0})
 
