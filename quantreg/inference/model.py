@@ -192,7 +192,7 @@ class Model:
         x = self._weights.rows("token_embd.weight", run.ids.reshape(-1), run, self.width)
         if self.graph.embedding_scale is not None:
             x *= np.float32(self.graph.embedding_scale(self.facts))
-        if self.graph.positions:
+        if self.graph.positions or "position_embd.weight" in self._weights:
             places = np.tile(run.positions, run.sequences)
             x = x + self._weights.rows("position_embd.weight", places, run, self.width)
         return x if self.graph.embedding_norm is None else self._norm(self.graph.embedding_norm, x, run)
@@ -209,7 +209,7 @@ class Model:
             logits += self._weights.small("output.bias", logits.shape[-1])
         if self.graph.logit_scale is not None:
             logits *= np.float32(self.graph.logit_scale(self.facts))
-        if self.graph.logit_softcap:
+        if self.graph.logit_softcap is not None:
             cap = np.float32(self.facts.number("final_logit_softcapping", self.graph.logit_softcap))
             logits = cap * np.tanh(logits / cap) if cap else logits
         return logits
