@@ -16,7 +16,8 @@ import quantreg
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = [
     "quantreg", "quantreg.gguf", "quantreg.storage", "quantreg.recipes", "quantreg.importance", "quantreg.evaluation",
-    "quantreg.jobs", "quantreg.safetensors", "quantreg.testing", "quantreg.scaffold", "quantreg.cli", "quantreg.tokenization",
+    "quantreg.jobs", "quantreg.safetensors", "quantreg.testing", "quantreg.scaffold", "quantreg.cli",
+    "quantreg.inference", "quantreg.tokenization",
 ]  # fmt: skip
 
 
