@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from quantreg.inference import Model
+    from quantreg.inference.model import Model
 
 __all__ = ["HEAD", "BaseFile", "header", "row_codes", "rows_as_stored"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantreg.errors import ModelError, QualityError
-from quantreg.inference import Model, load
+from quantreg.inference.model import Model, load
 from quantreg.words import count
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ class Chunks:
         if n_ctx < 4:
             raise QualityError(f"a context of {n_ctx} tokens is too short to predict anything: use at least 4 (-c)")
         if chunks is not None and chunks < 1:
-            raise QualityError(f"the number of chunks is {chunks}: give 1 or more, or none for the whole text (--chunks)")
+            raise QualityError(
+                f"the number of chunks is {chunks}: give 1 or more, or none for the whole text (--chunks)"
+            )
         if len(ids) < 2 * n_ctx:
             most = len(ids) // 2
             hint = f", or use a context of {most} or less (-c {most})" if most >= 4 else ""
@@ -82,7 +84,9 @@ class Chunks:
             )
         total = len(ids) // n_ctx
         if skip >= total or skip < 0:
-            raise QualityError(f"the text has {total} chunks of {n_ctx} tokens, but {skip} are to be skipped: skip fewer")
+            raise QualityError(
+                f"the text has {total} chunks of {n_ctx} tokens, but {skip} are to be skipped: skip fewer"
+            )
         stop = total if chunks is None else min(total, skip + chunks)
         return cls(ids[skip * n_ctx : stop * n_ctx].reshape(-1, n_ctx), model.bos, len(ids) - stop * n_ctx)
 

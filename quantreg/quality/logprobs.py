@@ -6,7 +6,7 @@ is worked on by one thread, so that no result depends on how many there are.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -36,12 +36,25 @@ class Scores(NamedTuple):
     kl: "NDArray[np.float64]"
     same: "NDArray[np.bool_]"
 
+    def part(self, start: int, stop: int) -> "Scores":
+        """Return the scores of some of the predictions."""
+        return Scores(self.nll[start:stop], self.nll_base[start:stop], self.kl[start:stop], self.same[start:stop])
+
+    def followed_by(self, other: "Scores") -> "Scores":
+        """Return these scores and others as one."""
+        return Scores(
+            np.concatenate([self.nll, other.nll]),
+            np.concatenate([self.nll_base, other.nll_base]),
+            np.concatenate([self.kl, other.kl]),
+            np.concatenate([self.same, other.same]),
+        )
+
 
 def scored(
     logits: "NDArray[np.float32]",
     targets: "NDArray[np.int32]",
     *,
-    base: "NDArray[np.float32] | NDArray[np.uint16] | None" = None,
+    base: "NDArray[Any] | None" = None,
     threads: int | None = None,
 ) -> Scores:
     """Score the predictions in ``logits``, of shape (rows, vocabulary), of which ``targets`` are the true tokens.

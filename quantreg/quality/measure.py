@@ -1,12 +1,11 @@
 """`quantreg.perplexity` and `quantreg.kl_divergence`: the run over all chunks of a text."""
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from quantreg.storage import AtomicFile
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from quantreg.inference import Model
+    from quantreg.inference.model import Model
     from quantreg.quality.chunks import ModelLike, TextOrIds
 
     Progress = Callable[[Started | ChunkDone], object]
@@ -124,6 +123,31 @@ def kl_divergence(
         return Divergence(**run.totals.means(), **run.totals.quantiles(), **run.facts())
 
 
+def _is_base_file(path: str | bytes | os.PathLike[str]) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _refuse_embedders(model: "Model") -> None:
+    if not model.graph.generates:
+        raise ModelError(
+            f"{model.architecture.name} models make embeddings and predict no tokens: they have no perplexity; give a "
+            "model that generates text"
+        )
+
+
+def _compare_vocabularies(model: "Model", base: "Model") -> None:
+    """Raise QualityError if the models number tokens differently."""
+    if model.n_vocab != base.n_vocab:
+        raise QualityError(
+            f"the models have vocabularies of {model.n_vocab} and {base.n_vocab} tokens: compare models with the same "
+            "tokenizer"
+        )
+    tokens, theirs = model.metadata.get(_TOKENS), base.metadata.get(_TOKENS)
+    if tokens is not None and theirs is not None and list(tokens) != list(theirs):
+        raise QualityError("the tokens of the two models differ: compare models with the same tokenizer")
+
+
 class _Run:
     """One pass over all chunks, with the figures so far."""
 
@@ -140,8 +164,8 @@ class _Run:
         self.progress = progress
         self.warnings = context_warnings(models[0], chunks.n_ctx)
         self.totals = Totals(against)
-        self.waiting = 0  # predictions that were scored and belong to a chunk that is not complete
-        self._parts: list[Scores] = []
+        self.waiting = 0  # predictions in _rest: those of a chunk that is not complete
+        self._rest: Scores | None = None
         self._running: list[float] = []
         self._began = time.monotonic()
         if progress is not None:
@@ -154,31 +178,22 @@ class _Run:
         vocabulary = self.models[0].n_vocab * len(self.models)
         for start, ids in batches(self.chunks):
             targets = self.chunks.tokens[start : start + len(ids), first + 1 :].reshape(-1)
-            states = [self._states(model, ids)[:, first : n_ctx - 1].reshape(len(targets), -1) for model in self.models]
+            states = [model.states(ids)[:, first : n_ctx - 1].reshape(len(targets), -1) for model in self.models]
             pieces = -(-len(targets) * vocabulary * 4 // _LOGITS)
             edges = [len(targets) * piece // pieces for piece in range(pieces + 1)]
-            for begin, end in zip(edges, edges[1:], strict=False):
-                yield [self._logits(m, s[begin:end]) for m, s in zip(self.models, states, strict=True)], targets[begin:end]
-
-    def _states(self, model: "Model", ids: "NDArray[np.int32]") -> "NDArray[np.float32]":
-        return model.states(ids)
-
-    def _logits(self, model: "Model", states: "NDArray[np.float32]") -> "NDArray[np.float32]":
-        return model.output(states)
+            for begin, end in pairwise(edges):
+                logits = [model.output(rows[begin:end]) for model, rows in zip(self.models, states, strict=True)]
+                yield logits, targets[begin:end]
 
     def add(self, scores: Scores) -> None:
         """Add the scores of what `predictions` gave last, and report each chunk that is now complete."""
-        self._parts.append(scores)
-        self.waiting += len(scores.nll)
-        size = counted(self.chunks.n_ctx)
-        if self.waiting < size:
-            return
-        joined = Scores(*(np.concatenate(column) for column in zip(*self._parts, strict=True)))
-        for start in range(0, self.waiting - size + 1, size):
-            self._add_chunk(Scores(*(column[start : start + size] for column in joined)))
-        rest = self.waiting % size
-        self._parts = [Scores(*(column[len(column) - rest :] if len(column) else column for column in joined))] * (rest > 0)
-        self.waiting = rest
+        if self._rest is not None:
+            scores = self._rest.followed_by(scores)
+        size, n = counted(self.chunks.n_ctx), len(scores.nll)
+        for start in range(0, n - size + 1, size):
+            self._add_chunk(scores.part(start, start + size))
+        self.waiting = n % size
+        self._rest = scores.part(n - self.waiting, n) if self.waiting else None
 
     def _add_chunk(self, scores: Scores) -> None:
         chunk = len(self._running) + 1

@@ -54,9 +54,9 @@ class Perplexity:
 class Divergence:
     """How far the predictions of a model are from those of a base model. The definition is that of llama-perplexity.
 
-    The KL divergence of one prediction is the sum over the vocabulary of p_base * (log p_base - log p), in nats, without
-    the tokens whose log p_base is -16 or less. Dp is the change of the probability of the true token, p - p_base. Errors
-    are standard errors. Quantiles interpolate linearly.
+    The KL divergence of one prediction is the sum over the vocabulary of p_base * (log p_base - log p), in nats,
+    without the tokens whose log p_base is -16 or less. Dp is the change of the probability of the true token,
+    p - p_base. Errors are standard errors. Quantiles interpolate linearly.
 
     - ``perplexity``, ``perplexity_error``, ``perplexity_base``, ``perplexity_base_error``: as in `Perplexity`.
     - ``correlation``: between the log-probabilities of the true token in both models, from -1 to 1.
@@ -206,13 +206,13 @@ class Totals:
         variance = self._sums[squares] / self.count - mean * mean
         return mean, math.sqrt(variance / (self.count - 1)) if variance > 0 and self.count > 1 else 0.0
 
-    def perplexity(self) -> dict[str, float]:
+    def perplexity(self) -> dict[str, Any]:
         """Return the fields of `Perplexity` that are statistics."""
         mean, error = self._mean("nll", "nll2")
         value = _exp(mean)
         return {"perplexity": value, "perplexity_error": value * error, "nll": mean, "nll_error": error}
 
-    def means(self) -> dict[str, float]:
+    def means(self) -> dict[str, Any]:
         """Return the fields of `Divergence` that are no quantiles."""
         sums, n = self._sums, self.count
         nll, nll_error = self._mean("nll", "nll2")
@@ -248,7 +248,7 @@ class Totals:
             "same_top_error": _root(same * (1 - same) / (n - 1)) if n > 1 else 0.0,
         }
 
-    def quantiles(self) -> dict[str, float]:
+    def quantiles(self) -> dict[str, Any]:
         """Return the fields of `Divergence` that are quantiles."""
         found = {}
         for prefix, values in (("kl", np.concatenate(self._kl)), ("dp", np.concatenate(self._dp))):
