@@ -51,7 +51,6 @@ def find_codes(decode: "Decode", type_size: int, block_size: int, examples: "NDA
     ``decode`` turns blocks uint8 (n, type_size) into float32 (n, block_size). ``examples`` are encoded blocks, uint8
     (n, type_size), with scales as they occur.
     """
-    rng = np.random.default_rng(0)
     reach = np.zeros((8 * type_size, block_size), bool)
     negates = np.ones((8 * type_size, block_size), bool)
     for block in examples[:TRIED]:
@@ -63,7 +62,6 @@ def find_codes(decode: "Decode", type_size: int, block_size: int, examples: "NDA
         changed = (after != before) & (np.isfinite(after) | np.isfinite(before))
         reach |= changed
         negates &= ~changed | ((after == -before) & (before != 0))
-    del rng
     negates &= reach
     counts = reach.sum(axis=1)
     own = np.flatnonzero((counts > 0) & (counts <= MOST_COLUMNS))
@@ -74,10 +72,8 @@ def find_codes(decode: "Decode", type_size: int, block_size: int, examples: "NDA
     units = []
     for columns, rows in groups:
         bits = own[rows]
-        signs = [b for b in bits if is_sign[b] and len(bits) > 1]
+        signs = [b for b in bits if is_sign[b] and len(columns) > 1]
         rest = [b for b in bits if b not in signs]
-        if not rest:  # a weight that is only a sign: its bit is its number
-            signs, rest = [], list(bits)
         numbers = []
         for places, members in _connected(reach[rest][:, columns]):
             numbers.append((places, tuple(int(rest[m]) for m in members)))
