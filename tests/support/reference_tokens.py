@@ -1,4 +1,4 @@
-"""The reference's tokenizer, through ctypes: libllama of llama.cpp 0c1e57098 with a file of which it reads the vocabulary."""
+"""The reference's tokenizer through ctypes: libllama of llama.cpp 0c1e57098, which reads the vocabulary of a file."""
 
 import ctypes
 import os

@@ -64,9 +64,9 @@ def random_text(rng: random.Random) -> str:
 def random_bytes(rng: random.Random) -> bytes:
     """Bytes of which some are no UTF-8: cut and overlong characters, surrogates, bare continuation bytes.
 
-    Each lead byte of four has a code point that exists, because the reference ends the process at others.
+    No byte is above 0xF3 but 0xFF, because the reference ends the process at code points above U+10FFFF.
     """
-    text = random_text(rng)[:40].encode("utf-8", "surrogatepass")
+    text = "".join(c for c in random_text(rng)[:40] if c < "\U00100000").encode("utf-8", "surrogatepass")
     bad = [b"\xe2\x82", b"\xc0\x80", b"\xed\xa0\x80", b"\x80", b"\xbf\xbf", b"\xff", b"\xf0\x9f\x98", b"\xf0\x80\x80\xaf", b"\xe2a"]
     at = rng.randint(0, len(text))
     return text[:at] + rng.choice(bad) + text[at:] + rng.choice([b"", *bad])

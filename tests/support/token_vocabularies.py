@@ -4,7 +4,7 @@ from collections import Counter
 
 from token_texts import TEXTS
 
-SPM_SPECIAL = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("<|control|>", 3), ("<|user|>", 4), ("<mask>", 3)]
+SPM_SPECIAL = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("<|control|>", 3), ("<|user|>", 4), ("<mask>", 3), ("<|endoftext|>", 3)]
 BYTE_TOKENS = [(f"<0x{byte:02X}>", 6) for byte in range(256)]
 # What every model of which libllama reads only the vocabulary needs.
 MODEL = {
@@ -84,7 +84,7 @@ def scored(**more):
         text = "▁" + text.replace(" ", "▁")
         found.update(text[at : at + size] for size in range(1, 9) for at in range(len(text) - size + 1))
     pieces = [piece for piece, times in sorted(found.items()) if times > 1 or len(piece) == 1]
-    pieces = [piece for piece in pieces if piece not in dict(SPM_SPECIAL) and "<" not in piece][:900]
+    pieces = [piece for piece in pieces if piece not in dict(SPM_SPECIAL) and not {"<", "\0"} & {*piece}][:900]
     scores = [-float(100 * len(piece) // found[piece] % 37) for piece in pieces]  # equal scores, too
     special = [*SPM_SPECIAL, *BYTE_TOKENS]
     return {
@@ -102,7 +102,7 @@ def word_pieces(**more):
     for word in sorted({word for text in TEXTS for word in text.lower().split()}):
         pieces = (word[0], word[:2], word[:3], word[:5])
         found.update(dict.fromkeys([*("▁" + piece for piece in pieces), *word, word[2:4], word[-2:]]))
-    tokens = [token for token in found if token]
+    tokens = [token for token in found if token and "\0" not in token]
     return {
         "tokenizer.ggml.model": "bert",
         "tokenizer.ggml.tokens": tokens,
@@ -120,7 +120,7 @@ def variants(names, merges, marked_merges):
     key = "tokenizer.ggml."
     found = {}
     for name in names:
-        marked = name in ("gemma4", "granite-embed-multi-311m", "sarvam-moe", "whitespace")
+        marked = name in ("gemma4", "granite-embed-multi-311m", "sarvam-moe")
         found[f"gpt2/{name}"] = marked_pairs(name, marked_merges) if marked else byte_pairs(name, merges)
     found["llama"] = scored()
     found["llama/no-prefix"] = scored(**{key + "add_space_prefix": False})
