@@ -6,8 +6,8 @@ import quantreg
 @quantreg.hookimpl
 def register_architectures(register):
     # The tables load quantreg.inference, which takes more than 10 ms. A program that only encodes does not need it.
-    from quantreg_language import granite, llama, olmo, qwen
+    from quantreg_language import granite, llama, olmo, others, qwen
 
-    for family in (llama, qwen, granite, olmo):
+    for family in (llama, qwen, granite, olmo, others):
         for architecture in family.ARCHITECTURES:
             register(architecture)
