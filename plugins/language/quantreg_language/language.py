@@ -11,6 +11,7 @@ FAMILIES = (
     "granite",
     "llama",
     "olmo",
+    "others",
     "phi",
     "qwen",
 )
