@@ -10,7 +10,7 @@ from quantreg.inference.attention import attention, norm_and_rotate
 from quantreg.inference.facts import Facts
 from quantreg.inference.feed_forward import ACTIVATIONS, feed_forward
 from quantreg.inference.norms import Norm
-from quantreg.inference.rope import Pairs
+from quantreg.inference.rope import Pairs, Rope
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,11 +45,12 @@ class Router:
 class Graph:
     """How a model is computed. A row of this table is a difference from llama.
 
-    Much follows from the tensors that a model has, and needs no entry: biases, norms of queries and keys, one matrix
-    for queries, keys and values, a gate, a router and experts, attention sinks, factors of the rotation, an output
-    matrix or the embeddings in its place. Parts of names are the middle of ``blk.0.PART.weight``.
+    Much follows from the tensors that a model has, and needs no entry: biases, scales, norms of queries and keys and
+    before the last matrix of either half, one matrix for queries, keys and values, a gate, a router and experts,
+    attention sinks, factors of the rotation, an output matrix or the embeddings in its place. Parts of names are the
+    middle of ``blk.0.PART.weight``.
 
-    - ``norm``: "rms" or "layer".
+    - ``norm``: "rms" or "layer". ``norm_weights``: whether norms multiply by weights.
     - ``attention_norm``, ``ffn_norm``: the norms before either half of a layer, or None.
     - ``after_attention``, ``after_ffn``: the norms after it, before the residual is added, or None.
     - ``parallel``: whether both halves see the input of the layer (True), or a function of the layer that says so. If
@@ -60,7 +61,8 @@ class Graph:
     - ``rope``: which values turn together: "adjacent", "halves", or None for no rotation. ``rotates``: a function of
       the facts and the layer's number that says whether this layer does.
     - ``windows``: a function of the facts and the layer's number that gives the number of tokens that a layer looks
-      back, or 0 for all. ``window_base`` and ``window_scale``: the rotation's base and scale in layers with a window.
+      back, or 0 for all. ``window_base`` and ``window_scale``: the rotation's base and scale in layers with a window;
+      ``window_rope`` changes all of their rotation.
     - ``yarn_magnitude``: how much larger YaRN makes rotated values, as a function of the facts and the scale.
     - ``attention_scale``: a function of the facts and the layer's number; None means the key ``attention.scale`` or
       1 / sqrt(key length). ``attention_softcap``, ``logit_softcap``: the defaults of the keys
@@ -68,19 +70,20 @@ class Graph:
       does not ask these keys.
     - ``embedding_scale``, ``residual_scale``, ``logit_scale``: what embeddings, the output of each half of a layer and
       logits are multiplied by, as functions of the facts.
-    - ``positions``: whether the model must have learned embeddings of positions, ``position_embd``. If it has them, it
-      adds them.
+    - ``positions``: whether the model adds learned embeddings of positions, ``position_embd``; None means that it does
+      if it has them.
     - ``embedding_norm``: the norm of the embeddings, such as "token_embd_norm", or None.
     - ``output_norm``: the norm after the last layer, or None.
     - ``causal``: whether a token sees no later ones. ``generates``: whether the model predicts the next token; models
       that only make embeddings do not.
-    - ``slopes``: the slopes of ALiBi as a function of the facts and the number of heads, float32 (heads,) or None.
+    - ``slopes``: the slopes of ALiBi as a function of the facts and the number of heads, float32 (heads,), or None.
     - ``prepare``: what happens to queries and keys before they meet: ``prepare(layer, q, k, run)``.
     - ``attention``, ``feed_forward``, ``layer``: functions ``f(layer, x, run)`` from float32 (rows, width) to the same
       shape. They replace a half of the layer, or all of it with norms and residuals.
     """
 
     norm: Norm = "rms"
+    norm_weights: bool = True
     attention_norm: str | None = "attn_norm"
     ffn_norm: str | None = "ffn_norm"
     after_attention: str | None = None
@@ -94,6 +97,7 @@ class Graph:
     windows: Callable[[Facts, int], int] | None = None
     window_base: Callable[[Facts, float], float] = lambda facts, base: base
     window_scale: Callable[[Facts, float], float] = lambda facts, scale: scale
+    window_rope: Callable[[Rope], Rope] = lambda rope: rope
     yarn_magnitude: Callable[[Facts, float], float] | None = None
     attention_scale: Callable[[Facts, int], float] | None = None
     attention_softcap: float | None = None
@@ -101,7 +105,7 @@ class Graph:
     embedding_scale: Callable[[Facts], float] | None = None
     residual_scale: Callable[[Facts], float] | None = None
     logit_scale: Callable[[Facts], float] | None = None
-    positions: bool = False
+    positions: bool | None = False
     embedding_norm: str | None = None
     output_norm: str | None = "output_norm"
     causal: bool = True

@@ -1,13 +1,27 @@
 """The plugin for language models."""
 
+from importlib import import_module
+
 import quantreg
+
+# The modules of this package that hold tables, one for each family of models.
+FAMILIES = (
+    "cohere",
+    "gemma",
+    "glm",
+    "gpt",
+    "granite",
+    "halves",
+    "llama",
+    "olmo",
+    "phi",
+    "qwen",
+)
 
 
 @quantreg.hookimpl
 def register_architectures(register):
     # The tables load quantreg.inference, which takes more than 10 ms. A program that only encodes does not need it.
-    from quantreg_language import cohere, gemma, gpt, llama, phi, qwen
-
-    for family in (cohere, gemma, gpt, llama, phi, qwen):
-        for architecture in family.ARCHITECTURES:
+    for family in FAMILIES:
+        for architecture in import_module(f"quantreg_language.{family}").ARCHITECTURES:
             register(architecture)
