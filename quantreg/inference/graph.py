@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from quantreg.errors import PluginError
 from quantreg.inference.attention import attention, norm_and_rotate
 from quantreg.inference.facts import Facts
 from quantreg.inference.feed_forward import ACTIVATIONS, feed_forward
@@ -115,6 +116,18 @@ class Graph:
     attention: "Part" = attention
     feed_forward: "Part" = feed_forward
     layer: "Part | None" = None
+
+    def __post_init__(self) -> None:
+        """Raise PluginError for a word that means nothing here."""
+        activation = self.activation if isinstance(self.activation, str) else "silu"
+        for name, value, known in (
+            ("norm", self.norm, get_args(Norm)),
+            ("rope", self.rope, (*get_args(Pairs), None)),
+            ("activation", activation, tuple(ACTIVATIONS)),
+            ("router.score", self.router.score, get_args(Score)),
+        ):
+            if value not in known:
+                raise PluginError(f"a graph's {name} is {value!r}: expected one of {', '.join(map(repr, known))}")
 
     def window_of(self, facts: Facts, layer: int) -> int:
         """How many tokens a layer looks back, or 0 for all."""

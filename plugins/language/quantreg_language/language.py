@@ -8,12 +8,11 @@ import quantreg
 FAMILIES = (
     "cohere",
     "gemma",
-    "glm",
     "gpt",
     "granite",
-    "halves",
     "llama",
     "olmo",
+    "others",
     "phi",
     "qwen",
 )

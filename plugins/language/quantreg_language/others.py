@@ -1,4 +1,4 @@
-"""Models of small families that rotate the halves of their heads, and differ from Llama in little else."""
+"""Models of small families, which differ from Llama in little."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -44,6 +44,7 @@ HALVES = Graph(rope="halves")
 ARCHITECTURES = (
     Architecture("apertus", "Apertus", graph=replace(HALVES, feed_forward=_xielu)),
     Architecture("bitnet", "BitNet b1.58", graph=HALVES),
+    Architecture("chatglm", "ChatGLM 3, GLM-4 9B and GLM Edge", graph=Graph(fused_gate=True)),
     Architecture("dbrx", "DBRX", graph=replace(HALVES, norm="layer", ffn_norm="attn_output_norm")),
     Architecture("jais2", "Jais 2", graph=replace(HALVES, norm="layer", activation="relu_squared")),
     Architecture("openelm", "OpenELM", graph=HALVES),

@@ -1,4 +1,4 @@
-"""GLM and models of small families."""
+"""Models of small families, and what a model of any family may have."""
 
 from small_models import decoder, experts
 
@@ -9,16 +9,6 @@ def chatglm(name):
     for block in small.blocks:
         small.matrix(f"{block}ffn_up", 2 * small.ff, small.width)
     return small.keys(**{"rope.dimension_count": 8})
-
-
-def glm4(name):
-    """The same with norms on both sides of each half."""
-    small = decoder(name, "glm4", gated=False, qkv_bias=True, layers=3, head=24)
-    for block in small.blocks:
-        small.matrix(f"{block}ffn_up", 2 * small.ff, small.width)
-        small.norm(f"{block}post_attention_norm", small.width)
-        small.norm(f"{block}post_ffw_norm", small.width)
-    return small.keys(**{"rope.dimension_count": 12})
 
 
 def qwen(name):
@@ -98,7 +88,6 @@ def llama_scales(name):
 
 MODELS = {
     "chatglm": chatglm,
-    "glm4": glm4,
     "qwen": qwen,
     "plamo": plamo,
     "openelm": openelm,
