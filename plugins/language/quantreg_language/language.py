@@ -7,12 +7,12 @@ import quantreg
 # The modules of this package that hold tables, one for each family of models.
 FAMILIES = (
     "cohere",
+    "further",
     "gemma",
     "gpt",
     "granite",
     "llama",
     "olmo",
-    "others",
     "phi",
     "qwen",
 )
