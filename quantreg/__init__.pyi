@@ -13,6 +13,7 @@ from quantreg.errors import GGUFFormatError as GGUFFormatError
 from quantreg.errors import ImportanceError as ImportanceError
 from quantreg.errors import LossWarning as LossWarning
 from quantreg.errors import MetadataError as MetadataError
+from quantreg.errors import ModelError as ModelError
 from quantreg.errors import NonFiniteError as NonFiniteError
 from quantreg.errors import OutputError as OutputError
 from quantreg.errors import PlanError as PlanError
@@ -31,6 +32,9 @@ from quantreg.hookspecs import hookimpl as hookimpl
 from quantreg.importance import ImportanceMatrix as ImportanceMatrix
 from quantreg.importance.coverage import Coverage as Coverage
 from quantreg.importance.coverage import coverage as coverage
+from quantreg.inference.graph import Graph as Graph
+from quantreg.inference.model import Model as Model
+from quantreg.inference.model import load as load
 from quantreg.jobs.compare import Comparison as Comparison
 from quantreg.jobs.compare import compare as compare
 from quantreg.jobs.export import export as export

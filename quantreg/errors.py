@@ -8,6 +8,7 @@ __all__ = [
     "ImportanceError",
     "LossWarning",
     "MetadataError",
+    "ModelError",
     "NonFiniteError",
     "OutputError",
     "PlanError",
@@ -99,6 +100,10 @@ class CodecError(QuantregError):
 
 class SafetensorsError(QuantregError, ValueError):
     """A safetensors file or its index is damaged, or holds data for which GGUF has no type."""
+
+
+class ModelError(QuantregError, ValueError):
+    """A model cannot run: an unknown architecture, a tensor that is missing or has the wrong shape, foreign ids."""
 
 
 class ShapeError(QuantregError, ValueError):

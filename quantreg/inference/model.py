@@ -1,0 +1,247 @@
+"""A model that runs: token ids in, logits out, with the weights as they are in the file."""
+
+import os
+from collections import ChainMap
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quantreg import files
+from quantreg.dispatch import cpu_count
+from quantreg.errors import ModelError, ShapeError
+from quantreg.inference.cache import Cache
+from quantreg.inference.facts import read_facts
+from quantreg.inference.graph import Graph, whole_layer
+from quantreg.inference.layer import Layer
+from quantreg.inference.norms import normalise
+from quantreg.inference.passes import Observe, Pass
+from quantreg.inference.weights import Weights
+from quantreg.recipes.catalog import architectures
+from quantreg.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from quantreg.recipes import Architecture
+
+__all__ = ["Model", "load"]
+
+
+def load(path: str | bytes | os.PathLike[str], threads: int | None = None) -> "Model":
+    """Open a GGUF model to run it. Its weights stay in the file, mapped and quantized.
+
+    ``threads``: how many threads a pass uses, by default as many as processors. Raises ModelError if the file holds
+    no model that quantreg can compute, or if a tensor is missing or has the wrong shape; what `quantreg.open` raises.
+    """
+    file = files.open(path)
+    try:
+        return Model(file.metadata, file, threads=threads, file=file)
+    except BaseException:
+        file.close()
+        raise
+
+
+class Model:
+    """A language model. `quantreg.load` opens one; this class also takes metadata and tensors from elsewhere.
+
+    - ``metadata``: key -> value, as GGUF names them. ``tensors``: name -> QuantizedTensor.
+    - ``architecture``: the `quantreg.Architecture` of the model, whose ``graph`` says how it is computed.
+    - ``facts``: the numbers in its metadata. ``width``, ``n_layers``, ``n_vocab``: the length of a hidden state, and
+      the numbers of layers and tokens. ``context``: how many tokens the model was trained on at once.
+    - ``threads``: how many threads a pass uses. The results do not depend on it.
+
+    Use it in a ``with`` statement, or call `close`, to let go of the file.
+    """
+
+    def __init__(
+        self,
+        metadata: Mapping[str, Any],
+        tensors: Mapping[str, QuantizedTensor],
+        *,
+        threads: int | None = None,
+        file: "files.File | None" = None,
+    ) -> None:
+        self.metadata, self.tensors, self._file = metadata, tensors, file
+        self.threads = threads or cpu_count()
+        self.architecture: Architecture = _architecture(metadata)
+        graph = self.architecture.graph
+        assert graph is not None
+        self.graph: Graph = graph
+        self._weights = Weights(tensors)
+        embeddings = self._weights["token_embd.weight"].shape
+        self.facts = read_facts(metadata, embeddings[0])
+        self.width, self.n_layers, self.n_vocab = self.facts.width, self.facts.n_layers, embeddings[0]
+        self.context = self.facts.context
+        self._layers = [Layer(i, self.facts, graph, self._weights) for i in range(self.n_layers)]
+        self._pool: ThreadPoolExecutor | None = None
+        self._check()
+
+    def _check(self) -> None:
+        """Go through the model once without computing anything, to find what is missing or has the wrong shape."""
+        run = Pass(1, 1, ids=np.zeros((1, 1), np.intp), dry=True)
+        try:
+            states = self._states(run)
+        except ValueError as error:
+            if isinstance(error, ShapeError):
+                raise
+            raise ModelError(f"the tensors and the metadata of the model do not fit together: {error}") from error
+        if self.graph.generates:
+            self._output(states, run)
+
+    # ---- what it is ----
+
+    @property
+    def bos(self) -> int | None:
+        """The id of the token that begins each text, or None if the model has none or does not add it."""
+        kind = self.metadata.get("tokenizer.ggml.model")
+        add = self.metadata.get("tokenizer.ggml.add_bos_token", kind in ("llama", "bert"))
+        found = self.metadata.get("tokenizer.ggml.bos_token_id", 1 if kind == "llama" else None)
+        return int(found) if add and found is not None else None
+
+    def __repr__(self) -> str:
+        return (
+            f"<quantreg.Model {self.metadata.get('general.name', '')!r}: {self.architecture.name}, "
+            f"{self.n_layers} layers of width {self.width}, {self.n_vocab} tokens>"
+        )
+
+    # ---- passes ----
+
+    def cache(self, n_tokens: int | None = None) -> Cache:
+        """Make an empty key-value cache for one sequence, of at most ``n_tokens`` tokens if that is given."""
+        return Cache(self.n_layers, n_tokens)
+
+    def states(
+        self, ids: "ArrayLike", cache: Cache | None = None, *, observe: Observe | None = None
+    ) -> "NDArray[np.float32]":
+        """The hidden states after the last norm: float32 of shape (..., tokens, width).
+
+        ``ids`` are integers of shape (tokens,), or (sequences, tokens) for several sequences of equal length, which do
+        not see each other. With a ``cache`` the tokens follow those that it holds, and are added to it.
+        ``observe(name, x, experts)`` is called with the input x (tokens, cols) of each matrix and, for a stack of
+        experts, the chosen ones (tokens, k). Raises ModelError for ids outside the vocabulary.
+        """
+        given = self._ids(ids)
+        rows = given.reshape(-1, given.shape[-1])
+        if cache is not None and len(rows) != 1:
+            raise ShapeError(f"ids have shape {given.shape}: a cache holds one sequence; pass ids of shape (tokens,)")
+        start = 0
+        if cache is not None:
+            cache.check(rows.shape[1])
+            start = cache.length
+        run = self._pass(len(rows), rows.shape[1], observe, start=start, ids=rows, cache=cache)
+        states = self._states(run)
+        if cache is not None:
+            cache.length += rows.shape[1]
+        return states.reshape(*given.shape, self.width)
+
+    def output(self, states: "NDArray[np.float32]", *, observe: Observe | None = None) -> "NDArray[np.float32]":
+        """The logits of hidden states (..., width): float32 of shape (..., vocabulary)."""
+        if not self.graph.generates:
+            raise ModelError(
+                f"{self.architecture.name} models make embeddings and predict no tokens: they have no logits"
+            )
+        rows = np.ascontiguousarray(states, np.float32).reshape(-1, self.width)
+        return self._output(rows, self._pass(1, len(rows), observe)).reshape(*states.shape[:-1], -1)
+
+    def logits(
+        self, ids: "ArrayLike", cache: Cache | None = None, *, observe: Observe | None = None
+    ) -> "NDArray[np.float32]":
+        """The logits after each token: float32 of shape (..., tokens, vocabulary). See `states` for the arguments."""
+        return self.output(self.states(ids, cache, observe=observe), observe=observe)
+
+    def replaced(self, tensors: Mapping[str, QuantizedTensor]) -> "Model":
+        """The same model with other tensors in place of some of its own. It shares the others, and their file."""
+        unknown = sorted(set(tensors) - set(self.tensors))
+        if unknown:
+            raise ModelError(f"the model has no tensor {unknown[0]}: name one of those in model.tensors")
+        return Model(self.metadata, ChainMap(dict(tensors), self.tensors), threads=self.threads)  # type: ignore[arg-type]
+
+    def _ids(self, ids: "ArrayLike") -> "NDArray[np.intp]":
+        given = np.asarray(ids)
+        if given.ndim not in (1, 2) or not given.size or given.dtype.kind not in "iu":
+            raise ShapeError(
+                f"ids are {given.dtype} of shape {given.shape}: expected integers of shape (tokens,) or "
+                "(sequences, tokens), and at least one"
+            )
+        low, high = given.min(), given.max()
+        if low < 0 or high >= self.n_vocab:
+            raise ModelError(
+                f"token id {low if low < 0 else high} is outside the vocabulary of the model, 0 to {self.n_vocab - 1}: "
+                "these ids are of another tokenizer"
+            )
+        return given.astype(np.intp)
+
+    def _pass(self, sequences: int, tokens: int, observe: Observe | None, **more: Any) -> Pass:
+        if self.threads > 1 and self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="quantreg-pass")
+        return Pass(sequences, tokens, observe=observe, threads=self.threads, pool=self._pool, **more)
+
+    def _states(self, run: Pass) -> "NDArray[np.float32]":
+        x = self._embed(run)
+        for layer in self._layers:
+            x = whole_layer(layer, x, run)
+        return x if self.graph.output_norm is None else self._norm(self.graph.output_norm, x, run)
+
+    def _embed(self, run: Pass) -> "NDArray[np.float32]":
+        assert run.ids is not None
+        x = self._weights.rows("token_embd.weight", run.ids.reshape(-1), run, self.width)
+        if self.graph.embedding_scale is not None:
+            x *= np.float32(self.graph.embedding_scale(self.facts))
+        if self.graph.positions:
+            places = np.tile(run.positions, run.sequences)
+            x = x + self._weights.rows("position_embd.weight", places, run, self.width)
+        return x if self.graph.embedding_norm is None else self._norm(self.graph.embedding_norm, x, run)
+
+    def _norm(self, name: str, x: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
+        weight = self._weights.small(f"{name}.weight", x.shape[-1])
+        bias = self._weights.small(f"{name}.bias", x.shape[-1]) if f"{name}.bias" in self._weights else None
+        return normalise(x, weight, bias, self.graph.norm, self.facts.eps, run)
+
+    def _output(self, states: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
+        name = "output.weight" if "output.weight" in self._weights else "token_embd.weight"
+        logits = self._weights.multiply(name, states, run)
+        if "output.bias" in self._weights:
+            logits += self._weights.small("output.bias", logits.shape[-1])
+        if self.graph.logit_scale is not None:
+            logits *= np.float32(self.graph.logit_scale(self.facts))
+        if self.graph.logit_softcap:
+            cap = np.float32(self.facts.number("final_logit_softcapping", self.graph.logit_softcap))
+            logits = cap * np.tanh(logits / cap) if cap else logits
+        return logits
+
+    # ---- its life ----
+
+    def close(self) -> None:
+        """Let go of the file and the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _architecture(metadata: Mapping[str, Any]) -> "Architecture":
+    name = metadata.get("general.architecture")
+    if not name:
+        raise ModelError("the file has no general.architecture: it holds no model that can run; convert it to GGUF")
+    found = architectures.get(name)
+    if found is None or found.graph is None:
+        known = ", ".join(sorted(each.name for each in architectures.values() if each.graph is not None))
+        raise ModelError(
+            f"quantreg cannot compute models of architecture {name!r}. It knows {known}; a plugin adds another with "
+            "the hook register_architectures and a quantreg.Architecture that has a graph"
+        )
+    return found

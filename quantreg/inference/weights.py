@@ -1,0 +1,89 @@
+"""The tensors of a model, as the forward pass uses them: products with matrices, and small tensors decoded."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quantreg.errors import ModelError
+from quantreg.inference.passes import Pass
+from quantreg.products import matmul
+from quantreg.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Weights"]
+
+
+class Weights:
+    """The tensors of a model by name. Matrices stay encoded; small tensors are decoded once and kept."""
+
+    def __init__(self, tensors: Mapping[str, QuantizedTensor]) -> None:
+        self.tensors = tensors
+        self._small: dict[str, NDArray[np.float32]] = {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+    def __getitem__(self, name: str) -> QuantizedTensor:
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise ModelError(
+                f"the tensor {name} is missing: the file is incomplete, or a variant of its architecture that quantreg "
+                "does not compute"
+            ) from None
+
+    def small(self, name: str, *shape: int) -> "NDArray[np.float32]":
+        """A tensor decoded as float32, such as a norm or a bias. Raises ModelError if it has another shape."""
+        found = self._small.get(name)
+        if found is None:
+            found = self._small[name] = self[name].dequantize()
+        if shape and found.shape != shape:
+            raise ModelError(f"the tensor {name} has shape {found.shape}: expected {shape}")
+        return found
+
+    def rows(self, name: str, ids: "NDArray[np.intp]", run: Pass, cols: int) -> "NDArray[np.float32]":
+        """Rows of a matrix, decoded: float32 (len(ids), cols)."""
+        tensor = self[name]
+        if len(tensor.shape) != 2 or tensor.shape[1] != cols:
+            raise ModelError(f"the tensor {name} has shape {tensor.shape}: expected rows of {cols} values")
+        if ids.size and ids.max() >= tensor.shape[0]:
+            raise ModelError(f"the tensor {name} has {tensor.shape[0]} rows: there is none with number {ids.max()}")
+        if run.dry:
+            return np.zeros((len(ids), cols), np.float32)
+        distinct, places = np.unique(ids, return_inverse=True)
+        decoded = np.empty((len(distinct), cols), np.float32)
+        for first in range(0, len(distinct), 256):
+            part = distinct[first : first + 256]
+            data = QuantizedTensor(name, (len(part), cols), tensor.type_id, tensor.data[part], tensor.parameters)
+            decoded[first : first + 256] = data.dequantize()
+        return decoded[places]
+
+    def multiply(
+        self,
+        name: str,
+        x: "NDArray[np.float32]",
+        run: Pass,
+        rows: int | None = None,
+        experts: "NDArray[np.intp] | None" = None,
+    ) -> "NDArray[np.float32]":
+        """Multiply activations (..., cols) by a matrix (rows, cols), or by the chosen ones of (experts, rows, cols).
+
+        ``experts`` has the shape x.shape[:-1], or x.shape[:-1] + (k,). Raises ModelError if the tensor has not the
+        shape that the graph asks for.
+        """
+        tensor = self[name]
+        if len(tensor.shape) != (2 if experts is None else 3) or tensor.shape[-1] != x.shape[-1]:
+            stack = "" if experts is None else "experts, "
+            raise ModelError(
+                f"the tensor {name} has shape {tensor.shape}: expected ({stack}{rows or 'rows'}, {x.shape[-1]})"
+            )
+        if rows is not None and tensor.shape[-2] != rows:
+            raise ModelError(f"the tensor {name} has {tensor.shape[-2]} rows: expected {rows}")
+        if run.dry:
+            return np.zeros((*(x.shape[:-1] if experts is None else experts.shape), tensor.shape[-2]), np.float32)
+        if run.observe is not None:
+            run.observe(name, x, experts)
+        return matmul(x, tensor, threads=run.threads, expert=experts)
