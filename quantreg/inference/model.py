@@ -192,6 +192,8 @@ class Model:
         x = self._weights.rows("token_embd.weight", run.ids.reshape(-1), run, self.width)
         if self.graph.embedding_scale is not None:
             x *= np.float32(self.graph.embedding_scale(self.facts))
+        if "token_types.weight" in self._weights:  # all tokens are of the first type
+            x = x + self._weights.rows("token_types.weight", np.zeros(1, np.intp), run, self.width)
         if self.graph.positions:
             places = np.tile(run.positions, run.sequences)
             x = x + self._weights.rows("position_embd.weight", places, run, self.width)

@@ -1,6 +1,7 @@
 """DeepSeek: shared experts, latent attention (MLA), scaled rope."""
 
 import numpy as np
+
 from small_models import decoder, experts
 
 ROPE, NOPE, VALUE, LATENT, QUERY = 16, 24, 32, 48, 40  # of a head: turned, not turned, values; ranks

@@ -11,8 +11,7 @@ def bert(name):
 
 def nomic_bert(name):
     """Rope instead of learned positions, a gate, and queries, keys and values in one matrix without biases."""
-    small = _encoder(name, "nomic-bert", fused_qkv=True).keys(**{"rope.freq_base": 1000.0})
-    return small
+    return _encoder(name, "nomic-bert", fused_qkv=True).keys(**{"rope.freq_base": 1000.0})
 
 
 def _encoder(name, architecture, **parts):

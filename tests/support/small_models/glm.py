@@ -15,7 +15,7 @@ def glm4(name, layers=3):
 
 
 def glm4_sections(name):
-    """Rope in sections, as models have it that see images, turns pairs that are halves apart. The last layer is not run."""
+    """Rope in sections, as models have it that see images, turns halves. The last layer is not run."""
     return _further(glm4(name, layers=4).keys(**{"rope.dimension_sections": [2, 3, 3, 0]}))
 
 
