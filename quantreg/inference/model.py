@@ -11,7 +11,7 @@ import numpy as np
 
 from quantreg import files
 from quantreg.dispatch import cpu_count
-from quantreg.errors import ModelError, ShapeError
+from quantreg.errors import ModelError, PluginError, ShapeError
 from quantreg.inference.cache import Cache
 from quantreg.inference.facts import read_facts
 from quantreg.inference.graph import Graph, whole_layer
@@ -194,13 +194,13 @@ class Model:
             x *= np.float32(self.graph.embedding_scale(self.facts))
         if "token_types.weight" in self._weights:  # all tokens are of the first type
             x = x + self._weights.rows("token_types.weight", np.zeros(1, np.intp), run, self.width)
-        if self.graph.positions:
+        if self.graph.positions or "position_embd.weight" in self._weights:
             places = np.tile(run.positions, run.sequences)
             x = x + self._weights.rows("position_embd.weight", places, run, self.width)
         return x if self.graph.embedding_norm is None else self._norm(self.graph.embedding_norm, x, run)
 
     def _norm(self, name: str, x: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
-        weight = self._weights.small(f"{name}.weight", x.shape[-1])
+        weight = self._weights.small(f"{name}.weight", x.shape[-1]) if self.graph.norm_weights else None
         bias = self._weights.small(f"{name}.bias", x.shape[-1]) if f"{name}.bias" in self._weights else None
         return normalise(x, weight, bias, self.graph.norm, self.facts.eps, run)
 
@@ -211,7 +211,7 @@ class Model:
             logits += self._weights.small("output.bias", logits.shape[-1])
         if self.graph.logit_scale is not None:
             logits *= np.float32(self.graph.logit_scale(self.facts))
-        if self.graph.logit_softcap:
+        if self.graph.logit_softcap is not None:
             cap = np.float32(self.facts.number("final_logit_softcapping", self.graph.logit_softcap))
             logits = cap * np.tanh(logits / cap) if cap else logits
         return logits
@@ -246,4 +246,6 @@ def _architecture(metadata: Mapping[str, Any]) -> "Architecture":
             f"quantreg cannot compute models of architecture {name!r}. It knows {known}; a plugin adds another with "
             "the hook register_architectures and a quantreg.Architecture that has a graph"
         )
+    if not isinstance(found.graph, Graph):
+        raise PluginError(f"architecture {name!r}: graph is {found.graph!r}, expected a quantreg.Graph")
     return found

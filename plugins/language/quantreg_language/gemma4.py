@@ -120,7 +120,7 @@ ARCHITECTURES = (
             window_scale=lambda facts, scale: 1.0,
             attention_scale=lambda facts, layer: 1.0,
             embedding_scale=lambda facts: facts.width**0.5,
-            logit_softcap=30.0,
+            logit_softcap=0.0,
             layer=whole,
         ),
     ),

@@ -1,26 +1,33 @@
 """The plugin for language models."""
 
+from importlib import import_module
+
 import quantreg
+
+FAMILIES = (
+    "cohere",
+    "deepseek",
+    "encoders",
+    "gemma",
+    "gemma4",
+    "glm",
+    "gpt",
+    "granite",
+    "hunyuan",
+    "lfm2",
+    "llama",
+    "llama4",
+    "olmo",
+    "openai",
+    "phi",
+    "qwen",
+    "qwen_next",
+)
 
 
 @quantreg.hookimpl
 def register_architectures(register):
     # The tables load quantreg.inference, which takes more than 10 ms. A program that only encodes does not need it.
-    from quantreg_language import (
-        deepseek,
-        encoders,
-        gemma4,
-        glm,
-        hunyuan,
-        lfm2,
-        llama,
-        llama4,
-        openai,
-        qwen,
-        qwen_next,
-    )
-
-    families = (deepseek, encoders, gemma4, glm, hunyuan, lfm2, llama, llama4, openai, qwen, qwen_next)
-    for family in families:
-        for architecture in family.ARCHITECTURES:
+    for family in FAMILIES:
+        for architecture in import_module(f"quantreg_language.{family}").ARCHITECTURES:
             register(architecture)
