@@ -127,14 +127,13 @@ class Graph:
 
     def __post_init__(self) -> None:
         """Raise PluginError for a word that means nothing here."""
-        activation = self.activation if isinstance(self.activation, str) else "silu"
         for name, value, known in (
             ("norm", self.norm, get_args(Norm)),
             ("rope", self.rope, (*get_args(Pairs), None)),
-            ("activation", activation, tuple(ACTIVATIONS)),
+            ("activation", self.activation, tuple(ACTIVATIONS)),
             ("router.score", self.router.score, get_args(Score)),
         ):
-            if value not in known:
+            if not callable(value) and value not in known:
                 raise PluginError(f"a graph's {name} is {value!r}: expected one of {', '.join(map(repr, known))}")
 
     def window_of(self, facts: Facts, layer: int) -> int:
