@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
-from quantreg.tokenization.utf8 import BYTE_CHARACTERS, as_bytes, as_characters
 from quantreg.tokenization.marks import cut_before_marks
 from quantreg.tokenization.pretokenizers import PreTokenizer
 from quantreg.tokenization.splitting import splitter
+from quantreg.tokenization.utf8 import BYTE_CHARACTERS, as_bytes, as_characters
 
 __all__ = ["BytePairs"]
 

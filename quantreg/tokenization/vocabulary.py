@@ -126,7 +126,9 @@ class Vocabulary:
 
 def _unknown(model: str) -> str:
     if model in ("", "none", "no_vocab"):
-        return f"the model has no tokenizer (tokenizer.ggml.model is {model or 'missing'}): give token ids with --ids FILE"
+        return (
+            f"the model has no tokenizer (tokenizer.ggml.model is {model or 'missing'}): give token ids with --ids FILE"
+        )
     return f"the tokenizer model {model!r} is not one of those known, {listed(sorted(_MODELS), 9)}: {_IDS_FILE}"
 
 
@@ -137,7 +139,9 @@ def _text(metadata: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _list(metadata: Mapping[str, Any], key: str, length: int | None, type_: type | tuple[type, ...]) -> list[Any] | None:
+def _list(
+    metadata: Mapping[str, Any], key: str, length: int | None, type_: type | tuple[type, ...]
+) -> list[Any] | None:
     """Return a list of the metadata, or None where there is none."""
     value = metadata.get(_PREFIX + key)
     if value is None:
@@ -174,7 +178,9 @@ def _merges(metadata: Mapping[str, Any], model: str) -> list[str]:
     if merges is None:
         if _text(metadata, "pre") == "kimi-k2":
             return []
-        raise TokenizerError(f"the model has no {_PREFIX}merges, which the tokenizer model gpt2 needs: convert it again")
+        raise TokenizerError(
+            f"the model has no {_PREFIX}merges, which the tokenizer model gpt2 needs: convert it again"
+        )
     return merges
 
 
