@@ -61,8 +61,6 @@ ARCHITECTURES = (
     Architecture("deci", "DeciLM and Llama-Nemotron", graph=Graph(layer=_deci_layer)),
     Architecture("pangu-embedded", "openPangu", graph=Graph(rope="halves")),
     Architecture("maincoder", "Maincoder", graph=Graph(prepare=_norm_after_rotation)),
-    Architecture("hunyuan-dense", "Hunyuan", graph=Graph(rope="halves", prepare=_norm_after_rotation)),
-    Architecture("hunyuan-moe", "Hunyuan with experts", graph=Graph(rope="halves", prepare=_norm_after_rotation)),
     Architecture("ernie4_5-moe", "ERNIE 4.5 with experts", graph=Graph()),
     Architecture("bailingmoe", "Ling", graph=Graph(router=Router(norm=None))),
     Architecture("mellum", "Mellum", graph=Graph(rope="halves", windows=windowed(4), window_rope=unscaled)),
