@@ -12,7 +12,7 @@ import numpy as np
 
 from quantreg import files
 from quantreg.dispatch import cpu_count
-from quantreg.errors import ModelError, PluginError, ShapeError
+from quantreg.errors import ModelError, PluginError, ShapeError, TokenizerError
 from quantreg.inference.cache import Cache
 from quantreg.inference.facts import read_facts
 from quantreg.inference.graph import Graph, whole_layer
