@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -368,3 +369,26 @@ def test_a_model_of_embeddings_is_refused(command, tmp_path, never_runs):
         code, _, err = command(tmp_path / "embedder.gguf", *IDS)
     assert code == 1
     assert "embedder models make embeddings and predict no tokens" in err
+
+
+# ---- the text itself, and a terminal ----
+
+
+def test_a_text_becomes_the_references_tokens(command, tmp_path):
+    (tmp_path / "text.txt").write_bytes(quality_models.text().encode())
+    assert command("base.gguf", "-f", tmp_path / "text.txt", "-c", N_CTX) == command("base.gguf", *IDS)
+    code, _, err = command(
+        "base.gguf", "-f", tmp_path / "text.txt", "--kl-divergence", "--kl-divergence-base", BASE, "--json"
+    )
+    assert (code, err) == (0, "")
+
+
+def test_on_a_terminal_the_list_follows_when_the_bar_has_gone(command, monkeypatch):
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(getattr(sys, stream), "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    code, out, err = command("base.gguf", *IDS)
+    assert code == 0
+    assert out.splitlines()[-2].startswith("[1]81476.6")
+    assert out.splitlines()[-1].startswith("Final estimate: PPL = 10350.31")
+    assert "[1]" not in err
