@@ -56,6 +56,8 @@ _HOMES = {
     "ShapeError": "errors",
     "TensorContext": "parameters",
     "TensorPlan": "recipes",
+    "Tokenizer": "tokenization",
+    "TokenizerError": "errors",
     "UnknownFileTypeError": "errors",
     "UnknownTypeError": "errors",
     "Validation": "jobs.verify",

@@ -22,6 +22,7 @@ from quantreg.errors import QualityError as QualityError
 from quantreg.errors import QuantregError as QuantregError
 from quantreg.errors import SafetensorsError as SafetensorsError
 from quantreg.errors import ShapeError as ShapeError
+from quantreg.errors import TokenizerError as TokenizerError
 from quantreg.errors import UnknownFileTypeError as UnknownFileTypeError
 from quantreg.errors import UnknownTypeError as UnknownTypeError
 from quantreg.evaluation.measure import Evaluation as Evaluation
@@ -72,6 +73,7 @@ from quantreg.recipes.estimates import estimate_memory_gb as estimate_memory_gb
 from quantreg.registry import types as types
 from quantreg.scaled import ScaledCodec as ScaledCodec
 from quantreg.tensor import QuantizedTensor as QuantizedTensor
+from quantreg.tokenization import Tokenizer as Tokenizer
 from quantreg.writing import LazyTensor as LazyTensor
 from quantreg.writing import write as write
 

@@ -17,6 +17,7 @@ __all__ = [
     "QuantregError",
     "SafetensorsError",
     "ShapeError",
+    "TokenizerError",
     "UnknownFileTypeError",
     "UnknownTypeError",
 ]
@@ -133,6 +134,10 @@ class QualityError(QuantregError, ValueError):
 
 class OutputError(QuantregError):
     """The output cannot be written: for example it exists, it is the input, or the disk is full."""
+
+
+class TokenizerError(QuantregError, ValueError):
+    """A model has no usable tokenizer, or a text or token id does not fit it."""
 
 
 class LossWarning(UserWarning):

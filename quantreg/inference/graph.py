@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from quantreg.errors import PluginError
 from quantreg.inference.attention import attention, norm_and_rotate
 from quantreg.inference.facts import Facts
 from quantreg.inference.feed_forward import ACTIVATIONS, feed_forward
 from quantreg.inference.norms import Norm
-from quantreg.inference.rope import Pairs
+from quantreg.inference.rope import Pairs, Rope
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,7 +50,7 @@ class Graph:
     for queries, keys and values, a gate, a router and experts, attention sinks, factors of the rotation, an output
     matrix or the embeddings in its place. Parts of names are the middle of ``blk.0.PART.weight``.
 
-    - ``norm``: "rms" or "layer".
+    - ``norm``: "rms" or "layer". ``norm_weights``: whether norms multiply by weights.
     - ``attention_norm``, ``ffn_norm``: the norms before either half of a layer, or None.
     - ``after_attention``, ``after_ffn``: the norms after it, before the residual is added, or None.
     - ``parallel``: whether both halves see the input of the layer (True), or a function of the layer that says so. If
@@ -60,25 +61,29 @@ class Graph:
     - ``rope``: which values turn together: "adjacent", "halves", or None for no rotation. ``rotates``: a function of
       the facts and the layer's number that says whether this layer does.
     - ``windows``: a function of the facts and the layer's number that gives the number of tokens that a layer looks
-      back, or 0 for all. ``window_base`` and ``window_scale``: the rotation's base and scale in layers with a window.
+      back, or 0 for all. ``window_base`` and ``window_scale``: the rotation's base and scale in layers with a window;
+      ``window_rope`` changes all of their rotation.
     - ``yarn_magnitude``: how much larger YaRN makes rotated values, as a function of the facts and the scale.
     - ``attention_scale``: a function of the facts and the layer's number; None means the key ``attention.scale`` or
       1 / sqrt(key length). ``attention_softcap``, ``logit_softcap``: the defaults of the keys
-      ``attn_logit_softcapping`` and ``final_logit_softcapping``; 0 means that there is none.
+      ``attn_logit_softcapping`` and ``final_logit_softcapping``; 0 means that there is no cap, and None that the model
+      does not ask these keys.
     - ``embedding_scale``, ``residual_scale``, ``logit_scale``: what embeddings, the output of each half of a layer and
       logits are multiplied by, as functions of the facts.
-    - ``positions``: whether the model adds learned embeddings of positions, ``position_embd``.
+    - ``positions``: whether the model must have learned embeddings of positions, ``position_embd``. If it has them, it
+      adds them.
     - ``embedding_norm``: the norm of the embeddings, such as "token_embd_norm", or None.
     - ``output_norm``: the norm after the last layer, or None.
     - ``causal``: whether a token sees no later ones. ``generates``: whether the model predicts the next token; models
       that only make embeddings do not.
-    - ``slopes``: the slopes of ALiBi as a function of the facts and the number of heads, float32 (heads,).
+    - ``slopes``: the slopes of ALiBi as a function of the facts and the number of heads, float32 (heads,), or None.
     - ``prepare``: what happens to queries and keys before they meet: ``prepare(layer, q, k, run)``.
     - ``attention``, ``feed_forward``, ``layer``: functions ``f(layer, x, run)`` from float32 (rows, width) to the same
       shape. They replace a half of the layer, or all of it with norms and residuals.
     """
 
     norm: Norm = "rms"
+    norm_weights: bool = True
     attention_norm: str | None = "attn_norm"
     ffn_norm: str | None = "ffn_norm"
     after_attention: str | None = None
@@ -92,10 +97,11 @@ class Graph:
     windows: Callable[[Facts, int], int] | None = None
     window_base: Callable[[Facts, float], float] = lambda facts, base: base
     window_scale: Callable[[Facts, float], float] = lambda facts, scale: scale
+    window_rope: Callable[[Rope], Rope] = lambda rope: rope
     yarn_magnitude: Callable[[Facts, float], float] | None = None
     attention_scale: Callable[[Facts, int], float] | None = None
-    attention_softcap: float = 0.0
-    logit_softcap: float = 0.0
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
     embedding_scale: Callable[[Facts], float] | None = None
     residual_scale: Callable[[Facts], float] | None = None
     logit_scale: Callable[[Facts], float] | None = None
@@ -104,11 +110,23 @@ class Graph:
     output_norm: str | None = "output_norm"
     causal: bool = True
     generates: bool = True
-    slopes: "Callable[[Facts, int], NDArray[np.float32]] | None" = None
+    slopes: "Callable[[Facts, int], NDArray[np.float32] | None] | None" = None
     prepare: Callable[..., Any] = norm_and_rotate
     attention: "Part" = attention
     feed_forward: "Part" = feed_forward
     layer: "Part | None" = None
+
+    def __post_init__(self) -> None:
+        """Raise PluginError for a word that means nothing here."""
+        activation = self.activation if isinstance(self.activation, str) else "silu"
+        for name, value, known in (
+            ("norm", self.norm, get_args(Norm)),
+            ("rope", self.rope, (*get_args(Pairs), None)),
+            ("activation", activation, tuple(ACTIVATIONS)),
+            ("router.score", self.router.score, get_args(Score)),
+        ):
+            if value not in known:
+                raise PluginError(f"a graph's {name} is {value!r}: expected one of {', '.join(map(repr, known))}")
 
     def window_of(self, facts: Facts, layer: int) -> int:
         """How many tokens a layer looks back, or 0 for all."""

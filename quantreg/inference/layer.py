@@ -67,7 +67,7 @@ class Layer:
 
     def norm(self, part: str, x: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
         """The norm of the graph over the last axis, times the weight ``part``, plus its bias if there is one."""
-        weight = self.small(part, x.shape[-1])
+        weight = self.small(part, x.shape[-1]) if self.graph.norm_weights else None
         bias = self.small(part, x.shape[-1], kind="bias") if self.has(part, "bias") else None
         return normalise(x, weight, bias, self.graph.norm, self.facts.eps, run)
 
@@ -89,7 +89,8 @@ class Layer:
         elif kind == "none":
             scale = 1.0
         dims = int(facts.get("rope.dimension_count_swa", facts.rope_dims)) if self.window else facts.rope_dims
-        return Rope(graph.rope, dims, base, scale, self._factors(run), yarn, magnitude)
+        rope = Rope(graph.rope, dims, base, scale, self._factors(run), yarn, magnitude)
+        return graph.window_rope(rope) if self.window else rope
 
     def _factors(self, run: Pass) -> "NDArray[np.float32] | None":
         """The tensor by which angles are divided. Two of them: for a context longer than that of training, or not."""

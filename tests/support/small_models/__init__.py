@@ -64,6 +64,10 @@ class Small:
                 self.metadata[f"{self.architecture}.{key}"] = value
         return self
 
+    def rope_scaling(self, kind, **values):
+        """Set the keys rope.scaling.type and the others that are given."""
+        return self.keys(**{f"rope.scaling.{key}": value for key, value in {"type": kind, **values}.items()})
+
     def matrix(self, name, *shape, gain=1.4, bias=False):
         """Add a matrix NAME.weight, (rows, columns) or (experts, rows, columns), and its bias if asked."""
         self.tensors[f"{name}.weight"] = self._random(f"{name}.weight", shape) * np.float32(gain / shape[-1] ** 0.5)

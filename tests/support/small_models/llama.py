@@ -26,7 +26,7 @@ def llama_factors(name):
 
 def llama_linear(name):
     """Positions divided by a factor."""
-    return decoder(name, "llama", heads_kv=1).keys(**{"rope.scaling.type": "linear", "rope.scaling.factor": 4.0})
+    return decoder(name, "llama", heads_kv=1).rope_scaling("linear", factor=4.0)
 
 
 def llama_experts(name):
