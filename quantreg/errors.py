@@ -13,9 +13,11 @@ __all__ = [
     "OutputError",
     "PlanError",
     "PluginError",
+    "QualityError",
     "QuantregError",
     "SafetensorsError",
     "ShapeError",
+    "TokenizerError",
     "UnknownFileTypeError",
     "UnknownTypeError",
 ]
@@ -126,8 +128,16 @@ class PlanError(QuantregError):
     """The options do not fit the model, or no type can be chosen for a tensor."""
 
 
+class QualityError(QuantregError, ValueError):
+    """Quality cannot be measured: the text is too short, or a base file is damaged or belongs to another model."""
+
+
 class OutputError(QuantregError):
     """The output cannot be written: for example it exists, it is the input, or the disk is full."""
+
+
+class TokenizerError(QuantregError, ValueError):
+    """A model has no usable tokenizer, or a text or token id does not fit it."""
 
 
 class LossWarning(UserWarning):

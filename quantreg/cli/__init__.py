@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("inspect", "Show the metadata and tensors of a model."),
     "estimate": ("estimate", "Compute the memory that the weights of a model take."),
     "evaluate": ("evaluate", "Measure error, size and speed of types on a model's weights."),
+    "perplexity": ("perplexity", "Measure how well a model predicts a text, and how far it is from another."),
     "demo": ("demo", "Quantize a small random model to several types and compare them."),
     "plugins": ("plugins", "List, create and check plugins for your own formats."),
 }

@@ -110,7 +110,8 @@ def settings(layer: "Layer") -> Attend:
     scale = facts.number("attention.scale", 0.0)
     if graph.attention_scale is not None:
         scale = graph.attention_scale(facts, layer.index)
-    softcap = facts.number("attn_logit_softcapping", graph.attention_softcap) if graph.attention_softcap else 0.0
+    cap = graph.attention_softcap
+    softcap = 0.0 if cap is None else facts.number("attn_logit_softcapping", cap)
     sinks = layer.small("attn_sinks", layer.heads) if layer.has("attn_sinks") else None
     return Attend(
         scale=scale or 1 / math.sqrt(layer.key_length),

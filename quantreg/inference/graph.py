@@ -66,10 +66,12 @@ class Graph:
     - ``yarn_magnitude``: how much larger YaRN makes rotated values, as a function of the facts and the scale.
     - ``attention_scale``: a function of the facts and the layer's number; None means the key ``attention.scale`` or
       1 / sqrt(key length). ``attention_softcap``, ``logit_softcap``: the defaults of the keys
-      ``attn_logit_softcapping`` and ``final_logit_softcapping``; 0 means that there is none.
+      ``attn_logit_softcapping`` and ``final_logit_softcapping``; 0 means that there is no cap, and None that the model
+      does not ask these keys.
     - ``embedding_scale``, ``residual_scale``, ``logit_scale``: what embeddings, the output of each half of a layer and
       logits are multiplied by, as functions of the facts.
-    - ``positions``: whether the model adds learned embeddings of positions, ``position_embd``.
+    - ``positions``: whether the model must have learned embeddings of positions, ``position_embd``. If it has them, it
+      adds them.
     - ``embedding_norm``: the norm of the embeddings, such as "token_embd_norm", or None.
     - ``output_norm``: the norm after the last layer, or None.
     - ``causal``: whether a token sees no later ones. ``generates``: whether the model predicts the next token; models
@@ -98,8 +100,8 @@ class Graph:
     window_rope: Callable[[Rope], Rope] = lambda rope: rope
     yarn_magnitude: Callable[[Facts, float], float] | None = None
     attention_scale: Callable[[Facts, int], float] | None = None
-    attention_softcap: float = 0.0
-    logit_softcap: float = 0.0
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
     embedding_scale: Callable[[Facts], float] | None = None
     residual_scale: Callable[[Facts], float] | None = None
     logit_scale: Callable[[Facts], float] | None = None

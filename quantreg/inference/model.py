@@ -2,8 +2,9 @@
 
 import os
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from quantreg import files
 from quantreg.dispatch import cpu_count
-from quantreg.errors import ModelError, PluginError, ShapeError
+from quantreg.errors import ModelError, PluginError, ShapeError, TokenizerError
 from quantreg.inference.cache import Cache
 from quantreg.inference.facts import read_facts
 from quantreg.inference.graph import Graph, whole_layer
@@ -21,6 +22,7 @@ from quantreg.inference.passes import Observe, Pass
 from quantreg.inference.weights import Weights
 from quantreg.recipes.catalog import architectures
 from quantreg.tensor import QuantizedTensor
+from quantreg.tokenization import Tokenizer
 
 if TYPE_CHECKING:
     from typing import Self
@@ -95,13 +97,35 @@ class Model:
 
     # ---- what it is ----
 
-    @property
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the file. Raises TokenizerError if quantreg cannot make these tokens."""
+        return Tokenizer.of(self.metadata)
+
+    @cached_property
     def bos(self) -> int | None:
         """The id of the token that begins each text, or None if the model has none or does not add it."""
-        kind = self.metadata.get("tokenizer.ggml.model")
-        add = self.metadata.get("tokenizer.ggml.add_bos_token", kind in ("llama", "bert"))
-        found = self.metadata.get("tokenizer.ggml.bos_token_id", 1 if kind == "llama" else None)
-        return int(found) if add and found is not None else None
+        try:
+            return self.tokenizer.bos if self.tokenizer.add_bos else None
+        except TokenizerError:  # the ids come from another program, and the metadata may still say what begins a text
+            found = self.metadata.get("tokenizer.ggml.bos_token_id")
+            return int(found) if self.metadata.get("tokenizer.ggml.add_bos_token") and found is not None else None
+
+    def tokenize(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
+        """The token ids of a text. ``special`` and the errors are those of `Tokenizer.encode`.
+
+        ``bos``: also put in front and behind what the model adds to a text.
+        """
+        ids = self.tokenizer.encode(text, special=special)
+        if bos and self.bos is not None:
+            ids.insert(0, self.bos)
+        if bos and self.tokenizer.add_eos and self.tokenizer.eos is not None:
+            ids.append(self.tokenizer.eos)
+        return ids
+
+    def detokenize(self, ids: Iterable[int]) -> str:
+        """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        return self.tokenizer.decode(ids)
 
     def __repr__(self) -> str:
         return (
@@ -192,7 +216,7 @@ class Model:
         x = self._weights.rows("token_embd.weight", run.ids.reshape(-1), run, self.width)
         if self.graph.embedding_scale is not None:
             x *= np.float32(self.graph.embedding_scale(self.facts))
-        if self.graph.positions:
+        if self.graph.positions or "position_embd.weight" in self._weights:
             places = np.tile(run.positions, run.sequences)
             x = x + self._weights.rows("position_embd.weight", places, run, self.width)
         return x if self.graph.embedding_norm is None else self._norm(self.graph.embedding_norm, x, run)
@@ -209,7 +233,7 @@ class Model:
             logits += self._weights.small("output.bias", logits.shape[-1])
         if self.graph.logit_scale is not None:
             logits *= np.float32(self.graph.logit_scale(self.facts))
-        if self.graph.logit_softcap:
+        if self.graph.logit_softcap is not None:
             cap = np.float32(self.facts.number("final_logit_softcapping", self.graph.logit_softcap))
             logits = cap * np.tanh(logits / cap) if cap else logits
         return logits

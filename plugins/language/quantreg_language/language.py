@@ -1,13 +1,25 @@
 """The plugin for language models."""
 
+from importlib import import_module
+
 import quantreg
+
+FAMILIES = (
+    "cohere",
+    "gemma",
+    "gpt",
+    "granite",
+    "llama",
+    "olmo",
+    "others",
+    "phi",
+    "qwen",
+)
 
 
 @quantreg.hookimpl
 def register_architectures(register):
     # The tables load quantreg.inference, which takes more than 10 ms. A program that only encodes does not need it.
-    from quantreg_language import granite, llama, olmo, others, qwen
-
-    for family in (llama, qwen, granite, olmo, others):
-        for architecture in family.ARCHITECTURES:
+    for family in FAMILIES:
+        for architecture in import_module(f"quantreg_language.{family}").ARCHITECTURES:
             register(architecture)

@@ -59,7 +59,6 @@ def _deci_layer(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArr
 
 ARCHITECTURES = (
     Architecture("deci", "DeciLM and Llama-Nemotron", graph=Graph(layer=_deci_layer)),
-    Architecture("nemotron", "Nemotron 3 and 4", graph=Graph(norm="layer", rope="halves", activation="relu_squared")),
     Architecture("pangu-embedded", "openPangu", graph=Graph(rope="halves")),
     Architecture("maincoder", "Maincoder", graph=Graph(prepare=_norm_after_rotation)),
     Architecture("hunyuan-dense", "Hunyuan", graph=Graph(rope="halves", prepare=_norm_after_rotation)),

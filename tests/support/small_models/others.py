@@ -16,12 +16,6 @@ def deci(name):
     return small.keys(**{"attention.key_length": small.head, "attention.value_length": small.head})
 
 
-def nemotron(name):
-    """Layer norms, the square of ReLU, and half of each head rotated."""
-    small = decoder(name, "nemotron", rms=False, norm_bias=True, gated=False)
-    return small.keys(**{"rope.dimension_count": small.head // 2})
-
-
 def pangu(name):
     return decoder(name, "pangu-embedded", qkv_bias=True, output_bias=True)
 
@@ -88,6 +82,5 @@ MODELS = {
     "hunyuan-moe": hunyuan_experts,
     "maincoder": maincoder,
     "mellum": mellum,
-    "nemotron": nemotron,
     "pangu-embedded": pangu,
 }
