@@ -4,8 +4,10 @@ from importlib import import_module
 
 import quantreg
 
+# The modules of this package that hold tables, one for each family of models.
 FAMILIES = (
     "cohere",
+    "further",
     "gemma",
     "gpt",
     "granite",

@@ -45,6 +45,7 @@ def _prepare_qwen3vl(
 _QWEN3VL = Graph(rope="halves", prepare=_prepare_qwen3vl)
 
 ARCHITECTURES = (
+    Architecture("qwen", "The first Qwen", graph=Graph(rope="halves")),
     Architecture("qwen2", "Qwen 1.5, 2 and 2.5", graph=Graph(rope="halves")),
     Architecture("qwen2moe", "Qwen 1.5 and 2 with experts", graph=Graph(rope="halves", router=Router(norm=False))),
     Architecture("qwen2vl", "the language model of Qwen2-VL and Qwen2.5-VL", graph=Graph(rope="halves")),
