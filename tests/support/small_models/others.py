@@ -25,16 +25,6 @@ def maincoder(name):
     return decoder(name, "maincoder", tied=True).head_norms()
 
 
-def hunyuan(name):
-    """The same, and a larger base of the rotation."""
-    return decoder(name, "hunyuan-dense", head=32).head_norms().keys(**{"rope.scaling.alpha": 50.0})
-
-
-def hunyuan_experts(name):
-    small = decoder(name, "hunyuan-moe", ff=64).head_norms()
-    return experts(small, ff=64, shared=48)
-
-
 def ernie4_5_experts(name):
     """The first layer is dense, and a bias decides which experts are chosen."""
     small = experts(decoder(name, "ernie4_5-moe", layers=3), ff=32, shared=48, layers=(1, 2))
@@ -78,8 +68,6 @@ MODELS = {
     "ernie4_5-moe": ernie4_5_experts,
     "exaone4": exaone4,
     "exaone4-windows": exaone4_windows,
-    "hunyuan-dense": hunyuan,
-    "hunyuan-moe": hunyuan_experts,
     "maincoder": maincoder,
     "mellum": mellum,
     "pangu-embedded": pangu,
