@@ -64,7 +64,10 @@ def feed_forward(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDAr
         return experts(layer, x, run)
     up = layer.linear("ffn_up", x, run)
     gate = layer.linear("ffn_gate", x, run) if layer.has("ffn_gate") else None
-    return layer.linear("ffn_down", gated(layer, gate, up, run), run, layer.facts.width)
+    up = gated(layer, gate, up, run)
+    if layer.has("ffn_sub_norm"):
+        up = layer.norm("ffn_sub_norm", up, run)
+    return layer.linear("ffn_down", up, run, layer.facts.width)
 
 
 def gated(

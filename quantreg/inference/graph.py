@@ -52,9 +52,10 @@ class Router:
 class Graph:
     """How a model is computed. A row of this table is a difference from llama.
 
-    Much follows from the tensors that a model has, and needs no entry: biases, norms of queries and keys, one matrix
-    for queries, keys and values, a gate, a router and experts, attention sinks, factors of the rotation, an output
-    matrix or the embeddings in its place. Parts of names are the middle of ``blk.0.PART.weight``.
+    Much follows from the tensors that a model has, and needs no entry: biases, scales, norms of queries and keys and
+    before the last matrix of either half, one matrix for queries, keys and values, a gate, a router and experts,
+    attention sinks, factors of the rotation, an output matrix or the embeddings in its place. Parts of names are the
+    middle of ``blk.0.PART.weight``.
 
     - ``norm``: "rms" or "layer". ``norm_weights``: whether norms multiply by weights.
     - ``attention_norm``, ``ffn_norm``: the norms before either half of a layer, or None.
@@ -77,8 +78,8 @@ class Graph:
       does not ask these keys.
     - ``embedding_scale``, ``residual_scale``, ``logit_scale``: what embeddings, the output of each half of a layer and
       logits are multiplied by, as functions of the facts.
-    - ``positions``: whether the model must have learned embeddings of positions, ``position_embd``. If it has them, it
-      adds them.
+    - ``positions``: whether the model adds learned embeddings of positions, ``position_embd``; None means that it does
+      if it has them.
     - ``embedding_norm``: the norm of the embeddings, such as "token_embd_norm", or None.
     - ``output_norm``: the norm after the last layer, or None.
     - ``causal``: whether a token sees no later ones. ``generates``: whether the model predicts the next token; models
@@ -114,7 +115,7 @@ class Graph:
     embedding_scale: Callable[[Facts], float] | None = None
     residual_scale: Callable[[Facts], float] | None = None
     logit_scale: Callable[[Facts], float] | None = None
-    positions: bool = False
+    positions: bool | None = False
     embedding_norm: str | None = None
     output_norm: str | None = "output_norm"
     causal: bool = True

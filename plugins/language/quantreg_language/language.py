@@ -4,10 +4,12 @@ from importlib import import_module
 
 import quantreg
 
+# The modules of this package that hold tables, one for each family of models.
 FAMILIES = (
     "cohere",
     "deepseek",
     "encoders",
+    "further",
     "gemma",
     "gemma4",
     "glm",
@@ -19,6 +21,7 @@ FAMILIES = (
     "llama4",
     "olmo",
     "openai",
+    "others",
     "phi",
     "qwen",
     "qwen_next",
