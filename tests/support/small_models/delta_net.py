@@ -1,6 +1,7 @@
 """Qwen 3.5 and Qwen3-Next: layers of a gated delta net between layers of gated attention."""
 
 import numpy as np
+
 from small_models import decoder, experts
 
 HEAD, KEYS, VALUES, KERNEL = 16, 2, 4, 4  # the delta net: length of a head, heads of keys and of values, convolution
@@ -74,4 +75,7 @@ def _hybrid(name, architecture, inputs):
 MODELS = {
     "qwen35": qwen35,
     "qwen35-fused": qwen35_fused,
-    "qwen35moe": qwen35moe, "qwen3next": qwen3next, "qwen3next-old": qwen3next_old}
+    "qwen35moe": qwen35moe,
+    "qwen3next": qwen3next,
+    "qwen3next-old": qwen3next_old,
+}

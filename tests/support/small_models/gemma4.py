@@ -1,6 +1,7 @@
 """Gemma 4: two lengths of head, shared keys and values, embeddings of each layer."""
 
 import numpy as np
+
 from small_models import decoder
 
 SHORT, LONG, PER_LAYER = 16, 32, 16
