@@ -35,7 +35,14 @@ _RANGES = [
     *((0x20, 0x7E),) * 6,
     *((0x00, 0x1F), (0x80, 0x24F), (0x250, 0x36F), (0x370, 0x52F), (0x590, 0x6FF), (0x900, 0x97F), (0xE00, 0xEFF)),
     *((0x1100, 0x11FF), (0x1780, 0x17FF), (0x1E00, 0x206F), (0x2070, 0x2BFF), (0x3000, 0x30FF), (0x4E00, 0x9FFF)),
-    *((0xA000, 0xABFF), (0xAC00, 0xD7FF), (0xE000, 0xFFFF), (0x10000, 0x1FFFF), (0x20000, 0x323AF), (0xE0000, 0x10FFFF)),
+    *(
+        (0xA000, 0xABFF),
+        (0xAC00, 0xD7FF),
+        (0xE000, 0xFFFF),
+        (0x10000, 0x1FFFF),
+        (0x20000, 0x323AF),
+        (0xE0000, 0x10FFFF),
+    ),
 ]
 _SPACES = " \t\n\r\x0b\x0c\u00a0\u1680\u2003\u2028\u3000\u0085"
 _BITS = ["'s", "'S", "'ll", "'RE", "'", " ", "  ", "\n", "\n\n", "\r\n", "\t", "1", "12", "123", "4567", "a", "Z", "e\u0301",
@@ -67,6 +74,16 @@ def random_bytes(rng: random.Random) -> bytes:
     No byte is above 0xF3 but 0xFF, because the reference ends the process at code points above U+10FFFF.
     """
     text = "".join(c for c in random_text(rng)[:40] if c < "\U00100000").encode("utf-8", "surrogatepass")
-    bad = [b"\xe2\x82", b"\xc0\x80", b"\xed\xa0\x80", b"\x80", b"\xbf\xbf", b"\xff", b"\xf0\x9f\x98", b"\xf0\x80\x80\xaf", b"\xe2a"]
+    bad = [
+        b"\xe2\x82",
+        b"\xc0\x80",
+        b"\xed\xa0\x80",
+        b"\x80",
+        b"\xbf\xbf",
+        b"\xff",
+        b"\xf0\x9f\x98",
+        b"\xf0\x80\x80\xaf",
+        b"\xe2a",
+    ]
     at = rng.randint(0, len(text))
     return text[:at] + rng.choice(bad) + text[at:] + rng.choice([b"", *bad])

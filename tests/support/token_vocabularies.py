@@ -4,7 +4,15 @@ from collections import Counter
 
 from token_texts import TEXTS
 
-SPM_SPECIAL = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("<|control|>", 3), ("<|user|>", 4), ("<mask>", 3), ("<|endoftext|>", 3)]
+SPM_SPECIAL = [
+    ("<unk>", 2),
+    ("<s>", 3),
+    ("</s>", 3),
+    ("<|control|>", 3),
+    ("<|user|>", 4),
+    ("<mask>", 3),
+    ("<|endoftext|>", 3),
+]
 BYTE_TOKENS = [(f"<0x{byte:02X}>", 6) for byte in range(256)]
 # What every model of which libllama reads only the vocabulary needs.
 MODEL = {
@@ -65,7 +73,10 @@ def marked_pairs(pre, merges):
     characters = sorted({character for text in TEXTS for character in text.replace(" ", "▁") if character < "\u0500"})
     plain = [*characters, *(merge.replace(" ", "") for merge in merges)]
     tokens = [*dict.fromkeys(["<pad>", "<eos>", *plain]), *(text for text, _ in BYTE_TOKENS), "<|control|>", "<|user|>"]
-    kinds = [6 if token.startswith("<0x") else {"<|control|>": 3, "<eos>": 3, "<|user|>": 4}.get(token, 1) for token in tokens]
+    kinds = [
+        6 if token.startswith("<0x") else {"<|control|>": 3, "<eos>": 3, "<|user|>": 4}.get(token, 1)
+        for token in tokens
+    ]
     return {
         "tokenizer.ggml.model": "gemma4" if pre == "gemma4" else "gpt2",
         "tokenizer.ggml.pre": pre,
