@@ -1,4 +1,4 @@
-"""Attention in blocks of queries gives what its definition gives, computed in float64 with all scores at once."""
+"""Attention in blocks of queries finds what it finds query by query."""
 
 import numpy as np
 import pytest
@@ -7,75 +7,70 @@ from quantreg.inference.attention import QUERIES, Attend, attend
 from quantreg.inference.cache import Cache
 from quantreg.inference.passes import Pass
 
-HEADS, KV_HEADS, LENGTH, VALUES = 4, 2, 8, 6
+HEADS, KV_HEADS, KEY, VALUE = 4, 2, 8, 6
 
 
-def heads(seed, sequences, tokens):
-    random = np.random.default_rng(seed)
-    shapes = ((HEADS, LENGTH), (KV_HEADS, LENGTH), (KV_HEADS, VALUES))
-    return [random.standard_normal((sequences, tokens, *shape), np.float32) for shape in shapes]
+def arrays(tokens, sequences=1):
+    rng = np.random.Generator(np.random.PCG64(tokens))
+    shapes = (HEADS, KEY), (KV_HEADS, KEY), (KV_HEADS, VALUE)
+    return [rng.standard_normal((sequences, tokens, *shape)).astype(np.float32) for shape in shapes]
 
 
-def sees(query, key, how):
-    """Whether a query at one position sees a key at another."""
-    if how.causal and key > query:
-        return False
-    if not how.window:
-        return True
-    if how.chunked:
-        return key // how.window == query // how.window
-    return query - key < how.window if how.causal else abs(query - key) <= how.window // 2
-
-
-def defined(q, k, v, how):
-    """The same by its definition: float64 (sequences, tokens, heads, values)."""
+def one_by_one(q, k, v, how, seen):
+    """The same in float64, with a function (query, key) that says whether the query sees the key."""
     sequences, tokens = q.shape[:2]
-    k, v = (np.repeat(each.astype(np.float64), HEADS // KV_HEADS, axis=2) for each in (k, v))
-    scores = np.einsum("sqhl,skhl->shqk", q.astype(np.float64), k) * how.scale
-    if how.softcap:
-        scores = how.softcap * np.tanh(scores / how.softcap)
-    at = np.arange(tokens)
-    if how.slopes is not None:
-        scores -= how.slopes[:, None, None] * abs(at[:, None] - at)
-    scores[:, :, [[not sees(i, j, how) for j in at] for i in at]] = -np.inf
-    if how.sinks is not None:  # one more key, of a value that is 0
-        sinks = np.broadcast_to(how.sinks[:, None, None], (sequences, HEADS, tokens, 1))
-        scores = np.concatenate([scores, sinks], axis=3)
-    shares = np.exp(scores - scores.max(axis=3, keepdims=True))
-    shares /= shares.sum(axis=3, keepdims=True)
-    return np.einsum("shqk,skhv->sqhv", shares[..., :tokens], v)
+    out = np.empty((sequences, tokens, HEADS, VALUE))
+    for s in range(sequences):
+        for head in range(HEADS):
+            keys, values = (each[s, :, head * KV_HEADS // HEADS].astype(np.float64) for each in (k, v))
+            for at in range(tokens):
+                places = np.array([other for other in range(tokens) if seen(at, other)])
+                scores = keys[places] @ q[s, at, head] * how.scale
+                if how.softcap:
+                    scores = how.softcap * np.tanh(scores / how.softcap)
+                if how.slopes is not None:
+                    scores = scores - how.slopes[head] * abs(places - at)
+                weights = np.exp(scores)
+                total = weights.sum() + (0 if how.sinks is None else np.exp(float(how.sinks[head])))
+                out[s, at, head] = weights @ values[places] / total
+    return out.reshape(sequences * tokens, -1)
 
 
-SETTINGS = {
-    "plain": {},
-    "soft cap": {"softcap": 2.0},
-    "sinks": {"sinks": np.array([-1, 0, 1, 3], np.float32)},
-    "slopes": {"slopes": np.array([0.5, 0.25, 0.1, 0.02], np.float32)},
-    "window": {"window": 5},
-    "a window of one token": {"window": 1},
-    "a window with sinks": {"window": 7, "sinks": np.array([-1, 0, 1, 3], np.float32)},
-    "chunks": {"window": 6, "chunked": True},
-    "both directions": {"causal": False},
-    "both directions, window": {"causal": False, "window": 6},
-    "both directions, slopes": {"causal": False, "slopes": np.array([0.5, 0.25, 0.1, 0.02], np.float32)},
+CASES = {
+    "all before": ({}, lambda at, key: key <= at),
+    "a window": ({"window": 5}, lambda at, key: at - 5 < key <= at),
+    "a window longer than a block": ({"window": QUERIES + 3}, lambda at, key: at - QUERIES - 3 < key <= at),
+    "chunks": ({"window": 12, "chunked": True}, lambda at, key: at // 12 * 12 <= key <= at),
+    "both sides": ({"causal": False}, lambda at, key: True),
+    "a window to both sides": ({"causal": False, "window": 6}, lambda at, key: abs(at - key) <= 3),
+    "sinks": ({"sinks": np.array([-1, 0, 2, 5], np.float32)}, lambda at, key: key <= at),
+    "a cap": ({"softcap": 2.0}, lambda at, key: key <= at),
+    "slopes": ({"slopes": np.array([0.5, 0.1, 0.02, 1], np.float32)}, lambda at, key: key <= at),
+    "slopes to both sides": (
+        {"slopes": np.array([0.5, 0.1, 0.02, 1], np.float32), "causal": False},
+        lambda at, key: True,
+    ),
 }
 
 
-@pytest.mark.parametrize("tokens", [1, 21, QUERIES + 13])
-@pytest.mark.parametrize("name", SETTINGS)
-def test_attention_is_what_its_definition_says(name, tokens):
-    how, given = Attend(scale=0.7, **SETTINGS[name]), heads(1, 2, tokens)
-    found = attend(*(each.copy() for each in given), how, Pass(2, tokens), 0)
-    np.testing.assert_allclose(found.reshape(2, tokens, HEADS, VALUES), defined(*given, how), rtol=0, atol=2e-5)
+@pytest.mark.parametrize("tokens", [1, 30, QUERIES + 20])
+@pytest.mark.parametrize("case", CASES)
+def test_blocks_of_queries_find_what_single_queries_find(case, tokens):
+    differences, seen = CASES[case]
+    how = Attend(scale=0.7, **differences)
+    q, k, v = arrays(tokens, sequences=2)
+    found = attend(q, k, v, how, Pass(2, tokens), 0)
+    np.testing.assert_allclose(found, one_by_one(q, k, v, how, seen), atol=2e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, how in SETTINGS.items() if how.get("causal", True)])
-def test_attention_with_a_cache_is_that_of_all_tokens_at_once(name):
-    how, (q, k, v), cache = Attend(scale=0.7, **SETTINGS[name]), heads(2, 1, 20), Cache(1)
-    parts = []
-    for first, last in ((0, 1), (1, 9), (9, 10), (10, 20)):
+@pytest.mark.parametrize("case", [case for case, (how, _) in CASES.items() if how.get("causal", True)])
+def test_a_cache_brings_the_keys_of_earlier_tokens(case):
+    differences, seen = CASES[case]
+    how = Attend(scale=0.7, **differences)
+    q, k, v = arrays(40)
+    cache, found = Cache(1), []
+    for first, last in ((0, 13), (13, 14), (14, 40)):
         run = Pass(1, last - first, start=first, cache=cache)
-        parts.append(attend(q[:, first:last], k[:, first:last], v[:, first:last], how, run, 0))
+        found.append(attend(*(each[:, first:last] for each in (q, k, v)), how, run, 0))
         cache.length = last
-    found = np.concatenate(parts).reshape(1, 20, HEADS, VALUES)
-    np.testing.assert_allclose(found, defined(q, k, v, how), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(np.concatenate(found), one_by_one(q, k, v, how, seen), atol=2e-5)
