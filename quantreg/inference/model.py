@@ -1,6 +1,8 @@
 """A model that runs: token ids in, logits out, with the weights as they are in the file."""
 
 import os
+import re
+import warnings
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -94,6 +96,23 @@ class Model:
             raise ModelError(f"the tensors and the metadata of the model do not fit together: {error}") from error
         if self.graph.generates:
             self._output(states, run)
+        unused = [name for name in self.tensors if name not in self._weights.used and not self._is_spare(name)]
+        if unused:
+            warnings.warn(
+                f"the graph of {self.architecture.name} does not use {unused[0]!r}"
+                + (f" and {len(unused) - 1} other tensors" if len(unused) > 1 else "")
+                + ": if the model needs them, its results are wrong",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _is_spare(self, name: str) -> bool:
+        """Whether a model may have this tensor and not need it for its logits."""
+        layer = re.match(r"blk\.(\d+)\.", name, re.ASCII)
+        if layer and int(layer[1]) >= self.n_layers:  # they predict further tokens
+            return True
+        # Factors for another length of context, scales of quantized activations, and heads of other tasks.
+        return name.startswith(("rope_", "cls", "dense_")) or name.endswith(".input_scale")
 
     # ---- what it is ----
 

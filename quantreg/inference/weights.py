@@ -17,16 +17,21 @@ __all__ = ["Weights"]
 
 
 class Weights:
-    """The tensors of a model by name. Matrices stay encoded; small tensors are decoded once and kept."""
+    """The tensors of a model by name. Matrices stay encoded; small tensors are decoded once and kept.
+
+    ``used`` holds the names that were asked for.
+    """
 
     def __init__(self, tensors: Mapping[str, QuantizedTensor]) -> None:
         self.tensors = tensors
         self._small: dict[str, NDArray[np.float32]] = {}
+        self.used: set[str] = set()
 
     def __contains__(self, name: object) -> bool:
         return name in self.tensors
 
     def __getitem__(self, name: str) -> QuantizedTensor:
+        self.used.add(name)
         try:
             return self.tensors[name]
         except KeyError:
@@ -83,13 +88,15 @@ class Weights:
             )
         if rows is not None and tensor.shape[-2] != rows:
             raise ModelError(f"the tensor {name} has {tensor.shape[-2]} rows: expected {rows}")
+        name_of_scale = f"{name.removesuffix('.weight')}.scale"
+        scale = None
+        if name_of_scale in self.tensors:
+            scale = self.small(name_of_scale, 1 if experts is None else tensor.shape[0])
         if run.dry:
             return np.zeros((*(x.shape[:-1] if experts is None else experts.shape), tensor.shape[-2]), np.float32)
         if run.observe is not None:
             run.observe(name, x, experts)
         y = matmul(x, tensor, threads=run.threads, expert=experts)
-        scale = f"{name.removesuffix('.weight')}.scale"
-        if scale in self.tensors:
-            found = self.small(scale, 1 if experts is None else tensor.shape[0])
-            y *= found if experts is None else found[experts][..., None]
+        if scale is not None:
+            y *= scale if experts is None else scale[experts][..., None]
         return y
