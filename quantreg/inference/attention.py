@@ -122,6 +122,7 @@ def settings(layer: "Layer") -> Attend:
         scale=scale or 1 / math.sqrt(layer.key_length),
         softcap=softcap,
         window=layer.window,
+        chunked=graph.chunked,
         causal=graph.causal,
         sinks=sinks,
         slopes=None if graph.slopes is None else graph.slopes(facts, layer.heads),

@@ -30,16 +30,22 @@ Score = Literal["softmax", "sigmoid", "softmax of chosen"]
 class Router:
     """How experts are chosen and weighted.
 
-    ``score`` turns the router's logits into scores; the best are chosen, and their scores are their weights.
-    ``norm`` says whether these weights are divided by their sum; None asks the key ``expert_weights_norm``.
+    ``score`` turns the router's logits into scores, or is a function of the facts that says how; the best are chosen,
+    and their scores are their weights. ``norm`` says whether these weights are divided by their sum; None asks the key
+    ``expert_weights_norm``. ``before``: whether the weights multiply what goes into the experts, not what comes out.
     """
 
-    score: Score = "softmax"
+    score: Score | Callable[[Facts], Score] = "softmax"
     norm: bool | None = True
+    before: bool = False
 
     def normalise(self, facts: Facts) -> bool:
         """Whether the weights of the chosen experts are divided by their sum."""
         return bool(facts.get("expert_weights_norm", False)) if self.norm is None else self.norm
+
+    def score_of(self, facts: Facts) -> Score:
+        """How logits become scores in this model."""
+        return self.score(facts) if callable(self.score) else self.score
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +63,14 @@ class Graph:
     - ``parallel``: whether both halves see the input of the layer (True), or a function of the layer that says so. If
       the layer has no ``ffn_norm`` tensor, the second half then shares the first one's norm.
     - ``activation``: "silu", "gelu", "relu", "relu_squared", or a function that may overwrite its argument.
+    - ``combine``: a function of gate and up that gives what goes into ``ffn_down``; None means activation(gate) * up.
     - ``fused_gate``: whether ``ffn_up`` holds the gate in its first half, if there is no ``ffn_gate``.
     - ``router``: how experts are chosen.
-    - ``rope``: which values turn together: "adjacent", "halves", or None for no rotation. ``rotates``: a function of
-      the facts and the layer's number that says whether this layer does.
+    - ``rope``: which values turn together: "adjacent", "halves", or None for no rotation, or a function of the facts
+      that says so. ``rotates``: a function of the facts and the layer's number that says whether this layer does.
     - ``windows``: a function of the facts and the layer's number that gives the number of tokens that a layer looks
-      back, or 0 for all. ``window_base`` and ``window_scale``: the rotation's base and scale in layers with a window;
-      ``window_rope`` changes all of their rotation.
+      back, or 0 for all. ``chunked``: whether it looks back to a multiple of this number instead. ``window_base`` and
+      ``window_scale``: the rotation's base and scale in layers with a window; ``window_rope`` changes all of it.
     - ``yarn_magnitude``: how much larger YaRN makes rotated values, as a function of the facts and the scale.
     - ``attention_scale``: a function of the facts and the layer's number; None means the key ``attention.scale`` or
       1 / sqrt(key length). ``attention_softcap``, ``logit_softcap``: the defaults of the keys
@@ -91,11 +98,13 @@ class Graph:
     after_ffn: str | None = None
     parallel: "bool | Callable[[Layer], bool]" = False
     activation: "str | Callable[[NDArray[np.float32]], NDArray[np.float32]]" = "silu"
+    combine: "Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]] | None" = None
     fused_gate: bool = False
     router: Router = field(default_factory=Router)
-    rope: Pairs | None = "adjacent"
+    rope: Pairs | Callable[[Facts], Pairs | None] | None = "adjacent"
     rotates: Callable[[Facts, int], bool] = lambda facts, layer: True
     windows: Callable[[Facts, int], int] | None = None
+    chunked: bool = False
     window_base: Callable[[Facts, float], float] = lambda facts, base: base
     window_scale: Callable[[Facts, float], float] = lambda facts, scale: scale
     window_rope: Callable[[Rope], Rope] = lambda rope: rope
@@ -119,14 +128,13 @@ class Graph:
 
     def __post_init__(self) -> None:
         """Raise PluginError for a word that means nothing here."""
-        activation = self.activation if isinstance(self.activation, str) else "silu"
         for name, value, known in (
             ("norm", self.norm, get_args(Norm)),
             ("rope", self.rope, (*get_args(Pairs), None)),
-            ("activation", activation, tuple(ACTIVATIONS)),
+            ("activation", self.activation, tuple(ACTIVATIONS)),
             ("router.score", self.router.score, get_args(Score)),
         ):
-            if value not in known:
+            if not callable(value) and value not in known:
                 raise PluginError(f"a graph's {name} is {value!r}: expected one of {', '.join(map(repr, known))}")
 
     def window_of(self, facts: Facts, layer: int) -> int:
