@@ -1,4 +1,4 @@
-"""A model whose file holds more than its graph uses: a variant that quantreg does not know, or what it can do without."""
+"""A model whose file holds more than its graph uses: a variant that quantreg does not know, or what is not needed."""
 
 import numpy as np
 import pytest

@@ -3,7 +3,6 @@
 import os
 import re
 import warnings
-from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -257,7 +256,11 @@ class Model:
         unknown = sorted(set(tensors) - set(self.tensors))
         if unknown:
             raise ModelError(f"the model has no tensor {unknown[0]}: name one of those in model.tensors")
-        return Model(self.metadata, ChainMap(dict(tensors), self.tensors), threads=self.threads)  # type: ignore[arg-type]
+        others = dict(self.tensors)
+        for name in tensors:  # what the old type read beside its tensor is no business of the new one
+            for parameter in self._weights.parameters(name):
+                others.pop(parameter, None)
+        return Model(self.metadata, others | dict(tensors), threads=self.threads)
 
     def _ids(self, ids: "ArrayLike") -> "NDArray[np.intp]":
         given = np.asarray(ids)

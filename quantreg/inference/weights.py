@@ -8,6 +8,7 @@ import numpy as np
 from quantreg.errors import ModelError
 from quantreg.inference.passes import Pass
 from quantreg.products import matmul
+from quantreg.registry import types
 from quantreg.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
@@ -88,10 +89,7 @@ class Weights:
             )
         if rows is not None and tensor.shape[-2] != rows:
             raise ModelError(f"the tensor {name} has {tensor.shape[-2]} rows: expected {rows}")
-        name_of_scale = f"{name.removesuffix('.weight')}.scale"
-        scale = None
-        if name_of_scale in self.tensors:
-            scale = self.small(name_of_scale, 1 if experts is None else tensor.shape[0])
+        scale = self._scale(name, 1 if experts is None else tensor.shape[0])
         if run.dry:
             return np.zeros((*(x.shape[:-1] if experts is None else experts.shape), tensor.shape[-2]), np.float32)
         if run.observe is not None:
@@ -100,3 +98,20 @@ class Weights:
         if scale is not None:
             y *= scale if experts is None else scale[experts][..., None]
         return y
+
+    def _scale(self, name: str, count: int) -> "NDArray[np.float32] | None":
+        """The scale of a matrix or of each expert; None if there is none or if the type of the matrix reads it."""
+        scale = f"{name.removesuffix('.weight')}.scale"
+        own = self.parameters(name)
+        self.used.update(own)
+        if scale in self.tensors and scale not in own and self.tensors[scale].size == count:  # others are for the graph
+            return self.small(scale, count)
+        return None
+
+    def parameters(self, name: str) -> set[str]:
+        """The names of the tensors beside a tensor that its type reads in order to decode it, such as NVFP4's scale."""
+        tensor = self.tensors[name]
+        found = types.get(tensor.type_id)
+        if found is None or tensor.parameters is None:
+            return set()
+        return self.tensors.keys() & found.stored_names(name, tensor.shape).values()
