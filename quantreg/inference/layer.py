@@ -54,7 +54,7 @@ class Layer:
         self.weights.used.update(name for name in self.weights.tensors if name.startswith(f"blk.{self.index}."))
 
     def linear(self, part: str, x: "NDArray[np.float32]", run: Pass, rows: int | None = None) -> "NDArray[np.float32]":
-        """``x @ weight.T * scale + bias``, with scale and bias if the model has them: float32 (..., rows)."""
+        """``x @ weight.T + bias``, with the bias if the model has one: float32 (..., rows)."""
         y = self.weights.multiply(self.name(part), x, run, rows)
         if self.has(part, "bias"):
             y += self.small(part, y.shape[-1], kind="bias")

@@ -98,7 +98,8 @@ class Model:
             raise ModelError(f"the tensors and the metadata of the model do not fit together: {error}") from error
         if self.graph.generates:
             self._output(states, run)
-        unused = [name for name in self.tensors if name not in self._weights.used and not self._is_spare(name)]
+        used = self._weights.used.union(*map(self._weights.parameters, self._weights.used))
+        unused = [name for name in self.tensors if name not in used and not self._is_spare(name)]
         if unused:
             warnings.warn(
                 f"the graph of {self.architecture.name} does not use {unused[0]!r}"

@@ -20,7 +20,7 @@ __all__ = ["Weights"]
 class Weights:
     """The tensors of a model by name. Matrices stay encoded; small tensors are decoded once and kept.
 
-    ``used`` holds the names that were asked for.
+    ``used`` holds the names of those that were asked for.
     """
 
     def __init__(self, tensors: Mapping[str, QuantizedTensor]) -> None:
@@ -74,12 +74,13 @@ class Weights:
         run: Pass,
         rows: int | None = None,
         experts: "NDArray[np.intp] | None" = None,
+        scaled: bool = True,
     ) -> "NDArray[np.float32]":
         """Multiply activations (..., cols) by a matrix (rows, cols), or by the chosen ones of (experts, rows, cols).
 
         ``experts`` has the shape x.shape[:-1] or x.shape[:-1] + (k,). If the matrix has a scale, a tensor NAME.scale as
-        in models of NVFP4, the product is multiplied by it. Raises ModelError if the tensor has not the shape that the
-        graph asks for.
+        in models of NVFP4, the product is multiplied by it; ``scaled=False`` leaves such a tensor alone. Raises
+        ModelError if the tensor has not the shape that the graph asks for.
         """
         tensor = self[name]
         if len(tensor.shape) != (2 if experts is None else 3) or tensor.shape[-1] != x.shape[-1]:
@@ -89,7 +90,7 @@ class Weights:
             )
         if rows is not None and tensor.shape[-2] != rows:
             raise ModelError(f"the tensor {name} has {tensor.shape[-2]} rows: expected {rows}")
-        scale = self._scale(name, 1 if experts is None else tensor.shape[0])
+        scale = self._scale(name, 1 if experts is None else tensor.shape[0]) if scaled else None
         if run.dry:
             return np.zeros((*(x.shape[:-1] if experts is None else experts.shape), tensor.shape[-2]), np.float32)
         if run.observe is not None:
@@ -102,11 +103,9 @@ class Weights:
     def _scale(self, name: str, count: int) -> "NDArray[np.float32] | None":
         """The scale of a matrix or of each expert; None if there is none or if the type of the matrix reads it."""
         scale = f"{name.removesuffix('.weight')}.scale"
-        own = self.parameters(name)
-        self.used.update(own)
-        if scale in self.tensors and scale not in own and self.tensors[scale].size == count:  # others are for the graph
-            return self.small(scale, count)
-        return None
+        if scale not in self.tensors or scale in self.parameters(name):
+            return None
+        return self.small(scale, count)
 
     def parameters(self, name: str) -> set[str]:
         """The names of the tensors beside a tensor that its type reads in order to decode it, such as NVFP4's scale."""
