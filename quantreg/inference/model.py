@@ -196,7 +196,8 @@ class Model:
         ``ids`` are integers of shape (tokens,), or (sequences, tokens) for several sequences of equal length, which do
         not see each other. With a ``cache`` the tokens follow those that it holds, and are added to it.
         ``observe(name, x, experts)`` is called with the input x (tokens, cols) of each matrix and, for a stack of
-        experts, the chosen ones (tokens, k). Raises ModelError for ids outside the vocabulary.
+        experts, the chosen ones (tokens, k), or else None; x is (tokens, k, cols) if each of k matrices has its own.
+        Raises ModelError for ids outside the vocabulary.
         """
         given = self._ids(ids)
         rows = given.reshape(-1, given.shape[-1])
