@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "estimate": ("estimate", "Compute the memory that the weights of a model take."),
     "evaluate": ("evaluate", "Measure error, size and speed of types on a model's weights."),
     "perplexity": ("perplexity", "Measure how well a model predicts a text, and how far it is from another."),
+    "imatrix": ("imatrix", "Collect the importance matrix of a model on a text, or combine several."),
     "demo": ("demo", "Quantize a small random model to several types and compare them."),
     "plugins": ("plugins", "List, create and check plugins for your own formats."),
 }
