@@ -1,6 +1,5 @@
 """The subcommand `quantreg imatrix`."""
 
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -135,9 +134,12 @@ def _collect(
             def listen(event: Any) -> None:
                 if isinstance(event, Saved):
                     saved.append(event)
-                else:
-                    figures.append(event)
-                    progress(event)
+                    return
+                if getattr(event, "done", 0):
+                    kept = f"{event.done} of {count(event.chunks, 'chunk')}"
+                    click.echo(f"note: {printable(out)} holds {kept} of this run, which goes on from there", err=True)
+                figures.append(event)
+                progress(event)
 
             matrix = quantreg.collect_imatrix(
                 model, given, n_ctx=n_ctx, chunks=None if chunks == -1 else chunks, perplexity=not no_ppl,
@@ -175,9 +177,7 @@ def _combine(parts: tuple[str, ...], out: str, form: str, n_ctx: int | None, for
 
 def _summarize(out: str, matrix: "ImportanceMatrix", notes: "tuple[str, ...] | list[str]") -> None:
     entries = "1 entry" if len(matrix) == 1 else f"{len(matrix)} entries"
-    click.echo(
-        f"{printable(out)}: {entries}, {count(matrix.chunk_count, 'chunk')} of {matrix.chunk_size}, {size} bytes"
-    )
+    click.echo(f"{printable(out)}: {entries}, {count(matrix.chunk_count, 'chunk')} of {matrix.chunk_size}")
     warn(notes)
 
 
