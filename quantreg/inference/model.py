@@ -2,8 +2,9 @@
 
 import os
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,14 @@ import numpy as np
 from quantreg import files
 from quantreg.dispatch import cpu_count
 from quantreg.errors import ModelError, PluginError, ShapeError, TokenizerError
+from quantreg.inference import chat
 from quantreg.inference.cache import Cache
 from quantreg.inference.facts import read_facts
 from quantreg.inference.graph import Graph, whole_layer
 from quantreg.inference.layer import Layer
 from quantreg.inference.norms import normalise
 from quantreg.inference.passes import Observe, Pass
+from quantreg.inference.sampling import Sampler, tokens
 from quantreg.inference.weights import Weights
 from quantreg.recipes.catalog import architectures
 from quantreg.tensor import QuantizedTensor
@@ -99,33 +102,52 @@ class Model:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the file. Raises TokenizerError if quantreg cannot make these tokens."""
+        """The tokenizer of the model. Raises TokenizerError if the file has none that quantreg knows."""
         return Tokenizer.of(self.metadata)
 
     @cached_property
     def bos(self) -> int | None:
         """The id of the token that begins each text, or None if the model has none or does not add it."""
-        try:
+        with suppress(TokenizerError):
             return self.tokenizer.bos if self.tokenizer.add_bos else None
-        except TokenizerError:  # the ids come from another program, and the metadata may still say what begins a text
-            found = self.metadata.get("tokenizer.ggml.bos_token_id")
-            return int(found) if self.metadata.get("tokenizer.ggml.add_bos_token") and found is not None else None
+        found = self.metadata.get("tokenizer.ggml.bos_token_id")
+        return int(found) if found is not None and self.metadata.get("tokenizer.ggml.add_bos_token") else None
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """The ids of the tokens at which the model ends what it generates."""
+        with suppress(TokenizerError):
+            return self.tokenizer.end_ids
+        ids = (self.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom"))
+        return frozenset(int(id) for id in ids if id is not None)
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
-        """The token ids of a text. ``special`` and the errors are those of `Tokenizer.encode`.
+        """The ids of a text. Raises TokenizerError if the tokenizer of the model is unknown.
 
-        ``bos``: also put in front and behind what the model adds to a text.
+        ``special``: control tokens such as "<|im_end|>" in the text become those tokens; otherwise they are plain text.
+        ``bos``: add what the model puts around each text, most often BOS in front or nothing.
         """
         ids = self.tokenizer.encode(text, special=special)
-        if bos and self.bos is not None:
-            ids.insert(0, self.bos)
-        if bos and self.tokenizer.add_eos and self.tokenizer.eos is not None:
-            ids.append(self.tokenizer.eos)
-        return ids
+        if not bos:
+            return ids
+        end = self.tokenizer.eos if self.tokenizer.add_eos else None
+        if self.metadata.get("tokenizer.ggml.model") == "bert":
+            end = self.tokenizer.sep
+        return [*([] if self.bos is None else [self.bos]), *ids, *([] if end is None else [end])]
 
-    def detokenize(self, ids: Iterable[int]) -> str:
-        """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
-        return self.tokenizer.decode(ids)
+    def tokenize_chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = True) -> list[int]:
+        """The ids of a conversation, as the model's own chat template writes it.
+
+        ``messages`` are mappings such as ``{"role": "user", "content": "Hello"}``. With ``answer`` the ids end where
+        the answer of the model begins. Raises ModelError if there is no template, if it refuses the messages, or if jinja2
+        is not installed (it comes with ``quantreg[run]``); TokenizerError as `tokenize`.
+        """
+        ids = self.tokenizer.encode(chat.prompt(self.metadata, messages, answer=answer), special=True)
+        return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
+
+    def detokenize(self, ids: "ArrayLike") -> str:
+        """The text of ids of shape (tokens,), without control tokens. Bytes that are no UTF-8 become U+FFFD."""
+        return self.tokenizer.decode(np.asarray(ids, np.intp).tolist())
 
     def __repr__(self) -> str:
         return (
@@ -166,9 +188,7 @@ class Model:
     def output(self, states: "NDArray[np.float32]", *, observe: Observe | None = None) -> "NDArray[np.float32]":
         """The logits of hidden states (..., width): float32 of shape (..., vocabulary)."""
         if not self.graph.generates:
-            raise ModelError(
-                f"{self.architecture.name} models make embeddings and predict no tokens: they have no logits"
-            )
+            raise self._no_logits()
         rows = np.ascontiguousarray(states, np.float32).reshape(-1, self.width)
         return self._output(rows, self._pass(1, len(rows), observe)).reshape(*states.shape[:-1], -1)
 
@@ -177,6 +197,41 @@ class Model:
     ) -> "NDArray[np.float32]":
         """The logits after each token: float32 of shape (..., tokens, vocabulary). See `states` for the arguments."""
         return self.output(self.states(ids, cache, observe=observe), observe=observe)
+
+    def generate(
+        self,
+        ids: "ArrayLike",
+        n: int | None = None,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        end_ids: Collection[int] | None = None,
+        cache: Cache | None = None,
+    ) -> Iterator[int]:
+        """Generate the tokens that follow ``ids``, integers of shape (tokens,), one at a time.
+
+        - ``n``: how many tokens at most; None for as many as the model makes.
+        - ``temperature``: 0 takes the most probable token each time. A larger number is more random: the logits are
+          divided by it. ``top_k`` and ``top_p`` limit the draw to the k most probable tokens, and to the most probable
+          ones that together have the probability p; 0 and 1 are no limit. The limits come before the temperature.
+        - ``seed``: tokens are the same for the same seed. None draws others each time.
+        - ``end_ids``: the tokens at which the text ends, which are not yielded; by default the model's own.
+        - ``cache``: holds what comes before ``ids``; afterwards also ``ids`` and the new tokens, except the last one.
+          The text ends when it is full. By default a new one of at most `context` tokens.
+
+        The arguments are checked at once. Raises ModelError for ids outside the vocabulary, for settings that are out
+        of range, and if the model predicts NaN; ShapeError if the prompt is empty or longer than the context.
+        """
+        given = self._ids(ids)
+        if not self.graph.generates:
+            raise self._no_logits()
+        if cache is None:
+            wanted = 0 if n is None else given.shape[-1] + n
+            cache = self.cache(min(self.context, wanted) if self.context and wanted else wanted or self.context or None)
+        sampler = Sampler(temperature, top_k, top_p)
+        return tokens(self, given, n, sampler, seed, self.end_ids if end_ids is None else end_ids, cache)
 
     def replaced(self, tensors: Mapping[str, QuantizedTensor]) -> "Model":
         """The same model with other tensors in place of some of its own. It shares the others, and their file."""
@@ -200,6 +255,9 @@ class Model:
             )
         return given.astype(np.intp)
 
+    def _no_logits(self) -> ModelError:
+        return ModelError(f"{self.architecture.name} models make embeddings and predict no tokens: they have no logits")
+
     def _pass(self, sequences: int, tokens: int, observe: Observe | None, **more: Any) -> Pass:
         if self.threads > 1 and self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="quantreg-pass")
@@ -216,7 +274,10 @@ class Model:
         x = self._weights.rows("token_embd.weight", run.ids.reshape(-1), run, self.width)
         if self.graph.embedding_scale is not None:
             x *= np.float32(self.graph.embedding_scale(self.facts))
-        if self.graph.positions or "position_embd.weight" in self._weights:
+        if "token_types.weight" in self._weights:  # all tokens are of the first type
+            x = x + self._weights.rows("token_types.weight", np.zeros(1, np.intp), run, self.width)
+        positions = self.graph.positions
+        if "position_embd.weight" in self._weights if positions is None else positions:
             places = np.tile(run.positions, run.sequences)
             x = x + self._weights.rows("position_embd.weight", places, run, self.width)
         return x if self.graph.embedding_norm is None else self._norm(self.graph.embedding_norm, x, run)

@@ -26,7 +26,6 @@ class PreTokenizer:
     - ``add_sep``: the same for the separator at the end.
     - ``no_bos``: the model has no BOS unless the file names one.
     - ``spaces_marked``: spaces become "▁" and the tokens are plain text, not bytes written as printable characters.
-    - ``raw``: the tokens are plain text, and spaces stay.
     - ``newline_runs``: a run of line breaks that is a token is that token.
     """
 
@@ -37,7 +36,6 @@ class PreTokenizer:
     add_sep: bool = False
     no_bos: bool = False
     spaces_marked: bool = False
-    raw: bool = False
     newline_runs: bool = False
 
 
@@ -201,5 +199,4 @@ PRETOKENIZERS: dict[str, PreTokenizer] = {
         ("gemma4", "granite-embed-multi-311m"), PreTokenizer((_LINES,), spaces_marked=True, newline_runs=True)
     ),
     "sarvam-moe": PreTokenizer((_LINES,), spaces_marked=True, clean_up=False),
-    "whitespace": PreTokenizer((r"\S+",), raw=True),
 }  # fmt: skip

@@ -31,8 +31,8 @@ _DEFAULTS = {
     BERT: {"bos": 101, "unknown": 100, "sep": 102, "pad": 0, "mask": 103},
 }
 _IDS_FILE = (
-    "make the token ids with llama.cpp, `llama-tokenize -m MODEL -f TEXT --ids --no-escape --no-parse-special > ids.txt`, "
-    "and give them with --ids ids.txt"
+    "make the token ids with llama.cpp, `llama-tokenize -m MODEL -f TEXT --ids --no-escape --no-parse-special > "
+    "ids.txt`, and give them with --ids ids.txt"
 )
 
 
@@ -149,6 +149,8 @@ def _list(
     values = [] if isinstance(value, (str, bytes)) else list(value) if hasattr(value, "__iter__") else []
     if not values or not isinstance(values[0], type_):
         raise TokenizerError(f"{_PREFIX}{key} is no list of the right type: convert the model again")
+    if type_ is str and any("\0" in value for value in values):
+        values = [value.split("\0", 1)[0] for value in values]  # to the reference, strings end at a NUL
     if length is not None and len(values) < length:
         raise TokenizerError(f"{_PREFIX}{key} has {len(values)} entries for {length} tokens: convert the model again")
     return values
@@ -214,7 +216,7 @@ def _find_roles(ids: Mapping[str, int], kinds: list[Kind], roles: dict[str, int]
 
 
 def _ends(ids: Mapping[str, int], kinds: list[Kind], roles: Mapping[str, int]) -> set[int]:
-    """Return the tokens that end a generation, and correct the kinds of tokens that the reference knows by their text."""
+    """Return the tokens that end a generation. The reference also knows the kinds of some tokens by their text."""
     ends = {roles[role] for role in ("fim_pad", "fim_rep", "fim_sep") if role in roles}
     for text in END_TEXTS & ids.keys():
         ends.add(ids[text])
