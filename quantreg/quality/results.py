@@ -150,12 +150,14 @@ class Started:
     """Everything was checked and the first chunk begins.
 
     ``chunks`` of ``n_ctx`` tokens will be evaluated. ``against`` says whether there is a base to compare with.
+    ``done`` chunks were evaluated by a run that did not finish, and are not evaluated again.
     """
 
     chunks: int
     n_ctx: int
     against: bool = False
     warnings: tuple[str, ...] = ()
+    done: int = 0
 
 
 @dataclass(frozen=True, slots=True)
