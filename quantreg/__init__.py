@@ -62,6 +62,7 @@ _HOMES = {
     "UnknownTypeError": "errors",
     "Validation": "jobs.verify",
     "WriteResult": "jobs.results",
+    "collect_imatrix": "quality",
     "compare": "jobs.compare",
     "coverage": "importance.coverage",
     "dequantize": "dispatch",

@@ -60,6 +60,7 @@ from quantreg.python_codec import PythonCodec as PythonCodec
 from quantreg.qtype import QuantType as QuantType
 from quantreg.quality import Divergence as Divergence
 from quantreg.quality import Perplexity as Perplexity
+from quantreg.quality import collect_imatrix as collect_imatrix
 from quantreg.quality import kl_divergence as kl_divergence
 from quantreg.quality import perplexity as perplexity
 from quantreg.recipes import Architecture as Architecture

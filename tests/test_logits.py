@@ -9,6 +9,7 @@ import small_models
 from entries import installed
 
 import quantreg
+from quantreg.inference.feed_forward import ACTIVATIONS, gelu
 
 GOLDEN = Path(__file__).parent / "golden" / "logits"
 NAMES = small_models.names()
@@ -37,12 +38,26 @@ def test_each_golden_file_belongs_to_a_model_and_each_model_has_one():
     assert sorted(path.stem for path in GOLDEN.glob("*.npy")) == NAMES
 
 
+def table_gelu(x):
+    """GELU as the reference has it on CPUs, from a table of float16, in place: argument and value are rounded."""
+    with np.errstate(over="ignore"):
+        rounded = gelu(x.astype(np.float16).astype(np.float32)).astype(np.float16)
+    x[...] = np.where(x <= -10, 0, np.where(x >= 10, x, rounded))
+    return x
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_are_those_of_the_reference(name, tmp_path):
+def test_logits_are_those_of_the_reference(name, tmp_path, monkeypatch):
     model, ids = load(name, tmp_path)
+    expected = np.load(GOLDEN / f"{name}.npy")
     with model:
-        found = results(model, ids)
-    assert difference(found, np.load(GOLDEN / f"{name}.npy")) <= 1e-3
+        exact = difference(results(model, ids), expected)
+        if model.graph.activation == "gelu":
+            assert exact <= 3e-3
+            monkeypatch.setitem(ACTIVATIONS, "gelu", table_gelu)  # what is left is not the table
+            assert difference(results(model, ids), expected) <= min(1e-3, exact)
+        else:
+            assert exact <= 1e-3
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,14 +98,14 @@ def fields(graph):
     return {name: value for name, value in pairs if getattr(graph, name) != value}
 
 
-TABLES = {small_models.build(name).architecture for name in NAMES}
+ARCHITECTURE_OF = {name: small_models.build(name).architecture for name in NAMES}
 
 
-@pytest.mark.parametrize("architecture", sorted(TABLES))
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURE_OF.values())))
 def test_each_entry_of_a_table_matters_to_a_small_model(architecture, tmp_path):
     """Without this, an entry that the reference's logits do not check would not be noticed."""
     unchecked = None
-    for name in (name for name in NAMES if small_models.build(name).architecture == architecture):
+    for name in (name for name in NAMES if ARCHITECTURE_OF[name] == architecture):
         model, ids = load(name, tmp_path)
         expected, known = np.load(GOLDEN / f"{name}.npy"), model.architecture
         unchecked = fields(known.graph) if unchecked is None else unchecked

@@ -45,6 +45,8 @@ def attention(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArray
     q, k, v = queries_keys_values(layer, x, run)
     q, k = layer.graph.prepare(layer, q, k, run)
     out = attend(q, k, v, settings(layer), run, layer.index)
+    if layer.has("attn_sub_norm"):
+        out = layer.norm("attn_sub_norm", out, run)
     return layer.linear("attn_output", out, run, layer.facts.width)
 
 
@@ -117,6 +119,7 @@ def settings(layer: "Layer") -> Attend:
         scale=scale or 1 / math.sqrt(layer.key_length),
         softcap=softcap,
         window=layer.window,
+        chunked=graph.chunked,
         causal=graph.causal,
         sinks=sinks,
         slopes=None if graph.slopes is None else graph.slopes(facts, layer.heads),

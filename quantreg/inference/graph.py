@@ -30,25 +30,32 @@ Score = Literal["softmax", "sigmoid", "softmax of chosen"]
 class Router:
     """How experts are chosen and weighted.
 
-    ``score`` turns the router's logits into scores; the best are chosen, and their scores are their weights.
-    ``norm`` says whether these weights are divided by their sum; None asks the key ``expert_weights_norm``.
+    ``score`` turns the router's logits into scores, or is a function of the facts that says how; the best are chosen,
+    and their scores are their weights. ``norm`` says whether these weights are divided by their sum; None asks the key
+    ``expert_weights_norm``. ``before``: whether the weights multiply what goes into the experts, not what comes out.
     """
 
-    score: Score = "softmax"
+    score: Score | Callable[[Facts], Score] = "softmax"
     norm: bool | None = True
+    before: bool = False
 
     def normalise(self, facts: Facts) -> bool:
         """Whether the weights of the chosen experts are divided by their sum."""
         return bool(facts.get("expert_weights_norm", False)) if self.norm is None else self.norm
+
+    def score_of(self, facts: Facts) -> Score:
+        """How logits become scores in this model."""
+        return self.score(facts) if callable(self.score) else self.score
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
     """How a model is computed. A row of this table is a difference from llama.
 
-    Much follows from the tensors that a model has, and needs no entry: biases, norms of queries and keys, one matrix
-    for queries, keys and values, a gate, a router and experts, attention sinks, factors of the rotation, an output
-    matrix or the embeddings in its place. Parts of names are the middle of ``blk.0.PART.weight``.
+    Much follows from the tensors that a model has, and needs no entry: biases, scales, norms of queries and keys and
+    before the last matrix of either half, one matrix for queries, keys and values, a gate, a router and experts,
+    attention sinks, factors of the rotation, an output matrix or the embeddings in its place. Parts of names are the
+    middle of ``blk.0.PART.weight``.
 
     - ``norm``: "rms" or "layer". ``norm_weights``: whether norms multiply by weights.
     - ``attention_norm``, ``ffn_norm``: the norms before either half of a layer, or None.
@@ -56,13 +63,14 @@ class Graph:
     - ``parallel``: whether both halves see the input of the layer (True), or a function of the layer that says so. If
       the layer has no ``ffn_norm`` tensor, the second half then shares the first one's norm.
     - ``activation``: "silu", "gelu", "relu", "relu_squared", or a function that may overwrite its argument.
+    - ``combine``: a function of gate and up that gives what goes into ``ffn_down``; None means activation(gate) * up.
     - ``fused_gate``: whether ``ffn_up`` holds the gate in its first half, if there is no ``ffn_gate``.
     - ``router``: how experts are chosen.
-    - ``rope``: which values turn together: "adjacent", "halves", or None for no rotation. ``rotates``: a function of
-      the facts and the layer's number that says whether this layer does.
+    - ``rope``: which values turn together: "adjacent", "halves", or None for no rotation, or a function of the facts
+      that says so. ``rotates``: a function of the facts and the layer's number that says whether this layer does.
     - ``windows``: a function of the facts and the layer's number that gives the number of tokens that a layer looks
-      back, or 0 for all. ``window_base`` and ``window_scale``: the rotation's base and scale in layers with a window;
-      ``window_rope`` changes all of their rotation.
+      back, or 0 for all. ``chunked``: whether it looks back to a multiple of this number instead. ``window_base`` and
+      ``window_scale``: the rotation's base and scale in layers with a window; ``window_rope`` changes all of it.
     - ``yarn_magnitude``: how much larger YaRN makes rotated values, as a function of the facts and the scale.
     - ``attention_scale``: a function of the facts and the layer's number; None means the key ``attention.scale`` or
       1 / sqrt(key length). ``attention_softcap``, ``logit_softcap``: the defaults of the keys
@@ -70,8 +78,8 @@ class Graph:
       does not ask these keys.
     - ``embedding_scale``, ``residual_scale``, ``logit_scale``: what embeddings, the output of each half of a layer and
       logits are multiplied by, as functions of the facts.
-    - ``positions``: whether the model must have learned embeddings of positions, ``position_embd``. If it has them, it
-      adds them.
+    - ``positions``: whether the model adds learned embeddings of positions, ``position_embd``; None means that it does
+      if it has them.
     - ``embedding_norm``: the norm of the embeddings, such as "token_embd_norm", or None.
     - ``output_norm``: the norm after the last layer, or None.
     - ``causal``: whether a token sees no later ones. ``generates``: whether the model predicts the next token; models
@@ -90,11 +98,13 @@ class Graph:
     after_ffn: str | None = None
     parallel: "bool | Callable[[Layer], bool]" = False
     activation: "str | Callable[[NDArray[np.float32]], NDArray[np.float32]]" = "silu"
+    combine: "Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]] | None" = None
     fused_gate: bool = False
     router: Router = field(default_factory=Router)
-    rope: Pairs | None = "adjacent"
+    rope: Pairs | Callable[[Facts], Pairs | None] | None = "adjacent"
     rotates: Callable[[Facts, int], bool] = lambda facts, layer: True
     windows: Callable[[Facts, int], int] | None = None
+    chunked: bool = False
     window_base: Callable[[Facts, float], float] = lambda facts, base: base
     window_scale: Callable[[Facts, float], float] = lambda facts, scale: scale
     window_rope: Callable[[Rope], Rope] = lambda rope: rope
@@ -105,7 +115,7 @@ class Graph:
     embedding_scale: Callable[[Facts], float] | None = None
     residual_scale: Callable[[Facts], float] | None = None
     logit_scale: Callable[[Facts], float] | None = None
-    positions: bool = False
+    positions: bool | None = False
     embedding_norm: str | None = None
     output_norm: str | None = "output_norm"
     causal: bool = True
@@ -118,14 +128,13 @@ class Graph:
 
     def __post_init__(self) -> None:
         """Raise PluginError for a word that means nothing here."""
-        activation = self.activation if isinstance(self.activation, str) else "silu"
         for name, value, known in (
             ("norm", self.norm, get_args(Norm)),
             ("rope", self.rope, (*get_args(Pairs), None)),
-            ("activation", activation, tuple(ACTIVATIONS)),
+            ("activation", self.activation, tuple(ACTIVATIONS)),
             ("router.score", self.router.score, get_args(Score)),
         ):
-            if value not in known:
+            if not callable(value) and value not in known:
                 raise PluginError(f"a graph's {name} is {value!r}: expected one of {', '.join(map(repr, known))}")
 
     def window_of(self, facts: Facts, layer: int) -> int:

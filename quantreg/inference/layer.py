@@ -50,8 +50,10 @@ class Layer:
         return self.weights.small(self.name(part, kind), *shape)
 
     def linear(self, part: str, x: "NDArray[np.float32]", run: Pass, rows: int | None = None) -> "NDArray[np.float32]":
-        """``x @ weight.T + bias``, with the bias if the model has one: float32 (..., rows)."""
+        """``x @ weight.T * scale + bias``, with scale and bias if the model has them: float32 (..., rows)."""
         y = self.weights.multiply(self.name(part), x, run, rows)
+        if self.has(part, "scale"):
+            y *= self.small(part, 1, kind="scale")
         if self.has(part, "bias"):
             y += self.small(part, y.shape[-1], kind="bias")
         return y
@@ -61,6 +63,8 @@ class Layer:
     ) -> "NDArray[np.float32]":
         """The same with the matrix that ``chosen`` names for each row: float32 chosen.shape + (rows,)."""
         y = self.weights.multiply(self.name(part), x, run, rows, chosen)
+        if self.has(part, "scale"):
+            y *= self.small(part, kind="scale")[chosen][..., None]
         if self.has(part, "bias"):
             y += self.small(part, kind="bias")[chosen]
         return y
@@ -74,7 +78,8 @@ class Layer:
     def rope(self, run: Pass) -> Rope | None:
         """How this layer rotates its heads in this pass, or None if it does not."""
         facts, graph = self.facts, self.graph
-        if graph.rope is None or not graph.rotates(facts, self.index):
+        pairs = graph.rope(facts) if callable(graph.rope) else graph.rope
+        if pairs is None or not graph.rotates(facts, self.index):
             return None
         base, scale = facts.number("rope.freq_base", 10000.0), _scale(facts)
         if self.window:
@@ -89,7 +94,7 @@ class Layer:
         elif kind == "none":
             scale = 1.0
         dims = int(facts.get("rope.dimension_count_swa", facts.rope_dims)) if self.window else facts.rope_dims
-        rope = Rope(graph.rope, dims, base, scale, self._factors(run), yarn, magnitude)
+        rope = Rope(pairs, dims, base, scale, self._factors(run), yarn, magnitude)
         return graph.window_rope(rope) if self.window else rope
 
     def _factors(self, run: Pass) -> "NDArray[np.float32] | None":

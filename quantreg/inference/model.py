@@ -274,7 +274,10 @@ class Model:
         x = self._weights.rows("token_embd.weight", run.ids.reshape(-1), run, self.width)
         if self.graph.embedding_scale is not None:
             x *= np.float32(self.graph.embedding_scale(self.facts))
-        if self.graph.positions or "position_embd.weight" in self._weights:
+        if "token_types.weight" in self._weights:  # all tokens are of the first type
+            x = x + self._weights.rows("token_types.weight", np.zeros(1, np.intp), run, self.width)
+        positions = self.graph.positions
+        if "position_embd.weight" in self._weights if positions is None else positions:
             places = np.tile(run.positions, run.sequences)
             x = x + self._weights.rows("position_embd.weight", places, run, self.width)
         return x if self.graph.embedding_norm is None else self._norm(self.graph.embedding_norm, x, run)

@@ -71,8 +71,9 @@ class Weights:
     ) -> "NDArray[np.float32]":
         """Multiply activations (..., cols) by a matrix (rows, cols), or by the chosen ones of (experts, rows, cols).
 
-        ``experts`` has the shape x.shape[:-1], or x.shape[:-1] + (k,). Raises ModelError if the tensor has not the
-        shape that the graph asks for.
+        ``experts`` has the shape x.shape[:-1] or x.shape[:-1] + (k,). If the matrix has a scale, a tensor NAME.scale as
+        in models of NVFP4, the product is multiplied by it. Raises ModelError if the tensor has not the shape that the
+        graph asks for.
         """
         tensor = self[name]
         if len(tensor.shape) != (2 if experts is None else 3) or tensor.shape[-1] != x.shape[-1]:
@@ -86,4 +87,9 @@ class Weights:
             return np.zeros((*(x.shape[:-1] if experts is None else experts.shape), tensor.shape[-2]), np.float32)
         if run.observe is not None:
             run.observe(name, x, experts)
-        return matmul(x, tensor, threads=run.threads, expert=experts)
+        y = matmul(x, tensor, threads=run.threads, expert=experts)
+        scale = f"{name.removesuffix('.weight')}.scale"
+        if scale in self.tensors:
+            found = self.small(scale, 1 if experts is None else tensor.shape[0])
+            y *= found if experts is None else found[experts][..., None]
+        return y

@@ -71,22 +71,28 @@ def scored(
         scores.nll[start:stop] = total - block[each, true]
         if base is None:
             return
-        if base.dtype == np.uint16:
-            numbers = np.ascontiguousarray(base[start:stop, :HEAD]).view(np.float32)
-            codes = base[start:stop, HEAD : HEAD + cols]
+        stored = base.dtype == np.uint16
+        theirs = base[start:stop]
+        if stored:
+            numbers = np.ascontiguousarray(theirs[:, :HEAD]).view(np.float32)
+            codes = theirs[:, HEAD : HEAD + cols]
             base_top = codes.argmax(axis=1)
             np.multiply(codes, numbers[:, :1], out=scratch)
             scratch += numbers[:, 1:]
+            scores.nll_base[start:stop] = -scratch[each, true]
         else:
-            theirs = base[start:stop]
             base_top, base_total = _normalizer(theirs, scratch)
+            scores.nll_base[start:stop] = base_total - theirs[each, true]
             np.subtract(theirs, base_total.astype(np.float32)[:, None], out=scratch)
-        scores.nll_base[start:stop] = -scratch[each, true].astype(np.float64)
         scores.same[start:stop] = base_top == top
         skipped = scratch <= _FLOOR
         np.exp(scratch, out=more)
-        scratch -= block
-        scratch += total.astype(np.float32)[:, None]
+        if stored:
+            scratch -= block
+            scratch += total.astype(np.float32)[:, None]
+        else:  # so that equal logits give exactly 0
+            np.subtract(theirs, block, out=scratch)
+            scratch += (total - base_total).astype(np.float32)[:, None]
         np.copyto(scratch, 0, where=skipped)
         scratch *= more
         scratch.sum(axis=1, dtype=np.float64, out=scores.kl[start:stop])

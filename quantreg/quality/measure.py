@@ -148,6 +148,11 @@ def _compare_vocabularies(model: "Model", base: "Model") -> None:
         raise QualityError("the tokens of the two models differ: compare models with the same tokenizer")
 
 
+def _quiet() -> np.errstate:
+    """Let no warning tell what becomes an error with a better message: numbers that are not finite."""
+    return np.errstate(all="ignore")
+
+
 class _Run:
     """One pass over all chunks, with the figures so far."""
 
@@ -178,11 +183,13 @@ class _Run:
         vocabulary = self.models[0].n_vocab * len(self.models)
         for start, ids in batches(self.chunks):
             targets = self.chunks.tokens[start : start + len(ids), first + 1 :].reshape(-1)
-            states = [model.states(ids)[:, first : n_ctx - 1].reshape(len(targets), -1) for model in self.models]
+            with _quiet():
+                states = [model.states(ids)[:, first : n_ctx - 1].reshape(len(targets), -1) for model in self.models]
             pieces = -(-len(targets) * vocabulary * 4 // _LOGITS)
             edges = [len(targets) * piece // pieces for piece in range(pieces + 1)]
             for begin, end in pairwise(edges):
-                logits = [model.output(rows[begin:end]) for model, rows in zip(self.models, states, strict=True)]
+                with _quiet():
+                    logits = [model.output(rows[begin:end]) for model, rows in zip(self.models, states, strict=True)]
                 yield logits, targets[begin:end]
 
     def add(self, scores: Scores) -> None:
@@ -197,7 +204,7 @@ class _Run:
 
     def _add_chunk(self, scores: Scores) -> None:
         chunk = len(self._running) + 1
-        if not np.isfinite(scores.nll).all():
+        if not np.isfinite([scores.nll.sum(), scores.nll_base.sum()]).all():
             raise self._not_finite(chunk)
         self.totals.add(scores)
         done = chunk_done(self.totals, chunk, len(self.chunks))
@@ -206,17 +213,23 @@ class _Run:
             self.progress(done)
 
     def _not_finite(self, chunk: int) -> ModelError:
-        """Return the error for a chunk whose logits are not finite. It names the first matrix that got such input."""
+        """Return the error for a chunk whose logits are not finite. It names the first matrix with such input."""
+        where = ""
         for model in self.models:
             found: list[str] = []
 
             def observe(name: str, x: "NDArray[np.float32]", experts: object, found: list[str] = found) -> None:
-                if not found and not np.isfinite(x).all():
+                if not np.isfinite(x).all():
                     found.append(name)
 
-            states = model.states(self.chunks.inputs(chunk - 1, chunk), observe=observe)
-            where = f"the first matrix whose input holds them is {found[0]}" if found else "all states are finite"
-            if found or not np.isfinite(model.output(states[:, -1:], observe=observe)).all():
+            ids = self.chunks.inputs(chunk - 1, chunk)
+            with _quiet():
+                logits = model.output(model.states(ids, observe=observe), observe=observe)
+            if found:
+                where = f"the first matrix whose input holds them is {found[0]}"
+            elif not np.isfinite(logits).all():
+                where = "all inputs of matrices are finite, so they come from the output matrix"
+            if where:
                 break
         return ModelError(
             f"the logits of chunk {chunk} hold NaN or infinity; {where}: check the model with `quantreg validate`, or "

@@ -9,7 +9,7 @@ import numpy as np
 from quantreg.quality.logprobs import Scores
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -144,8 +144,8 @@ class Started:
 class ChunkDone:
     """A chunk was evaluated. The figures are those of all chunks so far.
 
-    ``chunk`` counts from 1. The figures from ``log_ratio`` on mean what they mean in `Divergence`, and are 0 if there
-    is no base.
+    ``chunk`` counts from 1. The perplexity is NaN if it is not measured. The figures from ``log_ratio`` on mean what
+    they mean in `Divergence`, and are 0 if there is no base.
     """
 
     chunk: int
@@ -195,6 +195,15 @@ class Totals:
             )  # fmt: skip
             self._kl.append(kl.astype(np.float32))
             self._dp.append(dp.astype(np.float32))
+
+    def saved(self) -> list[float]:
+        """Return the figures of a perplexity, for `restore`."""
+        return [float(self.count), self._sums.get("nll", 0.0), self._sums.get("nll2", 0.0)]
+
+    def restore(self, figures: "Sequence[float]") -> None:
+        """Go on from the figures that `saved` returned."""
+        count, nll, nll2 = figures
+        self.count, self._sums = int(count), {"nll": float(nll), "nll2": float(nll2)}
 
     def _add(self, **values: "NDArray[Any]") -> None:
         for name, each in values.items():

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
-from quantreg.tokenization.utf8 import BYTE_CHARACTERS, as_bytes, as_characters
 from quantreg.tokenization.marks import cut_before_marks
 from quantreg.tokenization.pretokenizers import PreTokenizer
 from quantreg.tokenization.splitting import splitter
+from quantreg.tokenization.utf8 import BYTE_CHARACTERS, as_bytes, as_characters
 
 __all__ = ["BytePairs"]
 
@@ -22,6 +22,7 @@ class BytePairs:
         self._pre = pre
         self._split = splitter(pre.splits)
         self._known: dict[str, list[int]] = {}
+        self._count = len(merges)
         # Symbols hold no spaces, so that "left right" is as good a key as a pair; the first of equal merges counts.
         self._ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
         self._cut = cut_before_marks(merge.replace(" ", "", 1) for merge in merges) if pre.spaces_marked else None
@@ -42,7 +43,7 @@ class BytePairs:
 
     def _word(self, word: str) -> list[int]:
         ids, pre = self._ids, self._pre
-        if pre.spaces_marked or pre.raw:
+        if pre.spaces_marked:
             symbols = word
         else:
             symbols = as_bytes(word).decode("latin-1").translate(BYTE_CHARACTERS)
@@ -67,14 +68,14 @@ class BytePairs:
     def _of_bytes(self, symbol: str) -> list[int]:
         """Spell a symbol that is no token; the reference drops bytes that the vocabulary does not have."""
         raw = as_bytes(symbol)
-        names = (f"<0x{byte:02X}>" for byte in raw) if self._pre.spaces_marked or self._pre.raw else map(chr, raw)
+        names = (f"<0x{byte:02X}>" for byte in raw) if self._pre.spaces_marked else map(chr, raw)
         return [self._ids[name] for name in names if name in self._ids and (len(name) > 1 or name.isascii())]
 
     def _merged(self, symbols: str) -> list[str]:
         if len(symbols) > _SHORT:
             return self._merged_by_heap(symbols)
         parts, rank = list(symbols), self._ranks.get
-        nowhere = len(self._ranks)
+        nowhere = self._count
         while len(parts) > 1:
             ranks = [rank(f"{left} {right}", nowhere) for left, right in zip(parts, parts[1:], strict=False)]
             best = min(ranks)

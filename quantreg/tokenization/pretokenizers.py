@@ -26,7 +26,6 @@ class PreTokenizer:
     - ``add_sep``: the same for the separator at the end.
     - ``no_bos``: the model has no BOS unless the file names one.
     - ``spaces_marked``: spaces become "▁" and the tokens are plain text, not bytes written as printable characters.
-    - ``raw``: the tokens are plain text, and spaces stay.
     - ``newline_runs``: a run of line breaks that is a token is that token.
     """
 
@@ -37,7 +36,6 @@ class PreTokenizer:
     add_sep: bool = False
     no_bos: bool = False
     spaces_marked: bool = False
-    raw: bool = False
     newline_runs: bool = False
 
 
@@ -46,9 +44,7 @@ _SUFFIX = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 _SYMBOLS = r" ?[^\s\p{L}\p{N}]+"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_ANY_CASE = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+{_SUFFIX}?|NUMBER|{_SYMBOLS}[\r\n/]*|{_SPACES}"  # what upper + lower amount to
-)
+_ANY_CASE = rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+{_SUFFIX}?|NUMBER|{_SYMBOLS}[\r\n/]*|{_SPACES}"  # what upper + lower amount to
 _TWO_CASES = (
     r"[^\r\n\p{L}\p{N}]?[\p{Upper}MARK]*[\p{Lower}MARK]+SUFFIX|[^\r\n\p{L}\p{N}]?[\p{Upper}MARK]+[\p{Lower}MARK]*SUFFIX"
     rf"|NUMBER|{_SYMBOLS}[\r\n/]*|{_SPACES}"
@@ -58,9 +54,7 @@ _ASCII_WORD = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 _LLAMA3 = rf"{_SUFFIX}|{_WORD}|\p{{N}}{{1,3}}|{_SYMBOLS}[\r\n]*|{_SPACES}"
 _QWEN2 = rf"{_SUFFIX}|{_WORD}|\p{{N}}|{_SYMBOLS}[\r\n]*|{_SPACES}"
-_QWEN35 = (
-    rf"{_SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
-)
+_QWEN35 = rf"{_SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
 _JAIS2 = (
     rf"{_SUFFIX}|{_WORD}|\p{{N}}{{1,3}}|{_SYMBOLS}[\r\n]*|\s*[\r\n]+"
     + "".join(rf"|\s{{{n}}}(?!\S)" for n in ("512", "256", "128", "64", "32", "16", "8", "4", "1,2"))
@@ -205,5 +199,4 @@ PRETOKENIZERS: dict[str, PreTokenizer] = {
         ("gemma4", "granite-embed-multi-311m"), PreTokenizer((_LINES,), spaces_marked=True, newline_runs=True)
     ),
     "sarvam-moe": PreTokenizer((_LINES,), spaces_marked=True, clean_up=False),
-    "whitespace": PreTokenizer((r"\S+",), raw=True),
 }  # fmt: skip

@@ -5,7 +5,16 @@ __all__ = ["END_TEXTS", "RENDERED", "ROLE_TEXTS"]
 # Role -> texts of tokens that may have it. Where a vocabulary has several, the reference takes any of them.
 ROLE_TEXTS: dict[str, tuple[str, ...]] = {
     "eot": (
-        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "_<EOT>"),
+        *(
+            "<|eot_id|>",
+            "<|im_end|>",
+            "<|end|>",
+            "<end_of_turn>",
+            "<|endoftext|>",
+            "<|end_of_text|>",
+            "<EOT>",
+            "_<EOT>",
+        ),
         *("[EOT]", "<｜end▁of▁sentence｜>", "<end_of_utterance>"),
     ),
     "eom": ("<|eom_id|>",),

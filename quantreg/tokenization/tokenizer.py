@@ -145,6 +145,4 @@ def _model(vocabulary: Vocabulary) -> BytePairs | ScoredPieces | WordPieces:
     if vocabulary.model == BPE:
         return BytePairs(vocabulary.ids, vocabulary.merges, vocabulary.pre)
     unknown = vocabulary.roles.get("unknown")
-    return WordPieces(
-        vocabulary.ids, unknown, lowercase=vocabulary.lowercase, strip_accents=vocabulary.strip_accents
-    )
+    return WordPieces(vocabulary.ids, unknown, lowercase=vocabulary.lowercase, strip_accents=vocabulary.strip_accents)

@@ -11,7 +11,9 @@ __all__ = ["BYTE_CHARACTERS", "CHARACTER_BYTES", "as_bytes", "as_characters", "e
 # Byte-pair vocabularies write each byte as a printable character: itself, or one from U+0100 on.
 _printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
 _others = [byte for byte in range(256) if byte not in _printable]
-BYTE_CHARACTERS: dict[int, int] = {byte: byte if byte in _printable else 256 + _others.index(byte) for byte in range(256)}
+BYTE_CHARACTERS: dict[int, int] = {
+    byte: byte if byte in _printable else 256 + _others.index(byte) for byte in range(256)
+}
 CHARACTER_BYTES: dict[str, int] = {chr(character): byte for byte, character in BYTE_CHARACTERS.items()}
 
 
@@ -48,7 +50,17 @@ def _decoded(raw: bytes) -> str:
     found, at = [], 0
     while at < len(raw):
         lead = raw[at]
-        size = 1 if lead < 0x80 else 2 if 0xC0 <= lead < 0xE0 else 3 if 0xE0 <= lead < 0xF0 else 4 if 0xF0 <= lead < 0xF8 else 0
+        size = (
+            1
+            if lead < 0x80
+            else 2
+            if 0xC0 <= lead < 0xE0
+            else 3
+            if 0xE0 <= lead < 0xF0
+            else 4
+            if 0xF0 <= lead < 0xF8
+            else 0
+        )
         tail = raw[at + 1 : at + size]
         code = lead & (0x7F if size == 1 else 0xFF >> (size + 1))
         for byte in tail:

@@ -31,8 +31,8 @@ _DEFAULTS = {
     BERT: {"bos": 101, "unknown": 100, "sep": 102, "pad": 0, "mask": 103},
 }
 _IDS_FILE = (
-    "make the token ids with llama.cpp, `llama-tokenize -m MODEL -f TEXT --ids --no-escape --no-parse-special > ids.txt`, "
-    "and give them with --ids ids.txt"
+    "make the token ids with llama.cpp, `llama-tokenize -m MODEL -f TEXT --ids --no-escape --no-parse-special > "
+    "ids.txt`, and give them with --ids ids.txt"
 )
 
 
@@ -126,7 +126,9 @@ class Vocabulary:
 
 def _unknown(model: str) -> str:
     if model in ("", "none", "no_vocab"):
-        return f"the model has no tokenizer (tokenizer.ggml.model is {model or 'missing'}): give token ids with --ids FILE"
+        return (
+            f"the model has no tokenizer (tokenizer.ggml.model is {model or 'missing'}): give token ids with --ids FILE"
+        )
     return f"the tokenizer model {model!r} is not one of those known, {listed(sorted(_MODELS), 9)}: {_IDS_FILE}"
 
 
@@ -137,7 +139,9 @@ def _text(metadata: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _list(metadata: Mapping[str, Any], key: str, length: int | None, type_: type | tuple[type, ...]) -> list[Any] | None:
+def _list(
+    metadata: Mapping[str, Any], key: str, length: int | None, type_: type | tuple[type, ...]
+) -> list[Any] | None:
     """Return a list of the metadata, or None where there is none."""
     value = metadata.get(_PREFIX + key)
     if value is None:
@@ -145,6 +149,8 @@ def _list(metadata: Mapping[str, Any], key: str, length: int | None, type_: type
     values = [] if isinstance(value, (str, bytes)) else list(value) if hasattr(value, "__iter__") else []
     if not values or not isinstance(values[0], type_):
         raise TokenizerError(f"{_PREFIX}{key} is no list of the right type: convert the model again")
+    if type_ is str and any("\0" in value for value in values):
+        values = [value.split("\0", 1)[0] for value in values]  # to the reference, strings end at a NUL
     if length is not None and len(values) < length:
         raise TokenizerError(f"{_PREFIX}{key} has {len(values)} entries for {length} tokens: convert the model again")
     return values
@@ -174,7 +180,9 @@ def _merges(metadata: Mapping[str, Any], model: str) -> list[str]:
     if merges is None:
         if _text(metadata, "pre") == "kimi-k2":
             return []
-        raise TokenizerError(f"the model has no {_PREFIX}merges, which the tokenizer model gpt2 needs: convert it again")
+        raise TokenizerError(
+            f"the model has no {_PREFIX}merges, which the tokenizer model gpt2 needs: convert it again"
+        )
     return merges
 
 
@@ -208,7 +216,7 @@ def _find_roles(ids: Mapping[str, int], kinds: list[Kind], roles: dict[str, int]
 
 
 def _ends(ids: Mapping[str, int], kinds: list[Kind], roles: Mapping[str, int]) -> set[int]:
-    """Return the tokens that end a generation, and correct the kinds of tokens that the reference knows by their text."""
+    """Return the tokens that end a generation. The reference also knows the kinds of some tokens by their text."""
     ends = {roles[role] for role in ("fim_pad", "fim_rep", "fim_sep") if role in roles}
     for text in END_TEXTS & ids.keys():
         ends.add(ids[text])

@@ -29,7 +29,7 @@ ARCHITECTURES = (
         "Gemma 2",
         graph=replace(
             BOTH_SIDES,
-            windows=windowed(2),
+            windows=windowed(2, size=4096),
             window_base=lambda facts, base: facts.number("rope.freq_base_swa", base),
             attention_scale=_scale(46),
             attention_softcap=50.0,

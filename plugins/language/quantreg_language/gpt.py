@@ -60,7 +60,7 @@ ARCHITECTURES = (
     ),
     Architecture("falcon", "Falcon 7B, 40B and 180B", graph=replace(NEOX, layer=_two_norms)),
     Architecture("bloom", "BLOOM", graph=replace(GPT, slopes=_alibi(8.0), embedding_norm="token_embd_norm")),
-    Architecture("mpt", "MPT", graph=replace(GPT, slopes=_alibi(0.0), feed_forward=_divided)),
+    Architecture("mpt", "MPT", graph=replace(GPT, slopes=_alibi(0.0), positions=None, feed_forward=_divided)),
     Architecture("refact", "Refact", graph=Graph(rope=None, slopes=_alibi(8.0))),
     Architecture(
         "jais",

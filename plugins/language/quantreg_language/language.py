@@ -4,15 +4,27 @@ from importlib import import_module
 
 import quantreg
 
+# The modules of this package that hold tables, one for each family of models.
 FAMILIES = (
     "cohere",
+    "deepseek",
+    "encoders",
+    "further",
     "gemma",
+    "gemma4",
+    "glm",
     "gpt",
     "granite",
+    "hunyuan",
+    "lfm2",
     "llama",
+    "llama4",
     "olmo",
+    "openai",
+    "others",
     "phi",
     "qwen",
+    "qwen_next",
 )
 
 

@@ -1,20 +1,8 @@
 """OLMo."""
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
 from quantreg import Architecture, Graph
 from quantreg.inference.graph import Router
-from quantreg_language.windows import windowed
-
-if TYPE_CHECKING:
-    from quantreg.inference.rope import Rope
-
-
-def _plain(rope: "Rope") -> "Rope":
-    """Layers with a window need no scaling for long texts."""
-    return replace(rope, scale=1.0, yarn=None, magnitude=1.0)
-
+from quantreg_language.windows import unscaled, windowed
 
 ARCHITECTURES = (
     Architecture("olmo", "OLMo", graph=Graph(norm="layer", norm_weights=False)),
@@ -28,7 +16,7 @@ ARCHITECTURES = (
             after_attention="post_attention_norm",
             after_ffn="post_ffw_norm",
             windows=windowed(4),
-            window_rope=_plain,
+            window_rope=unscaled,
         ),
     ),
     Architecture("olmoe", "OLMoE", graph=Graph(rope="halves", router=Router(norm=False))),

@@ -64,6 +64,22 @@ class Small:
                 self.metadata[f"{self.architecture}.{key}"] = value
         return self
 
+    def head_norms(self):
+        """Add norms of queries and keys, with weights for one head."""
+        for block in self.blocks:
+            self.norm(f"{block}attn_q_norm", self.head)
+            self.norm(f"{block}attn_k_norm", self.head)
+        return self
+
+    def norms_after(self):
+        """Replace the norms before the halves of each layer by norms after them."""
+        for part in ("attn_norm", "ffn_norm"):
+            self.remove(part)
+        for block in self.blocks:
+            self.norm(f"{block}post_attention_norm", self.width)
+            self.norm(f"{block}post_ffw_norm", self.width)
+        return self
+
     def rope_scaling(self, kind, **values):
         """Set the keys rope.scaling.type and the others that are given."""
         return self.keys(**{f"rope.scaling.{key}": value for key, value in {"type": kind, **values}.items()})

@@ -30,7 +30,8 @@ def gemma(name):
 def gemma2(name):
     """Caps that bend most scores and logits, and a window of 5 in every second layer."""
     small = _gemma(name, "gemma2", layers=4)
-    return small.keys(attn_logit_softcapping=2.0, final_logit_softcapping=1.5, **{"attention.sliding_window": 5})
+    keys = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5}
+    return small.keys(**keys, **{"attention.sliding_window": 5, "rope.freq_base_swa": 100.0})
 
 
 def gemma2_27b(name):

@@ -17,22 +17,13 @@ def _norms(small):
     return small
 
 
-def _after(small):
-    for part in ("attn_norm", "ffn_norm"):
-        small.remove(part)
-    for block in small.blocks:
-        small.norm(f"{block}post_attention_norm", small.width)
-        small.norm(f"{block}post_ffw_norm", small.width)
-    return _norms(small)
-
-
 def olmo2(name):
-    return _after(decoder(name, "olmo2"))
+    return _norms(decoder(name, "olmo2").norms_after())
 
 
 def olmo3(name):
     """Three of four layers see a window, and rope is scaled in the others alone."""
-    small = _after(decoder(name, "olmo2", layers=4)).keys(**{"attention.sliding_window": 8})
+    small = _norms(decoder(name, "olmo2", layers=4).norms_after()).keys(**{"attention.sliding_window": 8})
     return small.rope_scaling("yarn", factor=4.0, original_context_length=16, attn_factor=1.2)
 
 
