@@ -147,7 +147,8 @@ class Model:
 
     def detokenize(self, ids: Iterable[int]) -> str:
         """The text of ids, without control tokens. Bytes that are no UTF-8 become U+FFFD."""
-        return self.tokenizer.decode(ids)
+        given = list(ids)
+        return self.tokenizer.decode(given[1:] if given and given[0] == self.bos else given)
 
     def __repr__(self) -> str:
         return (

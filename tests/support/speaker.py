@@ -3,12 +3,15 @@
 Its layers add nothing, embeddings are unit vectors, and the output matrix names the next token of each.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import small_models
 
 TOKENS = [
     "<unk>", "<s>", "</s>", "<0xC3>", "<0xA9>", "<0xF0>", "<0x9F>", "<0x98>", "<0x80>", "<0x1B>", "<0x0A>",
-    "▁", "a", "b", "c", "d", "▁caf", "!", "<|end|>", "e", "x", "y", "z", "<0x20>", "[", "]", "H", "i", "n", "s", "t", "u",
+    "▁", "a", "b", "c", "d", "▁caf", "!", "<|end|>", "e", "x", "y", "z", "<0x20>", "[", "]", "H", "i", "n", "s", "t",
+    "u", "<", ">",
 ]  # fmt: skip
 IDS = {token: id for id, token in enumerate(TOKENS)}
 KINDS = {"<unk>": 2, "<s>": 3, "</s>": 3, "<|end|>": 3}
@@ -24,7 +27,7 @@ def speaker(*chain, template=None, context=64, **metadata):
     small.tensors["token_embd.weight"] = np.eye(len(TOKENS), small.width, dtype=np.float32)
     small.tensors["output_norm.weight"] = np.ones(small.width, np.float32)
     output = small.tensors["output.weight"] = np.zeros((len(TOKENS), small.width), np.float32)
-    for token, following in zip(chain, chain[1:], strict=False):
+    for token, following in pairwise(chain):
         output[IDS[following], IDS[token]] = 2
     small.metadata |= {
         "tokenizer.ggml.model": "llama",
