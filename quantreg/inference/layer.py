@@ -50,10 +50,8 @@ class Layer:
         return self.weights.small(self.name(part, kind), *shape)
 
     def linear(self, part: str, x: "NDArray[np.float32]", run: Pass, rows: int | None = None) -> "NDArray[np.float32]":
-        """``x @ weight.T * scale + bias``, with scale and bias if the model has them: float32 (..., rows)."""
+        """``x @ weight.T + bias``, with the bias if the model has one: float32 (..., rows)."""
         y = self.weights.multiply(self.name(part), x, run, rows)
-        if self.has(part, "scale"):
-            y *= self.small(part, 1, kind="scale")
         if self.has(part, "bias"):
             y += self.small(part, y.shape[-1], kind="bias")
         return y
@@ -63,8 +61,6 @@ class Layer:
     ) -> "NDArray[np.float32]":
         """The same with the matrix that ``chosen`` names for each row: float32 chosen.shape + (rows,)."""
         y = self.weights.multiply(self.name(part), x, run, rows, chosen)
-        if self.has(part, "scale"):
-            y *= self.small(part, kind="scale")[chosen][..., None]
         if self.has(part, "bias"):
             y += self.small(part, kind="bias")[chosen]
         return y

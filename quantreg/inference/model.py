@@ -159,7 +159,15 @@ class Model:
     # ---- passes ----
 
     def cache(self, n_tokens: int | None = None) -> Cache:
-        """Make an empty key-value cache for one sequence, of at most ``n_tokens`` tokens if that is given."""
+        """Make an empty key-value cache for one sequence, of at most ``n_tokens`` tokens if that is given.
+
+        Raises ModelError for a model whose tokens see later ones.
+        """
+        if not self.graph.causal:
+            raise ModelError(
+                f"the tokens of {self.architecture.name} models see later ones: "
+                "give all tokens at once, without a cache"
+            )
         return Cache(self.n_layers, n_tokens)
 
     def states(

@@ -68,12 +68,13 @@ class Weights:
         run: Pass,
         rows: int | None = None,
         experts: "NDArray[np.intp] | None" = None,
+        scaled: bool = True,
     ) -> "NDArray[np.float32]":
         """Multiply activations (..., cols) by a matrix (rows, cols), or by the chosen ones of (experts, rows, cols).
 
         ``experts`` has the shape x.shape[:-1] or x.shape[:-1] + (k,). If the matrix has a scale, a tensor NAME.scale as
-        in models of NVFP4, the product is multiplied by it. Raises ModelError if the tensor has not the shape that the
-        graph asks for.
+        in models of NVFP4, the product is multiplied by it; ``scaled=False`` leaves such a tensor alone. Raises
+        ModelError if the tensor has not the shape that the graph asks for.
         """
         tensor = self[name]
         if len(tensor.shape) != (2 if experts is None else 3) or tensor.shape[-1] != x.shape[-1]:
@@ -89,7 +90,7 @@ class Weights:
             run.observe(name, x, experts)
         y = matmul(x, tensor, threads=run.threads, expert=experts)
         scale = f"{name.removesuffix('.weight')}.scale"
-        if scale in self.tensors:
+        if scaled and scale in self.tensors:
             found = self.small(scale, 1 if experts is None else tensor.shape[0])
             y *= found if experts is None else found[experts][..., None]
         return y
