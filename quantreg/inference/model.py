@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
@@ -158,15 +158,16 @@ class Model:
         """The ids of a conversation, as the model's own chat template writes it.
 
         ``messages`` are mappings such as ``{"role": "user", "content": "Hello"}``. With ``answer`` the ids end where
-        the answer of the model begins. Raises ModelError if there is no template, if it refuses the messages, or if jinja2
-        is not installed (it comes with ``quantreg[run]``); TokenizerError as `tokenize`.
+        the answer of the model begins. Raises ModelError if there is no template, if it refuses the messages, or if
+        jinja2 is not installed (it comes with ``quantreg[run]``); TokenizerError as `tokenize`.
         """
         ids = self.tokenizer.encode(chat.prompt(self.metadata, messages, answer=answer), special=True)
         return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
 
-    def detokenize(self, ids: "ArrayLike") -> str:
-        """The text of ids of shape (tokens,), without control tokens. Bytes that are no UTF-8 become U+FFFD."""
-        return self.tokenizer.decode(np.asarray(ids, np.intp).tolist())
+    def detokenize(self, ids: Iterable[int]) -> str:
+        """The text of ids, without control tokens. Bytes that are no UTF-8 become U+FFFD."""
+        given = list(ids)
+        return self.tokenizer.decode(given[1:] if given and given[0] == self.bos else given)
 
     def __repr__(self) -> str:
         return (
