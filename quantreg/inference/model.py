@@ -296,11 +296,29 @@ class Model:
             self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="quantreg-pass")
         return Pass(sequences, tokens, observe=observe, threads=self.threads, pool=self._pool, **more)
 
+    def begin(self, ids: "ArrayLike", *, observe: Observe | None = None) -> "tuple[NDArray[np.float32], Pass]":
+        """The embeddings of tokens, float32 (sequences * tokens, width), and their pass, to go through layer by layer.
+
+        See `states` for the arguments. `through` takes both through one layer, `finish` through the last norm.
+        """
+        rows = self._ids(ids)
+        rows = rows.reshape(-1, rows.shape[-1])
+        run = self._pass(len(rows), rows.shape[1], observe, ids=rows)
+        return self._embed(run), run
+
+    def through(self, layer: int, x: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
+        """Take hidden states through one layer. They come from `begin` or from the layer before."""
+        return whole_layer(self._layers[layer], x, run)
+
+    def finish(self, x: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
+        """Take the hidden states of the last layer through the last norm, so that they are what `output` takes."""
+        return x if self.graph.output_norm is None else self._norm(self.graph.output_norm, x, run)
+
     def _states(self, run: Pass) -> "NDArray[np.float32]":
         x = self._embed(run)
-        for layer in self._layers:
-            x = whole_layer(layer, x, run)
-        return x if self.graph.output_norm is None else self._norm(self.graph.output_norm, x, run)
+        for layer in range(self.n_layers):
+            x = self.through(layer, x, run)
+        return self.finish(x, run)
 
     def _embed(self, run: Pass) -> "NDArray[np.float32]":
         assert run.ids is not None

@@ -1,0 +1,147 @@
+"""What the inputs of each matrix look like while the calibration text runs through a model, layer by layer."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quantreg.errors import ModelError
+from quantreg.inference import Model
+from quantreg.inference.passes import Pass
+from quantreg.products import one_blas_thread
+from quantreg.tuning.calibration import Calibration
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+__all__ = ["Inputs", "layers"]
+
+BATCH = 2048  # tokens that go through a layer at once
+STRIP = 512  # columns of H per piece of work; the pieces, and so the sums, do not depend on the threads
+HELD_OUT = 2048  # tokens of the part that decides whose inputs are kept
+MEMORY = 1 << 30  # bytes of hidden states; more go to a file
+
+
+@dataclass(slots=True)
+class Inputs:
+    """The inputs of matrices that share them.
+
+    - ``h``: X^T X over the tokens that fit, float32 (cols, cols), or (experts, cols, cols) for a stack.
+    - ``count``: how many tokens those are, int64 (1,) or (experts,).
+    - ``held_out``: inputs of tokens that decide, float32 (tokens, cols); of a stack a list with one array per expert.
+    """
+
+    h: "Floats"
+    count: "NDArray[np.int64]"
+    held_out: "list[Floats]" = field(default_factory=list)
+
+
+class _Watch:
+    """Collects the inputs of one layer. `observe` is the callback of a `Model`."""
+
+    def __init__(self, model: Model) -> None:
+        self.inputs: dict[str, Inputs] = {}  # by the first matrix that has them
+        self.same: dict[str, str] = {}  # matrix -> the first one with the same inputs
+        self.fitting = True
+        self._model = model
+        self._last: tuple[object, object, str] | None = None
+
+    def observe(self, name: str, x: "Floats", experts: "NDArray[np.intp] | None") -> None:
+        last = self._last
+        if last is not None and last[0] is x and last[1] is experts:
+            self.same[name] = last[2]
+            return
+        self._last = x, experts, name
+        self.same[name] = name
+        cols = x.shape[-1]
+        if experts is None:
+            self._add(name, 1, [(0, x.reshape(-1, cols))])
+            return
+        k = experts.shape[-1] if experts.ndim > 1 else 1
+        rows, ids = x.reshape(-1, cols), experts.reshape(-1)
+        places = np.arange(len(ids)) if len(rows) == len(ids) else np.arange(len(ids)) // k
+        parts = [(int(e), rows[places[ids == e]]) for e in np.unique(ids)]
+        self._add(name, self._model.tensors[name].shape[0], parts)
+
+    def _add(self, name: str, n: int, parts: "list[tuple[int, Floats]]") -> None:
+        cols = parts[0][1].shape[1]
+        if name not in self.inputs:
+            none = [np.empty((0, cols), np.float32) for _ in range(n)]
+            self.inputs[name] = Inputs(np.zeros((n, cols, cols), np.float32), np.zeros(n, np.int64), none)
+        inputs = self.inputs[name]
+        for expert, x in parts:
+            if not np.isfinite(x).all():
+                raise ModelError(f"the input of {name} holds NaN or infinity: check the model with `quantreg validate`")
+            if self.fitting:
+                self._outer(inputs.h[expert], x)
+                inputs.count[expert] += len(x)
+            else:
+                left = HELD_OUT - len(inputs.held_out[expert])
+                if left > 0:
+                    inputs.held_out[expert] = np.concatenate([inputs.held_out[expert], x[:left]])
+
+    def _outer(self, h: "Floats", x: "Floats") -> None:
+        """Add x^T x to h, of which only the upper part is filled."""
+        x = np.ascontiguousarray(x)
+
+        def strip(first: int) -> None:
+            last = min(first + STRIP, x.shape[1])
+            h[first:last, first:] += x[:, first:last].T @ x[:, first:]
+
+        starts = list(range(0, x.shape[1], STRIP))
+        self._model.workers(strip, starts)
+
+    def close(self) -> "tuple[dict[str, Inputs], dict[str, str]]":
+        """The inputs by their first matrix, whole, and for each matrix which one that is."""
+        for inputs in self.inputs.values():
+            for h in inputs.h:
+                for first in range(0, len(h), STRIP):
+                    last = min(first + STRIP, len(h))
+                    h[last:, first:last] = h[first:last, last:].T
+        return self.inputs, self.same
+
+
+def layers(model: Model, calibration: Calibration) -> "Iterator[tuple[int, dict[str, Inputs], dict[str, str]]]":
+    """Take the text through the model, layer by layer; yield what each layer saw.
+
+    Yields (layer, inputs by their first matrix, the first matrix for each matrix). After the last layer comes the output
+    matrix, with the number of layers in place of its own. The hidden states are those of the model as it is. Raises
+    ModelError for inputs that are not finite.
+    """
+    batches = [(True, part) for part in calibration.batches("fit", BATCH)]
+    batches += [(False, part) for part in calibration.batches("decide", BATCH)]
+    with one_blas_thread(), tempfile.TemporaryFile() as spill:
+        states = _States(sum(part.size for _, part in batches) * model.width, spill)
+        passes: list[tuple[bool, Pass, slice]] = []
+        at = 0
+        for fitting, ids in batches:
+            x, run = model.begin(ids)
+            span = slice(at, at + x.size)
+            states.values[span] = x.reshape(-1)
+            passes.append((fitting, run, span))
+            at += x.size
+        for layer in range(model.n_layers + 1):
+            watch = _Watch(model)
+            for fitting, run, span in passes:
+                watch.fitting, run.observe = fitting, watch.observe
+                x = states.values[span].reshape(-1, model.width)
+                if layer < model.n_layers:
+                    states.values[span] = model.through(layer, np.array(x), run).reshape(-1)
+                else:
+                    watch.observe(model.output_name, model.finish(np.array(x), run), None)
+            yield layer, *watch.close()
+
+
+class _States:
+    """Hidden states of all tokens: float32, in memory or, if they are many, in a file."""
+
+    def __init__(self, size: int, spill: "tempfile._TemporaryFileWrapper[bytes]") -> None:
+        self.values: Floats
+        if size * 4 <= MEMORY:
+            self.values = np.empty(size, np.float32)
+        else:
+            self.values = np.memmap(spill, np.float32, "w+", shape=(size,))
