@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
@@ -310,6 +310,15 @@ class Model:
         """Take hidden states through one layer. They come from `begin` or from the layer before."""
         return whole_layer(self._layers[layer], x, run)
 
+    @property
+    def output_name(self) -> str:
+        """The name of the matrix that makes the logits: that of the embeddings if it is tied to them."""
+        return "output.weight" if "output.weight" in self._weights else "token_embd.weight"
+
+    def workers(self, work: Callable[[Any], None], items: "Sequence[Any]") -> None:
+        """Call ``work`` with each item, on the threads of the model."""
+        self._pass(1, 1, None).run(work, list(items))
+
     def finish(self, x: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
         """Take the hidden states of the last layer through the last norm, so that they are what `output` takes."""
         return x if self.graph.output_norm is None else self._norm(self.graph.output_norm, x, run)
@@ -339,8 +348,7 @@ class Model:
         return normalise(x, weight, bias, self.graph.norm, self.facts.eps, run)
 
     def _output(self, states: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
-        name = "output.weight" if "output.weight" in self._weights else "token_embd.weight"
-        logits = self._weights.multiply(name, states, run)
+        logits = self._weights.multiply(self.output_name, states, run)
         if "output.bias" in self._weights:
             logits += self._weights.small("output.bias", logits.shape[-1])
         if self.graph.logit_scale is not None:

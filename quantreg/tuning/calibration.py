@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from quantreg.inference import Model
+from quantreg.inference.model import Model
 from quantreg.quality.chunks import Chunks, token_ids
 
 if TYPE_CHECKING:

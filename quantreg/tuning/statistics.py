@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantreg.errors import ModelError
-from quantreg.inference import Model
+from quantreg.inference.model import Model
 from quantreg.inference.passes import Pass
 from quantreg.products import one_blas_thread
 from quantreg.tuning.calibration import Calibration

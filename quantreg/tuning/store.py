@@ -1,0 +1,76 @@
+"""Where tensors wait that were encoded with feedback, until the output is written: a folder, or memory."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quantreg.parameters import Fitted
+
+__all__ = ["Store"]
+
+
+class Store(Mapping[str, Path]):
+    """Encoded tensors by name, each in a file of its own in a folder. A file appears when it is complete.
+
+    ``identity`` says what the tensors depend on. A folder that was made for something else is emptied.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self._listing = self.folder / "tensors.json"
+        self._identity = json.loads(json.dumps(identity))
+        self._files: dict[str, str] = {}
+        self._parameters: dict[str, Fitted] = {}
+        if self._listing.exists():
+            found = json.loads(self._listing.read_text(encoding="utf-8"))
+            if found.get("identity") == self._identity:
+                self._files = found["files"]
+            else:
+                self.remove()
+        self.folder.mkdir(exist_ok=True)
+
+    def put(self, name: str, data: "NDArray[np.uint8]", parameters: "Fitted | None" = None) -> None:
+        """Keep the bytes of a tensor, and the parameters that its type was fitted to."""
+        file = f"{len(self._files)}.bin"
+        with open(self.folder / file, "wb") as out:
+            out.write(np.ascontiguousarray(data).data)
+            out.flush()
+            os.fsync(out.fileno())
+        if parameters:
+            np.savez(self.folder / f"{file}.npz", **{key: np.asarray(value) for key, value in parameters.items()})
+        self._files[name] = file
+        new = self._listing.with_suffix(".new")
+        new.write_text(json.dumps({"identity": self._identity, "files": self._files}), encoding="utf-8")
+        os.replace(new, self._listing)
+
+    def parameters(self, name: str) -> "Fitted | None":
+        """The parameters of a tensor, or None if its type has none."""
+        path = self.folder / f"{self._files[name]}.npz"
+        if not path.exists():
+            return None
+        with np.load(path) as found:
+            return {key: found[key] for key in found.files}
+
+    def __getitem__(self, name: str) -> Path:
+        return self.folder / self._files[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def remove(self) -> None:
+        """Delete the folder and what is in it."""
+        for path in self.folder.glob("*"):
+            path.unlink()
+        if self.folder.exists():
+            self.folder.rmdir()
+        self._files = {}

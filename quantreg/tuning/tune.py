@@ -1,0 +1,120 @@
+"""Encode the matrices of a model with error feedback, layer by layer."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quantreg.inference.model import Model
+from quantreg.parameters import TensorContext
+from quantreg.products import one_blas_thread
+from quantreg.qtype import QuantType
+from quantreg.tuning.calibration import Calibration
+from quantreg.tuning.encoding import encode_matrix, fitted
+from quantreg.tuning.feedback import Factor, factor
+from quantreg.tuning.statistics import Inputs, layers
+from quantreg.tuning.store import Store
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+__all__ = ["Tuned", "tune"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What error feedback did to one tensor.
+
+    - ``name``, ``type``: of the tensor, and what it becomes.
+    - ``plain``, ``tuned``: the error of its outputs on held-out tokens, relative to them, with the ordinary bytes and
+      with feedback. ``tuned`` is None if there was no feedback.
+    - ``kept``: how many of its matrices keep the feedback, ``matrices``: of how many.
+    - ``reason``: why it has the ordinary bytes, or None.
+    """
+
+    name: str
+    type: str
+    plain: float
+    tuned: float | None
+    kept: int
+    matrices: int
+    reason: str | None = None
+
+
+def tune(model: Model, calibration: Calibration, wanted: Mapping[str, QuantType], store: Store) -> Iterator[Tuned]:
+    """Encode tensors with feedback and put them into the store; yield what became of each.
+
+    ``wanted`` maps names of tensors to the types that they become. A tensor that is in the store already is left as it
+    is. Tensors that no matrix product reads, such as embeddings, are not touched.
+    """
+    for _, inputs, same in layers(model, calibration):
+        for leader, shared in inputs.items():
+            names = [name for name, first in same.items() if first == leader and name in wanted and name not in store]
+            names = [name for name in names if model.tensors[name].ndim in (2, 3)]
+            if not names:
+                continue
+            with one_blas_thread():
+                yield from _group(model, names, shared, wanted, store)
+
+
+def _group(
+    model: Model, names: list[str], shared: Inputs, wanted: Mapping[str, QuantType], store: Store
+) -> Iterator[Tuned]:
+    """Encode the tensors that share their inputs: one factor for each matrix serves all of them."""
+    tensors = {name: model.tensors[name] for name in names}
+    count = len(shared.h)
+    encoded: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in names}
+    figures: dict[str, list[tuple[float, float | None, bool]]] = {name: [] for name in names}
+    parameters = {
+        name: fitted(tensor.dequantize(), wanted[name], _importance(shared, 0), name)
+        for name, tensor in tensors.items()
+        if wanted[name].parameters is not None
+    }
+    together = shared.h.sum(axis=0) if count > 1 else None
+    for matrix in range(count):
+        h = _shrunk(shared, matrix, together)
+        factored: Factor = factor(h)
+        importance = np.ascontiguousarray(np.diagonal(h)) / max(1, int(shared.count[matrix]))
+        for name, tensor in tensors.items():
+            w = (tensor[matrix] if tensor.ndim == 3 else tensor.dequantize()).astype(np.float32, copy=False)
+            one = encode_matrix(
+                np.ascontiguousarray(w),
+                wanted[name],
+                name,
+                factored,
+                importance.astype(np.float32),
+                shared.held_out[matrix],
+                parameters.get(name),
+                TensorContext(name, tensor.shape, model.metadata, matrix),
+                model.workers,
+            )
+            encoded[name].append(one.data)
+            figures[name].append((one.plain, one.tuned, one.kept))
+    for name in names:
+        store.put(name, np.stack(encoded[name]), parameters.get(name))
+        yield _summary(name, wanted[name], figures[name])
+
+
+def _summary(name: str, qtype: QuantType, figures: "list[tuple[float, float | None, bool]]") -> Tuned:
+    plain = float(np.mean([before for before, _, _ in figures]))
+    after = [before if tuned is None or not kept else tuned for before, tuned, kept in figures]
+    kept = sum(kept for _, _, kept in figures)
+    none = all(tuned is None for _, tuned, _ in figures)
+    reason = f"{qtype.name} takes no error feedback" if none else None if kept else "feedback did not help on other tokens"
+    return Tuned(name, qtype.name, plain, None if none else float(np.mean(after)), kept, len(figures), reason)
+
+
+def _importance(shared: Inputs, matrix: int) -> "Floats":
+    return np.ascontiguousarray(np.diagonal(shared.h[matrix])) / np.float32(max(1, int(shared.count[matrix])))
+
+
+def _shrunk(shared: Inputs, matrix: int, together: "Floats | None") -> "Floats":
+    """H of one expert, drawn towards that of all of them if it saw few tokens: by as many tokens as it has columns."""
+    h = shared.h[matrix]
+    if together is None:
+        return h
+    total = max(1, int(shared.count.sum()))
+    return h + together * np.float32(h.shape[0] / total)
