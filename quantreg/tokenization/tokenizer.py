@@ -50,7 +50,7 @@ class Tokenizer:
         """Return the token ids of a text, without BOS and EOS.
 
         ``special``: control tokens such as "<|im_end|>" in the text become those tokens. Otherwise they are plain text,
-        which is right for text that nobody wrote as a prompt. Tokens that the makers of the model added as "user-defined"
+        which is right for text that nobody wrote as a prompt. Tokens that the model's makers added as "user-defined"
         are found in both cases.
 
         The text may hold bytes that are no UTF-8, as Python's surrogateescape handler reads them. Raises TokenizerError

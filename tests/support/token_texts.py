@@ -28,6 +28,12 @@ TEXTS = [
     "ALLCAPS camelCaseWords HTTPServer ÀÉÎ straßeNAME ДОМдом",
     "...---!!!??? \"quoted\" 'single' ' lone ' can ' t (paren) [x] {y} a/b\\c ~`|^$+<=>",
     "\n\n\n\t\t\t    x     \n  y\n \n\n z\r\r\n",
+    "don't can't won't isn't it's that's DON'T CAN'T don't can't I'll we'll",
+    "kalbı'nın ev'ler ev'deki ev'deki 'tis 'tis 'sun 'sun",
+    "myVarName myVarName HTTPServer HTTPServer aB aB cD cD",
+    "中a中a文b文b中a文b 中 a",
+    "x  1 x  1\ty   22  22 x  1",
+    "path/to//x !/\n/ !/\n/ ...//\n ...//\n a/\n\n a/\n\n",
     "\u3007\u4e00\u9fa5\u9fff\u3400\ufa0e\ufada\U00020000\U0002b81f\U0002ebf0\U00031350 han",
 ]  # fmt: skip
 
@@ -35,11 +41,57 @@ _RANGES = [
     *((0x20, 0x7E),) * 6,
     *((0x00, 0x1F), (0x80, 0x24F), (0x250, 0x36F), (0x370, 0x52F), (0x590, 0x6FF), (0x900, 0x97F), (0xE00, 0xEFF)),
     *((0x1100, 0x11FF), (0x1780, 0x17FF), (0x1E00, 0x206F), (0x2070, 0x2BFF), (0x3000, 0x30FF), (0x4E00, 0x9FFF)),
-    *((0xA000, 0xABFF), (0xAC00, 0xD7FF), (0xE000, 0xFFFF), (0x10000, 0x1FFFF), (0x20000, 0x323AF), (0xE0000, 0x10FFFF)),
+    *(
+        (0xA000, 0xABFF),
+        (0xAC00, 0xD7FF),
+        (0xE000, 0xFFFF),
+        (0x10000, 0x1FFFF),
+        (0x20000, 0x323AF),
+        (0xE0000, 0x10FFFF),
+    ),
 ]
 _SPACES = " \t\n\r\x0b\x0c\u00a0\u1680\u2003\u2028\u3000\u0085"
-_BITS = ["'s", "'S", "'ll", "'RE", "'", " ", "  ", "\n", "\n\n", "\r\n", "\t", "1", "12", "123", "4567", "a", "Z", "e\u0301",
-         "▁", ".", ", ", "!", " '", "</s>", "<|user|>", "<|control|>", "<mask>", "[MASK]", "中", "한", "ß", "İ", "😀", "/", "_"]  # fmt: skip
+_BITS = [
+    *(
+        "'s",
+        "'S",
+        "'ll",
+        "'RE",
+        "'",
+        " ",
+        "  ",
+        "\n",
+        "\n\n",
+        "\r\n",
+        "\t",
+        "1",
+        "12",
+        "123",
+        "4567",
+        "a",
+        "Z",
+        "e\u0301",
+    ),
+    *(
+        "▁",
+        ".",
+        ", ",
+        "!",
+        " '",
+        "</s>",
+        "<|user|>",
+        "<|control|>",
+        "<mask>",
+        "[MASK]",
+        "中",
+        "한",
+        "ß",
+        "İ",
+        "😀",
+        "/",
+        "_",
+    ),
+]
 
 
 def random_text(rng: random.Random) -> str:
@@ -67,6 +119,16 @@ def random_bytes(rng: random.Random) -> bytes:
     No byte is above 0xF3 but 0xFF, because the reference ends the process at code points above U+10FFFF.
     """
     text = "".join(c for c in random_text(rng)[:40] if c < "\U00100000").encode("utf-8", "surrogatepass")
-    bad = [b"\xe2\x82", b"\xc0\x80", b"\xed\xa0\x80", b"\x80", b"\xbf\xbf", b"\xff", b"\xf0\x9f\x98", b"\xf0\x80\x80\xaf", b"\xe2a"]
+    bad = [
+        b"\xe2\x82",
+        b"\xc0\x80",
+        b"\xed\xa0\x80",
+        b"\x80",
+        b"\xbf\xbf",
+        b"\xff",
+        b"\xf0\x9f\x98",
+        b"\xf0\x80\x80\xaf",
+        b"\xe2a",
+    ]
     at = rng.randint(0, len(text))
     return text[:at] + rng.choice(bad) + text[at:] + rng.choice([b"", *bad])
