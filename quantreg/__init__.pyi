@@ -18,6 +18,7 @@ from quantreg.errors import NonFiniteError as NonFiniteError
 from quantreg.errors import OutputError as OutputError
 from quantreg.errors import PlanError as PlanError
 from quantreg.errors import PluginError as PluginError
+from quantreg.errors import QualityError as QualityError
 from quantreg.errors import QuantregError as QuantregError
 from quantreg.errors import SafetensorsError as SafetensorsError
 from quantreg.errors import ShapeError as ShapeError
@@ -57,6 +58,11 @@ from quantreg.parameters import scale_parameters as scale_parameters
 from quantreg.products import matmul as matmul
 from quantreg.python_codec import PythonCodec as PythonCodec
 from quantreg.qtype import QuantType as QuantType
+from quantreg.quality import Divergence as Divergence
+from quantreg.quality import Perplexity as Perplexity
+from quantreg.quality import collect_imatrix as collect_imatrix
+from quantreg.quality import kl_divergence as kl_divergence
+from quantreg.quality import perplexity as perplexity
 from quantreg.recipes import Architecture as Architecture
 from quantreg.recipes import FileType as FileType
 from quantreg.recipes import Plan as Plan

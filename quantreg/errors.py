@@ -13,6 +13,7 @@ __all__ = [
     "OutputError",
     "PlanError",
     "PluginError",
+    "QualityError",
     "QuantregError",
     "SafetensorsError",
     "ShapeError",
@@ -125,6 +126,10 @@ class MetadataError(QuantregError, KeyError):
 
 class PlanError(QuantregError):
     """The options do not fit the model, or no type can be chosen for a tensor."""
+
+
+class QualityError(QuantregError, ValueError):
+    """Quality cannot be measured: the text is too short, or a base file is damaged or belongs to another model."""
 
 
 class OutputError(QuantregError):

@@ -45,6 +45,8 @@ def attention(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArray
     q, k, v = queries_keys_values(layer, x, run)
     q, k = layer.graph.prepare(layer, q, k, run)
     out = attend(q, k, v, settings(layer), run, layer.index)
+    if layer.has("attn_sub_norm"):
+        out = layer.norm("attn_sub_norm", out, run)
     return layer.linear("attn_output", out, run, layer.facts.width)
 
 
@@ -56,6 +58,9 @@ def queries_keys_values(
     n_v = layer.kv_heads * layer.value_length
     if layer.has("attn_qkv"):
         fused = layer.linear("attn_qkv", x, run, n_q + n_k + n_v)
+        if layer.has("attn_q", "bias") and not layer.has("attn_qkv", "bias"):
+            sizes = {"attn_q": n_q, "attn_k": n_k, "attn_v": n_v}
+            fused += np.concatenate([layer.small(part, size, kind="bias") for part, size in sizes.items()])
         q, k, v = fused[:, :n_q], fused[:, n_q : n_q + n_k], fused[:, n_q + n_k :]
     else:
         q = layer.linear("attn_q", x, run, n_q)
@@ -110,12 +115,14 @@ def settings(layer: "Layer") -> Attend:
     scale = facts.number("attention.scale", 0.0)
     if graph.attention_scale is not None:
         scale = graph.attention_scale(facts, layer.index)
-    softcap = facts.number("attn_logit_softcapping", graph.attention_softcap) if graph.attention_softcap else 0.0
+    cap = graph.attention_softcap
+    softcap = 0.0 if cap is None else facts.number("attn_logit_softcapping", cap)
     sinks = layer.small("attn_sinks", layer.heads) if layer.has("attn_sinks") else None
     return Attend(
         scale=scale or 1 / math.sqrt(layer.key_length),
         softcap=softcap,
         window=layer.window,
+        chunked=graph.chunked,
         causal=graph.causal,
         sinks=sinks,
         slopes=None if graph.slopes is None else graph.slopes(facts, layer.heads),

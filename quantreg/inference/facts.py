@@ -40,6 +40,14 @@ class Facts:
         """A number below the name of the architecture. Raises ModelError if it is absent and has no default."""
         return float(_number(self.metadata, f"{self.architecture}.{key}", default))
 
+    def flag(self, key: str) -> bool:
+        """A truth value below the name of the architecture. Raises ModelError if it is absent or something else."""
+        found = self.get(key)
+        if not isinstance(found, bool):
+            what = "missing" if found is None else f"{found!r}"
+            raise ModelError(f"the metadata key {self.architecture}.{key} is {what}: expected true or false")
+        return found
+
     def per_layer(self, key: str, default: Any = None) -> tuple[Any, ...]:
         """The value of a key for each layer: one value holds for all of them."""
         return _per_layer(self.metadata, f"{self.architecture}.{key}", self.n_layers, default)

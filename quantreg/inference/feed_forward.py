@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from quantreg.inference.layer import Layer
     from quantreg.inference.passes import Pass
 
-__all__ = ["ACTIVATIONS", "experts", "feed_forward", "gated"]
+__all__ = ["ACTIVATIONS", "choose", "experts", "feed_forward", "gated", "gelu", "routed", "silu"]
 
 
 def silu(x: "NDArray[np.float32]") -> "NDArray[np.float32]":
@@ -64,21 +64,24 @@ def feed_forward(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDAr
         return experts(layer, x, run)
     up = layer.linear("ffn_up", x, run)
     gate = layer.linear("ffn_gate", x, run) if layer.has("ffn_gate") else None
-    return layer.linear("ffn_down", gated(layer, gate, up, run), run, layer.facts.width)
+    up = gated(layer, gate, up, run)
+    if layer.has("ffn_sub_norm"):
+        up = layer.norm("ffn_sub_norm", up, run)
+    return layer.linear("ffn_down", up, run, layer.facts.width)
 
 
 def gated(
     layer: "Layer", gate: "NDArray[np.float32] | None", up: "NDArray[np.float32]", run: "Pass"
 ) -> "NDArray[np.float32]":
-    """activation(gate) * up, or activation(up) if there is no gate. May overwrite its arguments.
+    """activation(gate) * up, or activation(up) if there is no gate, or what ``combine`` of the graph makes of the two.
 
-    With ``fused_gate`` in the graph, the first half of the rows of ``up`` is the gate.
+    May overwrite its arguments. With ``fused_gate`` in the graph, the first half of the rows of ``up`` is the gate.
     """
     shape = up.shape
     if gate is None and layer.graph.fused_gate:
         half = shape[-1] // 2
         gate, up, shape = up[..., :half], up[..., half:], (*shape[:-1], half)
-    act = layer.graph.activate
+    act, combine = layer.graph.activate, layer.graph.combine
     up = up.reshape(-1, shape[-1])
     if gate is None:
         run.by_rows(lambda part: _store(up, part, act(up[part])), up.shape)
@@ -87,7 +90,10 @@ def gated(
     out = np.empty(up.shape, np.float32)
 
     def work(part: slice) -> None:
-        np.multiply(act(gate[part].copy()), up[part], out=out[part])
+        if combine is not None:
+            out[part] = combine(gate[part], up[part])
+        else:
+            np.multiply(act(gate[part].copy()), up[part], out=out[part])
 
     run.by_rows(work, up.shape)
     return out.reshape(shape)
@@ -99,9 +105,28 @@ def _store(x: "NDArray[np.float32]", part: slice, values: "NDArray[np.float32]")
 
 def experts(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArray[np.float32]":
     """A mixture of experts: each row goes through those that the router chose, and through the shared one if any."""
-    chosen, weights = route(layer, x, run)
     width = layer.facts.width
-    gate = None
+    out = routed(layer, x, *route(layer, x, run), run)
+    if layer.has("ffn_up_shexp"):
+        gate = layer.linear("ffn_gate_shexp", x, run) if layer.has("ffn_gate_shexp") else None
+        shared = gated(layer, gate, layer.linear("ffn_up_shexp", x, run), run)
+        shared = layer.linear("ffn_down_shexp", shared, run, width)
+        if layer.has("ffn_gate_inp_shexp"):  # one row: how much of the shared expert each token gets
+            weight = layer.small("ffn_gate_inp_shexp").reshape(-1, 1)
+            if run.observe is not None:
+                run.observe(layer.name("ffn_gate_inp_shexp"), x, None)
+            shared *= 1 / (1 + np.exp(-np.matmul(x, weight)))
+        out += shared
+    return out
+
+
+def routed(
+    layer: "Layer", x: "NDArray[np.float32]", chosen: "NDArray[np.intp]", weights: "NDArray[np.float32]", run: "Pass"
+) -> "NDArray[np.float32]":
+    """The weighted sum of what the chosen experts (rows, k) make of each row: float32 (rows, width)."""
+    gate, before = None, layer.graph.router.before
+    if before:
+        x = x[:, None] * weights[..., None]
     if layer.has("ffn_gate_up_exps"):
         both = layer.experts("ffn_gate_up_exps", x, chosen, run)
         half = both.shape[-1] // 2
@@ -110,28 +135,24 @@ def experts(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArray[n
         up = layer.experts("ffn_up_exps", x, chosen, run)
         if layer.has("ffn_gate_exps"):
             gate = layer.experts("ffn_gate_exps", x, chosen, run)
-    down = layer.experts("ffn_down_exps", gated(layer, gate, up, run), chosen, run, width)
-    out: NDArray[np.float32] = np.einsum("ikw,ik->iw", down, weights)
-    if layer.has("ffn_up_shexp"):
-        gate = layer.linear("ffn_gate_shexp", x, run) if layer.has("ffn_gate_shexp") else None
-        shared = gated(layer, gate, layer.linear("ffn_up_shexp", x, run), run)
-        shared = layer.linear("ffn_down_shexp", shared, run, width)
-        if layer.has("ffn_gate_inp_shexp"):  # one row: how much of the shared expert each token gets
-            weight = layer.small("ffn_gate_inp_shexp").reshape(-1, 1)
-            shared *= 1 / (1 + np.exp(-np.matmul(x, weight)))
-        out += shared
+    down = layer.experts("ffn_down_exps", gated(layer, gate, up, run), chosen, run, layer.facts.width)
+    out: NDArray[np.float32] = down.sum(axis=1) if before else np.einsum("ikw,ik->iw", down, weights)
     return out
 
 
 def route(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "tuple[NDArray[np.intp], NDArray[np.float32]]":
     """The experts that the router chose, intp (rows, k), best first, and their weights, float32 (rows, k)."""
+    return choose(layer, layer.linear("ffn_gate_inp", x, run, layer.facts.n_experts))
+
+
+def choose(layer: "Layer", logits: "NDArray[np.float32]") -> "tuple[NDArray[np.intp], NDArray[np.float32]]":
+    """The same by the router's logits, float32 (rows, experts)."""
     facts, how = layer.facts, layer.graph.router
-    k = int(facts.experts_used[layer.index])
-    logits = layer.linear("ffn_gate_inp", x, run, facts.n_experts)
+    k, score = int(facts.experts_used[layer.index]), how.score_of(facts)
     scores = logits
-    if how.score == "softmax":
+    if score == "softmax":
         scores = softmax(logits)
-    elif how.score == "sigmoid":
+    elif score == "sigmoid":
         scores = np.reciprocal(1 + np.exp(-logits))
     wanted = scores
     if layer.has("exp_probs_b", "bias"):  # it decides who is chosen, and has no part in the weights
@@ -141,7 +162,7 @@ def route(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "tuple[NDArr
         wanted = _best_groups(wanted, groups, int(facts.number("expert_group_used_count")))
     chosen = np.argsort(-wanted, axis=1, kind="stable")[:, :k]
     weights = np.take_along_axis(scores, chosen, axis=1)
-    if how.score == "softmax of chosen":
+    if score == "softmax of chosen":
         weights = softmax(weights)
     if how.normalise(facts):
         weights = weights / np.maximum(weights.sum(axis=1, keepdims=True), np.float32(2**-14))

@@ -49,6 +49,10 @@ class Layer:
         """A small tensor, decoded. Raises ModelError if it is missing or has another shape."""
         return self.weights.small(self.name(part, kind), *shape)
 
+    def skip(self) -> None:
+        """Say that this layer is not computed, whatever tensors it has."""
+        self.weights.used.update(name for name in self.weights.tensors if name.startswith(f"blk.{self.index}."))
+
     def linear(self, part: str, x: "NDArray[np.float32]", run: Pass, rows: int | None = None) -> "NDArray[np.float32]":
         """``x @ weight.T + bias``, with the bias if the model has one: float32 (..., rows)."""
         y = self.weights.multiply(self.name(part), x, run, rows)
@@ -65,16 +69,21 @@ class Layer:
             y += self.small(part, kind="bias")[chosen]
         return y
 
+    def each(self, part: str, x: "NDArray[np.float32]", run: Pass, rows: int) -> "NDArray[np.float32]":
+        """``x[:, i] @ weight[i].T`` for every matrix i of a stack: float32 (rows of x, n, rows)."""
+        return self.weights.multiply_each(self.name(part), x, run, rows)
+
     def norm(self, part: str, x: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
         """The norm of the graph over the last axis, times the weight ``part``, plus its bias if there is one."""
-        weight = self.small(part, x.shape[-1])
+        weight = self.small(part, x.shape[-1]) if self.graph.norm_weights else None
         bias = self.small(part, x.shape[-1], kind="bias") if self.has(part, "bias") else None
         return normalise(x, weight, bias, self.graph.norm, self.facts.eps, run)
 
     def rope(self, run: Pass) -> Rope | None:
         """How this layer rotates its heads in this pass, or None if it does not."""
         facts, graph = self.facts, self.graph
-        if graph.rope is None or not graph.rotates(facts, self.index):
+        pairs = graph.rope(facts) if callable(graph.rope) else graph.rope
+        if pairs is None or not graph.rotates(facts, self.index):
             return None
         base, scale = facts.number("rope.freq_base", 10000.0), _scale(facts)
         if self.window:
@@ -89,7 +98,8 @@ class Layer:
         elif kind == "none":
             scale = 1.0
         dims = int(facts.get("rope.dimension_count_swa", facts.rope_dims)) if self.window else facts.rope_dims
-        return Rope(graph.rope, dims, base, scale, self._factors(run), yarn, magnitude)
+        rope = Rope(pairs, dims, base, scale, self._factors(run), yarn, magnitude)
+        return graph.window_rope(rope) if self.window else rope
 
     def _factors(self, run: Pass) -> "NDArray[np.float32] | None":
         """The tensor by which angles are divided. Two of them: for a context longer than that of training, or not."""

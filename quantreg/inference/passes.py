@@ -65,7 +65,12 @@ class Pass:
             for item in items:
                 work(item)
         else:
-            for _ in self.pool.map(work, items):
+
+            def quiet(item: Any) -> None:
+                with np.errstate(all="ignore"):  # threads do not inherit what the caller set
+                    work(item)
+
+            for _ in self.pool.map(quiet, items):
                 pass
 
     def by_rows(self, work: Callable[[slice], None], shape: tuple[int, ...]) -> None:

@@ -16,7 +16,9 @@ import numpy as np
 import quantreg
 from quantreg.gguf import Value
 
-__all__ = ["Small", "Value", "build", "decoder", "experts", "names", "random", "token_ids", "write"]
+__all__ = ["ENCODERS", "Small", "Value", "build", "decoder", "experts", "names", "random", "token_ids", "write"]
+
+ENCODERS = ("bert", "nomic-bert")  # they make embeddings and predict no tokens
 
 
 def random(name, shape):
@@ -63,6 +65,26 @@ class Small:
             if value is not None:
                 self.metadata[f"{self.architecture}.{key}"] = value
         return self
+
+    def head_norms(self):
+        """Add norms of queries and keys, with weights for one head."""
+        for block in self.blocks:
+            self.norm(f"{block}attn_q_norm", self.head)
+            self.norm(f"{block}attn_k_norm", self.head)
+        return self
+
+    def norms_after(self):
+        """Replace the norms before the halves of each layer by norms after them."""
+        for part in ("attn_norm", "ffn_norm"):
+            self.remove(part)
+        for block in self.blocks:
+            self.norm(f"{block}post_attention_norm", self.width)
+            self.norm(f"{block}post_ffw_norm", self.width)
+        return self
+
+    def rope_scaling(self, kind, **values):
+        """Set the keys rope.scaling.type and the others that are given."""
+        return self.keys(**{f"rope.scaling.{key}": value for key, value in {"type": kind, **values}.items()})
 
     def matrix(self, name, *shape, gain=1.4, bias=False):
         """Add a matrix NAME.weight, (rows, columns) or (experts, rows, columns), and its bias if asked."""

@@ -17,6 +17,11 @@ def llama_biases(name):
     return decoder(name, "llama", qkv_bias=True, output_bias=True, ff_bias=True)
 
 
+def llama_fused(name):
+    """One matrix for queries, keys and values."""
+    return decoder(name, "llama", fused_qkv=True, qkv_bias=True)
+
+
 def llama_factors(name):
     """The factors of the frequencies of rope that Llama 3.1 has."""
     small = decoder(name, "llama", heads_kv=4)
@@ -26,7 +31,7 @@ def llama_factors(name):
 
 def llama_linear(name):
     """Positions divided by a factor."""
-    return decoder(name, "llama", heads_kv=1).keys(**{"rope.scaling.type": "linear", "rope.scaling.factor": 4.0})
+    return decoder(name, "llama", heads_kv=1).rope_scaling("linear", factor=4.0)
 
 
 def llama_experts(name):
@@ -39,6 +44,7 @@ MODELS = {
     "llama-tied": llama_tied,
     "llama-biases": llama_biases,
     "llama-factors": llama_factors,
+    "llama-fused": llama_fused,
     "llama-linear": llama_linear,
     "llama-experts": llama_experts,
 }
