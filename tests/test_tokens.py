@@ -2,23 +2,19 @@
 
 import json
 import os
+import pickle
 import random
-import sys
 import time
 from functools import cache
 from pathlib import Path
 
 import pytest
+import token_vocabularies as vocabularies
+from reference_tokens import Reference
+from token_texts import TEXTS, random_bytes, random_text
 
 import quantreg
 from quantreg.tokenization.pretokenizers import PRETOKENIZERS
-
-SUPPORT = Path(__file__).parent / "support"
-sys.path.insert(0, str(SUPPORT))
-
-import token_vocabularies as vocabularies  # noqa: E402
-from reference_tokens import Reference  # noqa: E402
-from token_texts import TEXTS, random_bytes, random_text  # noqa: E402
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "tokens" / "tokens.json").read_text(encoding="utf-8"))
 VARIANTS = vocabularies.variants(PRETOKENIZERS, GOLDEN["merges"], GOLDEN["marked"])
@@ -72,6 +68,14 @@ def test_the_goldens_tell_different_pretokenizers_apart():
 def test_text_survives(name):
     text = "Zwei  Räder,\n\tоднако 한국어 🚀!"
     assert tokenizer(name).decode(tokenizer(name).encode(text)) == text
+
+
+@pytest.mark.parametrize("name", ["gpt2/qwen2", "gpt2/gemma4", "llama", "bert"])
+def test_a_tokenizer_pickles(name):
+    text = TEXTS[2]
+    copy = pickle.loads(pickle.dumps(tokenizer(name)))
+    assert copy.encode(text) == tokenizer(name).encode(text)
+    assert repr(copy) == repr(tokenizer(name))
 
 
 def test_a_long_word_merges_as_a_short_one_does():

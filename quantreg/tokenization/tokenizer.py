@@ -1,6 +1,7 @@
 """`Tokenizer`: text to token ids and back, from the metadata of a GGUF file alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from quantreg.tokenization.bpe import BytePairs
@@ -35,7 +36,13 @@ class Tokenizer:
         self._vocabulary = vocabulary
         self._pieces = Pieces(vocabulary)
         self._special = SpecialTokens(vocabulary)
-        self._model = _model(vocabulary)
+
+    @cached_property
+    def _model(self) -> BytePairs | ScoredPieces | WordPieces:  # encoding alone needs it, and it takes a second to make
+        return _model(self._vocabulary)
+
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[Vocabulary]]:
+        return Tokenizer, (self._vocabulary,)
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> "Tokenizer":
