@@ -69,6 +69,10 @@ class Layer:
             y += self.small(part, kind="bias")[chosen]
         return y
 
+    def each(self, part: str, x: "NDArray[np.float32]", run: Pass, rows: int) -> "NDArray[np.float32]":
+        """``x[:, i] @ weight[i].T`` for every matrix i of a stack: float32 (rows of x, n, rows)."""
+        return self.weights.multiply_each(self.name(part), x, run, rows)
+
     def norm(self, part: str, x: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
         """The norm of the graph over the last axis, times the weight ``part``, plus its bias if there is one."""
         weight = self.small(part, x.shape[-1]) if self.graph.norm_weights else None

@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
@@ -160,15 +160,16 @@ class Model:
         """The ids of a conversation, as the model's own chat template writes it.
 
         ``messages`` are mappings such as ``{"role": "user", "content": "Hello"}``. With ``answer`` the ids end where
-        the answer of the model begins. Raises ModelError if there is no template, if it refuses the messages, or if jinja2
-        is not installed (it comes with ``quantreg[run]``); TokenizerError as `tokenize`.
+        the answer of the model begins. Raises ModelError if there is no template, if it refuses the messages, or if
+        jinja2 is not installed (it comes with ``quantreg[run]``); TokenizerError as `tokenize`.
         """
         ids = self.tokenizer.encode(chat.prompt(self.metadata, messages, answer=answer), special=True)
         return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
 
-    def detokenize(self, ids: "ArrayLike") -> str:
-        """The text of ids of shape (tokens,), without control tokens. Bytes that are no UTF-8 become U+FFFD."""
-        return self.tokenizer.decode(np.asarray(ids, np.intp).tolist())
+    def detokenize(self, ids: Iterable[int]) -> str:
+        """The text of ids, without control tokens. Bytes that are no UTF-8 become U+FFFD."""
+        given = list(ids)
+        return self.tokenizer.decode(given[1:] if given and given[0] == self.bos else given)
 
     def __repr__(self) -> str:
         return (
@@ -179,7 +180,15 @@ class Model:
     # ---- passes ----
 
     def cache(self, n_tokens: int | None = None) -> Cache:
-        """Make an empty key-value cache for one sequence, of at most ``n_tokens`` tokens if that is given."""
+        """Make an empty key-value cache for one sequence, of at most ``n_tokens`` tokens if that is given.
+
+        Raises ModelError for a model whose tokens see later ones.
+        """
+        if not self.graph.causal:
+            raise ModelError(
+                f"the tokens of {self.architecture.name} models see later ones: "
+                "give all tokens at once, without a cache"
+            )
         return Cache(self.n_layers, n_tokens)
 
     def states(
@@ -190,7 +199,8 @@ class Model:
         ``ids`` are integers of shape (tokens,), or (sequences, tokens) for several sequences of equal length, which do
         not see each other. With a ``cache`` the tokens follow those that it holds, and are added to it.
         ``observe(name, x, experts)`` is called with the input x (tokens, cols) of each matrix and, for a stack of
-        experts, the chosen ones (tokens, k). Raises ModelError for ids outside the vocabulary.
+        experts, the chosen ones (tokens, k), or else None; x is (tokens, k, cols) if each of k matrices has its own.
+        Raises ModelError for ids outside the vocabulary.
         """
         given = self._ids(ids)
         rows = given.reshape(-1, given.shape[-1])

@@ -114,3 +114,18 @@ class Weights:
         if found is None or tensor.parameters is None:
             return set()
         return self.tensors.keys() & found.stored_names(name, tensor.shape).values()
+
+    def multiply_each(self, name: str, x: "NDArray[np.float32]", run: Pass, rows: int) -> "NDArray[np.float32]":
+        """Multiply x[:, i], of activations (rows of x, n, cols), by matrix i of a stack (n, rows, cols).
+
+        Raises ModelError if the tensor has another shape. To observers these are no experts, but one wide matrix.
+        """
+        tensor, shape = self[name], (x.shape[1], rows, x.shape[2])
+        if tensor.shape != shape:
+            raise ModelError(f"the tensor {name} has shape {tensor.shape}: expected {shape}")
+        if run.dry:
+            return np.zeros((*x.shape[:2], rows), np.float32)
+        if run.observe is not None:
+            run.observe(name, x, None)
+        each = np.broadcast_to(np.arange(x.shape[1]), x.shape[:2])
+        return matmul(x, tensor, threads=run.threads, expert=each)
