@@ -67,6 +67,13 @@ def gemma3_whole(name):
     return small
 
 
+def gemma_embedding(name):
+    """Tokens see a window to both sides in five of six layers, and all others in the sixth."""
+    small = _gemma(name, "gemma-embedding", layers=7, head_norms=True)
+    keys = {"attention.sliding_window": 6, "rope.freq_base": 100.0, "rope.freq_base_swa": 30.0}
+    return small.keys(**keys, **{"rope.scaling.type": "linear", "rope.scaling.factor": 4.0})
+
+
 MODELS = {
     "gemma": gemma,
     "gemma2": gemma2,
@@ -75,4 +82,5 @@ MODELS = {
     "gemma3-27b": gemma3_27b,
     "gemma3-pattern": gemma3_pattern,
     "gemma3-whole": gemma3_whole,
+    "gemma-embedding": gemma_embedding,
 }
