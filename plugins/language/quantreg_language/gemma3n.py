@@ -1,4 +1,4 @@
-"""Gemma 3n: four streams of hidden states, of which a layer computes one (AltUp, Baykal et al. 2023, arXiv:2301.13310)."""
+"""Gemma 3n: four streams of hidden states, of which a layer computes one (AltUp, Baykal et al., arXiv:2301.13310)."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
