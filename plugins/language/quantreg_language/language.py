@@ -11,6 +11,7 @@ FAMILIES = (
     "encoders",
     "further",
     "gemma",
+    "gemma3n",
     "gemma4",
     "glm",
     "gpt",

@@ -18,7 +18,7 @@ from quantreg.gguf import Value
 
 __all__ = ["ENCODERS", "Small", "Value", "build", "decoder", "experts", "names", "random", "token_ids", "write"]
 
-ENCODERS = ("bert", "nomic-bert")  # they make embeddings and predict no tokens
+ENCODERS = ("bert", "gemma-embedding", "nomic-bert")  # they make embeddings and predict no tokens
 
 
 def random(name, shape):
