@@ -16,6 +16,7 @@ FAMILIES = (
     "gpt",
     "granite",
     "hunyuan",
+    "hybrids",
     "lfm2",
     "llama",
     "llama4",
