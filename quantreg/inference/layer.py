@@ -49,6 +49,10 @@ class Layer:
         """A small tensor, decoded. Raises ModelError if it is missing or has another shape."""
         return self.weights.small(self.name(part, kind), *shape)
 
+    def skip(self) -> None:
+        """Say that this layer is not computed, whatever tensors it has."""
+        self.weights.used.update(name for name in self.weights.tensors if name.startswith(f"blk.{self.index}."))
+
     def linear(self, part: str, x: "NDArray[np.float32]", run: Pass, rows: int | None = None) -> "NDArray[np.float32]":
         """``x @ weight.T + bias``, with the bias if the model has one: float32 (..., rows)."""
         y = self.weights.multiply(self.name(part), x, run, rows)
