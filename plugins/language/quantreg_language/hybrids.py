@@ -1,11 +1,12 @@
 """Models of state spaces, alone or between layers of attention."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from quantreg import Architecture, Graph
 from quantreg.inference.attention import attention
 from quantreg.inference.facts import Facts
-from quantreg.inference.feed_forward import choose, feed_forward, routed, shared_expert
+from quantreg.inference.feed_forward import choose, routed, shared_expert
 from quantreg.inference.graph import Router
 from quantreg.inference.norms import normalise
 from quantreg_language.mamba import mamba, mamba2
@@ -37,8 +38,6 @@ def one_part(layer: "Layer", x: "Array", run: "Pass") -> "Array":
 
 def latent_experts(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     """Experts that see a shorter form of each row, if the model has matrices for that, and a shared one."""
-    if not layer.has("ffn_gate_inp"):
-        return feed_forward(layer, x, run)
     logits = layer.linear("ffn_gate_inp", x, run, layer.facts.n_experts)
     short = layer.linear("ffn_latent_down", x, run) if layer.has("ffn_latent_down") else x
     out = routed(layer, short, *choose(layer, logits), run)
@@ -59,13 +58,8 @@ def _or_one(facts: Facts, key: str) -> float:
     return facts.number(key, 0.0) or 1.0  # 0 means that there is no factor
 
 
-_NEMOTRON = Graph(
-    rope=None,
-    layer=one_part,
-    feed_forward=latent_experts,
-    activation="relu_squared",
-    router=Router("sigmoid", norm=None),
-)
+_NEMOTRON = Graph(rope=None, layer=one_part, activation="relu_squared")
+_NEMOTRON_EXPERTS = replace(_NEMOTRON, feed_forward=latent_experts, router=Router("sigmoid", norm=None))
 
 ARCHITECTURES = (
     Architecture("mamba", "Mamba, Falcon Mamba", graph=Graph(layer=one_part)),
@@ -83,6 +77,6 @@ ARCHITECTURES = (
         ),
     ),
     Architecture("nemotron_h", "Nemotron-H, Nemotron Nano 2", graph=_NEMOTRON),
-    Architecture("nemotron_h_moe", "Nemotron 3 with experts", graph=_NEMOTRON),
+    Architecture("nemotron_h_moe", "Nemotron 3 with experts", graph=_NEMOTRON_EXPERTS),
     Architecture("falcon-h1", "Falcon-H1", graph=Graph(rope="halves", layer=both)),
 )
