@@ -20,6 +20,7 @@ FAMILIES = (
     "lfm2",
     "llama",
     "llama4",
+    "mixtures",
     "olmo",
     "openai",
     "others",
