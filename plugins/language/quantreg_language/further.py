@@ -46,13 +46,10 @@ SIGMOID = Router(score_by_key("sigmoid"), norm=None)
 
 ARCHITECTURES = (
     Architecture("apertus", "Apertus", graph=replace(HALVES, feed_forward=_xielu)),
-    Architecture("bailingmoe2", "Ling 2 and Ring 2", graph=replace(HALVES, router=SIGMOID)),
     Architecture("bitnet", "BitNet b1.58", graph=HALVES),
     Architecture("chatglm", "ChatGLM 3, GLM-4 9B and GLM Edge", graph=Graph(fused_gate=True)),
     Architecture("dbrx", "DBRX", graph=replace(HALVES, norm="layer", ffn_norm="attn_output_norm")),
-    Architecture("dots1", "dots.llm1", graph=replace(HALVES, router=SIGMOID)),
     Architecture("jais2", "Jais 2", graph=replace(HALVES, norm="layer", activation="relu_squared")),
-    Architecture("minimax-m2", "MiniMax M2", graph=replace(HALVES, router=replace(SIGMOID, norm=True))),
     Architecture("openelm", "OpenELM", graph=HALVES),
     Architecture("plamo", "PLaMo", graph=replace(HALVES, parallel=True)),
 )

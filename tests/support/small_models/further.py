@@ -90,26 +90,6 @@ def _routed(name, architecture, *, shared=1, dense=1, **options):
     return small
 
 
-def dots1(name):
-    return _routed(name, "dots1", heads_kv=4, shared=2).keys(expert_weights_norm=True)
-
-
-def bailingmoe2(name):
-    """The weights of experts are not divided by their sum."""
-    return _routed(name, "bailingmoe2", fused_qkv=True)
-
-
-def minimax_m2(name):
-    """Norms of all queries and all keys together, no shared expert, and half of each head rotated."""
-    small = decoder(name, "minimax-m2", layers=3)
-    experts(small, 8, 3, ff=small.ff).keys(expert_gating_func=2, **{"rope.dimension_count": 8})
-    for block in small.blocks:
-        small.norm(f"{block}attn_q_norm", small.heads * small.head)
-        small.norm(f"{block}attn_k_norm", small.heads_kv * small.head)
-        small.vector(f"{block}exp_probs_b.bias", 8, -0.3, 0.3)
-    return small
-
-
 def llama_scales(name):
     """A scale for the matrix of each expert, as models in NVFP4 have."""
     small = experts(decoder(name, "llama"))
@@ -129,8 +109,5 @@ MODELS = {
     "jais2": jais2,
     "apertus": apertus,
     "bitnet": bitnet,
-    "dots1": dots1,
-    "bailingmoe2": bailingmoe2,
-    "minimax-m2": minimax_m2,
     "llama-scales": llama_scales,
 }
