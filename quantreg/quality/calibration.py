@@ -86,10 +86,11 @@ def collect_imatrix(
                 f"{loaded.architecture.name} models make embeddings and predict no tokens: they have no perplexity; "
                 "collect without it (--no-ppl)"
             )
-        cut = Chunks.cut(loaded, token_ids(loaded, text, special=parse_special), n_ctx, chunks, from_chunk)
+        ids = token_ids(loaded, text, special=parse_special)
+        cut = Chunks.cut(loaded, ids, n_ctx, chunks, from_chunk)
         run = _Run(loaded, cut, _Options(process_output, perplexity, threads), parts, dataset, progress)
         if saves is not None:
-            run.go_on(saves.begin(loaded, cut, from_chunk, process_output, perplexity))
+            run.go_on(saves.begin(loaded, ids, cut, from_chunk, output=process_output, perplexity=perplexity))
         return run.all(saves)
 
 
@@ -149,8 +150,8 @@ class _Run:
 
     def all(self, saves: Saves | None) -> ImportanceMatrix:
         """Run all chunks. What was collected before an error or Ctrl-C is saved."""
-        self._tell(Started(len(self.chunks), self.chunks.n_ctx, warnings=tuple(self._warnings), done=self.done))
         activations = Activations(self.model, self.sums, self._output)
+        self._tell(Started(len(self.chunks), self.chunks.n_ctx, warnings=tuple(self._warnings), done=self.done))
         rest = Chunks(self.chunks.tokens[self.done :], self.chunks.bos)
         before = self.done
         try:

@@ -17,6 +17,8 @@ from quantreg.storage import AtomicFile
 from quantreg.words import count, listed
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from quantreg.inference import Model
     from quantreg.quality.chunks import Chunks
 
@@ -86,7 +88,14 @@ class Saves:
             raise _MadeItError  # the file could be made: nothing stands in its way
 
     def begin(
-        self, model: "Model", chunks: "Chunks", from_chunk: int, output: bool, perplexity: bool
+        self,
+        model: "Model",
+        ids: "NDArray[np.int32]",
+        chunks: "Chunks",
+        from_chunk: int,
+        *,
+        output: bool,
+        perplexity: bool,
     ) -> tuple[ImportanceMatrix, int, Sequence[float]] | None:
         """Return what an unfinished run like this one left at ``path``: matrix, number of chunks, and figures.
 
@@ -95,7 +104,7 @@ class Saves:
         self._total = len(chunks)
         self._identity = {
             "the model": _digest_of(model),
-            "the text": hashlib.blake2b(chunks.tokens.tobytes(), digest_size=16).hexdigest(),
+            "the text": hashlib.blake2b(ids.tobytes(), digest_size=16).hexdigest(),
             "the context": chunks.n_ctx,
             "the first chunk": from_chunk,
             "process_output": output,
@@ -108,13 +117,14 @@ class Saves:
             return None
         theirs = state.get("run", {})
         differ = [name for name, value in self._identity.items() if theirs.get(name) != value]
-        if not differ:
+        if not differ and state["done"] <= len(chunks):
             return ImportanceMatrix.read(self.path), int(state["done"]), state["figures"]
         if any(_same(self.path, part.path) for part in self.parts):
             return None  # its sums are part of this run
+        why = f"{listed(differ)} differed" if differ else f"only {count(len(chunks), 'chunk')} are wanted now"
         raise OutputError(
-            f"{self.path}: holds {state['done']} of {state['chunks']} chunks of a run that did not finish, and of "
-            f"which {listed(differ)} differed: choose another name, add to it with --in-file {self.path}, or start "
+            f"{self.path}: holds {state['done']} of {state['chunks']} chunks of a run that did not finish, and "
+            f"{why}: choose another name, add to it with --in-file {self.path}, or start "
             "over with force (--force)"
         )
 
