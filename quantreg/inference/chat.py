@@ -96,8 +96,10 @@ def _compiled(source: str) -> "Template":
     environment.globals["strftime_now"] = _now
     try:
         return environment.from_string(source)
-    except jinja2.TemplateError as error:
-        raise ModelError(f"the chat template of the model is no valid Jinja template: {error}") from error
+    except jinja2.TemplateSyntaxError as error:
+        raise ModelError(
+            f"the chat template of the model is no valid Jinja template: line {error.lineno}: {error.message}"
+        ) from error
 
 
 def _to_json(

@@ -7,7 +7,7 @@ import numpy as np
 
 from quantreg import Architecture, Graph
 from quantreg.inference.attention import attend, head_norm, settings
-from quantreg.inference.feed_forward import choose, gated, gelu, routed
+from quantreg.inference.feed_forward import choose, gated, routed
 from quantreg.inference.norms import normalise
 from quantreg.inference.rope import rotate
 from quantreg_language.windows import windowed
@@ -62,7 +62,7 @@ def second_half(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     facts = layer.facts
     scale = layer.small("ffn_gate_inp", facts.width, kind="scale") * np.float32(facts.width**-0.5)
     asked = normalise(x, scale, None, "rms", facts.eps, run)
-    logits = layer.weights.multiply(layer.name("ffn_gate_inp"), asked, run, facts.n_experts)
+    logits = layer.weights.multiply(layer.name("ffn_gate_inp"), asked, run, facts.n_experts, scaled=False)
     into = layer.norm("pre_ffw_norm_2", x, run)
     found = layer.norm("post_ffw_norm_2", routed(layer, into, *choose(layer, logits), run), run)
     return layer.norm("post_ffw_norm_1", dense, run) + found
@@ -81,7 +81,7 @@ def whole(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     out = layer.norm("post_ffw_norm", second_half(layer, first, run), run)
     out += first
     if extra is not None:
-        gate = gelu(layer.linear("inp_gate", out, run))
+        gate = layer.graph.activate(layer.linear("inp_gate", out, run))
         gate *= extra[:, layer.index]
         out += layer.norm("post_norm", layer.linear("proj", gate, run, layer.facts.width), run)
     if layer.has("layer_output_scale"):

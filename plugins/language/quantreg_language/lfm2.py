@@ -46,7 +46,6 @@ ARCHITECTURES = (
             rope="halves",
             attention=first_half,
             windows=windows,
-            window_base=lambda facts, base: base,
             output_norm="token_embd_norm",
         ),
     ),

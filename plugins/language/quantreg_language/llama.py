@@ -10,6 +10,7 @@ from quantreg.inference.attention import norm_and_rotate
 from quantreg.inference.facts import Facts
 from quantreg.inference.rope import yarn_magnitude
 from quantreg_language.slopes import slopes
+from quantreg_language.temperature import temperatures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,8 +46,7 @@ def _mistral3_prepare(
     temperature = layer.facts.number("attention.temperature_scale", 0.0)
     if temperature:
         trained = layer.facts.number("rope.scaling.original_context_length", layer.facts.context)
-        factors = 1 + temperature * np.log(np.floor(run.positions / trained) + 1)
-        q = q * factors.astype(np.float32)[:, None, None]
+        q = q * temperatures(run, temperature, trained)
     return q, k
 
 

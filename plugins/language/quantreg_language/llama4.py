@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from quantreg import Architecture, Graph
+from quantreg import Architecture, Graph, ModelError
 from quantreg.inference.attention import rotated
 from quantreg.inference.facts import Facts
 from quantreg.inference.graph import Router
@@ -23,8 +23,8 @@ CHUNK, STEP = 8192, 4  # tokens that see each other; of so many layers, the last
 
 def prepare(layer: "Layer", q: "Array", k: "Array", run: "Pass") -> "tuple[Array, Array]":
     """Rotate queries and keys and then norm them, or scale the queries by their positions."""
-    if not rotates(layer.facts, layer.index):
-        return (q, k) if _whole(layer.facts) else (q * temperatures(run, 0.1, CHUNK, 1.0), k)
+    if (layer.index + 1) % STEP == 0:
+        return q * temperatures(run, 0.1, CHUNK, 1.0), k
     q, k = rotated(layer, q, k, run)
     if layer.facts.n_experts == 128:  # Maverick norms neither
         return q, k
@@ -32,23 +32,19 @@ def prepare(layer: "Layer", q: "Array", k: "Array", run: "Pass") -> "tuple[Array
     return q, k
 
 
-def rotates(facts: Facts, layer: int) -> bool:
-    """Whether a layer rotates queries and keys."""
-    return (layer + 1) % (facts.n_layers if _whole(facts) else STEP) != 0
-
-
 def chunks(facts: Facts, layer: int) -> int:
     """The length of the chunks of a layer, or 0 if it sees all tokens."""
+    if facts.get("attention.sliding_window") == 0:
+        raise ModelError(
+            "llama4.attention.sliding_window is 0: quantreg computes only those models of this architecture that see "
+            "chunks of tokens"
+        )
     pattern = facts.get("attention.sliding_window_pattern", STEP)
     if isinstance(pattern, (int, float)):
         chunked = not pattern or (layer + 1) % int(pattern) != 0
     else:
         chunked = bool(facts.per_layer("attention.sliding_window_pattern")[layer])
-    return CHUNK if chunked and not _whole(facts) else 0
-
-
-def _whole(facts: Facts) -> bool:
-    return facts.get("attention.sliding_window") == 0
+    return CHUNK if chunked else 0
 
 
 ARCHITECTURES = (
@@ -57,7 +53,6 @@ ARCHITECTURES = (
         "Llama 4",
         graph=Graph(
             router=Router("sigmoid", norm=False, before=True),
-            rotates=rotates,
             windows=chunks,
             chunked=True,
             window_base=lambda facts, base: facts.number("rope.freq_base_swa", base),

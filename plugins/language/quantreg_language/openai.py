@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantreg import Architecture, Graph
-from quantreg.inference.graph import Router
 from quantreg_language.windows import windowed
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ ARCHITECTURES = (
         graph=Graph(
             ffn_norm="post_attention_norm",
             combine=clamped,
-            router=Router("softmax of chosen", norm=False),
             rope="halves",
             windows=windowed(2),
             window_base=lambda facts, base: facts.number("rope.freq_base_swa", base),

@@ -1,36 +1,21 @@
 """Decoders that differ from Llama in the order of norms and rotation, in their layers, or in their experts."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from quantreg import Architecture, Graph
-from quantreg.inference.attention import attention, head_norm
+from quantreg.inference.attention import attention
 from quantreg.inference.facts import Facts
 from quantreg.inference.feed_forward import feed_forward
 from quantreg.inference.graph import Router
-from quantreg.inference.rope import rotate
+from quantreg_language.hunyuan import prepare
 from quantreg_language.windows import unscaled, windowed
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from quantreg.inference.layer import Layer
     from quantreg.inference.passes import Pass
-
-
-def _norm_after_rotation(
-    layer: "Layer", q: "NDArray[np.float32]", k: "NDArray[np.float32]", run: "Pass"
-) -> "tuple[NDArray[np.float32], NDArray[np.float32]]":
-    rope = layer.rope(run)
-    assert rope is not None
-    alpha = layer.facts.number("rope.scaling.alpha", 0.0)
-    if alpha:  # a larger base for longer texts
-        rope = replace(rope, base=rope.base * alpha ** (rope.dims / (rope.dims - 2)))
-    tables = run.tables(rope)
-    q, k = (rotate(np.ascontiguousarray(each), rope, tables) for each in (q, k))
-    return head_norm(layer, "attn_q_norm", q, run), head_norm(layer, "attn_k_norm", k, run)
 
 
 _EXAONE4_WINDOWS = windowed(4, size=4096)
@@ -47,6 +32,7 @@ def _exaone4_rotates(facts: Facts, layer: int) -> bool:
 def _deci_layer(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArray[np.float32]":
     """A layer without a feed-forward network does nothing. Attention may be one matrix alone, or absent."""
     if not layer.facts.feed_forward[layer.index]:
+        layer.skip()
         return x
     if layer.heads:
         normed = layer.norm("attn_norm", x, run)
@@ -60,7 +46,7 @@ def _deci_layer(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArr
 ARCHITECTURES = (
     Architecture("deci", "DeciLM and Llama-Nemotron", graph=Graph(layer=_deci_layer)),
     Architecture("pangu-embedded", "openPangu", graph=Graph(rope="halves")),
-    Architecture("maincoder", "Maincoder", graph=Graph(prepare=_norm_after_rotation)),
+    Architecture("maincoder", "Maincoder", graph=Graph(prepare=prepare)),
     Architecture("ernie4_5-moe", "ERNIE 4.5 with experts", graph=Graph()),
     Architecture("bailingmoe", "Ling", graph=Graph(router=Router(norm=None))),
     Architecture("mellum", "Mellum", graph=Graph(rope="halves", windows=windowed(4), window_rope=unscaled)),

@@ -20,7 +20,6 @@ import small_models  # noqa: E402
 
 INT, UINT, FLOAT, BOOL, POINTER = ctypes.c_int32, ctypes.c_uint32, ctypes.c_float, ctypes.c_bool, ctypes.c_void_p
 F32, FLASH_ATTENTION_OFF, POOLING_NONE = 0, 0, 0
-ENCODERS = ("bert", "nomic-bert")
 
 
 class ModelParams(ctypes.Structure):
@@ -138,7 +137,7 @@ def main(library, *wanted):
     reference = Reference(library)
     for name in wanted or small_models.names():
         small = small_models.build(name)
-        encoder = small.architecture in ENCODERS
+        encoder = small.architecture in small_models.ENCODERS
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "small.gguf")
             small_models.write(small, path)

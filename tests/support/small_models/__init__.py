@@ -16,7 +16,9 @@ import numpy as np
 import quantreg
 from quantreg.gguf import Value
 
-__all__ = ["Small", "Value", "build", "decoder", "experts", "names", "random", "token_ids", "write"]
+__all__ = ["ENCODERS", "Small", "Value", "build", "decoder", "experts", "names", "random", "token_ids", "write"]
+
+ENCODERS = ("bert", "nomic-bert")  # they make embeddings and predict no tokens
 
 
 def random(name, shape):

@@ -26,8 +26,9 @@ def deepseek2(name):
 
 
 def deepseek2_old(name):
-    """The same attention with keys and values in one matrix, as old files have it, and without scaled rope."""
-    return _whole(_latent(name)).keys(expert_weights_scale=1.5)
+    """The same attention with keys and values in one matrix, as in old files, and positions divided by a factor."""
+    small = _whole(_latent(name)).keys(expert_weights_scale=1.5)
+    return small.keys(**{"rope.scaling.type": "linear", "rope.scaling.factor": 3.0})
 
 
 def deepseek2_lite(name):

@@ -1,5 +1,7 @@
 """Qwen 3.5 and Qwen3-Next: layers of a gated delta net between layers of gated attention."""
 
+import numpy as np
+
 from small_models import decoder, experts
 
 HEAD, KEYS, VALUES, KERNEL = 16, 2, 4, 4  # the delta net: length of a head, heads of keys and of values, convolution
@@ -7,6 +9,14 @@ HEAD, KEYS, VALUES, KERNEL = 16, 2, 4, 4  # the delta net: length of a head, hea
 
 def qwen35(name):
     return _hybrid(name, "qwen35", ("attn_qkv", "attn_gate", "ssm_alpha", "ssm_beta"))
+
+
+def qwen35_fused(name):
+    """One matrix for queries with gates, keys and values."""
+    small = qwen35(name)
+    parts = [small.tensors.pop(f"{small.blocks[1]}attn_{part}.weight") for part in "qkv"]
+    small.tensors[f"{small.blocks[1]}attn_qkv.weight"] = np.concatenate(parts)
+    return small
 
 
 def qwen35moe(name):
@@ -62,4 +72,10 @@ def _hybrid(name, architecture, inputs):
     return small
 
 
-MODELS = {"qwen35": qwen35, "qwen35moe": qwen35moe, "qwen3next": qwen3next, "qwen3next-old": qwen3next_old}
+MODELS = {
+    "qwen35": qwen35,
+    "qwen35-fused": qwen35_fused,
+    "qwen35moe": qwen35moe,
+    "qwen3next": qwen3next,
+    "qwen3next-old": qwen3next_old,
+}

@@ -1,5 +1,7 @@
 """Gemma 4: two lengths of head, shared keys and values, embeddings of each layer."""
 
+import numpy as np
+
 from small_models import decoder
 
 SHORT, LONG, PER_LAYER = 16, 32, 16
@@ -46,12 +48,27 @@ def gemma4_experts(name):
     return small
 
 
+def gemma4_fused(name):
+    """One matrix for queries, keys and values, and gate and up of the experts apart."""
+    small = gemma4_experts(name)
+    for block in small.blocks:
+        parts = [small.tensors.pop(f"{block}attn_{part}.weight", None) for part in "qkv"]
+        if parts[2] is None:
+            parts[2] = parts[1][::-1]
+        small.tensors[f"{block}attn_qkv.weight"] = np.concatenate(parts)
+        both = small.tensors.pop(f"{block}ffn_gate_up_exps.weight")
+        small.tensors[f"{block}ffn_gate_exps.weight"] = np.ascontiguousarray(both[:, :32])
+        small.tensors[f"{block}ffn_up_exps.weight"] = np.ascontiguousarray(both[:, 32:])
+    return small
+
+
 def _gemma4(name, windows):
     small = decoder(name, "gemma4", layers=len(windows), head=LONG, tied=True)
     small.keys(**{"attention.sliding_window_pattern": windows, "attention.sliding_window": 8})
     small.keys(**{"attention.key_length_swa": SHORT, "attention.value_length_swa": SHORT})
     small.keys(**{"rope.dimension_count_swa": SHORT, "rope.dimension_count": LONG})
     small.keys(**{"rope.freq_base": 1000.0, "rope.freq_base_swa": 100.0, "final_logit_softcapping": 30.0})
+    small.keys(**{"rope.scaling.type": "linear", "rope.scaling.factor": 2.0})  # of layers without a window
     small.vector("rope_freqs.weight", LONG // 2, 1, 8)
     for block, window in zip(small.blocks, windows, strict=True):
         head = SHORT if window else LONG
@@ -66,4 +83,4 @@ def _gemma4(name, windows):
     return small
 
 
-MODELS = {"gemma4": gemma4, "gemma4-experts": gemma4_experts}
+MODELS = {"gemma4": gemma4, "gemma4-experts": gemma4_experts, "gemma4-fused": gemma4_fused}

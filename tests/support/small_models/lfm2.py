@@ -10,6 +10,10 @@ def lfm2(name):
     return _convolutions(small)
 
 
+def lfm2_window(name):
+    return lfm2(name).keys(**{"attention.sliding_window": 5})
+
+
 def lfm2moe(name):
     small = decoder(name, "lfm2moe", layers=3, tied=True).keys(leading_dense_block_count=1, expert_gating_func=2)
     experts(small, 8, 3, ff=32, layers=(1, 2))
@@ -34,4 +38,4 @@ def _convolutions(small):
     return small
 
 
-MODELS = {"lfm2": lfm2, "lfm2moe": lfm2moe}
+MODELS = {"lfm2": lfm2, "lfm2-window": lfm2_window, "lfm2moe": lfm2moe}

@@ -22,9 +22,9 @@ def gpt_oss(name):
 
 
 def gpt_oss_pattern(name):
-    """Three layers with a window to one without, as a key says, and no scaling of rope."""
+    """Three layers with a window, which have a base of their own, to one without; and no scaling of rope."""
     small = gpt_oss(name).keys(**{"attention.sliding_window_pattern": 4, "attention.sliding_window": 5})
-    small.keys(**{"rope.scaling.type": None, "rope.scaling.factor": None})
+    small.keys(**{"rope.scaling.type": None, "rope.scaling.factor": None, "rope.freq_base_swa": 50.0})
     return small.keys(**{"rope.scaling.original_context_length": None})
 
 

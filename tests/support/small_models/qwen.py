@@ -16,8 +16,12 @@ def qwen2moe(name):
 
 
 def qwen2vl(name):
-    """The pairs of a head belong to sections, which makes no difference to text."""
-    return decoder(name, "qwen2vl", qkv_bias=True).keys(**{"rope.dimension_sections": _sections(2, 3, 3, 0)})
+    """The pairs of a head belong to sections, which makes no difference to text.
+
+    The reference does not read the epsilon of this architecture's norms, so it is too small to be seen.
+    """
+    small = decoder(name, "qwen2vl", qkv_bias=True).keys(**{"attention.layer_norm_rms_epsilon": 1e-9})
+    return small.keys(**{"rope.dimension_sections": _sections(2, 3, 3, 0)})
 
 
 def _sections(*numbers):
