@@ -212,8 +212,8 @@ def _show(parts: tuple[str, ...]) -> None:
     click.echo(f"\nComputing weighted average statistics per layer ({len(layers)} layers)")
     click.echo("\n  Layer\t     μΣ(Act²)\t      μZD\tμCosSim")
     click.echo("=" * 48)
-    for layer in layers:
-        click.echo(f"{layer.layer:5d}\t{layer.total:14.2f}\t{100 * layer.outliers:10.4f}%\t{layer.cosine:6.4f}")
+    for each in layers:
+        click.echo(f"{each.layer:5d}\t{each.total:14.2f}\t{100 * each.outliers:10.4f}%\t{each.cosine:6.4f}")
     click.echo()
     warn(matrix.warnings)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quantreg.importance import Sums
-    from quantreg.inference import Model
+    from quantreg.inference.model import Model
 
 __all__ = ["Activations"]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quantreg.importance import ImatrixLike
-    from quantreg.inference import Model
+    from quantreg.inference.model import Model
     from quantreg.quality.chunks import ModelLike, TextOrIds
 
     Progress = Callable[[Started | ChunkDone | Saved], object]
@@ -185,9 +185,9 @@ class _Run:
             return [ChunkDone(chunk, len(self.chunks), math.nan, math.nan) for chunk in chunks]
         n_ctx, first = ids.shape[1], ids.shape[1] // 2
         kept = slice(0, n_ctx) if self._output else slice(first, n_ctx - 1)
-        targets = np.full(ids.shape, -1, np.int32)  # -1: no prediction that counts
-        targets[:, first : n_ctx - 1] = tokens[:, first + 1 :]
-        targets = targets[:, kept].reshape(-1)
+        following = np.full(ids.shape, -1, np.int32)  # -1: no prediction that counts
+        following[:, first : n_ctx - 1] = tokens[:, first + 1 :]
+        targets = following[:, kept].reshape(-1)
         nll, start = [], 0
         for logits in self._logits(states[:, kept], activations):
             part = targets[start : start + len(logits)]

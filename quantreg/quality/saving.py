@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 
 from quantreg.errors import OutputError, QuantregError
 from quantreg.gguf import read_header
@@ -19,7 +18,7 @@ from quantreg.words import count, listed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from quantreg.inference import Model
+    from quantreg.inference.model import Model
     from quantreg.quality.chunks import Chunks
 
 __all__ = ["Saved", "Saves"]
@@ -177,7 +176,7 @@ def _digest_of(model: "Model") -> str:
     for name in model.tensors:
         tensor = model.tensors[name]
         digest.update(f"{name} {tensor.shape} {tensor.type_id} ".encode())
-        digest.update(np.ascontiguousarray(tensor.data.reshape(-1)[:64]))
+        digest.update(tensor.data.reshape(-1)[:64].tobytes())
     return digest.hexdigest()
 
 
@@ -185,5 +184,5 @@ def _part_digest(part: ImportanceMatrix) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(part):
         digest.update(f"{name} {part.counts(name)} ".encode())
-        digest.update(part.sums(name))
+        digest.update(part.sums(name).tobytes())
     return digest.hexdigest()
