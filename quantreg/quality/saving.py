@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-
 from quantreg.errors import OutputError, QuantregError
 from quantreg.gguf import read_header
 from quantreg.importance import FORMATS, UNFINISHED, ImportanceMatrix, write_matrix
@@ -16,6 +15,7 @@ from quantreg.storage import AtomicFile
 from quantreg.words import count, listed
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from quantreg.inference.model import Model
