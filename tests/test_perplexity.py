@@ -274,3 +274,14 @@ def test_a_third_partys_numpy_type_runs(folder, ids, tmp_path):
     assert found.kl_mean == pytest.approx(
         quantreg.kl_divergence(tmp_path / "decoded.gguf", GOLDEN / "base.dat").kl_mean, rel=1e-4
     )
+
+
+def test_results_are_a_line_and_a_table_in_a_notebook(folder, base, ids):
+    perplexity = quantreg.perplexity(base, ids, n_ctx=N_CTX)
+    divergence = quantreg.kl_divergence(folder / "rounded.gguf", GOLDEN / "base.dat")
+    assert repr(perplexity).startswith("<Perplexity 10350.31")
+    assert re.match(r"<Divergence 0.12291 \+/- 0.01131 nats, perplexity 9022.60\d\d against 9759.19", repr(divergence))
+    for found in (perplexity, divergence):
+        html = found._repr_html_()
+        assert "<th>perplexity_error</th>" in html
+        assert "running" not in html

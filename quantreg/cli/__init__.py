@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("generate", "Generate text with a model, to see that it still speaks."),
     "evaluate": ("evaluate", "Measure error, size and speed of types on a model's weights."),
     "perplexity": ("perplexity", "Measure how well a model predicts a text, and how far it is from another."),
+    "imatrix": ("imatrix", "Collect the importance matrix of a model on a text, or combine several."),
     "demo": ("demo", "Quantize a small random model to several types and compare them."),
     "plugins": ("plugins", "List, create and check plugins for your own formats."),
 }

@@ -1,24 +1,16 @@
 """The subcommand `quantreg perplexity`."""
 
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import click
 
-from quantreg.cli.show import print_json, warn
+from quantreg.cli.chunk_progress import chunk_progress
+from quantreg.cli.show import print_json
 
 if TYPE_CHECKING:
-    from quantreg.quality import ChunkDone, Divergence, Perplexity, Started
-
-_QUIET = 10.0  # seconds between two lines of progress where there is no terminal
-_HEADINGS = (
-    "chunk             PPL               ln(PPL(Q)/PPL(base))          KL Divergence              Δp RMS            "
-    "Same top p"
-)
+    from quantreg.quality import Divergence, Perplexity
 
 
 @click.command("perplexity")
@@ -76,7 +68,7 @@ def command(
         other = stack.enter_context(quantreg.load(against, threads)) if against else opened_base
         chunks = None if chunks == -1 else chunks  # llama-perplexity's "all"
         found: Divergence | Perplexity
-        with _progress(as_json) as progress:
+        with chunk_progress(as_json) as progress:
             if other is not None:
                 found = quantreg.kl_divergence(
                     model, other, given, n_ctx=n_ctx, chunks=chunks, threads=threads, progress=progress
@@ -118,111 +110,6 @@ def _check_options(
         )
     if not (text or ids or kl_divergence):
         raise click.UsageError("There is no text: give a file with -f, or token ids with --ids.")
-
-
-@contextmanager
-def _progress(as_json: bool) -> "Iterator[Callable[[Started | ChunkDone], None]]":
-    """Give the callable to pass as ``progress=``. It prints warnings, a line or item per chunk, and shows a bar.
-
-    The bar is there if stderr is a terminal. If stdout is one too, what belongs there appears when the bar has gone.
-    """
-    on_terminal = sys.stderr is not None and sys.stderr.isatty()  # None if the stream is closed
-    lines = _Lines(hold=on_terminal and sys.stdout is not None and sys.stdout.isatty())
-    with _bar() if on_terminal else _sparse(as_json) as show:
-
-        def listen(event: "Started | ChunkDone") -> None:
-            warn(getattr(event, "warnings", ()))
-            if not as_json:
-                lines(event)
-            show(event)
-
-        try:
-            yield listen
-        except BaseException:
-            lines.end()
-            raise
-    lines.end()
-
-
-class _Lines:
-    """Prints what llama-perplexity prints for each chunk: an item of a list, or a row of a table if there is a base."""
-
-    def __init__(self, hold: bool) -> None:
-        self._hold = hold
-        self._held: list[str] = []
-        self._against = False
-        self._open = False  # whether the cursor stands behind the list
-
-    def __call__(self, event: Any) -> None:
-        if hasattr(event, "against"):
-            self._against = event.against
-            if event.against:
-                self._print(_HEADINGS + "\n")
-        elif self._against:
-            self._print(
-                f"{event.chunk:4d}    {event.perplexity:9.4f} ± {event.perplexity_error:9.4f}    "
-                f"{event.log_ratio:10.5f} ± {event.log_ratio_error:10.5f}    "
-                f"{event.kl_mean:10.5f} ± {event.kl_error:10.5f}    "
-                f"{100 * event.dp_rms:6.3f} ± {100 * event.dp_rms_error:6.3f} %    "
-                f"{100 * event.same_top:6.3f} ± {100 * event.same_top_error:6.3f} %\n"
-            )
-        else:
-            self._open = True
-            self._print(f"[{event.chunk}]{event.perplexity:.4f},")
-
-    def _print(self, text: str) -> None:
-        if self._hold:
-            self._held.append(text)
-        else:
-            click.echo(text, nl=False)
-
-    def end(self) -> None:
-        """Print what was held back, and end the list."""
-        text = "".join(self._held) + "\n" * (self._open or self._against)
-        self._held, self._open, self._against = [], False, False
-        if text:
-            click.echo(text, nl=False)
-
-
-@contextmanager
-def _sparse(as_json: bool) -> "Iterator[Callable[[Started | ChunkDone], None]]":
-    """Where there is no terminal: the list on stdout is enough, and with --json a line every 10 seconds."""
-    told = time.monotonic()
-
-    def show(event: Any) -> None:
-        nonlocal told
-        if as_json and hasattr(event, "chunk") and time.monotonic() - told >= _QUIET:
-            told = time.monotonic()
-            click.echo(f"[{event.chunk:4d}/{event.chunks:4d}] {_estimate(event)}", err=True)
-
-    yield show
-
-
-@contextmanager
-def _bar() -> "Iterator[Callable[[Started | ChunkDone], None]]":
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = [
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("chunks"),
-        TimeRemainingColumn()
-    ]  # fmt: skip
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
-        task = bar.add_task("evaluating", total=None)
-
-        def show(event: Any) -> None:
-            if hasattr(event, "chunk"):
-                bar.update(task, completed=event.chunk, description=_estimate(event))
-            else:
-                bar.update(task, total=event.chunks)
-
-        yield show
-
-
-def _estimate(event: "ChunkDone") -> str:
-    text = f"PPL {event.perplexity:.4f} ± {event.perplexity_error:.4f}"
-    return f"{text}, KL {event.kl_mean:.5f} ± {event.kl_error:.5f}" if event.same_top or event.kl_mean else text
 
 
 def _print_divergence(found: "Divergence") -> None:

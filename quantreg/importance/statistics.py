@@ -134,7 +134,7 @@ def _cosine(matrix: "ImportanceMatrix", name: str, sums: _Row) -> float:
     """The cosine of the angle to the same tensor one layer before."""
     match = _LAYER.search(name)
     before = f"{name[: match.start()]}{int(match[0]) - 1}{name[match.end() :]}" if match else ""
-    if before not in matrix:
+    if before not in matrix or not any(matrix.counts(before) or (1,)):
         return 0.0
     other = matrix.sums(before)
     if other.size != sums.size:

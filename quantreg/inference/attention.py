@@ -59,6 +59,9 @@ def queries_keys_values(
     n_v = layer.kv_heads * layer.value_length
     if layer.has("attn_qkv"):
         fused = layer.linear("attn_qkv", x, run, n_q + n_k + n_v)
+        if layer.has("attn_q", "bias") and not layer.has("attn_qkv", "bias"):
+            sizes = {"attn_q": n_q, "attn_k": n_k, "attn_v": n_v}
+            fused += np.concatenate([layer.small(part, size, kind="bias") for part, size in sizes.items()])
         q, k, v = fused[:, :n_q], fused[:, n_q : n_q + n_k], fused[:, n_q + n_k :]
     else:
         q = layer.linear("attn_q", x, run, n_q)

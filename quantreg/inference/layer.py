@@ -62,6 +62,10 @@ class Layer:
         """A small tensor, decoded. Raises ModelError if it is missing or has another shape."""
         return self.weights.small(self.name(part, kind), *shape)
 
+    def skip(self) -> None:
+        """Say that this layer is not computed, whatever tensors it has."""
+        self.weights.used.update(name for name in self.weights.tensors if name.startswith(f"blk.{self.index}."))
+
     def linear(self, part: str, x: "NDArray[np.float32]", run: Pass, rows: int | None = None) -> "NDArray[np.float32]":
         """``x @ weight.T + bias``, with the bias if the model has one: float32 (..., rows)."""
         y = self.weights.multiply(self.name(part), x, run, rows)
@@ -77,6 +81,10 @@ class Layer:
         if self.has(part, "bias"):
             y += self.small(part, kind="bias")[chosen]
         return y
+
+    def each(self, part: str, x: "NDArray[np.float32]", run: Pass, rows: int) -> "NDArray[np.float32]":
+        """``x[:, i] @ weight[i].T`` for every matrix i of a stack: float32 (rows of x, n, rows)."""
+        return self.weights.multiply_each(self.name(part), x, run, rows)
 
     def norm(self, part: str, x: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
         """The norm of the graph over the last axis, times the weight ``part``, plus its bias if there is one."""

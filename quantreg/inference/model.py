@@ -1,7 +1,8 @@
 """A model that runs: token ids in, logits out, with the weights as they are in the file."""
 
 import os
-from collections import ChainMap
+import re
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -97,6 +98,24 @@ class Model:
             raise ModelError(f"the tensors and the metadata of the model do not fit together: {error}") from error
         if self.graph.generates:
             self._output(states, run)
+        used = self._weights.used.union(*map(self._weights.parameters, self._weights.used))
+        unused = [name for name in self.tensors if name not in used and not self._is_spare(name)]
+        if unused:
+            warnings.warn(
+                f"the graph of {self.architecture.name} does not use {unused[0]!r}"
+                + (f" and {len(unused) - 1} other tensors" if len(unused) > 1 else "")
+                + ": if the model needs them, its results are wrong",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _is_spare(self, name: str) -> bool:
+        """Whether a model may have this tensor and not need it for its logits."""
+        layer = re.match(r"blk\.(\d+)\.", name, re.ASCII)
+        if layer and int(layer[1]) >= self.n_layers:  # they predict further tokens
+            return True
+        # Factors for another length of context, scales of quantized activations, and heads of other tasks.
+        return name.startswith(("rope_", "cls", "dense_")) or name.endswith(".input_scale")
 
     # ---- what it is ----
 
@@ -178,7 +197,8 @@ class Model:
         ``ids`` are integers of shape (tokens,), or (sequences, tokens) for several sequences of equal length, which do
         not see each other. With a ``cache`` the tokens follow those that it holds, and are added to it.
         ``observe(name, x, experts)`` is called with the input x (tokens, cols) of each matrix and, for a stack of
-        experts, the chosen ones (tokens, k). Raises ModelError for ids outside the vocabulary.
+        experts, the chosen ones (tokens, k), or else None; x is (tokens, k, cols) if each of k matrices has its own.
+        Raises ModelError for ids outside the vocabulary.
         """
         given = self._ids(ids)
         rows = given.reshape(-1, given.shape[-1])
@@ -247,7 +267,11 @@ class Model:
         unknown = sorted(set(tensors) - set(self.tensors))
         if unknown:
             raise ModelError(f"the model has no tensor {unknown[0]}: name one of those in model.tensors")
-        return Model(self.metadata, ChainMap(dict(tensors), self.tensors), threads=self.threads)  # type: ignore[arg-type]
+        others = dict(self.tensors)
+        for name in tensors:  # what the old type read beside its tensor is no business of the new one
+            for parameter in self._weights.parameters(name):
+                others.pop(parameter, None)
+        return Model(self.metadata, others | dict(tensors), threads=self.threads)
 
     def _ids(self, ids: "ArrayLike") -> "NDArray[np.intp]":
         given = np.asarray(ids)

@@ -8,6 +8,7 @@ import numpy as np
 from quantreg.errors import ModelError
 from quantreg.inference.passes import Pass
 from quantreg.products import matmul
+from quantreg.registry import types
 from quantreg.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
@@ -17,16 +18,21 @@ __all__ = ["Weights"]
 
 
 class Weights:
-    """The tensors of a model by name. Matrices stay encoded; small tensors are decoded once and kept."""
+    """The tensors of a model by name. Matrices stay encoded; small tensors are decoded once and kept.
+
+    ``used`` holds the names of those that were asked for.
+    """
 
     def __init__(self, tensors: Mapping[str, QuantizedTensor]) -> None:
         self.tensors = tensors
         self._small: dict[str, NDArray[np.float32]] = {}
+        self.used: set[str] = set()
 
     def __contains__(self, name: object) -> bool:
         return name in self.tensors
 
     def __getitem__(self, name: str) -> QuantizedTensor:
+        self.used.add(name)
         try:
             return self.tensors[name]
         except KeyError:
@@ -84,13 +90,42 @@ class Weights:
             )
         if rows is not None and tensor.shape[-2] != rows:
             raise ModelError(f"the tensor {name} has {tensor.shape[-2]} rows: expected {rows}")
+        scale = self._scale(name, 1 if experts is None else tensor.shape[0]) if scaled else None
         if run.dry:
             return np.zeros((*(x.shape[:-1] if experts is None else experts.shape), tensor.shape[-2]), np.float32)
         if run.observe is not None:
             run.observe(name, x, experts)
         y = matmul(x, tensor, threads=run.threads, expert=experts)
-        scale = f"{name.removesuffix('.weight')}.scale"
-        if scaled and scale in self.tensors:
-            found = self.small(scale, 1 if experts is None else tensor.shape[0])
-            y *= found if experts is None else found[experts][..., None]
+        if scale is not None:
+            y *= scale if experts is None else scale[experts][..., None]
         return y
+
+    def _scale(self, name: str, count: int) -> "NDArray[np.float32] | None":
+        """The scale of a matrix or of each expert; None if there is none or if the type of the matrix reads it."""
+        scale = f"{name.removesuffix('.weight')}.scale"
+        if scale not in self.tensors or scale in self.parameters(name):
+            return None
+        return self.small(scale, count)
+
+    def parameters(self, name: str) -> set[str]:
+        """The names of the tensors beside a tensor that its type reads in order to decode it, such as NVFP4's scale."""
+        tensor = self.tensors[name]
+        found = types.get(tensor.type_id)
+        if found is None or tensor.parameters is None:
+            return set()
+        return self.tensors.keys() & found.stored_names(name, tensor.shape).values()
+
+    def multiply_each(self, name: str, x: "NDArray[np.float32]", run: Pass, rows: int) -> "NDArray[np.float32]":
+        """Multiply x[:, i], of activations (rows of x, n, cols), by matrix i of a stack (n, rows, cols).
+
+        Raises ModelError if the tensor has another shape. To observers these are no experts, but one wide matrix.
+        """
+        tensor, shape = self[name], (x.shape[1], rows, x.shape[2])
+        if tensor.shape != shape:
+            raise ModelError(f"the tensor {name} has shape {tensor.shape}: expected {shape}")
+        if run.dry:
+            return np.zeros((*x.shape[:2], rows), np.float32)
+        if run.observe is not None:
+            run.observe(name, x, None)
+        each = np.broadcast_to(np.arange(x.shape[1]), x.shape[:2])
+        return matmul(x, tensor, threads=run.threads, expert=each)

@@ -16,7 +16,6 @@ from quantreg.quality.chunks import Chunks, batches, context_warnings, opened, t
 from quantreg.quality.logprobs import Scores, scored
 from quantreg.quality.results import ChunkDone, Started, Totals, chunk_done
 from quantreg.quality.saving import Saved, Saves
-from quantreg.words import count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -140,9 +139,6 @@ class _Run:
         self.sums = Sums()
         self.sums.add_matrix(matrix, self.chunks.n_ctx)
         self.totals.restore(figures)
-        self._warnings.append(
-            f"{matrix.path} holds {self.done} of {count(len(self.chunks), 'chunk')} of this run: it goes on from there"
-        )
 
     def matrix(self) -> ImportanceMatrix:
         """The matrix so far."""
@@ -153,7 +149,7 @@ class _Run:
 
     def all(self, saves: Saves | None) -> ImportanceMatrix:
         """Run all chunks. What was collected before an error or Ctrl-C is saved."""
-        self._tell(Started(len(self.chunks), self.chunks.n_ctx, warnings=tuple(self._warnings)))
+        self._tell(Started(len(self.chunks), self.chunks.n_ctx, warnings=tuple(self._warnings), done=self.done))
         activations = Activations(self.model, self.sums, self._output)
         rest = Chunks(self.chunks.tokens[self.done :], self.chunks.bos)
         before = self.done

@@ -99,10 +99,10 @@ def batches(chunks: Chunks) -> Iterator[tuple[int, "NDArray[np.int32]"]]:
 
 
 @contextmanager
-def opened(model: "ModelLike") -> Iterator[Model]:
-    """Give the model that a caller passed: as it is, or loaded from a path and closed at the end."""
+def opened(model: "ModelLike", threads: int | None = None) -> Iterator[Model]:
+    """Give the model that a caller passed: as it is, or loaded from a path with these threads and closed at the end."""
     if isinstance(model, (str, bytes, os.PathLike)):
-        with load(model) as loaded:
+        with load(model, threads) as loaded:
             yield loaded
     else:
         yield model

@@ -85,15 +85,14 @@ def scored(
             scores.nll_base[start:stop] = base_total - theirs[each, true]
             np.subtract(theirs, base_total.astype(np.float32)[:, None], out=scratch)
         scores.same[start:stop] = base_top == top
-        skipped = scratch <= _FLOOR
         np.exp(scratch, out=more)
+        more *= scratch > _FLOOR
         if stored:
             scratch -= block
             scratch += total.astype(np.float32)[:, None]
         else:  # so that equal logits give exactly 0
             np.subtract(theirs, block, out=scratch)
             scratch += (total - base_total).astype(np.float32)[:, None]
-        np.copyto(scratch, 0, where=skipped)
         scratch *= more
         scratch.sum(axis=1, dtype=np.float64, out=scores.kl[start:stop])
 

@@ -50,13 +50,14 @@ def perplexity(
     - ``n_ctx``: tokens of a chunk. ``chunks``: the largest number of chunks; None for the whole text.
     - ``save_base``: also write a base file for `kl_divergence` and for llama-perplexity. It takes 2 bytes per counted
       token and token of the vocabulary. ``force`` replaces an existing file.
-    - ``threads``: how many threads turn logits into probabilities; by default as many as processors.
+    - ``threads``: how many threads work, by default as many as processors. A `Model` was loaded with threads of its own
+      for its passes; then these turn logits into probabilities.
     - ``progress``: called with `quantreg.quality.Started`, then with a `ChunkDone` for each chunk.
 
     Raises ModelError if the model cannot run, has no such tokens or gives logits that are not finite; TokenizerError;
     QualityError if the text is shorter than two chunks; and OutputError if the base file cannot be written.
     """
-    with opened(model) as loaded:
+    with opened(model, threads) as loaded:
         _refuse_embedders(loaded)
         cut = Chunks.cut(loaded, token_ids(loaded, text), n_ctx, chunks)
         with ExitStack() as stack:
@@ -100,11 +101,11 @@ def kl_divergence(
     with ExitStack() as stack:
         if isinstance(base, (str, bytes, os.PathLike)) and _is_base_file(base):
             base = stack.enter_context(BaseFile(base))
-        loaded = stack.enter_context(opened(model))
+        loaded = stack.enter_context(opened(model, threads))
         _refuse_embedders(loaded)
         models = [loaded]
         if not isinstance(base, BaseFile):
-            models.append(stack.enter_context(opened(base)))
+            models.append(stack.enter_context(opened(base, threads)))
             _refuse_embedders(models[1])
             _compare_vocabularies(*models)
             if text is None:
@@ -204,7 +205,7 @@ class _Run:
 
     def _add_chunk(self, scores: Scores) -> None:
         chunk = len(self._running) + 1
-        if not np.isfinite([scores.nll.sum(), scores.nll_base.sum()]).all():
+        if not np.isfinite([column.sum() for column in scores[:3]]).all():
             raise self._not_finite(chunk)
         self.totals.add(scores)
         done = chunk_done(self.totals, chunk, len(self.chunks))

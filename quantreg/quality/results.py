@@ -1,11 +1,12 @@
 """What a measurement of quality returns and reports as it goes, and the statistics behind it."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantreg.html import figures
 from quantreg.quality.logprobs import Scores
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["ChunkDone", "Divergence", "Perplexity", "Started", "Totals"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Perplexity:
     """How well a model predicts a text. The definition is that of llama-perplexity.
 
@@ -40,7 +41,7 @@ class Perplexity:
     chunks: int
     n_ctx: int
     tokens: int
-    running: tuple[float, ...] = field(repr=False)
+    running: tuple[float, ...]
     seconds: float = 0.0
     tokens_per_second: float = 0.0
     warnings: tuple[str, ...] = ()
@@ -49,8 +50,16 @@ class Perplexity:
         """Return the fields as JSON-ready data. Numbers that are not finite become None."""
         return _ready(asdict(self))
 
+    def __repr__(self) -> str:
+        return (
+            f"<Perplexity {self.perplexity:.4f} +/- {self.perplexity_error:.4f}, {self.chunks} chunks of {self.n_ctx}>"
+        )
 
-@dataclass(frozen=True, slots=True)
+    def _repr_html_(self) -> str:
+        return _html(repr(self), self.to_dict())
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Divergence:
     """How far the predictions of a model are from those of a base model. The definition is that of llama-perplexity.
 
@@ -117,7 +126,7 @@ class Divergence:
     chunks: int
     n_ctx: int
     tokens: int
-    running: tuple[float, ...] = field(repr=False)
+    running: tuple[float, ...]
     seconds: float = 0.0
     tokens_per_second: float = 0.0
     warnings: tuple[str, ...] = ()
@@ -126,18 +135,29 @@ class Divergence:
         """Return the fields as JSON-ready data. Numbers that are not finite become None."""
         return _ready(asdict(self))
 
+    def __repr__(self) -> str:
+        return (
+            f"<Divergence {self.kl_mean:.5f} +/- {self.kl_error:.5f} nats, perplexity {self.perplexity:.4f} against "
+            f"{self.perplexity_base:.4f}, same top token {self.same_top:.2%}, {self.chunks} chunks of {self.n_ctx}>"
+        )
+
+    def _repr_html_(self) -> str:
+        return _html(repr(self), self.to_dict())
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
     """Everything was checked and the first chunk begins.
 
     ``chunks`` of ``n_ctx`` tokens will be evaluated. ``against`` says whether there is a base to compare with.
+    ``done`` chunks were evaluated by a run that did not finish, and are not evaluated again.
     """
 
     chunks: int
     n_ctx: int
     against: bool = False
     warnings: tuple[str, ...] = ()
+    done: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +301,10 @@ def _exp(value: float) -> float:
 def _root(value: float) -> float:
     """The root of a variance, which rounding may have made negative."""
     return math.sqrt(value) if value > 0 else 0.0
+
+
+def _html(text: str, fields: dict[str, Any]) -> str:
+    return figures(text.strip("<>"), {name: value for name, value in fields.items() if not isinstance(value, list)})
 
 
 def _ready(fields: "Mapping[str, Any]") -> dict[str, Any]:

@@ -44,7 +44,6 @@ def latent_attention(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "
     tables = run.tables(rope)
     rotate(q[..., still:], rope, tables)
     rotate(shared, rope, tables)
-    each = np.broadcast_to(np.arange(heads), (len(x), heads))  # every row goes through the matrices of all heads
     whole = not layer.has("attn_k_b")
     if whole:
         made = layer.linear("attn_kv_b", latent, run, heads * (still + value)).reshape(*shape, heads, still + value)
@@ -52,7 +51,7 @@ def latent_attention(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "
         v = made[..., still:]
     else:
         first = np.ascontiguousarray(q[..., :still]).reshape(-1, heads, still)
-        absorbed = layer.experts("attn_k_b", first, each, run, rank).reshape(*shape, heads, rank)
+        absorbed = layer.each("attn_k_b", first, run, rank).reshape(*shape, heads, rank)
         q = np.concatenate((absorbed, q[..., still:]), axis=-1)
         v = latent.reshape(*shape, 1, rank)
         k = np.concatenate((v, shared), axis=-1)
@@ -61,7 +60,7 @@ def latent_attention(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "
         q *= temperatures(run, grows, facts.number("attention.temperature_length"))
     out = attend(q, k, v, settings(layer), run, layer.index)
     if not whole:
-        out = layer.experts("attn_v_b", out.reshape(-1, heads, rank), each, run, value).reshape(len(x), -1)
+        out = layer.each("attn_v_b", out.reshape(-1, heads, rank), run, value).reshape(len(x), -1)
     return layer.linear("attn_output", out, run, facts.width)
 
 

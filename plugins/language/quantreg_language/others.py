@@ -32,6 +32,7 @@ def _exaone4_rotates(facts: Facts, layer: int) -> bool:
 def _deci_layer(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArray[np.float32]":
     """A layer without a feed-forward network does nothing. Attention may be one matrix alone, or absent."""
     if not layer.facts.feed_forward[layer.index]:
+        layer.skip()
         return x
     if layer.heads:
         normed = layer.norm("attn_norm", x, run)

@@ -29,6 +29,16 @@ def starcoder2(name):
     return _gpt(name, "starcoder2", fused_qkv=False).keys(**{"rope.freq_base": 1000.0})
 
 
+def starcoder2_fused(name):
+    """One matrix for queries, keys and values, but a bias for each."""
+    small = _gpt(name, "starcoder2", tied=True)
+    for block in small.blocks:
+        del small.tensors[f"{block}attn_qkv.bias"]
+        for part, heads in (("q", small.heads), ("k", small.heads_kv), ("v", small.heads_kv)):
+            small.bias(f"{block}attn_{part}", heads * small.head)
+    return small
+
+
 def codeshell(name):
     return _gpt(name, "codeshell")
 
@@ -104,6 +114,7 @@ MODELS = {
     "gpt2-output": gpt2_output,
     "starcoder": starcoder,
     "starcoder2": starcoder2,
+    "starcoder2-fused": starcoder2_fused,
     "codeshell": codeshell,
     "gptneox": gptneox,
     "gptneox-sequential": gptneox_sequential,
