@@ -93,6 +93,9 @@ def rotated(
     if rope is None:
         return q, k
     tables = run.tables(rope)
+    if run.tokens == 1:  # numbers are few, and calls cost more than they
+        both, heads = rotate(np.concatenate([q, k], axis=2), rope, tables), q.shape[2]
+        return both[:, :, :heads], both[:, :, heads:]
     return rotate(np.ascontiguousarray(q), rope, tables), rotate(np.ascontiguousarray(k), rope, tables)
 
 
