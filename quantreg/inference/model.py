@@ -341,6 +341,7 @@ class Model:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
+        self._weights.close()
         if self._file is not None:
             self._file.close()
 
