@@ -23,8 +23,8 @@ DECODE_GEOMEAN = {"avx512": 2, "avx2": 1.5, "base": 1}
 READ_SHARE = 0.6  # of the read bandwidth, for cheap encoders
 FILL_SHARE = 0.8  # of the rate at which the core fills memory, for decoders
 
-# For products: the share of the rate of BLAS on float32 weights, for each number of rows of activations.
-MATMUL = {512: 0.9}
+# For products: the share of the rate of BLAS on float32 weights, for many rows of activations.
+MATMUL = 0.9
 
 # For whole files: the ratio to llama-quantize, with two threads each.
 FILES = {"Q8_0": 1, "BF16": 1, "Q4_K_M with imatrix": 5, "IQ2_XS with imatrix": 4}
