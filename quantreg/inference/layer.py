@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quantreg.errors import ModelError
 from quantreg.inference.facts import Facts
 from quantreg.inference.norms import normalise
 from quantreg.inference.passes import Pass
@@ -34,8 +35,8 @@ class Layer:
         self.window = graph.window_of(facts, index)
         self.key_length, self.value_length = facts.key_length, facts.value_length
         if self.window:  # some models have other heads in the layers with a window
-            self.key_length = int(facts.get("attention.key_length_swa", self.key_length))
-            self.value_length = int(facts.get("attention.value_length_swa", self.value_length))
+            self.key_length = facts.whole("attention.key_length_swa", self.key_length)
+            self.value_length = facts.whole("attention.value_length_swa", self.value_length)
 
     def name(self, part: str, kind: str = "weight") -> str:
         """The full name of a tensor of this layer."""
@@ -64,9 +65,9 @@ class Layer:
         self, part: str, x: "NDArray[np.float32]", chosen: "NDArray[np.intp]", run: Pass, rows: int | None = None
     ) -> "NDArray[np.float32]":
         """The same with the matrix that ``chosen`` names for each row: float32 chosen.shape + (rows,)."""
-        y = self.weights.multiply(self.name(part), x, run, rows, chosen)
+        y = self.weights.multiply(self.name(part), x, run, rows, chosen, count=self.facts.n_experts)
         if self.has(part, "bias"):
-            y += self.small(part, kind="bias")[chosen]
+            y += self.small(part, self.facts.n_experts, y.shape[-1], kind="bias")[chosen]
         return y
 
     def each(self, part: str, x: "NDArray[np.float32]", run: Pass, rows: int) -> "NDArray[np.float32]":
@@ -97,18 +98,23 @@ class Layer:
             magnitude *= graph.yarn_magnitude(facts, scale) if graph.yarn_magnitude else yarn_magnitude(scale)
         elif kind == "none":
             scale = 1.0
-        dims = int(facts.get("rope.dimension_count_swa", facts.rope_dims)) if self.window else facts.rope_dims
-        rope = Rope(pairs, dims, base, scale, self._factors(run), yarn, magnitude)
+        dims = facts.whole("rope.dimension_count_swa", facts.rope_dims) if self.window else facts.rope_dims
+        if dims % 2 or dims > max(self.key_length, facts.key_length):
+            raise ModelError(
+                f"by the metadata of the model, {dims} values of a head rotate, but a head has {self.key_length}: "
+                f"correct {facts.architecture}.rope.dimension_count, which must be even"
+            )
+        rope = Rope(pairs, dims, base, scale, self._factors(run, facts.rope_dims // 2), yarn, magnitude)
         return graph.window_rope(rope) if self.window else rope
 
-    def _factors(self, run: Pass) -> "NDArray[np.float32] | None":
+    def _factors(self, run: Pass, count: int) -> "NDArray[np.float32] | None":
         """The tensor by which angles are divided. Two of them: for a context longer than that of training, or not."""
         if "rope_freqs.weight" in self.weights:
-            return self.weights.small("rope_freqs.weight")
+            return self.weights.small("rope_freqs.weight", count)
         longest = run.start + run.tokens if run.cache is None else max(run.cache.limit or 0, run.start + run.tokens)
         trained = self.facts.number("rope.scaling.original_context_length", self.facts.context)
         name = f"rope_factors_{'long' if longest > trained else 'short'}.weight"
-        return self.weights.small(name) if name in self.weights else None
+        return self.weights.small(name, count) if name in self.weights else None
 
 
 def _scale(facts: Facts) -> float:
