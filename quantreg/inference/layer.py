@@ -1,6 +1,6 @@
 """One layer of a model: its tensors by short names, and what the graph says about it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -12,11 +12,18 @@ from quantreg.inference.rope import Rope, yarn_magnitude
 from quantreg.inference.weights import Weights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from quantreg.inference.graph import Graph
 
 __all__ = ["Layer"]
+
+Found = TypeVar("Found")
+
+# By which angles are divided: for all contexts, for one longer than in training, and for one as in training.
+ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
 class Layer:
@@ -37,6 +44,15 @@ class Layer:
         if self.window:  # some models have other heads in the layers with a window
             self.key_length = facts.whole("attention.key_length_swa", self.key_length)
             self.value_length = facts.whole("attention.value_length_swa", self.value_length)
+        self._once: dict[Any, Any] = {}
+
+    def once(self, key: object, make: "Callable[[Layer], Found]") -> "Found":
+        """What ``make`` returns for this layer: it is called the first time, and the result is kept under ``key``."""
+        try:
+            found: Found = self._once[key]
+        except KeyError:
+            found = self._once[key] = make(self)
+        return found
 
     def name(self, part: str, kind: str = "weight") -> str:
         """The full name of a tensor of this layer."""
@@ -50,9 +66,10 @@ class Layer:
         """A small tensor, decoded. Raises ModelError if it is missing or has another shape."""
         return self.weights.small(self.name(part, kind), *shape)
 
-    def skip(self) -> None:
-        """Say that this layer is not computed, whatever tensors it has."""
-        self.weights.used.update(name for name in self.weights.tensors if name.startswith(f"blk.{self.index}."))
+    def skip(self, *parts: str) -> None:
+        """Say that these parts of the layer are not computed, or nothing of it, whatever tensors it has."""
+        begins = tuple(f"blk.{self.index}.{part}." for part in parts) or f"blk.{self.index}."
+        self.weights.used.update(name for name in self.weights.tensors if name.startswith(begins))
 
     def linear(self, part: str, x: "NDArray[np.float32]", run: Pass, rows: int | None = None) -> "NDArray[np.float32]":
         """``x @ weight.T + bias``, with the bias if the model has one: float32 (..., rows)."""
@@ -82,6 +99,13 @@ class Layer:
 
     def rope(self, run: Pass) -> Rope | None:
         """How this layer rotates its heads in this pass, or None if it does not."""
+        name = ROPE_FACTORS[0]
+        if name not in self.weights:
+            longest = run.start + run.tokens if run.cache is None else max(run.cache.limit or 0, run.start + run.tokens)
+            name = ROPE_FACTORS[1 if longest > self.once("trained", _trained) else 2]
+        return self.once(("rope", name), lambda layer: layer._rope(name))
+
+    def _rope(self, factors: str) -> Rope | None:
         facts, graph = self.facts, self.graph
         pairs = graph.rope(facts) if callable(graph.rope) else graph.rope
         if pairs is None or not graph.rotates(facts, self.index):
@@ -104,17 +128,18 @@ class Layer:
                 f"by the metadata of the model, {dims} values of a head rotate, but a head has {self.key_length}: "
                 f"correct {facts.architecture}.rope.dimension_count, which must be even"
             )
-        rope = Rope(pairs, dims, base, scale, self._factors(run, facts.rope_dims // 2), yarn, magnitude)
+        divisors = None
+        for name in ROPE_FACTORS:  # all are checked, whichever this pass needs
+            if name in self.weights:
+                found = self.weights.small(name, facts.rope_dims // 2)
+                divisors = found if name == factors else divisors
+        rope = Rope(pairs, dims, base, scale, divisors, yarn, magnitude)
         return graph.window_rope(rope) if self.window else rope
 
-    def _factors(self, run: Pass, count: int) -> "NDArray[np.float32] | None":
-        """The tensor by which angles are divided. Two of them: for a context longer than that of training, or not."""
-        if "rope_freqs.weight" in self.weights:
-            return self.weights.small("rope_freqs.weight", count)
-        longest = run.start + run.tokens if run.cache is None else max(run.cache.limit or 0, run.start + run.tokens)
-        trained = self.facts.number("rope.scaling.original_context_length", self.facts.context)
-        name = f"rope_factors_{'long' if longest > trained else 'short'}.weight"
-        return self.weights.small(name, count) if name in self.weights else None
+
+def _trained(layer: Layer) -> float:
+    """The context that the model was trained on before it was extended."""
+    return layer.facts.number("rope.scaling.original_context_length", layer.facts.context)
 
 
 def _scale(facts: Facts) -> float:
