@@ -204,7 +204,7 @@ _limit: Any = None
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Let BLAS use one thread per call while any block of this kind runs; its setting comes back after the last of them."""
+    """Let BLAS use one thread per call while any block of this kind runs; its setting comes back after the last."""
     global _users, _limit
     with _lock:
         if not _users:
