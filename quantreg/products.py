@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from quantreg.dispatch import TypeKey
     from quantreg.parameters import Fitted
 
-__all__ = ["matmul"]
+__all__ = ["matmul", "one_blas_thread"]
 
 # Weights per tile. A tile for many rows of activations amortizes the work of BLAS before each call; a tile for a few is
 # read once after it is decoded, and best stays in the inner cache. The partition depends on nothing else, so neither
@@ -167,7 +167,7 @@ def _multiply(w: Weights, groups: "list[Any]", threads: int) -> None:
         decode_slab(qtype, codec, np.ascontiguousarray(encoded), tile, tensor=w.name)
         np.matmul(flat, tile.T, out=product)
 
-    with _one_blas_thread():
+    with one_blas_thread():
         if min(threads, len(items)) == 1:
             for item in items:
                 work(item)
@@ -203,8 +203,8 @@ _limit: Any = None
 
 
 @contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Let BLAS use one thread per call while any product runs; its setting comes back after the last of them."""
+def one_blas_thread() -> Iterator[None]:
+    """Let BLAS use one thread per call while any block of this kind runs; its setting comes back after the last."""
     global _users, _limit
     with _lock:
         if not _users:

@@ -24,6 +24,7 @@ from quantreg.inference.norms import normalise
 from quantreg.inference.passes import Observe, Pass
 from quantreg.inference.sampling import Sampler, tokens
 from quantreg.inference.weights import Weights
+from quantreg.products import one_blas_thread
 from quantreg.recipes.catalog import architectures
 from quantreg.tensor import QuantizedTensor
 from quantreg.tokenization import Tokenizer
@@ -301,10 +302,11 @@ class Model:
         return Pass(sequences, tokens, observe=observe, threads=self.threads, pool=self._pool, **more)
 
     def _states(self, run: Pass) -> "NDArray[np.float32]":
-        x = self._embed(run)
-        for layer in self._layers:
-            x = whole_layer(layer, x, run)
-        return x if self.graph.output_norm is None else self._norm(self.graph.output_norm, x, run)
+        with one_blas_thread():  # the pass has threads of its own; with those of BLAS, they wait for each other
+            x = self._embed(run)
+            for layer in self._layers:
+                x = whole_layer(layer, x, run)
+            return x if self.graph.output_norm is None else self._norm(self.graph.output_norm, x, run)
 
     def _embed(self, run: Pass) -> "NDArray[np.float32]":
         assert run.ids is not None
