@@ -1,5 +1,6 @@
 """The numbers of a model: its metadata, with the defaults of llama.cpp for what a file may leave out."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from quantreg.errors import ModelError
 
 __all__ = ["Facts", "read_facts"]
+
+MOST_LAYERS = 1024  # twice what the reference holds: a number beyond is an error of the file, and costs memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,13 @@ class Facts:
         """A number below the name of the architecture. Raises ModelError if it is absent and has no default."""
         return float(_number(self.metadata, f"{self.architecture}.{key}", default))
 
+    def whole(self, key: str, default: int | None = None, least: int = 0) -> int:
+        """A whole number below the name of the architecture, at least ``least``. Raises ModelError for anything else.
+
+        It is also raised if the key is absent and there is no default.
+        """
+        return _whole(self.metadata, f"{self.architecture}.{key}", default, least)
+
     def flag(self, key: str) -> bool:
         """A truth value below the name of the architecture. Raises ModelError if it is absent or something else."""
         found = self.get(key)
@@ -58,15 +68,14 @@ def read_facts(metadata: Mapping[str, Any], n_vocab: int) -> Facts:
     name = str(metadata.get("general.architecture", ""))
 
     def whole(key: str, default: int | None = None) -> int:
-        found = _number(metadata, f"{name}.{key}", default)
-        if found != int(found) or found < 0:
-            raise ModelError(f"the metadata key {name}.{key} is {found!r}: expected a whole number")
-        return int(found)
+        return _whole(metadata, f"{name}.{key}", default)
 
     width, total = whole("embedding_length"), whole("block_count")
     n_layers = total - whole("nextn_predict_layers", 0)
-    if not 0 < n_layers <= total:
-        raise ModelError(f"the model has {n_layers} layers by its metadata: correct {name}.block_count")
+    if not 0 < n_layers <= total or total > MOST_LAYERS:
+        raise ModelError(
+            f"the model has {n_layers} layers by its metadata, expected 1 to {MOST_LAYERS}: correct {name}.block_count"
+        )
     heads = _per_layer(metadata, f"{name}.attention.head_count", n_layers, 0)
     head = width // heads[0] if heads[0] else 0
     key_length = whole("attention.key_length", head)
@@ -83,10 +92,10 @@ def read_facts(metadata: Mapping[str, Any], n_vocab: int) -> Facts:
         key_length=key_length,
         value_length=whole("attention.value_length", head),
         rope_dims=whole("rope.dimension_count", key_length),
-        eps=float(
-            metadata.get(
-                f"{name}.attention.layer_norm_rms_epsilon", metadata.get(f"{name}.attention.layer_norm_epsilon", 1e-5)
-            )
+        eps=_number(
+            metadata,
+            f"{name}.attention.layer_norm_rms_epsilon",
+            _number(metadata, f"{name}.attention.layer_norm_epsilon", 1e-5),
         ),
         n_experts=whole("expert_count", 0),
         experts_used=_per_layer(metadata, f"{name}.expert_used_count", n_layers, 0),
@@ -100,6 +109,13 @@ def _number(metadata: Mapping[str, Any], key: str, default: float | None) -> flo
     if isinstance(found, (bool, str)) or not isinstance(found, (int, float)):
         raise ModelError(f"the metadata key {key} is {found!r}: expected a number")
     return found
+
+
+def _whole(metadata: Mapping[str, Any], key: str, default: int | None, least: int = 0) -> int:
+    found = _number(metadata, key, default)
+    if found != found or found in (math.inf, -math.inf) or found != int(found) or found < least:
+        raise ModelError(f"the metadata key {key} is {found!r}: expected a whole number, {least} or more")
+    return int(found)
 
 
 def _per_layer(metadata: Mapping[str, Any], key: str, n_layers: int, default: Any) -> tuple[Any, ...]:

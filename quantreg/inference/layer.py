@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from quantreg.errors import ModelError
 from quantreg.inference.facts import Facts
 from quantreg.inference.norms import normalise
 from quantreg.inference.passes import Pass
@@ -38,8 +39,8 @@ class Layer:
         self.window = graph.window_of(facts, index)
         self.key_length, self.value_length = facts.key_length, facts.value_length
         if self.window:  # some models have other heads in the layers with a window
-            self.key_length = int(facts.get("attention.key_length_swa", self.key_length))
-            self.value_length = int(facts.get("attention.value_length_swa", self.value_length))
+            self.key_length = facts.whole("attention.key_length_swa", self.key_length)
+            self.value_length = facts.whole("attention.value_length_swa", self.value_length)
         self._once: dict[Any, Any] = {}
 
     def once(self, key: object, make: "Callable[[Layer], Found]") -> "Found":
@@ -112,13 +113,18 @@ class Layer:
         kind = facts.get("rope.scaling.type", "linear")
         yarn, magnitude = None, facts.number("rope.scaling.attn_factor", 1.0)
         if kind == "yarn":
-            context = int(facts.number("rope.scaling.original_context_length", facts.context))
+            context = facts.whole("rope.scaling.original_context_length", facts.context)
             fast = facts.number("rope.scaling.yarn_beta_fast", 32.0)
             yarn = context, fast, facts.number("rope.scaling.yarn_beta_slow", 1.0)
             magnitude *= graph.yarn_magnitude(facts, scale) if graph.yarn_magnitude else yarn_magnitude(scale)
         elif kind == "none":
             scale = 1.0
-        dims = int(facts.get("rope.dimension_count_swa", facts.rope_dims)) if self.window else facts.rope_dims
+        dims = facts.whole("rope.dimension_count_swa", facts.rope_dims) if self.window else facts.rope_dims
+        if dims > self.key_length:
+            raise ModelError(
+                f"{facts.architecture}.rope.dimension_count says that {dims} values of each head are rotated: layer "
+                f"{self.index} has heads of {self.key_length} values"
+            )
         rope = Rope(
             pairs, dims, base, scale, self.weights.small(factors) if factors in self.weights else None, yarn, magnitude
         )

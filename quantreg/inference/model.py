@@ -93,7 +93,7 @@ class Model:
         run = Pass(1, 1, ids=np.zeros((1, 1), np.intp), dry=True)
         try:
             states = self._states(run)
-        except ValueError as error:
+        except (ValueError, ArithmeticError) as error:
             if isinstance(error, ShapeError):
                 raise
             raise ModelError(f"the tensors and the metadata of the model do not fit together: {error}") from error

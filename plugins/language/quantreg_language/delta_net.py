@@ -48,8 +48,8 @@ def gated_attention(layer: "Layer", x: "Array", run: "Pass") -> "Array":
 def delta_net(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     """A layer whose memory is a matrix for each head, that each token fades and corrects. float32 (rows, width)."""
     facts = layer.facts
-    length, n_keys = int(facts.number("ssm.state_size")), int(facts.number("ssm.group_count"))
-    n_values = int(facts.number("ssm.time_step_rank"))
+    length, n_keys = facts.whole("ssm.state_size", least=1), facts.whole("ssm.group_count", least=1)
+    n_values = facts.whole("ssm.time_step_rank", least=1)
     mixed = not layer.has("ssm_alpha")  # Qwen3-Next holds what belongs to a head of keys together
     values, z = _inputs(layer, x, run, length, n_keys, n_values)
     beta, alpha = _rates(layer, x, run, n_keys, n_values, mixed)
@@ -148,7 +148,7 @@ def _rates(layer: "Layer", x: "Array", run: "Pass", n_keys: int, n_values: int, 
 
 
 def _kernel(layer: "Layer") -> int:
-    return int(layer.facts.number("ssm.conv_kernel"))
+    return layer.facts.whole("ssm.conv_kernel", least=1)
 
 
 def _unit(x: "Array", eps: float) -> "Array":

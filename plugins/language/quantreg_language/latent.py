@@ -28,7 +28,7 @@ def latent_attention(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "
     """
     facts, heads = layer.facts, layer.heads
     key, value = lengths(facts)
-    rank, turned = int(facts.number("attention.kv_lora_rank")), facts.rope_dims
+    rank, turned = facts.whole("attention.kv_lora_rank", least=1), facts.rope_dims
     still, shape = key - turned, (run.sequences, run.tokens)
     if layer.has("attn_q_a"):
         low = layer.norm("attn_q_a_norm", layer.linear("attn_q_a", x, run), run)
@@ -66,7 +66,7 @@ def latent_attention(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "
 
 def lengths(facts: Facts) -> tuple[int, int]:
     """The lengths of a head's key and value: other keys hold those of the latent vector in newer files."""
-    key, value = (int(facts.get(f"attention.{part}_length_mla", 0)) for part in ("key", "value"))
+    key, value = (facts.whole(f"attention.{part}_length_mla", 0) for part in ("key", "value"))
     return (key, value) if key and value else (facts.key_length, facts.value_length)
 
 
