@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
 
-__all__ = ["convolve", "delta_rule", "hybrid_attention"]
+__all__ = ["convolve", "delta_rule", "hybrid_attention", "sigmoid", "unit"]
 
 CHUNK = 64  # tokens that are computed at once: a longer chunk costs more than it saves
 
@@ -41,7 +41,7 @@ def gated_attention(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     k, v = (each.reshape(*shape, layer.kv_heads, length) for each in (k, v))
     q, k = norm_and_rotate(layer, np.ascontiguousarray(both[..., 0, :]), k, run)
     out = attend(q, k, v, settings(layer), run, layer.index)
-    out *= _sigmoid(both[..., 1, :].reshape(out.shape))
+    out *= sigmoid(both[..., 1, :].reshape(out.shape))
     return layer.linear("attn_output", out, run, layer.facts.width)
 
 
@@ -62,11 +62,11 @@ def delta_net(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     q, k = (values[..., a : a + split].reshape(*shape, n_keys, length) for a in (0, split))
     v = values[..., 2 * split :].reshape(*shape, n_values, length)
     order = np.arange(n_values) // (n_values // n_keys) if mixed else np.arange(n_values) % n_keys
-    q, k = (_unit(each, facts.eps)[..., order, :] for each in (q, k))
+    q, k = (unit(each, facts.eps)[..., order, :] for each in (q, k))
     fade = layer.weights.small(f"blk.{layer.index}.ssm_a", n_values) * np.logaddexp(
         0, alpha + layer.small("ssm_dt", n_values, kind="bias")
     )
-    out, memory = delta_rule(q, k, v, fade.reshape(*shape, -1), _sigmoid(beta).reshape(*shape, -1), memory, run)
+    out, memory = delta_rule(q, k, v, fade.reshape(*shape, -1), sigmoid(beta).reshape(*shape, -1), memory, run)
     if run.cache is not None:
         run.cache.states[layer.index] = tail, memory
     out = normalise(out, layer.small("ssm_norm", length), None, "rms", facts.eps, run).reshape(len(x), -1)
@@ -151,11 +151,12 @@ def _kernel(layer: "Layer") -> int:
     return layer.facts.whole("ssm.conv_kernel", least=1)
 
 
-def _unit(x: "Array", eps: float) -> "Array":
+def unit(x: "Array", eps: float) -> "Array":
     """Each row divided by its length."""
     return x / np.sqrt(np.einsum("...i,...i->...", x, x) + np.float32(eps))[..., None]
 
 
-def _sigmoid(x: "Array") -> "Array":
+def sigmoid(x: "Array") -> "Array":
+    """1 / (1 + exp(-x))."""
     with np.errstate(over="ignore"):
         return np.reciprocal(1 + np.exp(-x))

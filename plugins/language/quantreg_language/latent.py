@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from quantreg.inference.layer import Layer
     from quantreg.inference.passes import Pass
 
-__all__ = ["latent_attention", "latent_scale", "magnitude"]
+__all__ = ["latent_attention", "latent_scale", "lengths", "magnitude"]
 
 
 def latent_attention(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArray[np.float32]":
@@ -40,10 +40,9 @@ def latent_attention(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "
     latent = layer.norm("attn_kv_a_norm", np.ascontiguousarray(both[:, :rank]), run)
     shared = np.ascontiguousarray(both[:, rank:]).reshape(*shape, 1, turned)
     rope = layer.rope(run)
-    assert rope is not None
-    tables = run.tables(rope)
-    rotate(q[..., still:], rope, tables)
-    rotate(shared, rope, tables)
+    if rope is not None:
+        rotate(q[..., still:], rope, run.tables(rope))
+        rotate(shared, rope, run.tables(rope))
     whole = not layer.has("attn_k_b")
     if whole:
         made = layer.linear("attn_kv_b", latent, run, heads * (still + value)).reshape(*shape, heads, still + value)
