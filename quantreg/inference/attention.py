@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Attend", "attend", "attention"]
 
 QUERIES = 128  # per block: no query of a block needs keys beyond its end, and its scores stay small
+SCORES = 1 << 14  # heads share a piece of work up to this many scores: a single token needs one call for all heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,9 @@ def rotated(
     if rope is None:
         return q, k
     tables = run.tables(rope)
+    if run.tokens == 1:  # numbers are few, and calls cost more than they
+        both, heads = rotate(np.concatenate([q, k], axis=2), rope, tables), q.shape[2]
+        return both[:, :, :heads], both[:, :, heads:]
     return rotate(np.ascontiguousarray(q), rope, tables), rotate(np.ascontiguousarray(k), rope, tables)
 
 
@@ -111,6 +115,10 @@ def head_norm(layer: "Layer", part: str, x: "NDArray[np.float32]", run: "Pass") 
 
 def settings(layer: "Layer") -> Attend:
     """How the queries and keys of a layer meet, by its graph and metadata."""
+    return layer.once("settings", _settings)
+
+
+def _settings(layer: "Layer") -> Attend:
     facts, graph = layer.facts, layer.graph
     scale = facts.number("attention.scale", 0.0)
     if graph.attention_scale is not None:
@@ -152,14 +160,15 @@ def attend(
         all_k, all_v = run.cache.extend(layer, k[0], v[0])
         k, v = all_k[None], all_v[None]
     group = heads // kv_heads
+    at_once = max(1, SCORES // (group * min(tokens, QUERIES) * k.shape[1]))  # heads that one piece of work takes
 
     def work(item: tuple[int, int, int]) -> None:
         s, head, first = item
-        last = min(first + QUERIES, tokens)
-        mine = slice(head * group, (head + 1) * group)
+        last, end = min(first + QUERIES, tokens), min(head + at_once, kv_heads)
+        mine, n, block = slice(head * group, end * group), end - head, last - first
         low, high, hidden = _span(first + past, last + past, k.shape[1], how)
-        queries = np.ascontiguousarray(q[s, first:last, mine].transpose(1, 0, 2)).reshape(-1, q.shape[3])
-        scores = np.matmul(queries, k[s, low:high, head].T).reshape(group, last - first, high - low)
+        queries = q[s, first:last, mine].transpose(1, 0, 2).reshape(n, group * block, -1)
+        scores = np.matmul(queries, k[s, low:high, head:end].transpose(1, 2, 0)).reshape(n * group, block, high - low)
         scores *= how.scale
         if how.softcap:
             scores /= how.softcap
@@ -179,18 +188,21 @@ def attend(
         total = scores.sum(axis=2, keepdims=True)
         if how.sinks is not None:
             total += np.exp(how.sinks[mine, None, None] - top)
-        found = np.matmul(scores.reshape(-1, high - low), v[s, low:high, head]).reshape(group, last - first, length)
+        scores = scores.reshape(n, group * block, -1)
+        found = np.matmul(scores, v[s, low:high, head:end].transpose(1, 0, 2)).reshape(n * group, block, length)
         found /= total
         out[s, first:last, mine] = found.transpose(1, 0, 2)
 
-    blocks = range(0, tokens, QUERIES)
-    run.run(work, [(s, head, first) for s in range(sequences) for head in range(kv_heads) for first in blocks])
+    heads_first, blocks = range(0, kv_heads, at_once), range(0, tokens, QUERIES)
+    run.run(work, [(s, head, first) for s in range(sequences) for head in heads_first for first in blocks])
     return out.reshape(sequences * tokens, heads * length)
 
 
 def _span(first: int, last: int, n_keys: int, how: Attend) -> "tuple[int, int, NDArray[np.bool_] | None]":
     """Which keys queries at positions [first, last) need: [low, high), and a mask of what a query must not see."""
     low, high = 0, last if how.causal else n_keys
+    if last - first == 1 and how.causal and not how.window:
+        return low, high, None
     at, keys = np.arange(first, last)[:, None], np.arange(n_keys)[None]
     if how.window:
         if not how.causal:

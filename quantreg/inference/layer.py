@@ -1,6 +1,6 @@
 """One layer of a model: its tensors by short names, and what the graph says about it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -11,11 +11,15 @@ from quantreg.inference.rope import Rope, yarn_magnitude
 from quantreg.inference.weights import Weights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from quantreg.inference.graph import Graph
 
 __all__ = ["Layer"]
+
+Found = TypeVar("Found")
 
 
 class Layer:
@@ -36,6 +40,15 @@ class Layer:
         if self.window:  # some models have other heads in the layers with a window
             self.key_length = int(facts.get("attention.key_length_swa", self.key_length))
             self.value_length = int(facts.get("attention.value_length_swa", self.value_length))
+        self._once: dict[Any, Any] = {}
+
+    def once(self, key: object, make: "Callable[[Layer], Found]") -> "Found":
+        """What ``make`` returns for this layer: it is called the first time, and the result is kept under ``key``."""
+        try:
+            found: Found = self._once[key]
+        except KeyError:
+            found = self._once[key] = make(self)
+        return found
 
     def name(self, part: str, kind: str = "weight") -> str:
         """The full name of a tensor of this layer."""
@@ -49,9 +62,10 @@ class Layer:
         """A small tensor, decoded. Raises ModelError if it is missing or has another shape."""
         return self.weights.small(self.name(part, kind), *shape)
 
-    def skip(self) -> None:
-        """Say that this layer is not computed, whatever tensors it has."""
-        self.weights.used.update(name for name in self.weights.tensors if name.startswith(f"blk.{self.index}."))
+    def skip(self, *parts: str) -> None:
+        """Say that these parts of the layer are not computed, or nothing of it, whatever tensors it has."""
+        begins = tuple(f"blk.{self.index}.{part}." for part in parts) or f"blk.{self.index}."
+        self.weights.used.update(name for name in self.weights.tensors if name.startswith(begins))
 
     def linear(self, part: str, x: "NDArray[np.float32]", run: Pass, rows: int | None = None) -> "NDArray[np.float32]":
         """``x @ weight.T + bias``, with the bias if the model has one: float32 (..., rows)."""
@@ -81,6 +95,13 @@ class Layer:
 
     def rope(self, run: Pass) -> Rope | None:
         """How this layer rotates its heads in this pass, or None if it does not."""
+        name = "rope_freqs.weight"  # a tensor by which angles are divided
+        if name not in self.weights:  # or two of them, for a context as in training and for a longer one
+            longest = run.start + run.tokens if run.cache is None else max(run.cache.limit or 0, run.start + run.tokens)
+            name = f"rope_factors_{'long' if longest > self.once('trained', _trained) else 'short'}.weight"
+        return self.once(("rope", name), lambda layer: layer._rope(name))
+
+    def _rope(self, factors: str) -> Rope | None:
         facts, graph = self.facts, self.graph
         pairs = graph.rope(facts) if callable(graph.rope) else graph.rope
         if pairs is None or not graph.rotates(facts, self.index):
@@ -98,17 +119,15 @@ class Layer:
         elif kind == "none":
             scale = 1.0
         dims = int(facts.get("rope.dimension_count_swa", facts.rope_dims)) if self.window else facts.rope_dims
-        rope = Rope(pairs, dims, base, scale, self._factors(run), yarn, magnitude)
+        rope = Rope(
+            pairs, dims, base, scale, self.weights.small(factors) if factors in self.weights else None, yarn, magnitude
+        )
         return graph.window_rope(rope) if self.window else rope
 
-    def _factors(self, run: Pass) -> "NDArray[np.float32] | None":
-        """The tensor by which angles are divided. Two of them: for a context longer than that of training, or not."""
-        if "rope_freqs.weight" in self.weights:
-            return self.weights.small("rope_freqs.weight")
-        longest = run.start + run.tokens if run.cache is None else max(run.cache.limit or 0, run.start + run.tokens)
-        trained = self.facts.number("rope.scaling.original_context_length", self.facts.context)
-        name = f"rope_factors_{'long' if longest > trained else 'short'}.weight"
-        return self.weights.small(name) if name in self.weights else None
+
+def _trained(layer: Layer) -> float:
+    """The context that the model was trained on before it was extended."""
+    return layer.facts.number("rope.scaling.original_context_length", layer.facts.context)
 
 
 def _scale(facts: Facts) -> float:

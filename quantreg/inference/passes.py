@@ -76,4 +76,7 @@ class Pass:
     def by_rows(self, work: Callable[[slice], None], shape: tuple[int, ...]) -> None:
         """Call ``work`` with slices that together cover the rows of an array of this shape (rows, cols)."""
         step = max(1, BLOCK // max(1, shape[-1]))
+        if shape[0] <= step:
+            work(slice(0, shape[0]))
+            return
         self.run(work, [slice(a, min(a + step, shape[0])) for a in range(0, shape[0], step)])

@@ -25,16 +25,27 @@ class Weights:
 
     def __init__(self, tensors: Mapping[str, QuantizedTensor]) -> None:
         self.tensors = tensors
+        self._names = frozenset(tensors)
+        self._kept: dict[str, QuantizedTensor] = {}  # a file makes a new one each time, which takes as long as a norm
         self._small: dict[str, NDArray[np.float32]] = {}
+        self._scales: dict[str, NDArray[np.float32] | None] = {}
         self.used: set[str] = set()
 
+    def close(self) -> None:
+        """Let go of the tensors, which keep their file mapped."""
+        self._kept.clear()
+
     def __contains__(self, name: object) -> bool:
-        return name in self.tensors
+        return name in self._names
 
     def __getitem__(self, name: str) -> QuantizedTensor:
+        found = self._kept.get(name)
+        if found is not None:
+            return found
         self.used.add(name)
         try:
-            return self.tensors[name]
+            found = self._kept[name] = self.tensors[name]
+            return found
         except KeyError:
             raise ModelError(
                 f"the tensor {name} is missing: the file is incomplete, or a variant of its architecture that quantreg "
@@ -102,10 +113,11 @@ class Weights:
 
     def _scale(self, name: str, count: int) -> "NDArray[np.float32] | None":
         """The scale of a matrix or of each expert; None if there is none or if the type of the matrix reads it."""
-        scale = f"{name.removesuffix('.weight')}.scale"
-        if scale not in self.tensors or scale in self.parameters(name):
-            return None
-        return self.small(scale, count)
+        if name not in self._scales:
+            scale = f"{name.removesuffix('.weight')}.scale"
+            own = scale not in self.tensors or scale in self.parameters(name)
+            self._scales[name] = None if own else self.small(scale, count)
+        return self._scales[name]
 
     def parameters(self, name: str) -> set[str]:
         """The names of the tensors beside a tensor that its type reads in order to decode it, such as NVFP4's scale."""
