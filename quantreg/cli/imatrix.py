@@ -73,15 +73,13 @@ def command(
         return
     _check_texts(path, other_path, text, ids, parts)
     out = out or f"imatrix.{form or 'gguf'}"
-    if form is None and not out.endswith(".gguf"):
-        warn([f"{out} will be a GGUF file, whatever its name says: --output-format dat gives the legacy format"])
     if text or ids:
         _collect(
-            path or other_path or "", text, ids, out, n_ctx or 512, force=force, output_format=form or "gguf",
-            parts=parts, **options,
+            path or other_path or "", text, ids, out, n_ctx or 512, force=force, form=form, parts=parts,
+            **options,
         )  # fmt: skip
     else:
-        _combine(parts, out, form or "gguf", n_ctx, force)
+        _combine(parts, out, form, n_ctx, force)
 
 
 def _check_texts(
@@ -106,6 +104,7 @@ def _collect(
     out: str,
     n_ctx: int,
     *,
+    form: str | None,
     parts: tuple[str, ...],
     threads: int | None,
     no_ppl: bool,
@@ -117,6 +116,7 @@ def _collect(
     from quantreg.storage import AtomicFile
 
     AtomicFile(out, force=True, source=[path, *filter(None, (text, ids))]).check()
+    form = _format(out, form)
     saved: list[Saved] = []
     figures: list[Any] = []
     given = read_ids(ids) if ids else read_text(text or "")
@@ -143,11 +143,12 @@ def _collect(
 
             matrix = quantreg.collect_imatrix(
                 model, given, n_ctx=n_ctx, chunks=None if chunks == -1 else chunks, perplexity=not no_ppl,
-                add_to=parts, dataset=text or ids, out=out, threads=threads, progress=listen, **options,
+                add_to=parts, dataset=text or ids, out=out, output_format=form, threads=threads, progress=listen,
+                **options,
             )  # fmt: skip
     except BaseException:
         if saved and not saved[-1].finished:
-            _tell_how_to_go_on(saved[-1].path, saved[-1].chunks + options["from_chunk"], options["output_format"])
+            _tell_how_to_go_on(saved[-1].path, saved[-1].chunks, options["from_chunk"], form)
         raise
     if not no_ppl:
         last = figures[-1]
@@ -155,24 +156,31 @@ def _collect(
     _summarize(out, matrix, saved[-1].notes)
 
 
-def _tell_how_to_go_on(out: str, chunk: int, form: str) -> None:
+def _tell_how_to_go_on(out: str, chunks: int, first: int, form: str) -> None:
     if sys.stderr is None:
         return
     how = (
         "run the same command to go on"
         if form == "gguf"
-        else f"run the same command with --in-file {printable(out)} --from-chunk {chunk} to go on"
+        else f"run the same command with --in-file {printable(out)} --from-chunk {first + chunks} to go on"
     )
-    click.echo(f"quantreg: {count(chunk, 'chunk')} of the text are kept in {printable(out)}: {how}", err=True)
+    click.echo(f"quantreg: {count(chunks, 'chunk')} of the text are kept in {printable(out)}: {how}", err=True)
 
 
-def _combine(parts: tuple[str, ...], out: str, form: str, n_ctx: int | None, force: bool) -> None:
+def _format(out: str, form: str | None) -> str:
+    """Return the format, after a warning if none is given and the name of the file says another one."""
+    if form is None and not out.endswith(".gguf"):
+        warn([f"{out} will be a GGUF file, whatever its name says: --output-format dat gives the legacy format"])
+    return form or "gguf"
+
+
+def _combine(parts: tuple[str, ...], out: str, form: str | None, n_ctx: int | None, force: bool) -> None:
     import quantreg
     from quantreg.storage import AtomicFile
 
     AtomicFile(out, force=force, source=parts).check()
     matrix = quantreg.ImportanceMatrix.combined(parts, chunk_size=n_ctx)
-    _summarize(out, matrix, matrix.write(out, format=form, force=force))
+    _summarize(out, matrix, matrix.write(out, format=_format(out, form), force=force))
 
 
 def _summarize(out: str, matrix: "ImportanceMatrix", notes: "tuple[str, ...] | list[str]") -> None:
@@ -204,8 +212,8 @@ def _show(parts: tuple[str, ...]) -> None:
     click.echo(f"\nComputing weighted average statistics per layer ({len(layers)} layers)")
     click.echo("\n  Layer\t     μΣ(Act²)\t      μZD\tμCosSim")
     click.echo("=" * 48)
-    for layer in layers:
-        click.echo(f"{layer.layer:5d}\t{layer.total:14.2f}\t{100 * layer.outliers:10.4f}%\t{layer.cosine:6.4f}")
+    for each in layers:
+        click.echo(f"{each.layer:5d}\t{each.total:14.2f}\t{100 * each.outliers:10.4f}%\t{each.cosine:6.4f}")
     click.echo()
     warn(matrix.warnings)
 

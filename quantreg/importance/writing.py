@@ -73,7 +73,7 @@ def _gguf(
     edit = HeaderEdit(
         {
             "general.type": "imatrix",
-            "imatrix.datasets": Value.of(list(matrix.datasets)),
+            "imatrix.datasets": Value("array[string]", list(matrix.datasets)),
             "imatrix.chunk_count": Value("u32", matrix.chunk_count),
             "imatrix.chunk_size": Value("u32", chunk),
             **metadata,

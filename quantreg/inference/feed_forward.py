@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from quantreg.inference.layer import Layer
     from quantreg.inference.passes import Pass
 
-__all__ = ["ACTIVATIONS", "choose", "experts", "feed_forward", "gated", "gelu", "routed", "silu"]
+__all__ = ["ACTIVATIONS", "choose", "experts", "feed_forward", "gated", "gelu", "routed", "shared_expert", "silu"]
 
 
 def silu(x: "NDArray[np.float32]") -> "NDArray[np.float32]":
@@ -105,26 +105,30 @@ def _store(x: "NDArray[np.float32]", part: slice, values: "NDArray[np.float32]")
 
 def experts(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArray[np.float32]":
     """A mixture of experts: each row goes through those that the router chose, and through the shared one if any."""
-    width = layer.facts.width
     out = routed(layer, x, *route(layer, x, run), run)
     if layer.has("ffn_up_shexp"):
-        gate = layer.linear("ffn_gate_shexp", x, run) if layer.has("ffn_gate_shexp") else None
-        shared = gated(layer, gate, layer.linear("ffn_up_shexp", x, run), run)
-        shared = layer.linear("ffn_down_shexp", shared, run, width)
-        if layer.has("ffn_gate_inp_shexp"):  # one row: how much of the shared expert each token gets
-            weight = layer.small("ffn_gate_inp_shexp").reshape(-1, 1)
-            if run.observe is not None:
-                run.observe(layer.name("ffn_gate_inp_shexp"), x, None)
-            shared *= 1 / (1 + np.exp(-np.matmul(x, weight)))
-        out += shared
+        out += shared_expert(layer, x, run)
+    return out
+
+
+def shared_expert(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArray[np.float32]":
+    """What the expert that every row goes through makes of it, times a gate of the row if the model has one."""
+    gate = layer.linear("ffn_gate_shexp", x, run) if layer.has("ffn_gate_shexp") else None
+    up = gated(layer, gate, layer.linear("ffn_up_shexp", x, run), run)
+    out = layer.linear("ffn_down_shexp", up, run, layer.facts.width)
+    if layer.has("ffn_gate_inp_shexp"):
+        weight = layer.small("ffn_gate_inp_shexp").reshape(-1, 1)
+        if run.observe is not None:
+            run.observe(layer.name("ffn_gate_inp_shexp"), x, None)
+        out *= 1 / (1 + np.exp(-np.matmul(x, weight)))
     return out
 
 
 def routed(
     layer: "Layer", x: "NDArray[np.float32]", chosen: "NDArray[np.intp]", weights: "NDArray[np.float32]", run: "Pass"
 ) -> "NDArray[np.float32]":
-    """The weighted sum of what the chosen experts (rows, k) make of each row: float32 (rows, width)."""
-    gate, before = None, layer.graph.router.before
+    """The weighted sum of what the chosen experts (rows, k) make of each row: float32 of the shape of ``x``."""
+    gate, before, width = None, layer.graph.router.before, x.shape[-1]
     if before:
         x = x[:, None] * weights[..., None]
     if layer.has("ffn_gate_up_exps"):
@@ -135,7 +139,7 @@ def routed(
         up = layer.experts("ffn_up_exps", x, chosen, run)
         if layer.has("ffn_gate_exps"):
             gate = layer.experts("ffn_gate_exps", x, chosen, run)
-    down = layer.experts("ffn_down_exps", gated(layer, gate, up, run), chosen, run, layer.facts.width)
+    down = layer.experts("ffn_down_exps", gated(layer, gate, up, run), chosen, run, width)
     out: NDArray[np.float32] = down.sum(axis=1) if before else np.einsum("ikw,ik->iw", down, weights)
     return out
 

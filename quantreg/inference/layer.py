@@ -62,9 +62,10 @@ class Layer:
         """A small tensor, decoded. Raises ModelError if it is missing or has another shape."""
         return self.weights.small(self.name(part, kind), *shape)
 
-    def skip(self) -> None:
-        """Say that this layer is not computed, whatever tensors it has."""
-        self.weights.used.update(name for name in self.weights.tensors if name.startswith(f"blk.{self.index}."))
+    def skip(self, *parts: str) -> None:
+        """Say that these parts of the layer are not computed, or nothing of it, whatever tensors it has."""
+        begins = tuple(f"blk.{self.index}.{part}." for part in parts) or f"blk.{self.index}."
+        self.weights.used.update(name for name in self.weights.tensors if name.startswith(begins))
 
     def linear(self, part: str, x: "NDArray[np.float32]", run: Pass, rows: int | None = None) -> "NDArray[np.float32]":
         """``x @ weight.T + bias``, with the bias if the model has one: float32 (..., rows)."""

@@ -114,6 +114,8 @@ class Model:
         layer = re.match(r"blk\.(\d+)\.", name, re.ASCII)
         if layer and int(layer[1]) >= self.n_layers:  # they predict further tokens
             return True
+        if name.startswith("output.") and not self.graph.generates:
+            return True
         # Factors for another length of context, scales of quantized activations, and heads of other tasks.
         return name.startswith(("rope_", "cls", "dense_")) or name.endswith(".input_scale")
 

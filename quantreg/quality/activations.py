@@ -1,10 +1,11 @@
 """Sums of squared activations: what goes into each matrix of a model while a text runs through it."""
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantreg.errors import ModelError
+from quantreg.errors import ImportanceError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quantreg.importance import Sums
-    from quantreg.inference import Model
+    from quantreg.inference.model import Model
 
 __all__ = ["Activations"]
 
@@ -26,10 +27,15 @@ class Activations:
     What was observed joins ``sums`` when `keep` is called, all at once: chunks are counted whole or not at all.
 
     - ``output``: whether the input of output.weight counts, too.
+
+    Raises ImportanceError if ``sums`` already has entries, and they are of another model.
     """
 
     def __init__(self, model: "Model", sums: "Sums", output: bool = False) -> None:
         self.sums = sums
+        for name in sums:
+            if name in model.tensors:
+                _check(name, sums.n_values(name), model.tensors[name].shape)
         self._experts = {name: tensor.shape[0] for name, tensor in model.tensors.items() if len(tensor.shape) > 2}
         self._output = output
         self._seen: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]] = {}
@@ -42,7 +48,7 @@ class Activations:
         last = self._last  # several matrices have the same input: q, k and v, or gate and up
         if last is not None and last[0] is x and last[1] is experts:
             sums, counts = last[2:]
-        elif experts is None:
+        elif experts is None or (x.ndim == 3 and "exps" not in name):  # with a matrix for each head, all are used
             sums, counts = _squares(x), np.array([len(x)], np.int64)
         else:
             sums, counts = _by_expert(x, experts, self._experts[name])
@@ -63,6 +69,16 @@ class Activations:
             self.sums.add(name, sums, counts)
         self._seen.clear()
         self._last = None
+
+
+def _check(name: str, n_values: int, shape: tuple[int, ...]) -> None:
+    """Raise ImportanceError if sums that were collected before cannot belong to a tensor of this shape."""
+    expected = math.prod(shape[:-2]) * shape[-1]
+    if n_values != expected:
+        raise ImportanceError(
+            f"entry {name} of the matrices to add to has {n_values} values, but the tensor of the model has "
+            f"{' x '.join(map(str, shape))} weights and needs {expected}: combine matrices of the same model"
+        )
 
 
 def _squares(x: "NDArray[np.float32]") -> "NDArray[np.float64]":

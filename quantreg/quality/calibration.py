@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quantreg.importance import ImatrixLike
-    from quantreg.inference import Model
+    from quantreg.inference.model import Model
     from quantreg.quality.chunks import ModelLike, TextOrIds
 
     Progress = Callable[[Started | ChunkDone | Saved], object]
@@ -86,10 +86,11 @@ def collect_imatrix(
                 f"{loaded.architecture.name} models make embeddings and predict no tokens: they have no perplexity; "
                 "collect without it (--no-ppl)"
             )
-        cut = Chunks.cut(loaded, token_ids(loaded, text, special=parse_special), n_ctx, chunks, from_chunk)
+        ids = token_ids(loaded, text, special=parse_special)
+        cut = Chunks.cut(loaded, ids, n_ctx, chunks, from_chunk)
         run = _Run(loaded, cut, _Options(process_output, perplexity, threads), parts, dataset, progress)
         if saves is not None:
-            run.go_on(saves.begin(loaded, cut, from_chunk, process_output, perplexity))
+            run.go_on(saves.begin(loaded, ids, cut, from_chunk, output=process_output, perplexity=perplexity))
         return run.all(saves)
 
 
@@ -149,8 +150,8 @@ class _Run:
 
     def all(self, saves: Saves | None) -> ImportanceMatrix:
         """Run all chunks. What was collected before an error or Ctrl-C is saved."""
-        self._tell(Started(len(self.chunks), self.chunks.n_ctx, warnings=tuple(self._warnings), done=self.done))
         activations = Activations(self.model, self.sums, self._output)
+        self._tell(Started(len(self.chunks), self.chunks.n_ctx, warnings=tuple(self._warnings), done=self.done))
         rest = Chunks(self.chunks.tokens[self.done :], self.chunks.bos)
         before = self.done
         try:
@@ -184,9 +185,9 @@ class _Run:
             return [ChunkDone(chunk, len(self.chunks), math.nan, math.nan) for chunk in chunks]
         n_ctx, first = ids.shape[1], ids.shape[1] // 2
         kept = slice(0, n_ctx) if self._output else slice(first, n_ctx - 1)
-        targets = np.full(ids.shape, -1, np.int32)  # -1: no prediction that counts
-        targets[:, first : n_ctx - 1] = tokens[:, first + 1 :]
-        targets = targets[:, kept].reshape(-1)
+        following = np.full(ids.shape, -1, np.int32)  # -1: no prediction that counts
+        following[:, first : n_ctx - 1] = tokens[:, first + 1 :]
+        targets = following[:, kept].reshape(-1)
         nll, start = [], 0
         for logits in self._logits(states[:, kept], activations):
             part = targets[start : start + len(logits)]

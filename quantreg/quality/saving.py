@@ -8,8 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from quantreg.errors import OutputError, QuantregError
 from quantreg.gguf import read_header
 from quantreg.importance import FORMATS, UNFINISHED, ImportanceMatrix, write_matrix
@@ -17,7 +15,10 @@ from quantreg.storage import AtomicFile
 from quantreg.words import count, listed
 
 if TYPE_CHECKING:
-    from quantreg.inference import Model
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from quantreg.inference.model import Model
     from quantreg.quality.chunks import Chunks
 
 __all__ = ["Saved", "Saves"]
@@ -86,7 +87,14 @@ class Saves:
             raise _MadeItError  # the file could be made: nothing stands in its way
 
     def begin(
-        self, model: "Model", chunks: "Chunks", from_chunk: int, output: bool, perplexity: bool
+        self,
+        model: "Model",
+        ids: "NDArray[np.int32]",
+        chunks: "Chunks",
+        from_chunk: int,
+        *,
+        output: bool,
+        perplexity: bool,
     ) -> tuple[ImportanceMatrix, int, Sequence[float]] | None:
         """Return what an unfinished run like this one left at ``path``: matrix, number of chunks, and figures.
 
@@ -95,7 +103,7 @@ class Saves:
         self._total = len(chunks)
         self._identity = {
             "the model": _digest_of(model),
-            "the text": hashlib.blake2b(chunks.tokens.tobytes(), digest_size=16).hexdigest(),
+            "the text": hashlib.blake2b(ids.tobytes(), digest_size=16).hexdigest(),
             "the context": chunks.n_ctx,
             "the first chunk": from_chunk,
             "process_output": output,
@@ -108,13 +116,14 @@ class Saves:
             return None
         theirs = state.get("run", {})
         differ = [name for name, value in self._identity.items() if theirs.get(name) != value]
-        if not differ:
+        if not differ and state["done"] <= len(chunks):
             return ImportanceMatrix.read(self.path), int(state["done"]), state["figures"]
         if any(_same(self.path, part.path) for part in self.parts):
             return None  # its sums are part of this run
+        why = f"{listed(differ)} differed" if differ else f"only {count(len(chunks), 'chunk')} are wanted now"
         raise OutputError(
-            f"{self.path}: holds {state['done']} of {state['chunks']} chunks of a run that did not finish, and of "
-            f"which {listed(differ)} differed: choose another name, add to it with --in-file {self.path}, or start "
+            f"{self.path}: holds {state['done']} of {state['chunks']} chunks of a run that did not finish, and "
+            f"{why}: choose another name, add to it with --in-file {self.path}, or start "
             "over with force (--force)"
         )
 
@@ -167,7 +176,7 @@ def _digest_of(model: "Model") -> str:
     for name in model.tensors:
         tensor = model.tensors[name]
         digest.update(f"{name} {tensor.shape} {tensor.type_id} ".encode())
-        digest.update(np.ascontiguousarray(tensor.data.reshape(-1)[:64]))
+        digest.update(tensor.data.reshape(-1)[:64].tobytes())
     return digest.hexdigest()
 
 
@@ -175,5 +184,5 @@ def _part_digest(part: ImportanceMatrix) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(part):
         digest.update(f"{name} {part.counts(name)} ".encode())
-        digest.update(part.sums(name))
+        digest.update(part.sums(name).tobytes())
     return digest.hexdigest()

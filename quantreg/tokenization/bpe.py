@@ -1,7 +1,8 @@
-"""The model "gpt2": byte pairs. A piece of text starts as single characters; the pair of the lowest rank merges first."""
+"""The model "gpt2": byte pairs. A piece starts as single characters; the pair of the lowest rank merges first."""
 
 from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
+from itertools import pairwise
 
 from quantreg.tokenization.marks import cut_before_marks
 from quantreg.tokenization.pretokenizers import PreTokenizer
@@ -25,7 +26,9 @@ class BytePairs:
         self._count = len(merges)
         # Symbols hold no spaces, so that "left right" is as good a key as a pair; the first of equal merges counts.
         self._ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
-        self._cut = cut_before_marks(merge.replace(" ", "", 1) for merge in merges) if pre.spaces_marked else None
+        if pre.spaces_marked:  # whole lines repeat less than their words
+            lines, cut = self._split, cut_before_marks(merge.replace(" ", "", 1) for merge in merges)
+            self._split = lambda text: [part for line in lines(text) for part in cut(line)]
 
     def encode(self, text: str) -> list[int]:
         text = as_characters(text)
@@ -43,19 +46,11 @@ class BytePairs:
 
     def _word(self, word: str) -> list[int]:
         ids, pre = self._ids, self._pre
-        if pre.spaces_marked:
-            symbols = word
-        else:
-            symbols = as_bytes(word).decode("latin-1").translate(BYTE_CHARACTERS)
+        symbols = word if pre.spaces_marked else as_bytes(word).decode("latin-1").translate(BYTE_CHARACTERS)
         if pre.whole_words and symbols in ids:
             return [ids[symbols]]
         if pre.newline_runs and not word.strip("\n") and symbols in ids:
             return [ids[symbols]]
-        if self._cut is not None:
-            return [token for part in self._cut(symbols) for token in self._part(part)]
-        return self._part(symbols)
-
-    def _part(self, symbols: str) -> list[int]:
         found = []
         for symbol in self._merged(symbols):
             token = self._ids.get(symbol)
@@ -77,7 +72,7 @@ class BytePairs:
         parts, rank = list(symbols), self._ranks.get
         nowhere = self._count
         while len(parts) > 1:
-            ranks = [rank(f"{left} {right}", nowhere) for left, right in zip(parts, parts[1:], strict=False)]
+            ranks = [rank(f"{left} {right}", nowhere) for left, right in pairwise(parts)]
             best = min(ranks)
             if best == nowhere:
                 break

@@ -1,8 +1,8 @@
 """The major category of every character in Unicode 15.1, the version of the reference's tables.
 
-Python's `unicodedata` follows the version of Python, so that a newer one would split words at other places: a character that
-Unicode 15.1 does not know is "unassigned" here, whatever later versions say. `tests/golden/tokens/make_categories.py` writes
-the table; `tests/test_tokens_unicode.py` holds it against `unicodedata`.
+Python's `unicodedata` follows the version of Python, so that a newer one would split words at other places. A character
+that Unicode 15.1 does not know is "unassigned" here, whatever later versions say. The table is written by
+`tests/golden/tokens/make_categories.py`; `tests/test_tokens_unicode.py` holds it against `unicodedata`.
 """
 
 import unicodedata
@@ -12,7 +12,8 @@ from re import finditer
 
 __all__ = ["WHITESPACE", "category", "lowered", "without_accent"]
 
-# Runs of characters from U+0000 on: the first letter of their general category (U: unassigned) and, unless it is 1, their number.
+# Runs of characters from U+0000 on: the first letter of their general category (U: unassigned) and, unless it is 1, the
+# number of characters.
 _RUNS = (
     "C32ZP3SP6SP4N10P2S3P2L26P3SPSL26PSPSC33ZPS5PS2LPSCS4N2SLP2SNLPN3PL23SL31SL458S4L12S14L5S7LSLS17M112L5SL2U2L4PLU4"
     "S2LPL3ULUL20UL83SL139SM7L166UL38U2LP6L41P2U2S3UM45PMPM2PM2PMU8L27U4L4P2U11C6S3P2SP2S2M11PCP3L43M21N10P4L2ML99PLM"

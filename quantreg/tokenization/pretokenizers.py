@@ -1,11 +1,11 @@
-"""The table of pre-tokenizers: how the model "gpt2" (byte pairs) splits a text before it merges, and what else hangs on the name.
+"""The table of pre-tokenizers: how the model "gpt2" (byte pairs) splits a text before it merges.
 
-The name is `tokenizer.ggml.pre` of a GGUF file. Each regular expression splits the pieces that the one before left: every
+A GGUF file names one in `tokenizer.ggml.pre`. Each regular expression splits the pieces that the one before left: every
 match is a piece, and so is what lies between two matches. The expressions are those of llama.cpp 0c1e57098
 (src/llama-vocab.cpp) and do what its splitters do, also where these differ from the tokenizer.json of a model:
 
 - `\\p{L}`, `\\p{M}`, `\\p{N}`, `\\p{P}` and `\\p{S}` are major categories in Unicode 15.1 (`categories.py`).
-- `\\p{Upper}` is any letter but a to z and `\\p{Lower}` any letter but A to Z: beyond ASCII the reference does not tell the case.
+- `\\p{Upper}` is any letter but a to z and `\\p{Lower}` any letter but A to Z: there is no case beyond ASCII.
 - `\\p{Han}` is the Chinese blocks, and `\\p{NotHan}` a letter outside them.
 - `\\s` is any white space in Unicode, `\\d` is 0 to 9, and `$` is the end of the piece.
 """
@@ -44,7 +44,8 @@ _SUFFIX = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 _SYMBOLS = r" ?[^\s\p{L}\p{N}]+"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_ANY_CASE = rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+{_SUFFIX}?|NUMBER|{_SYMBOLS}[\r\n/]*|{_SPACES}"  # what upper + lower amount to
+# Written with \p{Lu}, \p{Ll} and so on, each of which is any letter to the reference's general splitter.
+_ANY_CASE = rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+{_SUFFIX}?|NUMBER|{_SYMBOLS}[\r\n/]*|{_SPACES}"
 _TWO_CASES = (
     r"[^\r\n\p{L}\p{N}]?[\p{Upper}MARK]*[\p{Lower}MARK]+SUFFIX|[^\r\n\p{L}\p{N}]?[\p{Upper}MARK]+[\p{Lower}MARK]*SUFFIX"
     rf"|NUMBER|{_SYMBOLS}[\r\n/]*|{_SPACES}"
@@ -65,8 +66,8 @@ _CJK = r"[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _DEEPSEEK3 = (r"\p{N}{1,3}", _KANA_HAN, rf"{_ASCII_WORD}| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}")
 _BLOOM = r" ?[^(\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 _LINES = r"[^\n]+|[\n]+"
-# Threes from the right; what stands before a number stays with its first digits.
-_THREES = r"[^\p{N}]*\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))"
+# Threes from the right; what stands before a number stays with its first digits. Only there is the number counted.
+_THREES = r"(?<=\p{N})\p{N}{3}|[^\p{N}]*\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))|[^\p{N}]+"
 
 # Letters of the scripts that have two cases.
 _CASED = (

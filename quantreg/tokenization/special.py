@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from quantreg.tokenization.utf8 import as_bytes
 from quantreg.tokenization.vocabulary import Kind, Vocabulary
 
 __all__ = ["SpecialTokens"]
@@ -15,7 +16,7 @@ class SpecialTokens:
     def __init__(self, vocabulary: Vocabulary) -> None:
         kinds, tokens = vocabulary.kinds, vocabulary.tokens
         special = [id for id, kind in enumerate(kinds) if kind in (Kind.CONTROL, Kind.USER_DEFINED, Kind.UNKNOWN)]
-        special.sort(key=lambda id: -len(tokens[id].encode("utf-8", "surrogatepass")))
+        special.sort(key=lambda found: -len(as_bytes(tokens[found])))
         self._all = [(tokens[id], id) for id in special]
         self._added = [(tokens[id], id) for id in special if kinds[id] is Kind.USER_DEFINED]
         self._lstrip, self._rstrip = vocabulary.lstrip, vocabulary.rstrip

@@ -7,6 +7,7 @@ character stands for each category. Python's `re`, which knows no categories, th
 import re
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 
 from quantreg.tokenization.categories import WHITESPACE, category
 
@@ -71,7 +72,10 @@ def _compiled(expression: str) -> tuple[re.Pattern[str], bool]:
 
 
 def _ends(pattern: re.Pattern[str], text: str, starts: list[int]) -> list[int]:
-    """Cut every piece of a text at the matches of a pattern. Pieces are given by where they start; the last is the end."""
+    """Cut every piece of a text at the matches of a pattern.
+
+    The pieces are given by where they start, followed by the end of the last one.
+    """
     if len(starts) == 2:
         cuts = {0, len(text)}
         for match in pattern.finditer(text):
@@ -106,7 +110,10 @@ def splitter(expressions: tuple[str, ...]) -> Callable[[str], list[str]]:
             plain = text.translate(_spaces)
         starts = [0, len(text)]
         for pattern, shaped in patterns:
-            starts = _ends(pattern, shape if shaped else plain, starts)
-        return [text[start:end] for start, end in zip(starts, starts[1:], strict=False)]
+            looked_at = shape if shaped else plain
+            # A pattern that does not look at the end of a piece and matches nowhere is soon done with.
+            if "(?" in pattern.pattern or r"\Z" in pattern.pattern or pattern.search(looked_at):
+                starts = _ends(pattern, looked_at, starts)
+        return [text[start:end] for start, end in pairwise(starts)]
 
     return split

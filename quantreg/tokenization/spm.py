@@ -55,8 +55,8 @@ class ScoredPieces:
             token = self._ids.get(chr(byte))
         if token is None:
             raise TokenizerError(
-                f"the vocabulary has no token for the byte 0x{byte:02X}, which the text needs: remove the character, or "
-                "check that the model was converted with its byte tokens"
+                f"the vocabulary has no token for the byte 0x{byte:02X}, which the text needs: remove the character, "
+                "or check that the model was converted with its byte tokens"
             )
         return token
 

@@ -1,6 +1,7 @@
 """`Tokenizer`: text to token ids and back, from the metadata of a GGUF file alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from quantreg.tokenization.bpe import BytePairs
@@ -35,7 +36,13 @@ class Tokenizer:
         self._vocabulary = vocabulary
         self._pieces = Pieces(vocabulary)
         self._special = SpecialTokens(vocabulary)
-        self._model = _model(vocabulary)
+
+    @cached_property
+    def _model(self) -> BytePairs | ScoredPieces | WordPieces:  # encoding alone needs it, and it takes a second to make
+        return _model(self._vocabulary)
+
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[Vocabulary]]:
+        return Tokenizer, (self._vocabulary,)
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> "Tokenizer":
@@ -50,7 +57,7 @@ class Tokenizer:
         """Return the token ids of a text, without BOS and EOS.
 
         ``special``: control tokens such as "<|im_end|>" in the text become those tokens. Otherwise they are plain text,
-        which is right for text that nobody wrote as a prompt. Tokens that the makers of the model added as "user-defined"
+        which is right for text that nobody wrote as a prompt. Tokens that the model's makers added as "user-defined"
         are found in both cases.
 
         The text may hold bytes that are no UTF-8, as Python's surrogateescape handler reads them. Raises TokenizerError

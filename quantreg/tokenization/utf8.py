@@ -31,8 +31,8 @@ def escaped_bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise TokenizerError(
-            f"the text has the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which UTF-8 cannot "
-            'hold: remove it, or read the file with errors="surrogateescape"'
+            f"the text has the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which UTF-8 "
+            'cannot hold: remove it, or read the file with errors="surrogateescape"'
         ) from None
 
 

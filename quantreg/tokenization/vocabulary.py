@@ -1,4 +1,4 @@
-"""The vocabulary of a model: what the metadata `tokenizer.ggml.*` says, with the reference's defaults and corrections."""
+"""The vocabulary of a model, from its metadata `tokenizer.ggml.*`, with the reference's defaults and corrections."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -28,6 +28,12 @@ TEXTS = [
     "ALLCAPS camelCaseWords HTTPServer ÀÉÎ straßeNAME ДОМдом",
     "...---!!!??? \"quoted\" 'single' ' lone ' can ' t (paren) [x] {y} a/b\\c ~`|^$+<=>",
     "\n\n\n\t\t\t    x     \n  y\n \n\n z\r\r\n",
+    "don't can't won't isn't it's that's DON'T CAN'T don't can't I'll we'll",
+    "kalbı'nın ev'ler ev'deki ev'deki 'tis 'tis 'sun 'sun",
+    "myVarName myVarName HTTPServer HTTPServer aB aB cD cD",
+    "中a中a文b文b中a文b 中 a",
+    "x  1 x  1\ty   22  22 x  1",
+    "path/to//x !/\n/ !/\n/ ...//\n ...//\n a/\n\n a/\n\n",
     "\u3007\u4e00\u9fa5\u9fff\u3400\ufa0e\ufada\U00020000\U0002b81f\U0002ebf0\U00031350 han",
 ]  # fmt: skip
 
@@ -45,8 +51,47 @@ _RANGES = [
     ),
 ]
 _SPACES = " \t\n\r\x0b\x0c\u00a0\u1680\u2003\u2028\u3000\u0085"
-_BITS = ["'s", "'S", "'ll", "'RE", "'", " ", "  ", "\n", "\n\n", "\r\n", "\t", "1", "12", "123", "4567", "a", "Z", "e\u0301",
-         "▁", ".", ", ", "!", " '", "</s>", "<|user|>", "<|control|>", "<mask>", "[MASK]", "中", "한", "ß", "İ", "😀", "/", "_"]  # fmt: skip
+_BITS = [
+    *(
+        "'s",
+        "'S",
+        "'ll",
+        "'RE",
+        "'",
+        " ",
+        "  ",
+        "\n",
+        "\n\n",
+        "\r\n",
+        "\t",
+        "1",
+        "12",
+        "123",
+        "4567",
+        "a",
+        "Z",
+        "e\u0301",
+    ),
+    *(
+        "▁",
+        ".",
+        ", ",
+        "!",
+        " '",
+        "</s>",
+        "<|user|>",
+        "<|control|>",
+        "<mask>",
+        "[MASK]",
+        "中",
+        "한",
+        "ß",
+        "İ",
+        "😀",
+        "/",
+        "_",
+    ),
+]
 
 
 def random_text(rng: random.Random) -> str:

@@ -1,6 +1,7 @@
 """Small vocabularies, one per tokenizer model, made from the texts of token_texts.py; nothing in them is random."""
 
 from collections import Counter
+from itertools import pairwise
 
 from token_texts import TEXTS
 
@@ -34,11 +35,13 @@ def printable(raw):
 
 
 def trained(symbols, count):
-    """The first ``count`` merges of byte-pair training on a list of symbols; they cross every border there is."""
+    """The first merges of byte-pair training, ``count`` at most; they cross every border there is."""
     merges = []
     for _ in range(count):
-        pairs = Counter(zip(symbols, symbols[1:], strict=False))
+        pairs = Counter(pairwise(symbols))
         pair = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        if pairs[pair] < 2:
+            break
         merges.append(f"{pair[0]} {pair[1]}")
         merged, at = [], 0
         while at < len(symbols):
@@ -70,7 +73,9 @@ def byte_pairs(pre, merges):
 
 def marked_pairs(pre, merges):
     """The same for text in which spaces are marks and other bytes have tokens of their own."""
-    characters = sorted({character for text in TEXTS for character in text.replace(" ", "▁") if character < "\u0500"})
+    characters = sorted(
+        {character for text in TEXTS for character in text.replace(" ", "▁") if character < "\u0500"} | {"▁"}
+    )
     plain = [*characters, *(merge.replace(" ", "") for merge in merges)]
     tokens = [*dict.fromkeys(["<pad>", "<eos>", *plain]), *(text for text, _ in BYTE_TOKENS), "<|control|>", "<|user|>"]
     kinds = [

@@ -14,16 +14,32 @@ def score(facts: Facts) -> Score:
     return score_by_key("sigmoid" if flash else "softmax")(facts)
 
 
+_LATENT = Graph(
+    router=Router(score, norm=None),
+    attention=latent_attention,
+    attention_scale=latent_scale,
+    yarn_magnitude=magnitude,
+)
+_DEPTH = 1.4  # of MiniCPM 3: a constant of the published model, as are the other two numbers of its table
+
 ARCHITECTURES = (
     Architecture("deepseek", "DeepSeek MoE, the first", graph=Graph(router=Router(norm=False))),
     Architecture(
         "deepseek2",
         "DeepSeek V2, V3 and R1, Kimi K2, GLM 4.7 Flash, Mistral Large 3",
+        graph=_LATENT,
+    ),
+    Architecture("mistral4", "Mistral 4", graph=_LATENT),
+    Architecture(
+        "minicpm3",
+        "MiniCPM 3",
         graph=Graph(
-            router=Router(score, norm=None),
+            rope="halves",
             attention=latent_attention,
-            attention_scale=latent_scale,
-            yarn_magnitude=magnitude,
+            embedding_scale=lambda facts: 12.0,
+            residual_scale=lambda facts: _DEPTH / facts.n_layers**0.5,
+            logit_scale=lambda facts: 256 / facts.width,
         ),
     ),
+    Architecture("plm", "PLM", graph=Graph(attention=latent_attention, activation="relu_squared")),
 )

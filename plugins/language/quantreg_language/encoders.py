@@ -3,6 +3,9 @@
 from typing import TYPE_CHECKING
 
 from quantreg import Architecture, Graph
+from quantreg.inference.feed_forward import feed_forward, gated
+from quantreg.inference.graph import Router
+from quantreg_language.slopes import slopes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,10 +16,21 @@ if TYPE_CHECKING:
 
 
 def normed_after(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArray[np.float32]":
-    """A layer as in BERT: each half adds to its input, and the sum is normed."""
+    """A layer as in BERT: each half adds to its input, and the sum is normed. Some norm the first sum once more."""
     graph = layer.graph
-    x = layer.norm("attn_output_norm", x + graph.attention(layer, x, run), run)
-    return layer.norm("layer_output_norm", x + graph.feed_forward(layer, x, run), run)
+    first = layer.norm("attn_output_norm", x + graph.attention(layer, x, run), run)
+    if layer.has("attn_norm_2"):
+        first = layer.norm("attn_norm_2", first + x, run)
+    return layer.norm("layer_output_norm", first + graph.feed_forward(layer, first, run), run)
+
+
+def maybe_gated(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArray[np.float32]":
+    """The feed-forward network of Jina's models, whose ``ffn_up`` may hold the gate in its first half."""
+    length = int(layer.facts.feed_forward[layer.index])
+    if layer.has("ffn_gate") or layer.weights[layer.name("ffn_up")].shape[0] == length:
+        return feed_forward(layer, x, run)
+    up = layer.linear("ffn_up", x, run, 2 * length)
+    return layer.linear("ffn_down", gated(layer, up[:, :length], up[:, length:], run), run, layer.facts.width)
 
 
 def _graph(**differences: object) -> Graph:
@@ -27,4 +41,20 @@ def _graph(**differences: object) -> Graph:
 ARCHITECTURES = (
     Architecture("bert", "BERT and models of its shape", graph=_graph(activation="gelu", rope=None, positions=True)),
     Architecture("nomic-bert", "Nomic Embed", graph=_graph(rope="halves")),
+    Architecture(
+        "nomic-bert-moe",
+        "Nomic Embed 2",
+        graph=_graph(activation="gelu", rope="halves", router=Router(norm=False)),
+    ),
+    Architecture(
+        "jina-bert-v2",
+        "Jina Embeddings 2",
+        graph=_graph(
+            activation="gelu",
+            rope=None,
+            slopes=lambda facts, heads: slopes(heads),
+            feed_forward=maybe_gated,
+        ),
+    ),
+    Architecture("llama-embed", "Llama that makes embeddings", graph=Graph(causal=False, generates=False)),
 )

@@ -7,6 +7,8 @@ import numpy as np
 
 from quantreg import Architecture, Graph
 from quantreg.errors import ModelError
+from quantreg.inference.graph import Router
+from quantreg_language.routers import score_by_key
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +42,7 @@ def _xielu(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArray[np
 
 
 HALVES = Graph(rope="halves")
+SIGMOID = Router(score_by_key("sigmoid"), norm=None)
 
 ARCHITECTURES = (
     Architecture("apertus", "Apertus", graph=replace(HALVES, feed_forward=_xielu)),

@@ -22,6 +22,13 @@ def _scale(layers_27b: int) -> Callable[[Facts, int], float]:
 GEMMA = Graph(rope="halves", activation="gelu", embedding_scale=lambda facts: sqrt(facts.width))
 BOTH_SIDES = replace(GEMMA, after_attention="post_attention_norm", after_ffn="post_ffw_norm")
 
+GEMMA_3 = replace(
+    BOTH_SIDES,
+    windows=windowed(6),
+    window_base=lambda facts, base: facts.number("rope.freq_base_swa", 10000.0),
+    window_scale=lambda facts, scale: 1.0,
+)
+
 ARCHITECTURES = (
     Architecture("gemma", "Gemma", graph=GEMMA),
     Architecture(
@@ -36,16 +43,6 @@ ARCHITECTURES = (
             logit_softcap=30.0,
         ),
     ),
-    Architecture(
-        "gemma3",
-        "Gemma 3",
-        graph=replace(
-            BOTH_SIDES,
-            windows=windowed(6),
-            window_base=lambda facts, base: facts.number("rope.freq_base_swa", 10000.0),
-            window_scale=lambda facts, scale: 1.0,
-            attention_scale=_scale(62),
-            logit_softcap=0.0,
-        ),
-    ),
+    Architecture("gemma3", "Gemma 3", graph=replace(GEMMA_3, attention_scale=_scale(62), logit_softcap=0.0)),
+    Architecture("gemma-embedding", "EmbeddingGemma", graph=replace(GEMMA_3, causal=False, generates=False)),
 )

@@ -75,7 +75,7 @@ def _dense(layer: "Layer", x: "Array", run: "Pass") -> "Array":
 
 def whole(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     """A layer: attention and the second half, an embedding of the token for this layer, and a scale."""
-    extra = _of_layers(layer, x, run)
+    extra = of_layers(layer, x, run)
     first = layer.norm("post_attention_norm", attention(layer, layer.norm("attn_norm", x, run), run), run)
     first += x
     out = layer.norm("post_ffw_norm", second_half(layer, first, run), run)
@@ -89,7 +89,7 @@ def whole(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     return out
 
 
-def _of_layers(layer: "Layer", x: "Array", run: "Pass") -> "Array | None":
+def of_layers(layer: "Layer", x: "Array", run: "Pass") -> "Array | None":
     """The embeddings of all layers, float32 (rows, layers, length): of the token, and of what goes into layer 0."""
     facts, weights = layer.facts, layer.weights
     length = int(facts.number("embedding_length_per_layer_input", 0))

@@ -71,8 +71,16 @@ def lengths(facts: Facts) -> tuple[int, int]:
 
 
 def magnitude(facts: Facts, scale: float) -> float:
-    """How much larger YaRN makes rotated values: not at all if a multiplier puts this into the scale of the scores."""
-    return 1.0 if _multiplier(facts) else yarn_magnitude(scale)
+    """How much larger YaRN makes rotated values. A multiplier takes it from them and gives it to the scores.
+
+    The models of the architecture deepseek2 leave nothing to the values, whatever the multiplier is.
+    """
+    multiplier = _multiplier(facts)
+    if not multiplier:
+        return yarn_magnitude(scale)
+    if facts.architecture == "deepseek2":
+        return 1.0
+    return yarn_magnitude(scale) / yarn_magnitude(scale, multiplier)
 
 
 def latent_scale(facts: Facts, layer: int) -> float:

@@ -18,7 +18,8 @@ from quantreg.gguf import Value
 
 __all__ = ["ENCODERS", "Small", "Value", "build", "decoder", "experts", "names", "random", "token_ids", "write"]
 
-ENCODERS = ("bert", "nomic-bert")  # they make embeddings and predict no tokens
+# These make embeddings, and predict no tokens.
+ENCODERS = ("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "gemma-embedding", "llama-embed")
 
 
 def random(name, shape):

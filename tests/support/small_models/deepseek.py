@@ -49,10 +49,11 @@ def deepseek2_temperature(name):
     return small
 
 
-def _latent(name):
-    small = decoder(name, "deepseek2", layers=3, heads=4, heads_kv=1, ff=96)
-    experts(small, 8, 3, ff=32, shared=32, layers=(1, 2))
-    small.keys(expert_shared_feed_forward_length=None, expert_shared_count=1, leading_dense_block_count=1)
+def _latent(name, architecture="deepseek2", dense=False, **parts):
+    small = decoder(name, architecture, layers=3, heads=4, heads_kv=1, ff=96, **parts)
+    if not dense:
+        experts(small, 8, 3, ff=32, shared=32, layers=(1, 2))
+        small.keys(expert_shared_feed_forward_length=None, expert_shared_count=1, leading_dense_block_count=1)
     small.keys(**{"attention.q_lora_rank": QUERY, "attention.kv_lora_rank": LATENT, "rope.dimension_count": ROPE})
     small.keys(**{"attention.key_length": LATENT + ROPE, "attention.value_length": LATENT})
     small.keys(**{"attention.key_length_mla": NOPE + ROPE, "attention.value_length_mla": VALUE})
@@ -87,7 +88,32 @@ def _yarn(small, multiplier):
     return small.keys(**{"rope.scaling.yarn_log_multiplier": multiplier})
 
 
+def mistral4(name):
+    """YaRN leaves a part of its magnitude to the rotated values."""
+    small = _yarn(_latent(name, "mistral4"), 0.05)
+    return small.keys(**{"attention.temperature_scale": 0.5, "attention.temperature_length": 6})
+
+
+def minicpm3(name):
+    """Factors for short contexts, and constants that scale embeddings, residuals and logits."""
+    small = _whole(_latent(name, "minicpm3", dense=True)).keys(context_length=4096)
+    small.vector("rope_factors_long.weight", ROPE // 2, 2, 9)
+    small.vector("rope_factors_short.weight", ROPE // 2, 1, 3)
+    return small
+
+
+def plm(name):
+    small = _whole(_latent(name, "plm", dense=True, tied=True, gated=False))
+    for block in small.blocks:
+        small.remove(f"{block}attn_q_")
+        small.matrix(f"{block}attn_q", small.heads * (NOPE + ROPE), small.width)
+    return small.keys(**{"attention.q_lora_rank": None})
+
+
 MODELS = {
+    "mistral4": mistral4,
+    "minicpm3": minicpm3,
+    "plm": plm,
     "deepseek": deepseek,
     "deepseek2": deepseek2,
     "deepseek2-old": deepseek2_old,

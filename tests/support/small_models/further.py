@@ -76,6 +76,20 @@ def bitnet(name):
     return small
 
 
+def _routed(name, architecture, *, shared=1, dense=1, **options):
+    """Norms of queries and keys, dense layers first, and a bias that only chooses experts."""
+    small = decoder(name, architecture, layers=3, **options)
+    experts(small, 8, 3, ff=48, shared=48 * shared or None, layers=range(dense, 3))
+    small.keys(expert_shared_feed_forward_length=None, expert_shared_count=shared or None)
+    small.keys(leading_dense_block_count=dense, expert_gating_func=2, expert_weights_scale=1.5)
+    for block in small.blocks:
+        small.norm(f"{block}attn_q_norm", small.head)
+        small.norm(f"{block}attn_k_norm", small.head)
+        if f"{block}ffn_gate_inp.weight" in small.tensors:
+            small.vector(f"{block}exp_probs_b.bias", 8, -0.3, 0.3)
+    return small
+
+
 def llama_scales(name):
     """A scale for the matrix of each expert, as models in NVFP4 have."""
     small = experts(decoder(name, "llama"))

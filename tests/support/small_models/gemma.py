@@ -67,6 +67,42 @@ def gemma3_whole(name):
     return small
 
 
+def gemma_embedding(name):
+    """Tokens see a window to both sides in five of six layers, and all others in the sixth."""
+    small = _gemma(name, "gemma-embedding", layers=7, head_norms=True)
+    keys = {"attention.sliding_window": 6, "rope.freq_base": 100.0, "rope.freq_base_swa": 30.0}
+    return small.keys(**keys, **{"rope.scaling.type": "linear", "rope.scaling.factor": 4.0})
+
+
+def gemma3n(name):
+    """As many layers as have keys and values of their own, and two that share them; every fifth sees everything."""
+    small = _gemma(name, "gemma3n", layers=22, width=32, heads=2, ff=64, head_norms=True, added=0.2)
+    width, length, streams, rank = small.width, 256, 4, 64
+    small.matrix("per_layer_token_embd", small.vocab, length * small.layers, gain=(length * small.layers) ** 0.5 / 16)
+    small.matrix("per_layer_model_proj", length * small.layers, width, gain=width**0.5)
+    small.norm("per_layer_proj_norm", length)
+    small.matrix("altup_proj", streams - 1, width, width)
+    small.matrix("altup_unembd_proj", streams - 1, width, width)
+    for block in small.blocks:
+        small.matrix(f"{block}inp_gate", length, width)
+        small.matrix(f"{block}proj", width, length)
+        small.norm(f"{block}post_norm", width)
+        small.matrix(f"{block}altup_correct_coef", streams, streams, gain=0.3)
+        small.vector(f"{block}altup_correct_scale.weight", width, 0.5, 1.5)
+        small.matrix(f"{block}altup_predict_coef", streams**2, streams, gain=0.1)
+        small.matrix(f"{block}altup_router", streams, width, gain=width)
+        small.norm(f"{block}altup_router_norm", width)
+        small.matrix(f"{block}laurel_l", rank, width)
+        small.matrix(f"{block}laurel_r", width, rank)
+        small.norm(f"{block}laurel_post_norm", width)
+        for part in ("post_norm", "laurel_post_norm"):
+            small.tensors[f"{block}{part}.weight"] *= np.float32(0.2)
+        small.tensors[f"{block}attn_q_norm.weight"] *= np.float32(0.4)  # nothing else scales attention down
+    keys = {"attention.sliding_window": 5, "attention.shared_kv_layers": 2, "embedding_length_per_layer_input": length}
+    keys |= {"rope.freq_base": 100.0, "rope.freq_base_swa": 30.0, "rope.scaling.type": "linear"}
+    return small.keys(**keys, **{"rope.scaling.factor": 4.0})
+
+
 MODELS = {
     "gemma": gemma,
     "gemma2": gemma2,
@@ -75,4 +111,6 @@ MODELS = {
     "gemma3-27b": gemma3_27b,
     "gemma3-pattern": gemma3_pattern,
     "gemma3-whole": gemma3_whole,
+    "gemma3n": gemma3n,
+    "gemma-embedding": gemma_embedding,
 }
