@@ -147,10 +147,10 @@ def _text(evaluation: Evaluation, new: Container[str]) -> str:
         _chart(drawn, new, None, KL),
         *_zooms(drawn, new, KL),
         "<p class=note>The whole model ran with each type as its weights: all that"
-        " <code>quantreg quantize --pure</code> would quantize; with a file type, all that it converts. The KL divergence"
-        " says how far its predictions of the text are from those of the model as it is; 0 is the same. The size is that"
-        " of all tensors of the model. A hollow mark is a type that could not encode every tensor: the others stay as"
-        " they are.</p>",
+        " <code>quantreg quantize --pure</code> would quantize; with a file type, all that it converts. The KL"
+        " divergence says how far its predictions of the text are from those of the model as it is; 0 is the same. The"
+        " size is that of all tensors of the model. A hollow mark is a type that could not encode every tensor: the"
+        " others stay as they are.</p>",
         _text_table(text, new),
     ]
     return "\n".join(parts)
