@@ -12,13 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bench import codecs, files, products, report, startup
+from bench import codecs, files, products, report, running, startup
 from bench.options import refuse_unknown, words
 from bench.timing import cpu_model
 
 from quantreg_kernels import LEVELS, usable_levels
 
-SECTIONS = ("codecs", "matmul", "files", "memory", "open", "startup")
+SECTIONS = ("codecs", "matmul", "run", "files", "memory", "open", "startup")
 
 
 def arguments():
@@ -32,7 +32,7 @@ def arguments():
     add(
         "--rounds",
         type=int,
-        help="samples per cell (default: 3 for files, 9 for startup, 5 for the others)",
+        help="samples per cell (default: 3 for files and run, 9 for startup, 5 for the others)",
     )
     add(
         "--threads", type=words, default=["1", "2"], metavar="N,...", help="numbers of threads for files (default: 1,2)"
@@ -86,6 +86,12 @@ def part_matmul(given):
     few = f"{products.FEW_ROWS} x {products.FEW_COLS}"
     title = f"## Products: activations times weights of {products.ROWS} x {products.COLS}, one row of them times {few}"
     return result, f"{title}\n\n{report.rows_table(result['rows'])}"
+
+
+def part_run(given):
+    result = running.measure(int(given.params), given.workdir, given.rounds or 3, given.types, tell)
+    size = f"{result['params'] / 1e6:,.0f} M parameters, two threads, {running.CHUNKS} chunks of {running.CONTEXT}"
+    return result, f"## Perplexity: a Llama of {size}\n\n{report.rows_table(result['rows'])}"
 
 
 def part_files(given):

@@ -13,13 +13,16 @@ from quantreg.errors import GGUFFormatError as GGUFFormatError
 from quantreg.errors import ImportanceError as ImportanceError
 from quantreg.errors import LossWarning as LossWarning
 from quantreg.errors import MetadataError as MetadataError
+from quantreg.errors import ModelError as ModelError
 from quantreg.errors import NonFiniteError as NonFiniteError
 from quantreg.errors import OutputError as OutputError
 from quantreg.errors import PlanError as PlanError
 from quantreg.errors import PluginError as PluginError
+from quantreg.errors import QualityError as QualityError
 from quantreg.errors import QuantregError as QuantregError
 from quantreg.errors import SafetensorsError as SafetensorsError
 from quantreg.errors import ShapeError as ShapeError
+from quantreg.errors import TokenizerError as TokenizerError
 from quantreg.errors import UnknownFileTypeError as UnknownFileTypeError
 from quantreg.errors import UnknownTypeError as UnknownTypeError
 from quantreg.evaluation.measure import Evaluation as Evaluation
@@ -31,6 +34,9 @@ from quantreg.hookspecs import hookimpl as hookimpl
 from quantreg.importance import ImportanceMatrix as ImportanceMatrix
 from quantreg.importance.coverage import Coverage as Coverage
 from quantreg.importance.coverage import coverage as coverage
+from quantreg.inference.graph import Graph as Graph
+from quantreg.inference.model import Model as Model
+from quantreg.inference.model import load as load
 from quantreg.jobs.compare import Comparison as Comparison
 from quantreg.jobs.compare import compare as compare
 from quantreg.jobs.export import export as export
@@ -52,6 +58,11 @@ from quantreg.parameters import scale_parameters as scale_parameters
 from quantreg.products import matmul as matmul
 from quantreg.python_codec import PythonCodec as PythonCodec
 from quantreg.qtype import QuantType as QuantType
+from quantreg.quality import Divergence as Divergence
+from quantreg.quality import Perplexity as Perplexity
+from quantreg.quality import collect_imatrix as collect_imatrix
+from quantreg.quality import kl_divergence as kl_divergence
+from quantreg.quality import perplexity as perplexity
 from quantreg.recipes import Architecture as Architecture
 from quantreg.recipes import FileType as FileType
 from quantreg.recipes import Plan as Plan
@@ -62,6 +73,7 @@ from quantreg.recipes.estimates import estimate_memory_gb as estimate_memory_gb
 from quantreg.registry import types as types
 from quantreg.scaled import ScaledCodec as ScaledCodec
 from quantreg.tensor import QuantizedTensor as QuantizedTensor
+from quantreg.tokenization import Tokenizer as Tokenizer
 from quantreg.writing import LazyTensor as LazyTensor
 from quantreg.writing import write as write
 

@@ -8,13 +8,16 @@ __all__ = [
     "ImportanceError",
     "LossWarning",
     "MetadataError",
+    "ModelError",
     "NonFiniteError",
     "OutputError",
     "PlanError",
     "PluginError",
+    "QualityError",
     "QuantregError",
     "SafetensorsError",
     "ShapeError",
+    "TokenizerError",
     "UnknownFileTypeError",
     "UnknownTypeError",
 ]
@@ -101,6 +104,10 @@ class SafetensorsError(QuantregError, ValueError):
     """A safetensors file or its index is damaged, or holds data for which GGUF has no type."""
 
 
+class ModelError(QuantregError, ValueError):
+    """A model cannot run: an unknown architecture, a tensor that is missing or has the wrong shape, foreign ids."""
+
+
 class ShapeError(QuantregError, ValueError):
     """An array has the wrong shape, dtype or size."""
 
@@ -121,8 +128,16 @@ class PlanError(QuantregError):
     """The options do not fit the model, or no type can be chosen for a tensor."""
 
 
+class QualityError(QuantregError, ValueError):
+    """Quality cannot be measured: the text is too short, or a base file is damaged or belongs to another model."""
+
+
 class OutputError(QuantregError):
     """The output cannot be written: for example it exists, it is the input, or the disk is full."""
+
+
+class TokenizerError(QuantregError, ValueError):
+    """A model has no usable tokenizer, or a text or token id does not fit it."""
 
 
 class LossWarning(UserWarning):

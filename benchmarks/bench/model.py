@@ -64,6 +64,22 @@ def _metadata(params):
     }
 
 
+def _vocabulary(words):
+    special, characters = ["<unk>", "<s>", "</s>"], [f"<0x{byte:02X}>" for byte in range(256)]
+    unused = [f"<unused{n}>" for n in range(words - 259)]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": Value("array[string]", special + characters + unused),
+        "tokenizer.ggml.scores": Value("array[f32]", [0.0] * words),
+        "tokenizer.ggml.token_type": Value("array[i32]", [2, 3, 3] + [6] * 256 + [5] * len(unused)),
+        "tokenizer.ggml.bos_token_id": Value("u32", 1),
+        "tokenizer.ggml.eos_token_id": Value("u32", 2),
+        "tokenizer.ggml.unknown_token_id": Value("u32", 0),
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+
+
 def _header(metadata, tensors):
     """Return the encoded header and one (name, dims, type id, bytes) per tensor."""
     entries = [
@@ -74,14 +90,18 @@ def _header(metadata, tensors):
     return header, entries
 
 
-def write_model(path, params):
-    """Write the model to `path` and return its number of parameters."""
+def write_model(path, params, vocabulary=False):
+    """Write the model to `path` and return its number of parameters.
+
+    With ``vocabulary`` it has tokens: one for each byte, and as many unused ones as it takes.
+    """
     tensors = _tensors(params)
     rng = np.random.default_rng(0)
     tile = rng.standard_normal(TILE, np.float32)
     tile *= np.repeat(rng.lognormal(-4, 0.3, TILE // 2048 + 1), 2048)[:TILE].astype(np.float32)
     tile = tile.astype(np.float16)
-    header, entries = _header(_metadata(params), tensors)
+    metadata = _metadata(params) | (_vocabulary(shapes(params)[3]) if vocabulary else {})
+    header, entries = _header(metadata, tensors)
     with Path(path).open("wb") as file:
         file.write(header)
         for index, (_, dims, type_id, nbytes) in enumerate(entries):

@@ -26,6 +26,10 @@ FILL_SHARE = 0.8  # of the rate at which the core fills memory, for decoders
 # For products: the share of the rate of BLAS on float32 weights, for many rows of activations.
 MATMUL = 0.9
 
+# For whole runs of a model: the share of the rate of llama-perplexity, and the memory beyond the file.
+RUN = {"F16": 0.85, "Q4_K_M": 0.5}
+RUN_MIB = 1024
+
 # For whole files: the ratio to llama-quantize, with two threads each.
 FILES = {"Q8_0": 1, "BF16": 1, "Q4_K_M with imatrix": 5, "IQ2_XS with imatrix": 4}
 TWO_THREADS = 1.9

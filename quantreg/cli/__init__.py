@@ -4,8 +4,11 @@ import atexit
 import gc
 import os
 import sys
-from collections.abc import MutableMapping, Sequence
+import warnings
+from collections.abc import Callable, MutableMapping, Sequence
+from functools import partial
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -29,7 +32,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "types": ("types", "List the quant types: id, block size, bits per weight, model size."),
     "inspect": ("inspect", "Show the metadata and tensors of a model."),
     "estimate": ("estimate", "Compute the memory that the weights of a model take."),
+    "generate": ("generate", "Generate text with a model, to see that it still speaks."),
     "evaluate": ("evaluate", "Measure error, size and speed of types on a model's weights."),
+    "perplexity": ("perplexity", "Measure how well a model predicts a text, and how far it is from another."),
+    "imatrix": ("imatrix", "Collect the importance matrix of a model on a text, or combine several."),
     "demo": ("demo", "Quantize a small random model to several types and compare them."),
     "plugins": ("plugins", "List, create and check plugins for your own formats."),
 }
@@ -145,10 +151,21 @@ def main(args: Sequence[str] | None = None) -> int:
     # quantreg spreads its work over the cores itself. OpenBLAS's own threads would compete and are slow to start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     atexit.register(gc.freeze)  # the process ends anyway: spare the last search for reference cycles
-    with guarded(program=args is None):
+    with guarded(program=args is None), warnings.catch_warnings():
+        warnings.showwarning = partial(_show_warning, warnings.showwarning)
         code = _run(args)
         _tell_choices()
     return code
+
+
+def _show_warning(others: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """Print a warning that is meant for the user as one line; it is no matter which line of the program found it."""
+    if issubclass(category, UserWarning):
+        from quantreg.cli.show import warn
+
+        warn([str(message)])
+    else:
+        others(message, category, *where)
 
 
 def _run(args: Sequence[str] | None) -> int:

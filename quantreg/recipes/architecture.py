@@ -3,12 +3,15 @@
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from quantreg.errors import PluginError
 from quantreg.names import is_meant
 from quantreg.recipes.plugged import Plugged
 from quantreg.recipes.rules import Candidate, Condition, Rule
+
+if TYPE_CHECKING:
+    from quantreg.inference.graph import Graph
 
 __all__ = ["ORIGINAL_SHAPE", "Architecture", "Architectures", "Keep", "Recognised"]
 
@@ -58,6 +61,7 @@ class Architecture:
     - ``reshape_rows``: if this is not 0, a tensor whose rows are not a multiple of it is stored in rows of this length
       if its size allows. It applies to models that are read from safetensors. The shape before is stored as
       ``comfy.gguf.orig_shape.NAME``.
+    - ``graph``: how such a model is computed, a `quantreg.Graph`. None means that quantreg cannot run it.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Architecture:
     roles: tuple[tuple[str, str], ...] | None = None
     blocks: tuple[str, ...] = ()
     reshape_rows: int = 0
+    graph: "Graph | None" = None
 
     def role_of(self, name: str) -> str | None:
         """The role of a tensor by ``roles``, or None if the names are those of GGUF."""

@@ -1,0 +1,1 @@
+"""Language models: how each architecture is computed."""

@@ -1,0 +1,23 @@
+"""OLMo."""
+
+from quantreg import Architecture, Graph
+from quantreg.inference.graph import Router
+from quantreg_language.windows import unscaled, windowed
+
+ARCHITECTURES = (
+    Architecture("olmo", "OLMo", graph=Graph(norm="layer", norm_weights=False)),
+    Architecture(
+        "olmo2",
+        "OLMo 2 and 3",
+        graph=Graph(
+            rope="halves",
+            attention_norm=None,
+            ffn_norm=None,
+            after_attention="post_attention_norm",
+            after_ffn="post_ffw_norm",
+            windows=windowed(4),
+            window_rope=unscaled,
+        ),
+    ),
+    Architecture("olmoe", "OLMoE", graph=Graph(rope="halves", router=Router(norm=False))),
+)

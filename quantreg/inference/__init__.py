@@ -1,0 +1,1 @@
+"""Models that run: token ids in, logits out, with weights of any registered type."""

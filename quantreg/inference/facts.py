@@ -1,0 +1,112 @@
+"""The numbers of a model: its metadata, with the defaults of llama.cpp for what a file may leave out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quantreg.errors import ModelError
+
+__all__ = ["Facts", "read_facts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the metadata of a model say about its shape. Tuples have one value per layer.
+
+    Keys are those of GGUF below the name of the architecture: ``width`` is ``llama.embedding_length``, and so on.
+    """
+
+    architecture: str
+    metadata: Mapping[str, Any]
+    width: int
+    n_layers: int
+    context: int
+    n_vocab: int
+    heads: tuple[int, ...]
+    kv_heads: tuple[int, ...]
+    feed_forward: tuple[int, ...]
+    key_length: int
+    value_length: int
+    rope_dims: int
+    eps: float
+    n_experts: int
+    experts_used: tuple[int, ...]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key below the name of the architecture, or a default."""
+        return self.metadata.get(f"{self.architecture}.{key}", default)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A number below the name of the architecture. Raises ModelError if it is absent and has no default."""
+        return float(_number(self.metadata, f"{self.architecture}.{key}", default))
+
+    def flag(self, key: str) -> bool:
+        """A truth value below the name of the architecture. Raises ModelError if it is absent or something else."""
+        found = self.get(key)
+        if not isinstance(found, bool):
+            what = "missing" if found is None else f"{found!r}"
+            raise ModelError(f"the metadata key {self.architecture}.{key} is {what}: expected true or false")
+        return found
+
+    def per_layer(self, key: str, default: Any = None) -> tuple[Any, ...]:
+        """The value of a key for each layer: one value holds for all of them."""
+        return _per_layer(self.metadata, f"{self.architecture}.{key}", self.n_layers, default)
+
+
+def read_facts(metadata: Mapping[str, Any], n_vocab: int) -> Facts:
+    """Read the facts. Raises ModelError if a key is absent or holds something else than expected."""
+    name = str(metadata.get("general.architecture", ""))
+
+    def whole(key: str, default: int | None = None) -> int:
+        found = _number(metadata, f"{name}.{key}", default)
+        if found != int(found) or found < 0:
+            raise ModelError(f"the metadata key {name}.{key} is {found!r}: expected a whole number")
+        return int(found)
+
+    width, total = whole("embedding_length"), whole("block_count")
+    n_layers = total - whole("nextn_predict_layers", 0)
+    if not 0 < n_layers <= total:
+        raise ModelError(f"the model has {n_layers} layers by its metadata: correct {name}.block_count")
+    heads = _per_layer(metadata, f"{name}.attention.head_count", n_layers, 0)
+    head = width // heads[0] if heads[0] else 0
+    key_length = whole("attention.key_length", head)
+    return Facts(
+        architecture=name,
+        metadata=metadata,
+        width=width,
+        n_layers=n_layers,
+        context=whole("context_length"),
+        n_vocab=n_vocab,
+        heads=heads,
+        kv_heads=_per_layer(metadata, f"{name}.attention.head_count_kv", n_layers, heads),
+        feed_forward=_per_layer(metadata, f"{name}.feed_forward_length", n_layers, 0),
+        key_length=key_length,
+        value_length=whole("attention.value_length", head),
+        rope_dims=whole("rope.dimension_count", key_length),
+        eps=float(
+            metadata.get(
+                f"{name}.attention.layer_norm_rms_epsilon", metadata.get(f"{name}.attention.layer_norm_epsilon", 1e-5)
+            )
+        ),
+        n_experts=whole("expert_count", 0),
+        experts_used=_per_layer(metadata, f"{name}.expert_used_count", n_layers, 0),
+    )
+
+
+def _number(metadata: Mapping[str, Any], key: str, default: float | None) -> float:
+    found = metadata.get(key, default)
+    if found is None:
+        raise ModelError(f"the metadata key {key} is missing, and the model cannot run without it: convert it again")
+    if isinstance(found, (bool, str)) or not isinstance(found, (int, float)):
+        raise ModelError(f"the metadata key {key} is {found!r}: expected a number")
+    return found
+
+
+def _per_layer(metadata: Mapping[str, Any], key: str, n_layers: int, default: Any) -> tuple[Any, ...]:
+    found = metadata.get(key, default)
+    if isinstance(found, (int, float)) or found is None:
+        return (found,) * n_layers
+    values = tuple(found)
+    if len(values) < n_layers:
+        raise ModelError(f"the metadata key {key} holds {len(values)} values, but the model has {n_layers} layers")
+    return values[:n_layers]
