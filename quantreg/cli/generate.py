@@ -85,7 +85,8 @@ def command(
     with quantreg.load(path, threads) as model:
         if not model.graph.generates:
             raise quantreg.ModelError(
-                f"{model.architecture.name} models make embeddings and predict no tokens: give a model that generates text"
+                f"{model.architecture.name} models make embeddings and predict no tokens: give a model that generates "
+                "text"
             )
         start = given if given is not None else _prompt_ids(model, said or "", chat, system)
         if not len(start):
