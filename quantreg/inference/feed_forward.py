@@ -59,8 +59,8 @@ ACTIVATIONS: Mapping[str, Callable[["NDArray[np.float32]"], "NDArray[np.float32]
 
 
 def feed_forward(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArray[np.float32]":
-    """The feed-forward network of a layer: float32 (rows, width) in and out. It has experts if there is a router."""
-    if layer.has("ffn_gate_inp"):
+    """The feed-forward network of a layer: float32 (rows, width) in and out. It may have experts."""
+    if layer.has("ffn_gate_inp") or layer.has("ffn_down_exps"):
         return experts(layer, x, run)
     up = layer.linear("ffn_up", x, run)
     gate = layer.linear("ffn_gate", x, run) if layer.has("ffn_gate") else None

@@ -22,6 +22,9 @@ __all__ = ["Layer"]
 
 Found = TypeVar("Found")
 
+# By which angles are divided: for all contexts, for one longer than in training, and for one as in training.
+ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
 
 class Layer:
     """A layer, as the functions of a graph see it.
@@ -79,9 +82,9 @@ class Layer:
         self, part: str, x: "NDArray[np.float32]", chosen: "NDArray[np.intp]", run: Pass, rows: int | None = None
     ) -> "NDArray[np.float32]":
         """The same with the matrix that ``chosen`` names for each row: float32 chosen.shape + (rows,)."""
-        y = self.weights.multiply(self.name(part), x, run, rows, chosen)
+        y = self.weights.multiply(self.name(part), x, run, rows, chosen, count=self.facts.n_experts)
         if self.has(part, "bias"):
-            y += self.small(part, kind="bias")[chosen]
+            y += self.small(part, self.facts.n_experts, y.shape[-1], kind="bias")[chosen]
         return y
 
     def each(self, part: str, x: "NDArray[np.float32]", run: Pass, rows: int) -> "NDArray[np.float32]":
@@ -96,10 +99,10 @@ class Layer:
 
     def rope(self, run: Pass) -> Rope | None:
         """How this layer rotates its heads in this pass, or None if it does not."""
-        name = "rope_freqs.weight"  # a tensor by which angles are divided
-        if name not in self.weights:  # or two of them, for a context as in training and for a longer one
+        name = ROPE_FACTORS[0]
+        if name not in self.weights:
             longest = run.start + run.tokens if run.cache is None else max(run.cache.limit or 0, run.start + run.tokens)
-            name = f"rope_factors_{'long' if longest > self.once('trained', _trained) else 'short'}.weight"
+            name = ROPE_FACTORS[1 if longest > self.once("trained", _trained) else 2]
         return self.once(("rope", name), lambda layer: layer._rope(name))
 
     def _rope(self, factors: str) -> Rope | None:
@@ -113,21 +116,24 @@ class Layer:
         kind = facts.get("rope.scaling.type", "linear")
         yarn, magnitude = None, facts.number("rope.scaling.attn_factor", 1.0)
         if kind == "yarn":
-            context = facts.whole("rope.scaling.original_context_length", facts.context)
+            context = int(facts.number("rope.scaling.original_context_length", facts.context))
             fast = facts.number("rope.scaling.yarn_beta_fast", 32.0)
             yarn = context, fast, facts.number("rope.scaling.yarn_beta_slow", 1.0)
             magnitude *= graph.yarn_magnitude(facts, scale) if graph.yarn_magnitude else yarn_magnitude(scale)
         elif kind == "none":
             scale = 1.0
         dims = facts.whole("rope.dimension_count_swa", facts.rope_dims) if self.window else facts.rope_dims
-        if dims > self.key_length:
+        if dims % 2 or dims > max(self.key_length, facts.key_length):
             raise ModelError(
-                f"{facts.architecture}.rope.dimension_count says that {dims} values of each head are rotated: layer "
-                f"{self.index} has heads of {self.key_length} values"
+                f"by the metadata of the model, {dims} values of a head rotate, but a head has {self.key_length}: "
+                f"correct {facts.architecture}.rope.dimension_count, which must be even"
             )
-        rope = Rope(
-            pairs, dims, base, scale, self.weights.small(factors) if factors in self.weights else None, yarn, magnitude
-        )
+        divisors = None
+        for name in ROPE_FACTORS:  # all are checked, whichever this pass needs
+            if name in self.weights:
+                found = self.weights.small(name, facts.rope_dims // 2)
+                divisors = found if name == factors else divisors
+        rope = Rope(pairs, dims, base, scale, divisors, yarn, magnitude)
         return graph.window_rope(rope) if self.window else rope
 
 
