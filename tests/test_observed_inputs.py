@@ -12,7 +12,7 @@ def observed(name, folder):
     small_models.write(small, path)
 
     def observe(tensor, x, experts):
-        assert tensor not in seen, f"{tensor} is observed twice"
+        assert tensor not in seen or "altup_router" in tensor  # Gemma 3n asks this router twice
         seen[tensor] = x.shape, None if experts is None else experts.shape
 
     with quantreg.load(path) as model:
