@@ -39,7 +39,7 @@ def delta_net(layer: "Layer", x: "Array", run: "Pass") -> "Array":
         whole = layer.linear("attn_qkv", x, run, 3 * inner)
     else:
         whole = np.concatenate([layer.linear(f"attn_{part}", x, run, inner) for part in "qkv"], axis=1)
-    kernels = [_shaped(layer, layer.name(f"ssm_conv1d_{part}"), inner, kernel) for part in "qkv"]
+    kernels = [_shaped(layer, layer.name(f"ssm_conv1d_{part}"), inner, 1, kernel)[:, 0] for part in "qkv"]
     whole, tails = convolve(whole.reshape(*shape, 3 * inner), np.concatenate(kernels), tails)
     q, k, v = (part.reshape(*shape, heads, length) for part in np.split(silu(whole), 3, axis=2))
     fade = layer.linear("ssm_f_b", layer.linear("ssm_f_a", x, run, length), run, inner)
@@ -55,9 +55,9 @@ def delta_net(layer: "Layer", x: "Array", run: "Pass") -> "Array":
 
 
 def _shaped(layer: "Layer", name: str, *shape: int) -> "Array":
-    """A small tensor of this shape, which some files give more dimensions of length 1."""
+    """A small tensor of this shape, to which some files add dimensions of length 1 in front."""
     found = layer.weights.small(name)
-    if tuple(n for n in found.shape if n > 1) != tuple(n for n in shape if n > 1):
+    if found.shape not in (shape, (1,) * (4 - len(shape)) + shape):
         raise ModelError(f"the tensor {name} has shape {found.shape}: expected {shape}")
     return found.reshape(shape)
 
