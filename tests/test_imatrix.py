@@ -17,7 +17,7 @@ import quantreg
 from quantreg import ImportanceError, ImportanceMatrix, ModelError, OutputError, QualityError
 from quantreg.importance import Sums
 from quantreg.quality import ChunkDone, Saved, Started, chunks
-from quantreg.quality.activations import Activations
+from quantreg.quality.activations import Activations, counted_rows
 
 GOLDEN = Path(__file__).parent / "golden" / "imatrix"
 N_CTX = imatrix_models.N_CTX
@@ -69,7 +69,12 @@ def test_the_file_is_that_of_the_reference_but_for_rounding(name, folder, tmp_pa
     model, options = imatrix_models.RUNS[name]
     out = tmp_path / "i.gguf"
     found = quantreg.collect_imatrix(
-        folder / f"{model}.gguf", TEXT, n_ctx=N_CTX, dataset="text.txt", out=out, **keywords(options)
+        folder / f"{model}.gguf",
+        imatrix_models.text(name).removesuffix("\n"),
+        n_ctx=imatrix_models.n_ctx(name),
+        dataset="text.txt",
+        out=out,
+        **keywords(options),
     )
     expected = ImportanceMatrix.read(GOLDEN / f"{name}.gguf")
     assert header(out) == header(GOLDEN / f"{name}.gguf")
@@ -94,6 +99,27 @@ def test_the_golden_files_differ_where_the_options_do():
     assert (plain.chunk_count, later.chunk_count) == (9, 4)
     experts = ImportanceMatrix.read(GOLDEN / "experts.gguf")
     assert len(set(experts.counts("blk.0.ffn_down_exps.weight"))) > 4
+
+
+@pytest.mark.parametrize(
+    ("sequences", "n_ctx", "left_out"),
+    [
+        (4, 512, []), (3, 512, [510, 511]), (2, 512, []), (1, 512, []), (8, 256, []), (6, 256, [255]), (5, 256, []),
+        (9, 32, []), (6, 86, [85]), (1, 4100, [4096, 4097, 4098, 4099]), (1, 528, []), (1, 527, list(range(512, 527))),
+    ],
+)  # fmt: skip
+def test_rows_that_the_reference_ignores_are_left_out(sequences, n_ctx, left_out):
+    mask = counted_rows(sequences, n_ctx)
+    found = [] if mask is None else np.flatnonzero(~mask.reshape(sequences, n_ctx).all(axis=0)).tolist()
+    assert found == left_out
+    if mask is not None:
+        assert int((~mask).sum()) == sequences * len(left_out)
+
+
+def test_the_tail_of_the_reference_is_shorter_for_all_but_experts():
+    found = ImportanceMatrix.read(GOLDEN / "tail.gguf")
+    assert found.counts("blk.0.attn_q.weight") == found.counts("output.weight") == (6 * 85,)
+    assert sum(found.counts("blk.0.ffn_up_exps.weight")) % (6 * 86) == 0
 
 
 def test_an_output_that_is_the_embedding_is_told_and_left_out(folder):

@@ -39,13 +39,16 @@ class Facts:
         """The value of a key below the name of the architecture, or a default."""
         return self.metadata.get(f"{self.architecture}.{key}", default)
 
-    def whole(self, key: str, default: int | None = None) -> int:
-        """A whole number of at least 0 below the name of the architecture. Raises ModelError as `number` does."""
-        return _whole(self.metadata, f"{self.architecture}.{key}", default)
-
     def number(self, key: str, default: float | None = None) -> float:
         """A number below the name of the architecture. Raises ModelError if it is absent and has no default."""
         return float(_number(self.metadata, f"{self.architecture}.{key}", default))
+
+    def whole(self, key: str, default: int | None = None, least: int = 0) -> int:
+        """A whole number below the name of the architecture, at least ``least``. Raises ModelError for anything else.
+
+        It is also raised if the key is absent and there is no default.
+        """
+        return _whole(self.metadata, f"{self.architecture}.{key}", default, least)
 
     def flag(self, key: str) -> bool:
         """A truth value below the name of the architecture. Raises ModelError if it is absent or something else."""
@@ -110,13 +113,15 @@ def _number(metadata: Mapping[str, Any], key: str, default: float | None) -> flo
     return found
 
 
-def _whole(metadata: Mapping[str, Any], key: str, default: int | None) -> int:
-    return _as_whole(key, _number(metadata, key, default))
+def _whole(metadata: Mapping[str, Any], key: str, default: int | None, least: int = 0) -> int:
+    return _as_whole(key, _number(metadata, key, default), least)
 
 
-def _as_whole(key: str, found: Any) -> int:
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or found < 0 or found % 1:
-        raise ModelError(f"the metadata key {key} holds {found!r}: expected a whole number")
+def _as_whole(key: str, found: Any, least: int = 0) -> int:
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or found < least or found % 1:
+        raise ModelError(
+            f"the metadata key {key} holds {found!r}: expected a whole number" + (f", {least} or more" if least else "")
+        )
     return int(found)
 
 

@@ -161,9 +161,9 @@ def choose(layer: "Layer", logits: "NDArray[np.float32]") -> "tuple[NDArray[np.i
     wanted = scores
     if layer.has("exp_probs_b", "bias"):  # it decides who is chosen, and has no part in the weights
         wanted = scores + layer.small("exp_probs_b", facts.n_experts, kind="bias")
-    groups = int(facts.get("expert_group_count", 0))
+    groups = facts.whole("expert_group_count", 0)
     if groups > 1:
-        wanted = _best_groups(wanted, groups, int(facts.number("expert_group_used_count")))
+        wanted = _best_groups(wanted, groups, facts.whole("expert_group_used_count"))
     chosen = np.argsort(-wanted, axis=1, kind="stable")[:, :k]
     weights = np.take_along_axis(scores, chosen, axis=1)
     if score == "softmax of chosen":
