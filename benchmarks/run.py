@@ -83,7 +83,8 @@ def part_codecs(given):
 
 def part_matmul(given):
     result = products.measure(given.types, given.rounds or 5, tell)
-    title = f"## Products: activations times weights of {products.ROWS} x {products.COLS}, one core"
+    few = f"{products.FEW_ROWS} x {products.FEW_COLS}"
+    title = f"## Products: activations times weights of {products.ROWS} x {products.COLS}, one row of them times {few}"
     return result, f"{title}\n\n{report.rows_table(result['rows'])}"
 
 

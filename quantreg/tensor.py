@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from quantreg.dispatch import TypeKey
     from quantreg.parameters import Fitted
+    from quantreg.products.weights import Prepared
     from quantreg.qtype import QuantType
 
 __all__ = ["QuantizedTensor"]
@@ -56,7 +57,7 @@ class QuantizedTensor(NDArrayOperatorsMixin):
     tensor carries its bytes with it.
     """
 
-    __slots__ = ("_data", "_nbytes", "_read", "name", "shape", "type_id", "type_name")
+    __slots__ = ("_data", "_nbytes", "_prepared", "_read", "name", "shape", "type_id", "type_name")
 
     name: str
     shape: tuple[int, ...]
@@ -64,6 +65,7 @@ class QuantizedTensor(NDArrayOperatorsMixin):
     type_name: str
     _data: "NDArray[np.uint8] | Callable[[], NDArray[np.uint8]]"
     _nbytes: int
+    _prepared: "Prepared | None"  # what products keep about the weights
     _read: "Callable[[], Fitted | None] | None"
 
     def __init__(
@@ -137,7 +139,7 @@ class QuantizedTensor(NDArrayOperatorsMixin):
         nbytes: int,
     ) -> None:
         self.name, self.shape, self.type_id, self.type_name, self._data = name, shape, type_id, type_name, data
-        self._nbytes, self._read = nbytes, None
+        self._nbytes, self._prepared, self._read = nbytes, None, None
 
     @property
     def data(self) -> "NDArray[np.uint8]":
@@ -148,7 +150,7 @@ class QuantizedTensor(NDArrayOperatorsMixin):
 
     @data.setter
     def data(self, data: "NDArray[np.uint8]") -> None:
-        self._data, self._nbytes = data, data.nbytes
+        self._data, self._nbytes, self._prepared = data, data.nbytes, None
 
     @property
     def parameters(self) -> "Fitted | None":

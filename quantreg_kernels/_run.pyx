@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset
 
 from quantreg_kernels._arrays cimport check_aligned, find_nonfinite_in_rows, row_stride
 from quantreg_kernels.abi cimport (
-    ABI_MAJOR, IMPORTANCE_COLUMNS, IMPORTANCE_WEIGHTS, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs,
+    ABI_MAJOR, IMPORTANCE_COLUMNS, IMPORTANCE_WEIGHTS, DecodeArgs, DotArgs, EncodeArgs, RowCodec, ScoreArgs,
 )
 
 cdef extern from "quantreg_kernels/stream.h" nogil:
@@ -123,6 +123,11 @@ cdef class Codec:
     def has_scorer(self):
         """Whether the type reads importance."""
         return self.c.score_rows != NULL
+
+    @property
+    def has_dot(self):
+        """Whether the codec has a product with a few rows of activations of its own."""
+        return self.c.dot_rows != NULL
 
     cdef Py_ssize_t row_bytes(self, Py_ssize_t n_cols) except -1:
         cdef Py_ssize_t blocks = n_cols // self.c.block_size
@@ -313,6 +318,46 @@ cdef class Codec:
             row += a.n_rows
         stream_end()
         return True
+
+    # ---- products ----
+
+    def dot_rows(self, const uint8_t[:, :] data, const float[:, :] x, float[:, :] out):
+        """Multiply the weights of data, uint8 (rows, row_bytes), by x, float32 (n, cols), into out, float32 (n, rows).
+
+        Raise TypeError if the codec has no such product; ValueError for wrong sizes, for columns that are not
+        contiguous, for rows of out that overlap, and for float32 that is not aligned.
+        """
+        cdef DotArgs a
+        cdef Py_ssize_t nbytes, x_stride, dst_stride
+        if self.c.dot_rows == NULL:
+            raise TypeError("this codec has no product of its own")
+        nbytes = self.row_bytes(x.shape[1])
+        if data.shape[1] != nbytes or out.shape[0] != x.shape[0] or out.shape[1] != data.shape[0]:
+            raise ValueError(f"{x.shape[0]} rows of {x.shape[1]} activations times {data.shape[0]} rows of {nbytes} bytes "
+                             f"make ({x.shape[0]}, {data.shape[0]}) products, but data has the shape ({data.shape[0]}, "
+                             f"{data.shape[1]}) and out ({out.shape[0]}, {out.shape[1]})")
+        if out.shape[0] == 0 or out.shape[1] == 0:
+            return
+        if x.shape[1] == 0:
+            out[:, :] = 0
+            return
+        memset(&a, 0, sizeof(DotArgs))
+        x_stride = row_stride("x", x.shape, x.strides, sizeof(float))
+        dst_stride = row_stride("out", out.shape, out.strides, sizeof(float), written=True)
+        check_aligned("x", &x[0, 0], x_stride)
+        check_aligned("out", &out[0, 0], dst_stride)
+        a.struct_size = sizeof(DotArgs)
+        a.src = &data[0, 0]
+        a.x = &x[0, 0]
+        a.dst = &out[0, 0]
+        a.n_rows = data.shape[0]
+        a.n_cols = x.shape[1]
+        a.n_x = x.shape[0]
+        a.src_stride = row_stride("data", data.shape, data.strides, 1)
+        a.x_stride = x_stride // <Py_ssize_t>sizeof(float)
+        a.dst_stride = dst_stride // <Py_ssize_t>sizeof(float)
+        with nogil:
+            self.c.dot_rows(self.given, &a)
 
     # ---- score ----
 

@@ -62,11 +62,28 @@ cdef struct ScoreArgs:
     Py_ssize_t dst_stride
     const float *columns
 
+# Products: dst[i * dst_stride + r] is the sum of row i of activations times row r of weights, for n_x rows of float32 at x,
+# x_stride floats apart. src is as in DecodeArgs, and so is what the codec must accept. The weights are those that decode_rows
+# gives, and the sum has the error of a float32 sum. Its order may depend on the CPU level and on n_cols only, so that the
+# result depends on nothing else. The host passes few rows of activations, 1 to 7; for more it decodes.
+cdef struct DotArgs:
+    Py_ssize_t struct_size
+    const uint8_t *src
+    const float *x
+    float *dst
+    Py_ssize_t n_rows
+    Py_ssize_t n_cols
+    Py_ssize_t n_x
+    Py_ssize_t src_stride
+    Py_ssize_t x_stride
+    Py_ssize_t dst_stride
+
 # Each returns the number of rows done. If that is less than n_rows, the row of that index cannot be represented (a scale
 # overflows to infinity or is NaN), and the bytes from that row on are unspecified.
 ctypedef Py_ssize_t (*encode_rows_t)(const RowCodec *, const EncodeArgs *) noexcept nogil
 ctypedef Py_ssize_t (*decode_rows_t)(const RowCodec *, const DecodeArgs *) noexcept nogil
 ctypedef Py_ssize_t (*score_rows_t)(const RowCodec *, const ScoreArgs *) noexcept nogil
+ctypedef Py_ssize_t (*dot_rows_t)(const RowCodec *, const DotArgs *) noexcept nogil
 ctypedef void (*prepare_t)() noexcept nogil
 
 cdef struct RowCodec:
@@ -82,6 +99,7 @@ cdef struct RowCodec:
     score_rows_t score_rows     # NULL if the type reads no importance
     int32_t whole_rows          # not 0 if a block cannot be decoded without the rest of its row
     int32_t takes_nonfinite     # not 0 if the host may look for NaN and infinity after encode_rows instead of before it
+    dot_rows_t dot_rows         # NULL if the host is to decode and multiply; see dot.pxd
 
 
 cdef inline object codec_capsule(RowCodec *codec, int32_t type_id, Py_ssize_t block_size, Py_ssize_t type_size,
@@ -93,7 +111,8 @@ cdef inline object codec_capsule(RowCodec *codec, int32_t type_id, Py_ssize_t bl
     NULL for score_rows if it reads no importance. A type with a scale or a codebook per row passes its size in bytes as
     row_header_size.
 
-    Set two more members below that line if they apply: ``row_codec.whole_rows = 1`` and ``row_codec.takes_nonfinite = 1``.
+    Set more members below that line if they apply: ``row_codec.whole_rows = 1``, ``row_codec.takes_nonfinite = 1`` and
+    ``row_codec.dot_rows = dot_rows``, a product with a few rows of activations that spares the detour through decoded rows.
     The host reads each row twice, once to look for NaN and infinity and once to encode it, and the first of the two waits
     for memory. A fast encoder prefetches and so waits less: with takes_nonfinite it goes first, and the host checks the
     rows while they are in the cache. It must be safe with any float, and a NaN must not change the rows before it. What it
@@ -111,4 +130,5 @@ cdef inline object codec_capsule(RowCodec *codec, int32_t type_id, Py_ssize_t bl
     codec.score_rows = score_rows
     codec.whole_rows = 0
     codec.takes_nonfinite = 0
+    codec.dot_rows = NULL
     return PyCapsule_New(codec, "quantreg.RowCodec", NULL)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from row_codec import Args, Prepare, RowCodec, Rows, as_capsule, new_capsule
+from row_codec import Args, DotArgs, Prepare, RowCodec, Rows, as_capsule, new_capsule
 
 from quantreg_kernels._run import Codec, RowError
 
@@ -63,6 +63,59 @@ def test_members_that_an_older_struct_lacks_are_null(make_codec):
     codec = make_codec(struct_size=RowCodec.score_rows.offset, score_rows=called)
     assert codec.can_encode
     assert not codec.has_scorer
+
+
+def test_a_struct_that_is_older_than_products_has_none(make_codec):
+    codec = make_codec(struct_size=RowCodec.dot_rows.offset, dot_rows=Rows(lambda codec, args: 2))
+    assert not codec.has_dot
+    with pytest.raises(TypeError, match="has no product of its own"):
+        codec.dot_rows(np.zeros((2, 4), np.uint8), np.ones((1, 8), np.float32), np.empty((1, 2), np.float32))
+
+
+def test_a_product_gets_pointers_sizes_and_strides(make_codec):
+    seen = []
+
+    def dot_rows(codec, args):
+        seen.append(DotArgs.from_buffer_copy(DotArgs.from_address(args)))
+        return 2
+
+    codec = make_codec(dot_rows=Rows(dot_rows))
+    data, x, out = np.zeros((4, 6), np.uint8), np.ones((3, 12), np.float32), np.empty((3, 5), np.float32)
+    codec.dot_rows(data[::2, :4], x[:, 4:], out[:, 1:3])
+    (a,) = seen
+    assert (a.struct_size, a.src, a.x, a.dst) == (
+        ctypes.sizeof(DotArgs),
+        data.ctypes.data,
+        x.ctypes.data + 16,
+        out.ctypes.data + 4,
+    )
+    assert (a.n_rows, a.n_cols, a.n_x, a.src_stride, a.x_stride, a.dst_stride) == (2, 8, 3, 12, 12, 5)
+
+
+@pytest.mark.parametrize(
+    ("data", "x", "out", "message"),
+    [
+        (np.zeros((2, 3), np.uint8), np.ones((1, 8), np.float32), np.empty((1, 2), np.float32), "2 rows of 4 bytes"),
+        (np.zeros((2, 4), np.uint8), np.ones((1, 8), np.float32), np.empty((1, 3), np.float32), r"out \(1, 3\)"),
+        (np.zeros((2, 4), np.uint8), np.ones((1, 9), np.float32), np.empty((1, 2), np.float32), "does not divide"),
+        (
+            np.zeros((2, 4), np.uint8),
+            np.ones((1, 16), np.float32)[:, ::2],
+            np.empty((1, 2), np.float32),
+            "columns of x",
+        ),
+        (
+            np.zeros((2, 4), np.uint8),
+            np.frombuffer(bytes(33), np.uint8)[1:].view(np.float32).reshape(1, 8),
+            np.empty((1, 2), np.float32),
+            "x is float32 that is not aligned",
+        ),
+    ],
+)
+def test_arrays_that_do_not_fit_a_product_are_refused(make_codec, data, x, out, message):
+    codec = make_codec(dot_rows=Rows(lambda codec, args: pytest.fail("called")))
+    with pytest.raises(ValueError, match=message):
+        codec.dot_rows(data, x, out)
 
 
 def test_a_struct_without_its_sizes_is_refused(make_codec):

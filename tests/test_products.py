@@ -78,8 +78,8 @@ def test_the_ways_to_write_a_product_agree(tmp_path):
 
 @pytest.mark.parametrize("batch", [1, 7, 8, 40])
 def test_the_result_does_not_depend_on_threads(batch, monkeypatch):
-    monkeypatch.setattr("quantreg.products.TILE_OF_MANY", 64 * 512)
-    monkeypatch.setattr("quantreg.products.TILE_OF_FEW", 32 * 512)
+    monkeypatch.setattr("quantreg.products.multiply.TILE_OF_MANY", 64 * 512)
+    monkeypatch.setattr("quantreg.products.multiply.TILE_OF_FEW", 32 * 512)
     tensor = tensor_of(W, "Q5_K")
     x = RNG.standard_normal((batch, 512), np.float32)
     found = [matmul(x, tensor, threads=threads) for threads in (1, 2, 5)]

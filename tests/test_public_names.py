@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = [
     "quantreg", "quantreg.gguf", "quantreg.storage", "quantreg.recipes", "quantreg.importance", "quantreg.evaluation",
     "quantreg.jobs", "quantreg.safetensors", "quantreg.testing", "quantreg.scaffold", "quantreg.cli",
-    "quantreg.inference", "quantreg.tokenization", "quantreg.quality",
+    "quantreg.inference", "quantreg.tokenization", "quantreg.quality", "quantreg.products",
 ]  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def declared():
     return found
 
 
-MODULES = ["errors", "events", "gguf", "recipes", "testing"]
+MODULES = ["errors", "events", "gguf", "quality", "recipes", "testing"]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -23,8 +23,8 @@ DECODE_GEOMEAN = {"avx512": 2, "avx2": 1.5, "base": 1}
 READ_SHARE = 0.6  # of the read bandwidth, for cheap encoders
 FILL_SHARE = 0.8  # of the rate at which the core fills memory, for decoders
 
-# For products: the share of the rate of BLAS on float32 weights, for each number of rows of activations.
-MATMUL = {512: 0.9}
+# For products: the share of the rate of BLAS on float32 weights, for many rows of activations.
+MATMUL = 0.9
 
 # For whole runs of a model: the share of the rate of llama-perplexity, and the memory beyond the file.
 RUN = {"F16": 0.85, "Q4_K_M": 0.5}

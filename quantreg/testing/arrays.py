@@ -11,6 +11,7 @@ import numpy as np
 
 from quantreg import dispatch
 from quantreg.faults import PLUGIN_ERRORS, told
+from quantreg.testing.dots import has_dot
 from quantreg.testing.guards import FILL, GuardedArrays, run_guarded
 from quantreg.testing.report import NotApplicable, expect
 from quantreg.testing.samples import bits_of
@@ -153,6 +154,9 @@ def _guarded_cases(
         yield f"scoring {words}", _guarded_score(s, codec, side, x)
     # The encoder makes the bytes to decode, without guards, and so it comes first.
     yield f"decoding {words}", lambda: _guarded_decode(s, codec, side, s.some_bytes(rows, blocks))()
+    for n in (1, 3, 7) if has_dot(codec) else ():
+        call = partial(_guarded_dot, s, codec, side, x[:n] if n <= rows else s.rows(rows=n, blocks=blocks))
+        yield f"multiplying {words}, by {n} rows of activations", partial(call, rows, blocks)
 
 
 def _guarded_encode(
@@ -180,6 +184,15 @@ def _guarded_decode(s: "Subject", codec: "RowCodec", side: _Side, data: "NDArray
         arrays.check()
 
     return run
+
+
+def _guarded_dot(
+    s: "Subject", codec: "RowCodec", side: _Side, x: "NDArray[np.float32]", rows: int, blocks: int
+) -> None:
+    arrays = GuardedArrays(side)
+    out = arrays.empty((len(x), rows), np.float32)
+    codec.dot_rows(arrays.copy(s.some_bytes(rows, blocks)), arrays.copy(x), out)  # type: ignore[attr-defined]
+    arrays.check()
 
 
 def _guarded_score(s: "Subject", codec: "RowCodec", side: _Side, x: "NDArray[np.float32]") -> Callable[[], None]:

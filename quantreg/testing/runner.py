@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from quantreg.errors import LossWarning
 from quantreg.faults import PLUGIN_ERRORS, debugging, told
 from quantreg.registry import registry
-from quantreg.testing import arrays, strides, twin, uses, values
+from quantreg.testing import arrays, dots, strides, twin, uses, values
 from quantreg.testing.guards import can_fork, run_guarded
 from quantreg.testing.report import ConformanceError, NotApplicable, Outcome, Report
 from quantreg.testing.samples import Subject
@@ -65,6 +65,7 @@ CHECKS: dict[str, Check] = {
         Check("strides", strides.strides),
         Check("wrong_sizes", arrays.wrong_sizes),
         Check("arbitrary_bytes", arrays.arbitrary_bytes),
+        Check("dot_rows", dots.dot_rows),
         Check("importance_none", uses.importance_none, "encoder"),
         Check("importance_ones", uses.importance_ones, "scorer"),
         Check("importance_zeros", uses.importance_zeros, "scorer"),

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantreg.testing.dots import has_dot, multiplied
 from quantreg.testing.report import expect
 from quantreg.testing.samples import bits_of
 
@@ -65,6 +66,8 @@ def strides(s: "Subject") -> None:
         out = _Placed((rows, s.qtype.row_weights(data.shape[1])), np.float32, target)
         s.codec.decode_rows(_place(data, source), out.view)
         _compare("decode_rows", bits_of(s.decode(data)), bits_of(out.view), out, source, target)
+        if has_dot(s.codec):
+            _check_products(s, data, source, target)
 
 
 def _check_encoder(s: "Subject", x: "NDArray[np.float32]", source: str, target: str) -> None:
@@ -85,6 +88,14 @@ def _check_encoder(s: "Subject", x: "NDArray[np.float32]", source: str, target: 
         out = _Placed((len(x), x.shape[1]), np.float32, target)
         s.codec.score_rows(_place(x, source), columns, out.view)
         _compare("score_rows", bits_of(weights), bits_of(out.view), out, source, target)
+
+
+def _check_products(s: "Subject", data: "NDArray[np.uint8]", source: str, target: str) -> None:
+    for n in (1, 3):
+        x = s.rows(rows=n)
+        out = _Placed((n, len(data)), np.float32, target)
+        s.codec.dot_rows(_place(data, source), _place(x, target), out.view)  # type: ignore[attr-defined]
+        _compare("dot_rows", bits_of(multiplied(s.codec, data, x)), bits_of(out.view), out, source, target)
 
 
 def _compare(

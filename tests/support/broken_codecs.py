@@ -5,6 +5,7 @@ import os
 import pickle
 import time
 
+import broken_products
 import numpy as np
 import toy
 
@@ -352,6 +353,7 @@ BROKEN = {
     "pickling": unpicklable,
     "fit": lambda: fitted_levels(first_slab),
     "gguf_file": lambda: toy.make(type_id=12),
+    **broken_products.make(codec, write_without_gaps),
 }
 
 

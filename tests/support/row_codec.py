@@ -4,7 +4,7 @@ import ctypes
 import sys
 from ctypes import CFUNCTYPE, c_char_p, c_int32, c_ssize_t, c_void_p, py_object
 
-__all__ = ["Args", "Prepare", "RowCodec", "Rows", "as_capsule", "module_of", "new_capsule", "row_codec_of"]
+__all__ = ["Args", "DotArgs", "Prepare", "RowCodec", "Rows", "as_capsule", "module_of", "new_capsule", "row_codec_of"]
 
 NAME = b"quantreg.RowCodec"
 Rows = CFUNCTYPE(c_ssize_t, c_void_p, c_void_p)
@@ -28,6 +28,21 @@ class Args(ctypes.Structure):
     )
 
 
+class DotArgs(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", c_ssize_t),
+        ("src", c_void_p),
+        ("x", c_void_p),
+        ("dst", c_void_p),
+        ("n_rows", c_ssize_t),
+        ("n_cols", c_ssize_t),
+        ("n_x", c_ssize_t),
+        ("src_stride", c_ssize_t),
+        ("x_stride", c_ssize_t),
+        ("dst_stride", c_ssize_t),
+    )
+
+
 class RowCodec(ctypes.Structure):
     _fields_ = (
         ("struct_size", c_ssize_t),
@@ -42,6 +57,7 @@ class RowCodec(ctypes.Structure):
         ("score_rows", c_void_p),
         ("whole_rows", c_int32),
         ("takes_nonfinite", c_int32),
+        ("dot_rows", c_void_p),
     )
 
 

@@ -9,10 +9,11 @@
 
 from libc.stdint cimport uint8_t
 
-from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
+from quantreg_kernels.abi cimport DecodeArgs, DotArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
+from quantreg_kernels.dot cimport dot_decoded
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vb, vb_load, vf, vf_from_f16, vf_from_vi, vf_set1_f16, vf_store,
-    vi, vi_load_u8,
+    LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vb, vb_load, vf, vf_from_f16, vf_from_vi, vf_set1_f16,
+    vf_store, vi, vi_load_u8,
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kquants._search cimport MinSearch, requantize_above_min, score_super_blocks, search_scales_mins, store_2bit
@@ -91,9 +92,14 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     return a.n_rows
 
 
+cdef Py_ssize_t dot_rows(const RowCodec *codec, const DotArgs *a) noexcept nogil:
+    return dot_decoded(codec, a, decode_rows)
+
+
 cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept nogil:
     return score_super_blocks(s, search().variance)
 
 
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows)
+row_codec.dot_rows = dot_rows

@@ -17,11 +17,12 @@
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
-from quantreg_kernels.abi cimport IMPORTANCE_NONE, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
+from quantreg_kernels.abi cimport IMPORTANCE_NONE, DecodeArgs, DotArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
+from quantreg_kernels.dot cimport dot_decoded
 from quantreg_kernels.lanes cimport (
     LANES, lanes_load, lanes_store_bytes, lanes_store_u16, vb, vb_load, vf, vf_eq, vf_from_f16, vf_from_vi, vf_select,
-    vf_set1, vf_set1_f16, vf_store, vi, vi_clamp, vi_eq, vi_f16, vi_load_u8, vi_nearest, vi_select, vi_set1, vi_trunc, vm,
-    vm_any, vm_or,
+    vf_set1, vf_set1_f16, vf_store, vi, vi_clamp, vi_eq, vi_f16, vi_load_u8, vi_nearest, vi_select, vi_set1, vi_trunc,
+    vm, vm_any, vm_or,
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kernels.search cimport largest, search_symmetric, search_symmetric_exact, sum_of
@@ -164,9 +165,14 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     return a.n_rows
 
 
+cdef Py_ssize_t dot_rows(const RowCodec *codec, const DotArgs *a) noexcept nogil:
+    return dot_decoded(codec, a, decode_rows)
+
+
 cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept nogil:
     return score_super_blocks(s, VARIANCE)
 
 
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows)
+row_codec.dot_rows = dot_rows

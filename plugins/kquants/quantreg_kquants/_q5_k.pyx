@@ -11,7 +11,10 @@
 
 from libc.stdint cimport uint8_t
 
-from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
+from quantreg_kernels.abi cimport DecodeArgs, DotArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
+from quantreg_kernels.dot cimport (
+    Sum, dot_each, end_sum, keep_stored, prefetch_block, start_sum, vq, vq_and, vq_load_twice, vq_merge, vq_shift,
+)
 from quantreg_kernels.lanes cimport (
     lanes_load, lanes_store_bytes, lanes_store_u16, vb, vb_load, vf, vf_from_f16, vf_from_vi, vi, vi_min, vi_set1,
 )
@@ -19,7 +22,7 @@ from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kquants._search cimport (
     MinSearch, pack_k4, requantize_above_min, score_super_blocks, search_scales_mins, unpack_k4,
 )
-from quantreg_kquants._unpack cimport field, k4_steps, put_above_min
+from quantreg_kquants._unpack cimport add_above_min, field, k4_steps, put_above_min
 
 cdef enum:
     TYPE_ID = 13
@@ -110,9 +113,41 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     return a.n_rows
 
 
+cdef inline void add_64(Sum *s, const uint8_t *block, vq high, int c, const float *steps, const float *x) noexcept nogil:
+    """Add the products of weights 64 * c to 64 * c + 63."""
+    cdef vq low = vq_shift(vq_load_twice(block + 48 + 32 * c), 0, 4)
+    cdef vq top = vq_and(vq_shift(high, 2 * c - 4, 2 * c - 3), 16)
+    add_above_min(s, vq_merge(15, low, top), steps + 2 * c, x + 64 * c)
+
+
+cdef float dot_row(const uint8_t *block, const float *x, Py_ssize_t n_cols) noexcept nogil:
+    cdef float steps[16]
+    cdef vq high
+    cdef Sum s
+    cdef Py_ssize_t _k
+    start_sum(&s)
+    for _k in range(n_cols // BLOCK):
+        prefetch_block(block, BYTES)
+        k4_steps(block, steps)
+        keep_stored(steps)
+        high = vq_load_twice(block + 16)
+        add_64(&s, block, high, 0, steps, x)  # no loop: see decode_rows
+        add_64(&s, block, high, 1, steps, x)
+        add_64(&s, block, high, 2, steps, x)
+        add_64(&s, block, high, 3, steps, x)
+        block += BYTES
+        x += BLOCK
+    return end_sum(&s)
+
+
+cdef Py_ssize_t dot_rows(const RowCodec *codec, const DotArgs *a) noexcept nogil:
+    return dot_each(codec, a, dot_row, decode_rows)
+
+
 cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept nogil:
     return score_super_blocks(s, search().variance)
 
 
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows)
+row_codec.dot_rows = dot_rows

@@ -1,11 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Decoding of the K-quants: 16 weights at a time, kept as bytes until all bits of q are in place."""
+"""Decoding of the K-quants: 16 weights at a time, kept as bytes until all bits of q are in place. And their products."""
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
+from quantreg_kernels.dot cimport Sum, add_product, vf_fma, vf_from_vq, vq
 from quantreg_kernels.lanes cimport (
-    LANES, vb, vf, vf_from_vi, vf_select, vf_set1, vf_set1_f16, vf_store, vi, vi_from_vb, vi_load_u8, vm_first,
+    LANES, vb, vf, vf_from_vi, vf_load, vf_lookup16, vf_select, vf_set1, vf_set1_f16, vf_store, vi, vi_from_vb,
+    vi_load_u8, vi_shr, vm_first,
 )
 
 cdef inline vb field(vb b, int at, int bits, int to) noexcept nogil:
@@ -52,3 +54,40 @@ cdef inline void k4_steps(const uint8_t *block, float *steps) noexcept nogil:
     for i in range(16 // LANES):
         vf_store(steps + i * LANES, vf_select(vm_first(8 - i * LANES), d, dmin)
                  * vf_from_vi(vi_load_u8(<const uint8_t *>u + i * LANES)))
+
+
+# ---- products: w = scale * q - low is exact in vf_fma, because scale * q has at most 24 bits ----
+
+cdef inline void add_nibbles(Sum *s, const uint8_t *packed, const float *steps, const float *x) noexcept nogil:
+    """Add 64 products: 32 low nibbles with steps[0] and steps[8] as scale and low, 32 high ones with steps[1] and [9]."""
+    cdef float ramp[16]
+    cdef vf low, high
+    cdef vi b
+    cdef int i, l
+    if LANES == 16:  # the 16 weights that there can be, looked up
+        for l in range(16):
+            ramp[l] = <float>l
+        low = vf_fma(vf_set1(steps[0]), vf_load(ramp), -vf_set1(steps[8]))
+        high = vf_fma(vf_set1(steps[1]), vf_load(ramp), -vf_set1(steps[9]))
+        for i in range(32 // LANES):
+            l = i * LANES
+            b = vi_load_u8(packed + l)
+            add_product(s, l, vf_lookup16(&low, b), x)
+            add_product(s, 32 + l, vf_lookup16(&high, vi_shr(b, 4)), x)
+    else:
+        for i in range(32 // LANES):
+            l = i * LANES
+            b = vi_load_u8(packed + l)
+            add_product(s, l, vf_fma(vf_set1(steps[0]), vf_from_vi(b & 15), -vf_set1(steps[8])), x)
+        for i in range(32 // LANES):  # after the others: the columns have an order
+            l = i * LANES
+            b = vi_load_u8(packed + l)
+            add_product(s, 32 + l, vf_fma(vf_set1(steps[1]), vf_from_vi(b >> 4), -vf_set1(steps[9])), x)
+
+
+cdef inline void add_above_min(Sum *s, vq q, const float *steps, const float *x) noexcept nogil:
+    """Add 64 products: q of the first 32 with steps[0] and steps[8], of the others with steps[1] and steps[9]."""
+    cdef int i, j
+    for i in range(64 // LANES):
+        j = i * LANES
+        add_product(s, j, vf_fma(vf_set1(steps[j // 32]), vf_from_vq(q, j // LANES), -vf_set1(steps[8 + j // 32])), x)

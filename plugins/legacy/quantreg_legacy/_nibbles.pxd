@@ -16,11 +16,12 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from quantreg_kernels.abi cimport IMPORTANCE_COLUMNS, DecodeArgs, EncodeArgs, ScoreArgs
+from quantreg_kernels.dot cimport Sum, add_product, end_sum, prefetch_block, start_sum, vf_fma
 from quantreg_kernels.half cimport store_u16
 from quantreg_kernels.lanes cimport (
-    LANES, lanes_load, lanes_store, vf, vf_from_vi, vf_load, vf_min, vf_select, vf_set1, vf_set1_f16, vf_sqrt, vf_store,
-    vi, vi_f16, vi_get, vi_gt, vi_load_u8, vi_select, vi_set1, vi_store_u8x16, vi_transpose, vi_trunc, vm, vm_bits,
-    vm_from_bits,
+    LANES, lanes_load, lanes_store, vf, vf_from_vi, vf_load, vf_lookup16, vf_min, vf_select, vf_set1, vf_set1_f16,
+    vf_sqrt, vf_store, vi, vi_f16, vi_get, vi_gt, vi_load_u8, vi_select, vi_set1, vi_shr, vi_store_u8x16, vi_transpose,
+    vi_trunc, vm, vm_bits, vm_from_bits,
 )
 from quantreg_kernels.rows cimport Group, as_encode_args, fill_group, keep_finite_rows
 from quantreg_kernels.search cimport search_min, search_symmetric
@@ -288,3 +289,41 @@ cdef inline Py_ssize_t decode_blocks(const DecodeArgs *a, int bits, bint minimum
             p += type_size
             out += BLOCK
     return a.n_rows
+
+
+cdef inline float dot_nibbles(const uint8_t *p, const float *x, Py_ssize_t n_cols, bint minimum) noexcept nogil:
+    """Return the sum of a row of Q4_0 or Q4_1 times x. The weights are those of decode_block: d * q is exact."""
+    cdef float ramp[16]
+    cdef Sum s
+    cdef vf d, m, table
+    cdef vi b
+    cdef int header = 4 if minimum else 2
+    cdef int c, i, j
+    cdef Py_ssize_t k = 0, n_blocks = n_cols // BLOCK
+    for j in range(16):
+        ramp[j] = <float>(j if minimum else j - 8)
+    start_sum(&s)
+    while k < n_blocks:
+        prefetch_block(p, 2 * (header + 16))
+        for c in range(2):  # two blocks, so that the compiler knows which part of the sum is whose
+            if k + c < n_blocks:
+                d = vf_set1_f16(p)
+                m = vf_set1_f16(p + 2) if minimum else vf_set1(0)
+                if LANES == 16:  # the 16 weights that there can be, looked up
+                    table = vf_fma(vf_load(ramp), d, m) if minimum else vf_load(ramp) * d
+                for i in range(16 // LANES):
+                    j = i * LANES
+                    b = vi_load_u8(p + header + j)
+                    if LANES == 16:
+                        add_product(&s, 32 * c + j, vf_lookup16(&table, b), x)
+                        add_product(&s, 32 * c + j + 16, vf_lookup16(&table, vi_shr(b, 4)), x)
+                    elif minimum:
+                        add_product(&s, 32 * c + j, vf_fma(vf_from_vi(b & 15), d, m), x)
+                        add_product(&s, 32 * c + j + 16, vf_fma(vf_from_vi(b >> 4), d, m), x)
+                    else:
+                        add_product(&s, 32 * c + j, vf_from_vi((b & 15) - 8) * d, x)
+                        add_product(&s, 32 * c + j + 16, vf_from_vi((b >> 4) - 8) * d, x)
+                p += header + 16
+        k += 2
+        x += 2 * BLOCK
+    return end_sum(&s)

@@ -7,9 +7,10 @@
 
 from libc.stdint cimport uint8_t
 
-from quantreg_kernels.abi cimport IMPORTANCE_NONE, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
+from quantreg_kernels.abi cimport IMPORTANCE_NONE, DecodeArgs, DotArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
+from quantreg_kernels.dot cimport dot_each
 from quantreg_legacy._blocks cimport encode_in_groups
-from quantreg_legacy._nibbles cimport decode_blocks, encode_group, encode_weighted, score_blocks
+from quantreg_legacy._nibbles cimport decode_blocks, dot_nibbles, encode_group, encode_weighted, score_blocks
 
 cdef enum:
     TYPE_ID = 2
@@ -33,6 +34,14 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     return decode_blocks(a, BITS, MINIMUM)
 
 
+cdef float dot_row(const uint8_t *block, const float *x, Py_ssize_t n_cols) noexcept nogil:
+    return dot_nibbles(block, x, n_cols, MINIMUM)
+
+
+cdef Py_ssize_t dot_rows(const RowCodec *codec, const DotArgs *a) noexcept nogil:
+    return dot_each(codec, a, dot_row, decode_rows)
+
+
 cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept nogil:
     return score_blocks(s)
 
@@ -40,3 +49,4 @@ cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept n
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows)
 row_codec.takes_nonfinite = True
+row_codec.dot_rows = dot_rows

@@ -9,7 +9,8 @@
 
 from libc.stdint cimport uint8_t
 
-from quantreg_kernels.abi cimport IMPORTANCE_NONE, DecodeArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
+from quantreg_kernels.abi cimport IMPORTANCE_NONE, DecodeArgs, DotArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
+from quantreg_kernels.dot cimport dot_decoded
 from quantreg_legacy._blocks cimport encode_in_groups
 from quantreg_legacy._nibbles cimport decode_blocks, encode_group, encode_weighted, score_blocks
 
@@ -35,6 +36,10 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
     return decode_blocks(a, BITS, MINIMUM)
 
 
+cdef Py_ssize_t dot_rows(const RowCodec *codec, const DotArgs *a) noexcept nogil:
+    return dot_decoded(codec, a, decode_rows)
+
+
 cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept nogil:
     return score_blocks(s)
 
@@ -42,3 +47,4 @@ cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept n
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows)
 row_codec.takes_nonfinite = True
+row_codec.dot_rows = dot_rows

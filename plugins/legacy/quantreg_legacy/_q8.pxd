@@ -1,13 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The codecs of Q8_0 and Q8_1: 32 weights as signed bytes times one scale. Q8_1 also stores their sum, after the scale."""
 
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport int8_t, uint8_t, uint16_t
 
 from quantreg_kernels.abi cimport DecodeArgs
+from quantreg_kernels.dot cimport Sum, add_product, end_sum, prefetch_block, start_sum
 from quantreg_kernels.half cimport store_u16
 from quantreg_kernels.lanes cimport (
-    LANES, vf, vf_from_vi, vf_load, vf_set1, vf_set1_f16, vf_store, vi, vi_f16, vi_get, vi_load_i8x16, vi_roundf,
-    vi_set1, vi_store_i8x16, vi_transpose, vm,
+    LANES, vf, vf_from_vi, vf_load, vf_set1, vf_set1_f16, vf_store, vi, vi_f16, vi_get, vi_load_i8, vi_load_i8x16,
+    vi_roundf, vi_set1, vi_store_i8x16, vi_transpose, vm,
 )
 from quantreg_legacy._blocks cimport BLOCK, MOST_VECTORS, block_magnitude, infinite_halves, inverse_of
 
@@ -69,3 +70,24 @@ cdef inline Py_ssize_t decode_q8_blocks(const DecodeArgs *a, bint with_sum) noex
             p += header + BLOCK
             out += BLOCK
     return a.n_rows
+
+
+cdef inline float dot_q8(const uint8_t *p, const float *x, Py_ssize_t n_cols) noexcept nogil:
+    """Return the sum of a row of Q8_0 times x."""
+    cdef Sum s
+    cdef vf d
+    cdef int c, i, j
+    cdef Py_ssize_t k = 0, n_blocks = n_cols // BLOCK
+    start_sum(&s)
+    while k < n_blocks:
+        prefetch_block(p, 2 * (2 + BLOCK))
+        for c in range(2):  # two blocks, so that the compiler knows which part of the sum is whose
+            if k + c < n_blocks:
+                d = vf_set1_f16(p)
+                for i in range(BLOCK // LANES):
+                    j = i * LANES
+                    add_product(&s, 32 * c + j, vf_from_vi(vi_load_i8(<const int8_t *>p + 2 + j)) * d, x)
+                p += 2 + BLOCK
+        k += 2
+        x += 2 * BLOCK
+    return end_sum(&s)

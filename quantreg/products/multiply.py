@@ -1,11 +1,7 @@
-"""Products with quantized weights: a tile of rows is decoded into the cache, and multiplied from there."""
+"""Products with quantized weights: few rows of activations at once with the encoded bytes, many with decoded tiles."""
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,37 +9,27 @@ from quantreg.arrays import as_array
 from quantreg.dispatch import cpu_count, decode_slab
 from quantreg.errors import ShapeError
 from quantreg.parameters import TensorContext
-from quantreg.registry import registry, types
+from quantreg.products import crew
+from quantreg.products.blas import one_blas_thread
+from quantreg.products.weights import Pair, prepared
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-    from threadpoolctl import ThreadpoolController
 
-    from quantreg.codec import RowCodec
     from quantreg.dispatch import TypeKey
-    from quantreg.parameters import Fitted
+    from quantreg.products.weights import Prepared, Weights
 
 __all__ = ["matmul"]
 
-# Weights per tile. A tile for many rows of activations amortizes the work of BLAS before each call; a tile for a few is
-# read once after it is decoded, and best stays in the inner cache. The partition depends on nothing else, so neither
-# do the results.
-MANY, TILE_OF_MANY, TILE_OF_FEW = 8, 1 << 20, 1 << 16
-
-
-class Weights(Protocol):
-    """What `matmul` needs of weights; a QuantizedTensor has it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def type_id(self) -> int: ...
-    @property
-    def data(self) -> "NDArray[np.uint8]": ...
-    @property
-    def parameters(self) -> "Fitted | None": ...
+# From so many rows of activations on, decoded tiles go to BLAS. For fewer, a codec that can multiplies encoded rows.
+MANY = 8
+# Weights per tile. BLAS copies the activations once for each tile, so a tile for many rows is large; but a matrix has a
+# few of them, for the threads. A tile for a few rows is read once after it is decoded, and best stays in the inner
+# cache. The partition depends on the shapes only, so the results depend on nothing else.
+TILE_OF_MANY, TILE_OF_FEW = 1 << 22, 1 << 16
+TILES, LEAST_ROWS = 4, 256
+# Weights times rows of activations that are worth a thread: it takes longer to wake it than to multiply fewer.
+PER_THREAD = 1 << 17
 
 
 def matmul(
@@ -69,7 +55,8 @@ def matmul(
     of x, as any sum in float32 does. Raises ShapeError for shapes or dtypes that do not fit, CodecError if the type
     needs parameters that the file lacks, UnknownTypeError.
     """
-    w = _Pair(*w) if isinstance(w, tuple) else w
+    if isinstance(w, tuple):
+        w = Pair(*w)
     rows = _activations(x, w)
     chosen = _chosen(rows, w, expert)
     flat = rows.reshape(-1, rows.shape[-1])
@@ -87,26 +74,11 @@ def matmul(
         return out
     result = out.reshape(-1, w.shape[-2])
     groups = [(0, flat, result, None)] if chosen is None else list(_by_expert(flat, chosen, result))
-    _multiply(w, groups, threads or cpu_count())
+    _multiply(prepared(w), w.name, groups, threads or cpu_count())
     return out
 
 
-class _Pair:
-    """Encoded rows and their type, in the shape of a QuantizedTensor."""
-
-    name = "w"
-    parameters = None
-
-    def __init__(self, data: "ArrayLike", type: "TypeKey") -> None:
-        qtype = types[type]
-        self.type_id = qtype.type_id
-        self.data: NDArray[np.uint8] = np.asarray(data)
-        if self.data.dtype != np.uint8 or not self.data.ndim:
-            raise ShapeError(f"w is {self.data.dtype} of shape {self.data.shape}: pass what quantreg.quantize returns")
-        self.shape: tuple[int, ...] = (*self.data.shape[:-1], qtype.row_weights(self.data.shape[-1]))
-
-
-def _activations(x: "ArrayLike", w: Weights) -> "NDArray[np.float32]":
+def _activations(x: "ArrayLike", w: "Weights") -> "NDArray[np.float32]":
     rows = as_array(x, "x")
     if rows.dtype.kind not in "fiub" and rows.dtype.name != "bfloat16":
         raise ShapeError(f"x has dtype {rows.dtype}: convert it to float32")
@@ -119,7 +91,7 @@ def _activations(x: "ArrayLike", w: Weights) -> "NDArray[np.float32]":
     return np.ascontiguousarray(rows, np.float32)
 
 
-def _chosen(rows: "NDArray[np.float32]", w: Weights, expert: "ArrayLike | None") -> "NDArray[np.intp] | None":
+def _chosen(rows: "NDArray[np.float32]", w: "Weights", expert: "ArrayLike | None") -> "NDArray[np.intp] | None":
     if expert is None:
         if len(w.shape) == 3 and w.shape[0] != 1:
             raise ShapeError(
@@ -149,71 +121,78 @@ def _by_expert(flat, chosen, result):
         yield int(matrix), flat[source[places]], np.empty((len(places), result.shape[1]), np.float32), (result, places)
 
 
-def _multiply(w: Weights, groups: "list[Any]", threads: int) -> None:
-    qtype = registry.get(w.type_id)
-    n_rows, cols = w.shape[-2:]
-    data = w.data.reshape(-1, n_rows, w.data.shape[-1])
-    parameters = w.parameters
-    items = []
+def _multiply(w: "Prepared", name: str, groups: "list[Any]", threads: int) -> None:
+    dots: list[Any] = []
+    tiles: list[Any] = []
     for matrix, flat, product, _ in groups:
-        codec = qtype.codec_for(parameters, TensorContext(w.name, w.shape, expert=matrix))
-        step = max(1, (TILE_OF_MANY if len(flat) >= MANY else TILE_OF_FEW) // cols)
-        items += [(codec, data[matrix, a : a + step], flat, product[:, a : a + step]) for a in range(0, n_rows, step)]
-    local = threading.local()
-
-    def work(item: "tuple[RowCodec, NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]") -> None:
-        codec, encoded, flat, product = item
-        tile = _tile(local, len(encoded) * cols).reshape(len(encoded), cols)
-        decode_slab(qtype, codec, np.ascontiguousarray(encoded), tile, tensor=w.name)
-        np.matmul(flat, tile.T, out=product)
-
-    with _one_blas_thread():
-        if min(threads, len(items)) == 1:
-            for item in items:
-                work(item)
+        codec = w.codec or w.qtype.codec_for(w.parameters, TensorContext(name, w.shape, expert=matrix))
+        data, n_rows = w.data[matrix], w.shape[-2]
+        if len(flat) < MANY and w.floats is None and getattr(codec, "has_dot", False):
+            work = n_rows * flat.size
+            step = n_rows if threads == 1 or work < 2 * PER_THREAD else _step(n_rows, work, threads)
+            x = _aligned(flat)
+            dots += [(codec, data, x, product, a, a + step) for a in range(0, n_rows, step)]
         else:
-            with ThreadPoolExecutor(min(threads, len(items))) as pool:
-                for _ in pool.map(work, items):
-                    pass
+            step = _rows_per_tile(len(flat), n_rows, w.shape[-1])
+            floats = None if w.floats is None else w.floats[matrix]
+            tiles += [(codec, data, floats, flat, product, a, a + step) for a in range(0, n_rows, step)]
+
+    def multiply(item: Any) -> None:
+        codec, data, floats, flat, product, first, last = item
+        if floats is None:
+            encoded = np.ascontiguousarray(data[first:last])
+            tile = _tile(encoded.shape[0], flat.shape[1])
+            decode_slab(w.qtype, codec, encoded, tile, tensor=name)
+        else:
+            tile = floats[first:last]
+        np.matmul(flat, tile.T, out=product[:, first:last])
+
+    if dots:
+        crew.run(_dot, dots, threads)
+    if tiles:
+        with one_blas_thread():
+            crew.run(multiply, tiles, threads)
     for _, _, product, place in groups:
         if place is not None:
             place[0][place[1]] = product
 
 
-def _tile(local: threading.local, size: int) -> "NDArray[np.float32]":
-    have = getattr(local, "tile", None)
-    if have is None or len(have) < size:
-        have = local.tile = np.empty(size, np.float32)
-    return have[:size]
+def _dot(item: Any) -> None:
+    codec, data, flat, product, first, last = item
+    codec.dot_rows(data[first:last], flat, product[:, first:last])
 
 
-# ---- threads of BLAS ----
+def _step(n_rows: int, work: int, threads: int) -> int:
+    """Rows per call of dot_rows: a few calls for each thread, because one may be slower than another."""
+    calls = min(4 * threads, max(1, work // PER_THREAD))
+    return -(-n_rows // calls)
 
 
-@cache
-def _blas() -> "ThreadpoolController":
-    from threadpoolctl import ThreadpoolController  # slow to load, and reading a file does not need it
-
-    return ThreadpoolController().select(user_api="blas")
-
-
-_lock = threading.Lock()
-_users = 0
-_limit: Any = None
+def _rows_per_tile(n_x: int, n_rows: int, cols: int) -> int:
+    if n_x < MANY:
+        return max(1, TILE_OF_FEW // cols)
+    return max(1, min(TILE_OF_MANY // cols, max(LEAST_ROWS, -(-n_rows // TILES))))
 
 
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Let BLAS use one thread per call while any product runs; its setting comes back after the last of them."""
-    global _users, _limit
-    with _lock:
-        if not _users:
-            _limit = _blas().limit(limits=1)
-        _users += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if not _users:
-                _limit.restore_original_limits()
+def _aligned(x: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Activations that begin with a cache line: a codec reads them once for each row of weights."""
+    if x.__array_interface__["data"][0] % 64 == 0:
+        return x
+    room = np.empty(x.size + 16, np.float32)
+    start = -room.__array_interface__["data"][0] % 64 // 4
+    copy = room[start : start + x.size].reshape(x.shape)
+    copy[...] = x
+    return copy
+
+
+_local = threading.local()
+
+
+def _tile(rows: int, cols: int) -> "NDArray[np.float32]":
+    """Room for a tile. Each thread keeps its own: new memory of this size would cost a tenth of the time."""
+    have: NDArray[np.float32] | None = getattr(_local, "tile", None)
+    if have is None or len(have) < rows * cols:
+        have = np.empty(rows * cols, np.float32)
+        if len(have) <= TILE_OF_MANY:
+            _local.tile = have
+    return have[: rows * cols].reshape(rows, cols)
