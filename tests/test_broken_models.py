@@ -78,6 +78,8 @@ def test_a_tensor_of_another_shape_is_refused_with_its_name(model):
         for what, values in damaged(small.tensors[name]):
             if not values.size or (name in VOCABULARY and what == "a row less"):
                 continue
+            if small.architecture == "kimi-linear" and "ssm_" in name and what == "one dimension":
+                continue  # files have its numbers in several layouts
             error = opened(metadata, tensors | {name: tensor(name, values)})
             assert error, f"{name} with {what} runs"
 

@@ -101,25 +101,32 @@ def test_a_type_that_the_model_has_already_changes_nothing(folder):
     assert found.divergence.same_top == 1
 
 
-def test_a_tensor_that_a_type_does_not_fit_stays_as_it_is(folder):
-    whole = quantreg.evaluate(folder / "odd.gguf", ["Q4_K"], sample=5000, text=folder / "text.txt", n_ctx=64, chunks=3)
+def test_a_tensor_that_a_type_does_not_fit_gets_the_fallback_of_quantize(folder, tmp_path):
+    path = tmp_path / "q.gguf"
+    result = quantreg.quantize_file(folder / "odd.gguf", path, "Q4_K_S", pure=True)
+    whole = quantreg.evaluate(
+        folder / "odd.gguf", ["Q4_K"], sample=5000, text=folder / "text.txt", n_ctx=64, chunks=3
+    )  # fmt: skip
     (found,) = whole.text.types
-    assert whole.incomplete()["Q4_K"]
-    assert 4.5 < found.bits_per_weight < 16  # only ffn_down has rows of 256 weights
-    assert found.divergence.kl_mean > 0
+    assert whole.incomplete()["Q4_K"]  # only ffn_down has rows of 256 weights
+    assert result.plan.fallbacks
+    assert found.bits_per_weight == pytest.approx(result.bits_per_weight, rel=1e-4)
+    assert found.divergence.kl_mean == pytest.approx(of_file(path, folder, folder / "odd.gguf").kl_mean, rel=1e-3)
 
 
-def test_importance_is_used(folder):
+def test_importance_is_used_and_what_it_does_not_cover_gets_a_fallback(folder, tmp_path):
     random = np.random.default_rng(3)
     with quantreg.open(folder / "model.gguf") as model:
         entries = {n: random.random((1, t.shape[-1])).astype(np.float32) ** 4 for n, t in model.items() if t.ndim > 1}
     plain, weighted = (read(folder, ["Q4_K"], imatrix=imatrix).types[0] for imatrix in (None, entries))
     assert plain.divergence.kl_mean != weighted.divergence.kl_mean
-    without = quantreg.evaluate(
-        folder / "model.gguf", ["IQ2_XXS"], {n: e for n, e in entries.items() if n.startswith("blk.0.")},
-        sample=5000, text=folder / "text.txt", n_ctx=64, chunks=3,
-    )  # fmt: skip
-    assert without.text.types[0].bits_per_weight > 4  # what the imatrix does not cover stays F16
+    part = {name: entry for name, entry in entries.items() if name.startswith("blk.")}
+    path, base = tmp_path / "q.gguf", folder / "model.gguf"
+    result = quantreg.quantize_file(base, path, "IQ2_XXS", part, pure=True, on_missing_importance="fallback")
+    (found,) = read(folder, ["IQ2_XXS"], imatrix=part).types
+    assert result.plan["token_embd.weight"].to_type != "IQ2_XXS"
+    assert found.bits_per_weight == pytest.approx(result.bits_per_weight, rel=1e-4)
+    assert found.divergence.kl_mean == pytest.approx(of_file(path, folder, base).kl_mean, rel=1e-3)
 
 
 def test_text_may_be_a_string_or_token_ids(folder):

@@ -150,3 +150,22 @@ def test_the_threads_of_blas_are_as_before_even_after_products_that_overlap():
     for thread in crowd:
         thread.join()
     assert limits() == before
+
+
+@pytest.mark.parametrize("processors", [1, 2, 3, 8])
+def test_every_row_belongs_to_one_tile_and_each_processor_gets_as_many(processors, monkeypatch):
+    monkeypatch.setattr("quantreg.products.multiply.cpu_count", lambda: processors)
+    x = RNG.standard_normal((9, 512), np.float32)
+    tensor = tensor_of(np.tile(W, (20, 1)), "Q8_0")
+    tiles = []
+
+    def run(work, items, threads):
+        tiles.extend((first, min(last, 6000)) for *_, first, last in items)
+        for item in items:
+            work(item)
+
+    monkeypatch.setattr("quantreg.products.crew.run", run)
+    found = matmul(x, tensor)
+    assert (np.abs(found - exact(x, tensor)) <= bound(x, tensor)).all()
+    assert [first for first, _ in tiles] == [0, *(last for _, last in tiles[:-1])]
+    assert len(tiles) == processors

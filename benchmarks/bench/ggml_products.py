@@ -22,6 +22,18 @@ class _Init(Structure):
     _fields_ = (("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool))
 
 
+class _Plan(Structure):
+    _fields_ = (
+        ("work_size", c_size_t),
+        ("work_data", c_void_p),
+        ("n_threads", c_int),
+        ("threadpool", c_void_p),
+        ("abort_callback", c_void_p),
+        ("abort_callback_data", c_void_p),
+        ("use_ref", c_bool),
+    )
+
+
 class _Traits(Structure):
     _fields_ = (("from_float", c_void_p), ("vec_dot", c_void_p), ("vec_dot_type", c_int), ("nrows", c_int64))
 
@@ -45,7 +57,8 @@ def load():
     ):
         function = getattr(base, name)
         function.restype, function.argtypes = result, arguments
-    cpu.ggml_graph_compute_with_ctx.argtypes = [c_void_p, c_void_p, c_int]
+    cpu.ggml_graph_plan.restype, cpu.ggml_graph_plan.argtypes = _Plan, [c_void_p, c_int, c_void_p]
+    cpu.ggml_graph_compute.argtypes = [c_void_p, ctypes.POINTER(_Plan)]
     cpu.ggml_get_type_traits_cpu.restype = ctypes.POINTER(_Traits)
     cpu.ggml_get_type_traits_cpu.argtypes = [c_int]
     cpu.ggml_cpu_init()
@@ -67,12 +80,13 @@ class Graph:
         self.base, self.cpu = load()
         n, cols = x.shape
         rows = len(matrices[0])
-        size = sum(m.nbytes + rows * n * 4 + 2048 for m in matrices) + x.nbytes + (64 << 20)
+        size = sum(m.nbytes + rows * n * 4 + 2048 for m in matrices) + x.nbytes + (16 << 20)
         self.context = self.base.ggml_init(_Init(size, None, False))
         self.graph = self.base.ggml_new_graph_custom(self.context, NODES, False)
         self.shape = (n, rows)
         activations = self._tensor(0, x)
         self.products = []
+        self.work = None
         for data in matrices:
             weights = self.base.ggml_new_tensor_2d(self.context, type_id, cols, rows)
             ctypes.memmove(self.base.ggml_get_data(weights), data.ctypes.data, data.nbytes)
@@ -85,7 +99,11 @@ class Graph:
         return tensor
 
     def run(self, threads=1):
-        self.cpu.ggml_graph_compute_with_ctx(self.context, self.graph, threads)
+        plan = self.cpu.ggml_graph_plan(self.graph, threads, None)
+        if self.work is None or self.work.nbytes < plan.work_size:
+            self.work = np.empty(plan.work_size, np.uint8)
+        plan.work_data = self.work.ctypes.data
+        self.cpu.ggml_graph_compute(self.graph, ctypes.byref(plan))
 
     def product(self, i=0):
         """Return the product with matrix i of the last run, float32 (n, rows)."""

@@ -85,10 +85,10 @@ def command(
     similarity of the weights before and after. ENCODE and DECODE are speeds in millions of weights per second, in one
     thread.
 
-    With -f, each TYPE also becomes the weights of the whole model, in memory: all those that
-    `quantreg quantize --pure` would quantize. A second table shows how far the predictions of the text then are from
-    those of the model as it is: the mean KL divergence in nats (KL), its standard error and 99 % quantile, how often
-    both have the same most probable token, and the perplexity (PPL). BPW is that of the whole model there. The
+    With -f, each TYPE also becomes the weights of the whole model, in memory, as `quantreg quantize --pure
+    --on-missing-importance fallback` would write it. A second table shows how far the predictions of the text then are
+    from those of the model as it is: the mean KL divergence in nats (KL), its standard error and 99 % quantile, how
+    often both have the same most probable token, and the perplexity (PPL). BPW is that of the whole model there. The
     predictions of the model as it is wait in a temporary file, of 2 bytes per predicted token and token of the
     vocabulary; --chunks limits it, and the time.
 

@@ -26,7 +26,8 @@ def make_model(
 ) -> int:
     """Write an F16 GGUF model with the tensors of a Llama of this size, and return its number of parameters.
 
-    If ``n_vocab`` is at least 259, its tokens are bytes, so that the model can read any text. ``force`` replaces an existing file. Raises what `quantreg.write` raises.
+    If ``n_vocab`` is at least 259, its tokens are bytes, so that the model can read any text. ``force`` replaces an
+    existing file. Raises what `quantreg.write` raises.
     """
     rng = np.random.default_rng(seed)
     n_kv = n_embd // n_head * n_head_kv

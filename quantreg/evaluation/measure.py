@@ -93,8 +93,8 @@ def evaluate(
     - ``seed``: selects the rows. The same seed gives the same rows for every type.
     - ``text``: also measure how far the predictions of this text move when the weights of the whole model get each
       type: the KL divergence, in ``Evaluation.text``. It is a string, token ids, or the path of a file as a
-      `pathlib.Path`. The model must be one that `quantreg.load` runs. Each type is encoded in memory, for every tensor
-      that `quantize_file` would quantize.
+      `pathlib.Path`. The model must be one that `quantreg.load` runs. Each type is encoded in memory, as
+      ``quantize_file(..., pure=True, on_missing_importance="fallback")`` would do it.
     - ``n_ctx``, ``chunks``: the length of the chunks that the text is cut into, and how many of them are used at most.
     - ``threads``: how many threads run the model, by default as many as processors. Speeds are those of one thread.
     - ``progress``: called with a `Step` before each tensor is measured in each type, and as the text is read.

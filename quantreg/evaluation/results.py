@@ -60,8 +60,8 @@ class Measure:
 class TextMeasure:
     """One type as the weights of the whole model, and what this does to the predictions of a text.
 
-    - ``type``, ``file_type``: as in `Measure`. A type is given to every tensor that `quantize_file` would quantize; one
-      that it does not fit stays as it is.
+    - ``type``, ``file_type``: as in `Measure`. A type is given to every tensor that ``quantize_file(..., pure=True)``
+      would give it; one that it does not fit, or that lacks the importance it needs, gets a fallback.
     - ``bits_per_weight``: that of all tensors of the model as it ran.
     - ``divergence``: the `quantreg.Divergence` from the model as it is.
     """

@@ -63,14 +63,16 @@ class TypeTarget:
         return spec is not None and (spec.required or spec.applies is None or spec.applies(context, names))
 
     def encodings(self) -> list[Encoding]:
-        """Return the tensors of the whole model that get the type: all that `quantize_file` would quantize with it.
+        """Return the tensors of the whole model that are encoded if it gets this type. Raises PlanError.
 
-        A tensor that the type does not fit, and would get a fallback, is not among them. Raises PlanError.
+        This is the pure recipe of `quantize_file`: a tensor whose rows the type does not fit, or that has no importance
+        although the type needs it, gets a fallback.
         """
         uniform = FileType(self.name, None, self.name, f"{self.name} for every quantized tensor")
-        options = PlanOptions(allow_requantize=True, pure=True)
+        options = PlanOptions(allow_requantize=True, pure=True, on_missing_importance="fallback")
         plan = plan_header(_header(self._model), uniform, imatrix=self._imatrix, options=options, check=False)
-        return [entry for entry in _encodings(plan, self, self._model) if entry.qtype is self.qtype]
+        found = _encodings(plan, self, self._model)
+        return [entry if entry.qtype is self.qtype else entry._replace(parameters=False) for entry in found]
 
     bits_per_weight = None  # of the whole model; None: it is that of the sample
 
@@ -139,7 +141,7 @@ def _encodings(plan: Plan, target: Target, model: File) -> list[Encoding]:
         Encoding(
             planned.name,
             types[planned.to_type],
-            target.uses_importance(planned.name),
+            planned.importance is not None,
             target.keeps_parameters(TensorContext(planned.name, planned.shape, metadata), names),
             planned.needs_importance,
         )

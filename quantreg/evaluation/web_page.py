@@ -146,11 +146,11 @@ def _text(evaluation: Evaluation, new: Container[str]) -> str:
         *(f"<p>{sentence}</p>" for sentence in _standing(drawn, new, KL)),
         _chart(drawn, new, None, KL),
         *_zooms(drawn, new, KL),
-        "<p class=note>The whole model ran with each type as its weights: all that"
-        " <code>quantreg quantize --pure</code> would quantize; with a file type, all that it converts. The KL"
+        "<p class=note>The whole model ran with each type as its weights, as <code>quantreg quantize --pure"
+        " --on-missing-importance fallback</code> writes them; a file type does what it does to a file. The KL"
         " divergence says how far its predictions of the text are from those of the model as it is; 0 is the same. The"
-        " size is that of all tensors of the model. A hollow mark is a type that could not encode every tensor: the"
-        " others stay as they are.</p>",
+        " size is that of all tensors of the model. A hollow mark is a type that could not encode every tensor: a"
+        " fallback took its place there.</p>",
         _text_table(text, new),
     ]
     return "\n".join(parts)

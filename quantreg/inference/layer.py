@@ -116,7 +116,7 @@ class Layer:
         kind = facts.get("rope.scaling.type", "linear")
         yarn, magnitude = None, facts.number("rope.scaling.attn_factor", 1.0)
         if kind == "yarn":
-            context = facts.whole("rope.scaling.original_context_length", facts.context)
+            context = int(facts.number("rope.scaling.original_context_length", facts.context))
             fast = facts.number("rope.scaling.yarn_beta_fast", 32.0)
             yarn = context, fast, facts.number("rope.scaling.yarn_beta_slow", 1.0)
             magnitude *= graph.yarn_magnitude(facts, scale) if graph.yarn_magnitude else yarn_magnitude(scale)

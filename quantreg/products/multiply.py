@@ -23,11 +23,11 @@ __all__ = ["matmul"]
 
 # From so many rows of activations on, decoded tiles go to BLAS. For fewer, a codec that can multiplies encoded rows.
 MANY = 8
-# Weights per tile. BLAS copies the activations once for each tile, so a tile for many rows is large; but a matrix has a
-# few of them, for the threads. A tile for a few rows is read once after it is decoded, and best stays in the inner
-# cache. The partition depends on the shapes only, so the results depend on nothing else.
-TILE_OF_MANY, TILE_OF_FEW = 1 << 22, 1 << 16
-TILES, LEAST_ROWS = 4, 256
+# Weights per tile. BLAS copies the activations once for each tile, so a tile for many rows is large; but there is one
+# for each processor, if the matrix is not small. A tile for a few rows is read once after it is decoded, and best stays
+# in the inner cache. The partition depends on the shapes and the machine, so the results do not depend on the threads.
+TILE_OF_MANY, TILE_OF_FEW = 1 << 23, 1 << 16
+LEAST_ROWS = 256
 # Weights times rows of activations that are worth a thread: it takes longer to wake it than to multiply fewer.
 PER_THREAD = 1 << 17
 
@@ -171,18 +171,26 @@ def _step(n_rows: int, work: int, threads: int) -> int:
 def _rows_per_tile(n_x: int, n_rows: int, cols: int) -> int:
     if n_x < MANY:
         return max(1, TILE_OF_FEW // cols)
-    return max(1, min(TILE_OF_MANY // cols, max(LEAST_ROWS, -(-n_rows // TILES))))
+    processors = cpu_count()
+    most = max(1, TILE_OF_MANY // cols)
+    tiles = -(-n_rows // (most * processors)) * processors  # as many for each of them
+    return min(most, max(LEAST_ROWS, -(-n_rows // tiles)))
 
 
 def _aligned(x: "NDArray[np.float32]") -> "NDArray[np.float32]":
     """Activations that begin with a cache line: a codec reads them once for each row of weights."""
     if x.__array_interface__["data"][0] % 64 == 0:
         return x
-    room = np.empty(x.size + 16, np.float32)
-    start = -room.__array_interface__["data"][0] % 64 // 4
-    copy = room[start : start + x.size].reshape(x.shape)
+    copy = _room(x.size).reshape(x.shape)
     copy[...] = x
     return copy
+
+
+def _room(size: int) -> "NDArray[np.float32]":
+    """New memory that begins with a cache line: loads and stores across two lines are slow."""
+    room = np.empty(size + 16, np.float32)
+    start = -room.__array_interface__["data"][0] % 64 // 4
+    return room[start : start + size]
 
 
 _local = threading.local()
@@ -192,7 +200,7 @@ def _tile(rows: int, cols: int) -> "NDArray[np.float32]":
     """Room for a tile. Each thread keeps its own: new memory of this size would cost a tenth of the time."""
     have: NDArray[np.float32] | None = getattr(_local, "tile", None)
     if have is None or len(have) < rows * cols:
-        have = np.empty(rows * cols, np.float32)
+        have = _room(rows * cols)
         if len(have) <= TILE_OF_MANY:
             _local.tile = have
     return have[: rows * cols].reshape(rows, cols)

@@ -61,13 +61,15 @@ def _compare(
     found: "NDArray[np.float32]", weights: "NDArray[np.float32]", x: "NDArray[np.float32]", words: str
 ) -> None:
     """Compare products with those of the decoded weights. Where a weight is not finite, neither is the product."""
-    finite = np.isfinite(weights).all(axis=1)
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(weights).all(axis=1))
     with np.errstate(all="ignore"):
         wide = np.where(finite[:, None], weights, 0).astype(np.float64)
         exact = x.astype(np.float64) @ wide.T
         sizes = np.abs(x).astype(np.float64) @ np.abs(wide).T
-        wrong = np.abs(found - exact) > _ROUNDINGS * np.finfo(np.float32).eps * sizes + 1e-36
-    wrong = np.where(finite, wrong | ~np.isfinite(found), np.isfinite(found)) & (sizes < 1e37)
+        far = np.abs(found - exact) > _ROUNDINGS * np.finfo(np.float32).eps * sizes + 1e-36
+    wrong: NDArray[np.bool_] = np.asarray(
+        np.where(finite, far | ~np.isfinite(found), np.isfinite(found)) & (sizes < 1e37)
+    )
     if not wrong.any():
         return
     i, row = np.argwhere(wrong)[0]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantreg import Architecture, Graph
+from quantreg import Architecture, Graph, ModelError
 from quantreg.inference.feed_forward import silu
 from quantreg.inference.graph import Router
 from quantreg.inference.norms import normalise
@@ -39,12 +39,12 @@ def delta_net(layer: "Layer", x: "Array", run: "Pass") -> "Array":
         whole = layer.linear("attn_qkv", x, run, 3 * inner)
     else:
         whole = np.concatenate([layer.linear(f"attn_{part}", x, run, inner) for part in "qkv"], axis=1)
-    kernels = [layer.small(f"ssm_conv1d_{part}").reshape(inner, kernel) for part in "qkv"]
+    kernels = [_shaped(layer, layer.name(f"ssm_conv1d_{part}"), inner, 1, kernel)[:, 0] for part in "qkv"]
     whole, tails = convolve(whole.reshape(*shape, 3 * inner), np.concatenate(kernels), tails)
     q, k, v = (part.reshape(*shape, heads, length) for part in np.split(silu(whole), 3, axis=2))
     fade = layer.linear("ssm_f_b", layer.linear("ssm_f_a", x, run, length), run, inner)
     fade = np.logaddexp(np.float32(0), fade + layer.small("ssm_dt", inner, kind="bias")).reshape(*shape, heads, length)
-    fade *= layer.weights.small(f"blk.{layer.index}.ssm_a").reshape(heads, 1)
+    fade *= _shaped(layer, f"blk.{layer.index}.ssm_a", heads, 1)
     beta = sigmoid(layer.linear("ssm_beta", x, run, heads)).reshape(*shape, heads)
     out, memory = delta_rule(unit(q, facts.eps), unit(k, facts.eps), v, fade, beta, memory, run)
     if run.cache is not None:
@@ -52,6 +52,14 @@ def delta_net(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     out = normalise(out, layer.small("ssm_norm", length), None, "rms", facts.eps, run).reshape(len(x), inner)
     out *= sigmoid(layer.linear("ssm_g_b", layer.linear("ssm_g_a", x, run, length), run, inner))
     return layer.linear("attn_output", out, run, facts.width)
+
+
+def _shaped(layer: "Layer", name: str, *shape: int) -> "Array":
+    """A small tensor of this shape, to which some files add dimensions of length 1 in front."""
+    found = layer.weights.small(name)
+    if found.shape not in (shape, (1,) * (4 - len(shape)) + shape):
+        raise ModelError(f"the tensor {name} has shape {found.shape}: expected {shape}")
+    return found.reshape(shape)
 
 
 def delta_rule(
