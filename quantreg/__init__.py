@@ -93,7 +93,7 @@ _HOMES = {
 }
 
 # modules that people use by their name, as in quantreg.gguf.Value; also imported on first use
-_MODULES = ("errors", "events", "gguf", "recipes", "testing")
+_MODULES = ("errors", "events", "gguf", "quality", "recipes", "testing")
 
 __all__ = ["__version__", *sorted(_HOMES)]
 

@@ -3,6 +3,7 @@
 from quantreg import errors as errors
 from quantreg import events as events
 from quantreg import gguf as gguf
+from quantreg import quality as quality
 from quantreg import recipes as recipes
 from quantreg import testing as testing
 from quantreg.codec import RowCodec as RowCodec

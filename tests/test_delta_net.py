@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from quantreg_language import kimi
 from quantreg_language.delta_net import CHUNK, convolve, delta_rule
 
 from quantreg.inference.passes import Pass
@@ -61,3 +62,18 @@ def test_a_convolution_sees_the_tokens_before():
     second, last = convolve(x[:, 2:], kernel, middle)
     np.testing.assert_array_equal(np.concatenate((first, second), axis=1), whole)
     np.testing.assert_array_equal(last, tail)
+
+
+@pytest.mark.parametrize("fade", [0.02, 1.0, 50.0])
+@pytest.mark.parametrize("tokens", [1, kimi.CHUNK, 2 * kimi.CHUNK + 5])
+def test_each_value_of_a_key_may_fade_at_a_rate_of_its_own(tokens, fade):
+    q, k, v, _, beta = inputs(tokens)
+    fades = -fade * np.random.Generator(np.random.PCG64(2)).random(k.shape).astype(np.float32)
+    found, last = kimi.delta_rule(q, k, v, fades, beta, None, Pass(2, tokens))
+    memory = np.zeros((2, 5, 8, 8))
+    for t in range(tokens):
+        memory = memory * np.exp(fades[:, t].astype(np.float64))[..., None]
+        known = np.einsum("shi,shij->shj", k[:, t], memory)
+        memory = memory + np.einsum("shi,shj->shij", k[:, t], beta[:, t, :, None] * (v[:, t] - known))
+        np.testing.assert_allclose(found[:, t], np.einsum("shi,shij->shj", q[:, t], memory) / 8**0.5, atol=1e-4)
+    np.testing.assert_allclose(last, memory, atol=1e-4)

@@ -12,8 +12,8 @@ import toy
 from entries import registered
 
 import quantreg
-from quantreg.evaluation import Conditions, Evaluation, Failed, Measure, Skipped, built_in_types, evaluate, page
-from quantreg.evaluation.curve import NARROW, WIDE, Window, curve_svg, frontier_error, windows
+from quantreg.evaluation import Conditions, Evaluation, Failed, Measure, Skipped, built_in_types, curve, evaluate, page
+from quantreg.evaluation.curve import NARROW, WIDE, Window
 from quantreg.evaluation.page_style import DARK, LIGHT
 
 
@@ -29,6 +29,18 @@ def toy3():
     """The type TOY3 of a plugin."""
     with registered(toy.Plugin(toy.make())):
         yield
+
+
+def curve_svg(totals, *how):
+    return curve.curve_svg(curve.points(totals), *how)
+
+
+def frontier_error(totals, *how):
+    return curve.frontier_error(curve.points(totals), *how)
+
+
+def windows(totals, new):
+    return curve.windows(curve.points(totals), new)
 
 
 def measure(name, bits, error, weights=1000, **more):

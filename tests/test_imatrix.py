@@ -1,7 +1,5 @@
 """Importance matrices that quantreg collects, adds up and writes are those of llama-imatrix."""
 
-import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -17,7 +15,7 @@ import quantreg
 from quantreg import ImportanceError, ImportanceMatrix, ModelError, OutputError, QualityError
 from quantreg.importance import Sums
 from quantreg.quality import ChunkDone, Saved, Started, chunks
-from quantreg.quality.activations import Activations
+from quantreg.quality.activations import Activations, counted_rows
 
 GOLDEN = Path(__file__).parent / "golden" / "imatrix"
 N_CTX = imatrix_models.N_CTX
@@ -69,7 +67,12 @@ def test_the_file_is_that_of_the_reference_but_for_rounding(name, folder, tmp_pa
     model, options = imatrix_models.RUNS[name]
     out = tmp_path / "i.gguf"
     found = quantreg.collect_imatrix(
-        folder / f"{model}.gguf", TEXT, n_ctx=N_CTX, dataset="text.txt", out=out, **keywords(options)
+        folder / f"{model}.gguf",
+        imatrix_models.text(name).removesuffix("\n"),
+        n_ctx=imatrix_models.n_ctx(name),
+        dataset="text.txt",
+        out=out,
+        **keywords(options),
     )
     expected = ImportanceMatrix.read(GOLDEN / f"{name}.gguf")
     assert header(out) == header(GOLDEN / f"{name}.gguf")
@@ -94,6 +97,27 @@ def test_the_golden_files_differ_where_the_options_do():
     assert (plain.chunk_count, later.chunk_count) == (9, 4)
     experts = ImportanceMatrix.read(GOLDEN / "experts.gguf")
     assert len(set(experts.counts("blk.0.ffn_down_exps.weight"))) > 4
+
+
+@pytest.mark.parametrize(
+    ("sequences", "n_ctx", "left_out"),
+    [
+        (4, 512, []), (3, 512, [510, 511]), (2, 512, []), (1, 512, []), (8, 256, []), (6, 256, [255]), (5, 256, []),
+        (9, 32, []), (6, 86, [85]), (1, 4100, [4096, 4097, 4098, 4099]), (1, 528, []), (1, 527, list(range(512, 527))),
+    ],
+)  # fmt: skip
+def test_rows_that_the_reference_ignores_are_left_out(sequences, n_ctx, left_out):
+    mask = counted_rows(sequences, n_ctx)
+    found = [] if mask is None else np.flatnonzero(~mask.reshape(sequences, n_ctx).all(axis=0)).tolist()
+    assert found == left_out
+    if mask is not None:
+        assert int((~mask).sum()) == sequences * len(left_out)
+
+
+def test_the_tail_of_the_reference_is_shorter_for_all_but_experts():
+    found = ImportanceMatrix.read(GOLDEN / "tail.gguf")
+    assert found.counts("blk.0.attn_q.weight") == found.counts("output.weight") == (6 * 85,)
+    assert sum(found.counts("blk.0.ffn_up_exps.weight")) % (6 * 86) == 0
 
 
 def test_an_output_that_is_the_embedding_is_told_and_left_out(folder):
@@ -322,64 +346,6 @@ def test_no_run_replaces_what_it_reads_or_what_it_did_not_make(folder, tmp_path)
         quantreg.collect_imatrix(folder / "llama.gguf", TEXT, n_ctx=N_CTX, out=model)
 
 
-# ---- adding up, converting, describing ----
-
-
-@pytest.mark.parametrize("name", imatrix_models.COMBINED)
-def test_files_add_up_and_convert_to_the_bytes_of_the_reference(name, tmp_path):
-    parts, options = imatrix_models.COMBINED[name]
-    chunk = options[1] if options else None
-    matrix = ImportanceMatrix.combined([GOLDEN / part for part in parts], chunk_size=chunk)
-    matrix.write(tmp_path / name, format="dat" if "dat" in options else "gguf")
-    digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
-    assert digest == json.loads((GOLDEN / "digests.json").read_text())[name]
-
-
-def test_a_single_file_keeps_its_chunk_size_and_bytes(tmp_path):
-    for name in ("plain.gguf", "experts.gguf"):
-        for matrix in (ImportanceMatrix.combined([GOLDEN / name]), ImportanceMatrix.read(GOLDEN / name)):
-            matrix.write(tmp_path / name, force=True)
-            assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes()
-    once = ImportanceMatrix.read(GOLDEN / "minilm-imatrix.dat")
-    once.write(tmp_path / "once.dat", format="dat")
-    twice = ImportanceMatrix.read(tmp_path / "once.dat")
-    assert {name: list(twice.sums(name)) for name in twice} == {name: list(once.sums(name)) for name in once}
-    assert (twice.chunk_count, twice.datasets) == (once.chunk_count, once.datasets)
-
-
-def test_statistics_of_ones_own_survive_a_file(tmp_path):
-    matrix = ImportanceMatrix({"b": [1, 2, 0.25], "a": [[3, 4], [5, 6]]}, dataset="mine")
-    for form in ("gguf", "dat"):
-        assert matrix.write(tmp_path / form, format=form) == []
-        found = ImportanceMatrix.read(tmp_path / form)
-        assert {name: list(found[name]) for name in found} == {"a": [3, 4, 5, 6], "b": [1, 2, 0.25]}
-        assert found.dataset == "mine"
-    with pytest.raises(OutputError, match="exists"):
-        matrix.write(tmp_path / "dat")
-
-
-def test_experts_without_data_are_told(tmp_path):
-    sums = Sums()
-    sums.add("some", np.ones((3, 2)), np.array([1, 0, 4]))
-    sums.add("none", np.zeros((2, 2)), np.array([0, 0]))
-    matrix = ImportanceMatrix(sums)
-    assert [note[:42] for note in matrix.write(tmp_path / "i.gguf")] == [
-        "entry none has data for 0 of 2 experts: us", "entry some has data for 2 of 3 experts: us",
-    ]  # fmt: skip
-    assert "left out" in matrix.write(tmp_path / "i.dat", format="dat")[0]
-    assert list(ImportanceMatrix.read(tmp_path / "i.dat")) == ["some"]
-    assert list(ImportanceMatrix.read(tmp_path / "i.gguf")) == ["none", "some"]
-
-
-def test_one_count_for_all_experts_holds_for_each(tmp_path):
-    sums = Sums()
-    sums.add("a", np.ones(6), np.array([10]))
-    sums.add("a", np.ones((3, 2)), np.array([1, 2, 0]))
-    assert sums.counts("a") == (11, 12, 10)
-    with pytest.raises(ImportanceError, match="4 counts, but 6 values and 3 counts"):
-        sums.add("a", np.ones(6), np.array([1, 2, 3, 4]))
-
-
 def test_quantize_takes_the_file(folder, tmp_path):
     out = tmp_path / "i.gguf"
     quantreg.collect_imatrix(
@@ -391,12 +357,3 @@ def test_quantize_takes_the_file(folder, tmp_path):
     with quantreg.open(tmp_path / "q.gguf") as file:
         assert file.metadata["quantize.imatrix.dataset"] == "t"
         assert file.metadata["quantize.imatrix.chunks_count"] == 9
-
-
-def test_statistics_have_the_figures_of_a_small_example():
-    matrix = ImportanceMatrix({"blk.1.attn_q.weight": [1, 1, 1, 1], "blk.2.attn_q.weight": [4, 0, 0, 0]})
-    first, second = matrix.statistics()
-    assert (first.layer, first.role, first.total, first.entropy, first.cosine) == (1, "attn_q", 4, 2, 0)
-    assert (second.layer, second.most, second.active, second.entropy) == (2, 4, 0.25, 0)
-    assert (second.outliers, second.cosine, second.deviation) == (0.25, 0.5, np.sqrt(np.float32(3)))
-    assert (first.relative_entropy, second.relative_entropy) == (1, 0)

@@ -6,13 +6,15 @@ import small_models
 
 import quantreg
 
+UNUSED = {"deci", "gemma3n"}  # they have matrices that are not used
+
 
 def observed(name, folder):
     small, path, seen = small_models.build(name), folder / "small.gguf", {}
     small_models.write(small, path)
 
     def observe(tensor, x, experts):
-        assert tensor not in seen, f"{tensor} is observed twice"
+        assert tensor not in seen or "altup_router" in tensor  # Gemma 3n asks this router twice
         seen[tensor] = x.shape, None if experts is None else experts.shape
 
     with quantreg.load(path) as model:
@@ -30,7 +32,7 @@ def is_multiplied(name, shape, n_layers):
     return "conv" not in part and "norm" not in part and int(name.split(".")[1]) < n_layers
 
 
-@pytest.mark.parametrize("name", sorted(set(small_models.names()) - {"deci"}))  # deci has a layer that does nothing
+@pytest.mark.parametrize("name", sorted(set(small_models.names()) - UNUSED))
 def test_every_matrix_of_a_layer_is_observed_with_its_input(name, tmp_path):
     seen, shapes, n_layers = observed(name, tmp_path)
     assert {each for each, shape in shapes.items() if is_multiplied(each, shape, n_layers)} <= seen.keys()

@@ -7,7 +7,7 @@ import numpy as np
 import numpy_q4_1
 import pytest
 import quality_models
-from entries import registered
+from entries import installed
 
 import quantreg
 from quantreg.quality import BaseFile, ChunkDone, Chunks, Started, batches, measure
@@ -259,21 +259,31 @@ def test_a_context_beyond_the_models_is_a_warning(base, ids):
     assert quantreg.perplexity(base, ids, n_ctx=64).warnings == ()
 
 
-def test_a_third_partys_numpy_type_runs(folder, ids, tmp_path):
-    with registered(numpy_q4_1), quantreg.open(folder / "base.gguf") as model:
-        tensors = {name: np.asarray(tensor) for name, tensor in model.items()}
-        encoded_ones = {
-            name: quantreg.QuantizedTensor.from_array(name, x, "Q4_1") if x.ndim == 2 else x
-            for name, x in tensors.items()
-        }
-        quantreg.write(tmp_path / "numpy.gguf", model.metadata, encoded_ones)
-        found = quantreg.kl_divergence(tmp_path / "numpy.gguf", GOLDEN / "base.dat")
-        decoded = {name: np.asarray(x) for name, x in encoded_ones.items()}
-        quantreg.write(tmp_path / "decoded.gguf", model.metadata, decoded)
+MINE = quantreg.QuantType(
+    "MY_Q4",
+    type_id=2004,
+    block_size=32,
+    type_size=20,
+    fallback="F16",
+    codec=lambda: quantreg.PythonCodec(MINE, numpy_q4_1.encode, numpy_q4_1.decode),
+)
+
+
+def test_a_third_partys_numpy_type_runs(folder, tmp_path):
+    with installed(register_types=lambda register: register(MINE)):
+        with quantreg.open(folder / "base.gguf") as model:
+            tensors = {
+                name: quantreg.QuantizedTensor.from_array(name, x, "MY_Q4") if x.ndim == 2 else x
+                for name, x in model.items()
+            }
+            decoded = {name: np.asarray(x) for name, x in tensors.items()}
+            quantreg.write(tmp_path / "mine.gguf", model.metadata, tensors)
+            quantreg.write(tmp_path / "decoded.gguf", model.metadata, decoded)
+        found = quantreg.kl_divergence(tmp_path / "mine.gguf", GOLDEN / "base.dat")
+    expected = quantreg.kl_divergence(tmp_path / "decoded.gguf", GOLDEN / "base.dat")
     assert 0.01 < found.kl_mean < 2
-    assert found.kl_mean == pytest.approx(
-        quantreg.kl_divergence(tmp_path / "decoded.gguf", GOLDEN / "base.dat").kl_mean, rel=1e-4
-    )
+    assert found.kl_mean == pytest.approx(expected.kl_mean, rel=1e-4)
+    assert found.perplexity == pytest.approx(expected.perplexity, rel=1e-4)
 
 
 def test_results_are_a_line_and_a_table_in_a_notebook(folder, base, ids):

@@ -184,6 +184,15 @@ def test_ids_of_another_shape_or_kind_are_refused(ids, folder):
         token_ids(model, ids)
 
 
+def test_a_file_is_not_taken_for_its_text(folder):
+    with quantreg.load(folder / "base.gguf") as model:
+        with pytest.raises(QualityError, match="pass what it holds"):
+            quantreg.perplexity(model, str(folder / "ids.txt"))
+        for text in (folder / "ids.txt", b"text"):
+            with pytest.raises(TypeError, match="pass a str, or token ids"):
+                quantreg.perplexity(model, text)
+
+
 # ---- bad input: one line, before any long work ----
 
 

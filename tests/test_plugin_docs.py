@@ -69,11 +69,15 @@ def test_every_command_of_the_tutorial_runs(tmp_path_factory, tmp_path):
                 if command:
                     output = shown[command] = run(scratch, command, tmp_path)
         elif block.language == "text":
-            assert figures(block.text) == figures(output), command
+            if " -f " in command:  # the second table; its figures are sums in the order of the machine's BLAS
+                output = output.partition("\n\n")[2]
+                assert close(figures(block.text), figures(output)), command
+            else:
+                assert figures(block.text) == figures(output), command
     first, second = (
         next(line.split() for line in text.splitlines() if line.startswith("ROW_Q3"))
         for command, text in shown.items()
-        if command.startswith("quantreg evaluate") and "--html" not in command
+        if command.startswith("quantreg evaluate") and "--html" not in command and " -f " not in command
     )
     assert first[1:7] == second[1:7]  # bits per weight and errors, in NumPy and compiled
     assert "passed  twin" in shown["quantreg plugins check --quick ROW_Q3"]
@@ -90,6 +94,20 @@ def test_every_command_of_the_tutorial_runs(tmp_path_factory, tmp_path):
 def figures(table):
     """The columns of a table of `quantreg evaluate` that do not depend on the machine."""
     return [line.split()[:7] for line in table.splitlines()]
+
+
+def close(shown, found):
+    """Whether two tables are the same to 0.5 %, and the shares in them to half a point."""
+
+    def same(a, b):
+        if a == b or not all(re.fullmatch(r"[\d.]+%?", text) for text in (a, b)):
+            return a == b
+        one, other = (float(text.rstrip("%")) for text in (a, b))
+        return one == pytest.approx(other, rel=5e-3, abs=0.5 if a.endswith("%") else 2e-5)
+
+    return [len(row) for row in shown] == [len(row) for row in found] and all(
+        same(a, b) for row, other in zip(shown, found, strict=True) for a, b in zip(row, other, strict=True)
+    )
 
 
 def test_the_tutorial_installs_what_it_calls():

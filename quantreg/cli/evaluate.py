@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +14,7 @@ from quantreg.cli.show import bits, print_json, printable, table
 from quantreg.words import count
 
 if TYPE_CHECKING:
-    from quantreg.evaluation import Evaluation, Measure, Step
+    from quantreg.evaluation import Evaluation, Measure, Step, TextResult
     from quantreg.storage import AtomicFile
 
 _FIELDS = (
@@ -31,6 +32,23 @@ _QUIET = 10.0  # seconds between two lines of progress where there is no termina
 @click.option("--imatrix", metavar="FILE", help="Importance matrix: GGUF or the older .dat format.")
 @click.option("--sample", default="2M", metavar="N", show_default=True, help="How many weights to sample: 500k, 10M.")
 @click.option("--seed", default=0, metavar="N", show_default=True, help="Selects the random rows.")
+@click.option(
+    "-f", "--file", "text", metavar="TEXT", help="Also run the model in each type on this text: KL divergence."
+)
+@click.option(
+    "-c",
+    "--ctx-size",
+    "n_ctx",
+    type=int,
+    default=512,
+    metavar="N",
+    show_default=True,
+    help="Tokens of a chunk of TEXT.",
+)
+@click.option("--chunks", type=int, metavar="N", help="Use at most N chunks of TEXT.")
+@click.option(
+    "-t", "--threads", type=click.IntRange(min=1), metavar="N", help="Threads of -f.  [default: all processors]"
+)
 @click.option("--tensors", is_flag=True, help="Also print one line per type and tensor.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one line per type and tensor.")
@@ -47,6 +65,10 @@ def command(
     imatrix: str | None,
     sample: str,
     seed: int,
+    text: str | None,
+    n_ctx: int,
+    chunks: int | None,
+    threads: int | None,
     tensors: bool,
     as_json: bool,
     as_csv: bool,
@@ -63,6 +85,13 @@ def command(
     similarity of the weights before and after. ENCODE and DECODE are speeds in millions of weights per second, in one
     thread.
 
+    With -f, each TYPE also becomes the weights of the whole model, in memory, as `quantreg quantize --pure
+    --on-missing-importance fallback` would write it. A second table shows how far the predictions of the text then are
+    from those of the model as it is: the mean KL divergence in nats (KL), its standard error and 99 % quantile, how
+    often both have the same most probable token, and the perplexity (PPL). BPW is that of the whole model there. The
+    predictions of the model as it is wait in a temporary file, of 2 bytes per predicted token and token of the
+    vocabulary; --chunks limits it, and the time.
+
     A TYPE that cannot be measured is named with the reason, the others are shown, and the command exits with code 1.
 
     The page of --html highlights the given types that come from plugins, or all given types if none does.
@@ -76,6 +105,10 @@ def command(
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv cannot be used together: give one of them.")
+    if as_csv and text:
+        raise click.UsageError("--csv has a line per tensor, which has no KL divergence: use --json with -f.")
+    if text is None and chunks is not None:
+        raise click.UsageError("--chunks needs a text: give a file with -f.")
     try:
         weights = parse_count(sample)
     except ValueError as error:
@@ -83,9 +116,13 @@ def command(
     given = [type_or_file_type(name) for name in names]
     chosen = list(dict.fromkeys(found.name for found in given))
     others = [name for name in built_in_types(importance=True) if name not in chosen] if html else []
-    with _page_file(html, path, imatrix) as file:
+    with _page_file(html, path, imatrix, text) as file:
         with _progress() as progress:
-            found = quantreg.evaluate(path, [*chosen, *others], imatrix, sample=weights, seed=seed, progress=progress)
+            found = quantreg.evaluate(
+                path, [*chosen, *others], imatrix, sample=weights, seed=seed,
+                text=None if text is None else Path(text), n_ctx=n_ctx, chunks=None if chunks == -1 else chunks,
+                threads=threads, progress=progress,
+            )  # fmt: skip
         if file:
             own = [known.name for known in given if not isinstance(known, FileType) and not registry.is_built_in(known)]
             file.write(page(found, own or chosen).encode())
@@ -156,6 +193,24 @@ def _print(found: "Evaluation", tensors: bool) -> None:
         click.echo()
         rows = [[measure.tensor, _encoded_as(measure), *_cells(measure)] for measure in found.tensors]
         table(["TENSOR", "TYPE", *headings], rows)
+
+    if found.text is not None:
+        _print_text(found.text)
+
+
+def _print_text(text: "TextResult") -> None:
+    """Print what the types do to predictions."""
+    chunks = f"{count(text.chunks, 'chunk')} of {text.n_ctx} tokens"
+    itself = f"the model as it is has PPL {text.perplexity:.4f} +/- {text.perplexity_error:.4f}"
+    click.echo(f"\n{printable(text.file or 'the text')}, {chunks}: {itself}\n")
+    rows = []
+    for measure in sorted(text.types, key=lambda m: (m.bits_per_weight, m.divergence.kl_mean)):
+        d = measure.divergence
+        rows.append([
+            measure.type, bits(round(measure.bits_per_weight, 4)), f"{d.kl_mean:.5f}", f"{d.kl_error:.5f}",
+            f"{d.kl_99:.4f}", f"{d.same_top:.2%}", f"{d.perplexity:.4f}",
+        ])  # fmt: skip
+    table(["TYPE", ">BPW", ">KL", ">+/-", ">KL 99%", ">SAME TOP", ">PPL"], rows)
 
 
 def _print_missing(found: "Evaluation") -> None:

@@ -83,6 +83,11 @@ def command(
     given = read_ids(ids) if ids else None
     said = read_text(text) if text else prompt
     with quantreg.load(path, threads) as model:
+        if not model.graph.generates:
+            raise quantreg.ModelError(
+                f"{model.architecture.name} models make embeddings and predict no tokens: give a model that generates "
+                "text"
+            )
         start = given if given is not None else _prompt_ids(model, said or "", chat, system)
         if not len(start):
             raise quantreg.ModelError("the prompt is empty, and the model needs a token to go on from: give a prompt")

@@ -1,4 +1,4 @@
-"""Draw the curve of error against bits per weight as an SVG element."""
+"""Draw the curve of error, or of another quantity, against bits per weight as an SVG element."""
 
 import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -7,12 +7,60 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from quantreg.evaluation.labels import Label, place
-from quantreg.evaluation.results import Measure, by_size
+from quantreg.evaluation.results import Measure
 
-__all__ = ["NARROW", "WIDE", "Frame", "Window", "curve_svg", "frontier_error", "windows"]
+__all__ = [
+    "ERROR",
+    "NARROW",
+    "WIDE",
+    "Frame",
+    "Point",
+    "Quantity",
+    "Window",
+    "curve_svg",
+    "frontier_error",
+    "points",
+    "windows",
+]
 
 _CHARACTER, _BOLD = 0.62, 0.72  # upper estimates of the width of a letter, as a share of the font's size
 _REACH = 0.75  # a window shows this many bits per weight to either side of a new type
+
+
+class Point(NamedTuple):
+    """A type on the chart: its size, the value that is drawn, and whether it could encode only a part of the model."""
+
+    type: str
+    bits_per_weight: float
+    value: float
+    file_type: bool = False
+    partly: bool = False
+
+
+class Quantity(NamedTuple):
+    """What a chart shows: its name, the text along the axis, and how values are written."""
+
+    name: str
+    axis: str
+    text: Callable[[float], str]
+    tick: Callable[[float], str]
+
+
+ERROR: Quantity = Quantity(
+    "error",
+    "weighted error, relative to the RMS of the weights",
+    lambda value: f"{value:.2%}",
+    lambda value: f"{value * 100:.3g} %",
+)
+
+
+def points(totals: Iterable[Measure]) -> list[Point]:
+    """Return the points of the weighted errors of an Evaluation."""
+    totals = list(totals)
+    whole = max((t.weights for t in totals), default=0)
+    return [
+        Point(t.type, t.bits_per_weight, max(t.weighted_error, 1e-9), t.file_type, t.weights < whole) for t in totals
+    ]  # a logarithmic scale has no zero
 
 
 class Frame(NamedTuple):
@@ -41,14 +89,14 @@ class Window(NamedTuple):
     types: tuple[str, ...]
 
 
-def windows(totals: Iterable[Measure], new: Container[str]) -> list[Window]:
+def windows(totals: Iterable[Point], new: Container[str]) -> list[Window]:
     """Return the parts of the chart around the new types that are worth a closer look.
 
     New types that lie close to each other share a window. There is none for a type that stands alone, nor for types
     that are spread over most of the chart.
     """
     totals = by_size(totals)
-    groups: list[list[Measure]] = []
+    groups: list[list[Point]] = []
     for total in (t for t in totals if t.type in new):
         if groups and total.bits_per_weight - groups[-1][-1].bits_per_weight <= _REACH:
             groups[-1].append(total)
@@ -64,12 +112,16 @@ def windows(totals: Iterable[Measure], new: Container[str]) -> list[Window]:
 
 
 def curve_svg(
-    totals: Iterable[Measure], new: Container[str] = (), frame: Frame = WIDE, window: Window | None = None
+    totals: Iterable[Point],
+    new: Container[str] = (),
+    frame: Frame = WIDE,
+    window: Window | None = None,
+    quantity: Quantity = ERROR,
 ) -> str:
-    """Draw each type as a named mark: bits per weight to the right, weighted error upwards (logarithmic).
+    """Draw each type as a named mark: bits per weight to the right, the value upwards (logarithmic).
 
-    ``totals`` are those of an Evaluation. The types named in ``new`` are highlighted. A dashed line joins the other
-    types that have a smaller error than every smaller type. A circle is a type, a square a file type, and a hollow mark
+    The types named in ``new`` are highlighted. A dashed line joins the other types that have a smaller value than every
+    smaller type. A circle is a type, a square a file type, and a hollow mark
     one that could not encode every tensor. A mark without room for its name has its number instead, which counts all
     types by size. ``window`` shows a part of the chart. Returns "" if there are no totals.
     """
@@ -77,16 +129,16 @@ def curve_svg(
     if not totals:
         return ""
     numbers = {t.type: str(i) for i, t in enumerate(totals, 1)}
-    whole = max(t.weights for t in totals)
     frontier = _frontier(totals, new)
     if window is not None:
         totals = [t for t in totals if window.low <= t.bits_per_weight <= window.high]
     totals.sort(key=lambda t: t.type in new)  # the new types are drawn last, on top of the others
-    x, y, axes = _axes(totals, frame, window)
-    places = {t.type: (x(t.bits_per_weight), y(_error(t))) for t in totals}
+    x, y, axes = _axes(totals, frame, window, quantity)
+    places = {t.type: (x(t.bits_per_weight), y(t.value)) for t in totals}
     labels = _labels(places, numbers, new, frame)
-    title = "error against bits per weight" + (f" around {', '.join(window.types)}" if window else "")
-    name = f"{frame.name}{'' if window is None else '-' + '-'.join(numbers[t] for t in window.types)}"
+    title = f"{quantity.name} against bits per weight" + (f" around {', '.join(window.types)}" if window else "")
+    part = "" if window is None else "-" + "-".join(numbers[t] for t in window.types)
+    name = f"{quantity.name.replace(' ', '-')}-{frame.name}{part}"
     parts = [
         f'<svg class="{frame.name}" viewBox="0 0 {frame.width} {frame.height}" font-size="{frame.font}" role="img" '
         f'aria-label="{escape(title)}">',
@@ -94,37 +146,38 @@ def curve_svg(
         f'V{frame.height - frame.bottom}H{frame.left}Z"/></clipPath>',
         *axes,
     ]
-    line = "L".join(f"{x(t.bits_per_weight):.1f} {y(_error(t)):.1f}" for t in frontier)
+    line = "L".join(f"{x(t.bits_per_weight):.1f} {y(t.value):.1f}" for t in frontier)
     parts.append(f'<path class="frontier" clip-path="url(#{name})" d="M{line}"/>' if line else "")
     parts += [_leader(label, kind) for t, label, kind in _kinds(totals, labels, new) if label is not None]
-    parts += [_mark(t, *places[t.type], "new" if t.type in new else "known", t.weights < whole) for t in totals]
+    parts += [_mark(t, *places[t.type], "new" if t.type in new else "known", quantity) for t in totals]
     parts += [_text(label, kind) for _, label, kind in _kinds(totals, labels, new) if label is not None]
     return "\n".join([*filter(None, parts), "</svg>"])
 
 
-def frontier_error(totals: Iterable[Measure], bits_per_weight: float, new: Container[str] = ()) -> float | None:
-    """Return the weighted error of the dashed line at this size; None beyond its ends."""
-    points = [(t.bits_per_weight, math.log(_error(t))) for t in _frontier(totals, new)]
-    for (left, above), (right, below) in pairwise(points):
+def frontier_error(totals: Iterable[Point], bits_per_weight: float, new: Container[str] = ()) -> float | None:
+    """Return the value of the dashed line at this size; None beyond its ends."""
+    corners = [(t.bits_per_weight, math.log(t.value)) for t in _frontier(totals, new)]
+    for (left, above), (right, below) in pairwise(corners):
         if left <= bits_per_weight <= right:
             return math.exp(above + (below - above) * (bits_per_weight - left) / (right - left))
     return None
 
 
-def _error(total: Measure) -> float:
-    return max(total.weighted_error, 1e-9)  # a logarithmic scale has no zero
+def by_size(totals: Iterable[Point]) -> list[Point]:
+    """Order by bits per weight, then by value."""
+    return sorted(totals, key=lambda t: (t.bits_per_weight, t.value))
 
 
-def _frontier(totals: Iterable[Measure], new: Container[str]) -> list[Measure]:
-    """Select the types that have a smaller error than every type of the same size or smaller.
+def _frontier(totals: Iterable[Point], new: Container[str]) -> list[Point]:
+    """Select the types that have a smaller value than every type of the same size or smaller.
 
     New types are left out, and so are file types, which mix types.
     """
     best = math.inf
-    found: list[Measure] = []
+    found: list[Point] = []
     for total in by_size(totals):
-        if total.type not in new and not total.file_type and _error(total) < best:
-            best = _error(total)
+        if total.type not in new and not total.file_type and total.value < best:
+            best = total.value
             found.append(total)
     return found
 
@@ -133,8 +186,8 @@ def _frontier(totals: Iterable[Measure], new: Container[str]) -> list[Measure]:
 
 
 def _kinds(
-    totals: Iterable[Measure], labels: Mapping[str, Label], new: Container[str]
-) -> list[tuple[Measure, Label | None, str]]:
+    totals: Iterable[Point], labels: Mapping[str, Label], new: Container[str]
+) -> list[tuple[Point, Label | None, str]]:
     return [(t, labels.get(t.type), "new" if t.type in new else "known") for t in totals]
 
 
@@ -151,12 +204,12 @@ def _labels(
     return found | place(places, rest, area, height, taken=found, farthest=frame.farthest)
 
 
-def _mark(total: Measure, x: float, y: float, kind: str, partly: bool) -> str:
+def _mark(total: Point, x: float, y: float, kind: str, quantity: Quantity) -> str:
     """Draw a circle for a type, a square on its corner for a file type; hollow if it could not encode every tensor."""
     radius = 7 if kind == "new" else 4.5
-    style = f"{kind} partly" if partly else kind
-    name, size = escape(total.type), f"{total.bits_per_weight:.4g} bits per weight, error {total.weighted_error:.2%}"
-    title = f"<title>{name}: {size}</title>"
+    style = f"{kind} partly" if total.partly else kind
+    size = f"{total.bits_per_weight:.4g} bits per weight, {quantity.name} {quantity.text(total.value)}"
+    title = f"<title>{escape(total.type)}: {size}</title>"
     if not total.file_type:
         return f'<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{title}</circle>'
     r = radius * 1.2
@@ -180,12 +233,12 @@ def _leader(label: Label, kind: str) -> str:
 
 
 def _axes(
-    totals: Sequence[Measure], frame: Frame, window: Window | None
+    totals: Sequence[Point], frame: Frame, window: Window | None, quantity: Quantity
 ) -> tuple[Callable[[float], float], Callable[[float], float], list[str]]:
-    """Return the functions from bits to x and from error to y, and the SVG of the grid with its numbers and names."""
+    """Return the functions from bits to x and from value to y, and the SVG of the grid with its numbers and names."""
     bits = [t.bits_per_weight for t in totals]
     left, right = (min(bits) - 0.4, max(bits) + 0.4) if window is None else (window.low - 0.05, window.high + 0.05)
-    low, high = (math.log10(f(map(_error, totals))) for f in (min, max))
+    low, high = (math.log10(f(t.value for t in totals)) for f in (min, max))
     spare = max(0.12, (high - low) * 0.08) if window is None else max(0.02, (high - low) * 0.12)
     low, high = low - spare, high + spare
     bottom, end = frame.height - frame.bottom, frame.width - frame.right
@@ -207,12 +260,14 @@ def _axes(
         parts.append(f'<path class="grid" d="M{frame.left} {y(error):.1f}H{end}"/>')
         if y(error) - room >= frame.font + 2:
             room = y(error)
-            parts.append(f'<text x="{frame.left - 6}" y="{room + 4:.1f}" text-anchor="end">{error * 100:.3g} %</text>')
+            parts.append(
+                f'<text x="{frame.left - 6}" y="{room + 4:.1f}" text-anchor="end">{quantity.tick(error)}</text>'
+            )
     parts.append(f'<text class="axis" x="{(frame.left + end) / 2}" y="{frame.height - 10}" text-anchor="middle">'
                  "bits per weight</text>")  # fmt: skip
     parts.append(
         f'<text class="axis" transform="translate({frame.font} {(frame.top + bottom) / 2}) rotate(-90)" '
-        'text-anchor="middle">weighted error, relative to the RMS of the weights</text>'
+        f'text-anchor="middle">{escape(quantity.axis)}</text>'
     )
     return x, y, parts
 

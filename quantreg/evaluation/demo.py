@@ -26,7 +26,8 @@ def make_model(
 ) -> int:
     """Write an F16 GGUF model with the tensors of a Llama of this size, and return its number of parameters.
 
-    ``force`` replaces an existing file. Raises what `quantreg.write` raises.
+    If ``n_vocab`` is at least 259, its tokens are bytes, so that the model can read any text. ``force`` replaces an
+    existing file. Raises what `quantreg.write` raises.
     """
     rng = np.random.default_rng(seed)
     n_kv = n_embd // n_head * n_head_kv
@@ -54,7 +55,7 @@ def make_model(
             prefix + "ffn_down.weight": matrix(n_embd, n_ff),
         }
     tensors |= {"output_norm.weight": norm(n_embd), "output.weight": matrix(n_vocab, n_embd)}
-    metadata = {
+    metadata: dict[str, object] = {
         "general.architecture": "llama",
         "general.name": "quantreg demo",
         "general.file_type": 1,
@@ -68,6 +69,16 @@ def make_model(
         "llama.rope.freq_base": 10000.0,
         "llama.vocab_size": n_vocab,
     }
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    if n_vocab >= len(tokens):
+        unused = n_vocab - len(tokens)
+        metadata |= {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.tokens": [*tokens, *(f"<unused {i}>" for i in range(unused))],
+            "tokenizer.ggml.scores": [0.0] * n_vocab,
+            "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[5] * unused],  # unknown, control, byte, unused
+            "tokenizer.ggml.add_space_prefix": False,
+        }
     writing.write(path, metadata, tensors, force=force)
     return sum(tensor.size for tensor in tensors.values())
 

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from os import PathLike
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +30,7 @@ from quantreg.registry import registry, types
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from quantreg.evaluation.reading import Reading, Report, Text
     from quantreg.parameters import Fitted
 
 __all__ = ["Evaluation", "Failed", "Measure", "Skipped", "Step", "built_in_types", "evaluate"]
@@ -37,9 +39,10 @@ _SAMPLE_WEIGHTS = 1 << 21
 
 
 class Step(NamedTuple):
-    """The progress of an evaluation: what is measured next, and how many of all weights have been measured.
+    """The progress of an evaluation: what is measured next, and how much of this part of the evaluation is done.
 
-    ``total`` counts each sampled weight once per type.
+    The errors come first: ``done`` and ``total`` count each sampled weight once per type. Then comes the text, if there
+    is one: they count each chunk once per type and once for the model as it is, and ``tensor`` may name a chunk.
     """
 
     tensor: str
@@ -73,6 +76,10 @@ def evaluate(
     *,
     sample: int = _SAMPLE_WEIGHTS,
     seed: int = 0,
+    text: "Text | None" = None,
+    n_ctx: int = 512,
+    chunks: int | None = None,
+    threads: int | None = None,
     progress: Callable[[Step], object] | None = None,
 ) -> Evaluation:
     """Encode and decode a random sample of the rows of a model in each type, and measure the error and the speed.
@@ -84,19 +91,26 @@ def evaluate(
     - ``imatrix``: an importance matrix, its path, or a mapping of tensor names to column statistics.
     - ``sample``: about how many weights to take. Every matrix contributes in proportion to its size, at least one row.
     - ``seed``: selects the rows. The same seed gives the same rows for every type.
-    - ``progress``: called with a `Step` before each tensor is measured in each type.
+    - ``text``: also measure how far the predictions of this text move when the weights of the whole model get each
+      type: the KL divergence, in ``Evaluation.text``. It is a string, token ids, or the path of a file as a
+      `pathlib.Path`. The model must be one that `quantreg.load` runs. Each type is encoded in memory, as
+      ``quantize_file(..., pure=True, on_missing_importance="fallback")`` would do it.
+    - ``n_ctx``, ``chunks``: the length of the chunks that the text is cut into, and how many of them are used at most.
+    - ``threads``: how many threads run the model, by default as many as processors. Speeds are those of one thread.
+    - ``progress``: called with a `Step` before each tensor is measured in each type, and as the text is read.
 
     A type that cannot be measured is listed in ``Evaluation.failed``, and the others are measured. If none can be, the
     error of the first is raised: CodecError for a type that cannot encode, or that needs importance if there is no
     imatrix; PlanError for a file type that does not fit the model. Raises UnknownTypeError; PlanError if the model has
-    no matrices; and whatever `quantreg.open` and `ImportanceMatrix.read` raise.
+    no matrices; and whatever `quantreg.open`, `ImportanceMatrix.read` and, with a text, `quantreg.perplexity` raise.
     """
     if isinstance(type_names, (str, int, QuantType, FileType)):
         type_names = [type_names]
     wanted = list({(type(found), found.name): found for found in map(type_or_file_type, type_names)}.values())
     if imatrix is not None:
         imatrix = ImportanceMatrix.of(imatrix)
-    with files.open(path) as model:
+    with ExitStack() as stack:
+        model = stack.enter_context(files.open(path))
         targets, failed = _prepared(wanted, model, imatrix)
         chosen = list(dict.fromkeys(qtype for target in targets for qtype in target.types()))
         conditions = Conditions.here(model.metadata, sample, seed, _versions(chosen))
@@ -106,7 +120,15 @@ def evaluate(
                 f"{os.fsdecode(path)} has no matrices to evaluate: give a model with two-dimensional tensors"
             )
         run = _Run(model, imatrix, targets, sampled)
+        reading = None
+        if text is not None:  # first, because it may be wrong, and the errors take long
+            from quantreg.evaluation.reading import Reading  # inference takes more than 10 ms to load
+
+            reading = stack.enter_context(Reading(model, text, n_ctx=n_ctx, chunks=chunks, threads=threads))
+            reading.begin(len(targets), _report(progress))
         run.measure(progress)
+        if reading is not None:
+            failed += _read(reading, [target for target in targets if target in run.sums], run.matrices, progress)
     for target in targets:
         if target not in run.sums:
             reasons = [skip.reason for skip in run.skipped if skip.type == target.name]
@@ -121,7 +143,30 @@ def evaluate(
         tuple(run.skipped),
         tuple(failed),
         conditions,
+        None if reading is None else reading.result(),
     )
+
+
+def _report(progress: Callable[[Step], object] | None) -> "Report | None":
+    return None if progress is None else lambda what, name, done, total: progress(Step(what, name, done, total))
+
+
+def _read(
+    reading: "Reading",
+    targets: Iterable[Target],
+    matrices: Callable[[str], Matrices],
+    progress: Callable[[Step], object] | None,
+) -> list[Failed]:
+    """Measure the targets on a text. Return those that failed."""
+    failed = []
+    for target in targets:
+        try:
+            reading.measure(target, matrices, _report(progress))
+        except MemoryError:
+            raise
+        except Exception as error:  # a plugin may raise anything, and the other types do not depend on it
+            failed.append(Failed(target.name, f"no KL divergence: {told(error)}"))
+    return failed
 
 
 def _prepared(
@@ -187,7 +232,7 @@ class _Run:
         size = {name: len(numbers) * self.model[name].shape[-1] for name, numbers in self.sampled.items()}
         done, total = 0, sum(size.values()) * len(self.targets)
         for name, numbers in self.sampled.items():
-            matrices = self._matrices(name)
+            matrices = self.matrices(name)
             x = matrices.rows(numbers)
             known: dict[tuple[QuantType, bool, object], Sums | str] = {}  # several file types may agree on a tensor
             for target in self.targets:
@@ -254,13 +299,14 @@ class _Run:
                 for name in self.sampled
                 if target.type_of(name) is qtype and self.model[name].shape[-1] % qtype.block_size == 0
             ]
-            tensors = ((self._matrices(name), target.uses_importance(name)) for name in names)
+            tensors = ((self.matrices(name), target.uses_importance(name)) for name in names)
             fitted = fit_model(qtype, tensors, TensorContext(None, (), self.metadata))
             sharing = sum(math.prod(self.model[name].shape) for name in names)
             self._of_model[target, qtype] = fitted, sharing
         return self._of_model[target, qtype]
 
-    def _matrices(self, name: str) -> Matrices:
+    def matrices(self, name: str) -> Matrices:
+        """A tensor of the model with its importance."""
         tensor = self.model[name]
         context = TensorContext(name, tensor.shape, self.metadata)
         importance = None

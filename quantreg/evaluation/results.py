@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from quantreg.html import table
 
-__all__ = ["Conditions", "Evaluation", "Failed", "Measure", "Skipped"]
+if TYPE_CHECKING:
+    from quantreg.quality import Divergence
+
+__all__ = ["Conditions", "Evaluation", "Failed", "Measure", "Skipped", "TextMeasure", "TextResult"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,57 @@ class Measure:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class TextMeasure:
+    """One type as the weights of the whole model, and what this does to the predictions of a text.
+
+    - ``type``, ``file_type``: as in `Measure`. A type is given to every tensor that ``quantize_file(..., pure=True)``
+      would give it; one that it does not fit, or that lacks the importance it needs, gets a fallback.
+    - ``bits_per_weight``: that of all tensors of the model as it ran.
+    - ``divergence``: the `quantreg.Divergence` from the model as it is.
+    """
+
+    type: str
+    bits_per_weight: float
+    file_type: bool
+    divergence: "Divergence"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON-ready data. Those of the divergence have the names that they have there."""
+        left_out = ("chunks", "n_ctx", "running", "warnings")
+        figures = {name: value for name, value in self.divergence.to_dict().items() if name not in left_out}
+        return {"type": self.type, "file_type": self.file_type, "bits_per_weight": self.bits_per_weight, **figures}
+
+
+@dataclass(frozen=True, slots=True)
+class TextResult:
+    """What a model predicts of a text, as it is and with its weights in other types.
+
+    - ``file``: the file with the text; None if it was given as a string or as token ids.
+    - ``chunks``, ``n_ctx``: how many chunks were evaluated, and how many tokens each has.
+    - ``perplexity``, ``perplexity_error``: those of the model as it is.
+    - ``types``: one `TextMeasure` per type, in the order in which the types were given.
+    """
+
+    file: str | None
+    chunks: int
+    n_ctx: int
+    perplexity: float
+    perplexity_error: float
+    types: tuple[TextMeasure, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON-ready data."""
+        return {
+            "file": self.file,
+            "chunks": self.chunks,
+            "n_ctx": self.n_ctx,
+            "perplexity": self.perplexity,
+            "perplexity_error": self.perplexity_error,
+            "types": [measure.to_dict() for measure in self.types],
+        }
+
+
 class Skipped(NamedTuple):
     """A tensor that could not be encoded in a type, and the reason."""
 
@@ -62,7 +116,7 @@ class Skipped(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """A type that could not be measured at all, and the reason."""
+    """A type that could not be measured at all, or not on the text, and the reason."""
 
     type: str
     reason: str
@@ -138,8 +192,9 @@ class Evaluation:
     - ``totals``: one Measure per type, in the order in which the types were given.
     - ``tensors``: one Measure per type and tensor.
     - ``skipped``: the tensors that a type could not encode. The total of such a type covers fewer weights.
-    - ``failed``: the types that could not be measured at all. They have no total.
+    - ``failed``: the types that could not be measured at all, which have no total, or not on the text.
     - ``conditions``: how and where it ran.
+    - ``text``: what the types do to the predictions of a text; None if there was none.
     """
 
     path: str
@@ -149,10 +204,11 @@ class Evaluation:
     skipped: tuple[Skipped, ...]
     failed: tuple[Failed, ...] = ()
     conditions: Conditions | None = None
+    text: TextResult | None = None
 
     def incomplete(self) -> dict[str, list[Skipped]]:
         """Return the skipped tensors of each type that has a total: it covers only the others."""
-        failed = {entry.type for entry in self.failed}
+        failed = {entry.type for entry in self.failed} - {total.type for total in self.totals}
         found: dict[str, list[Skipped]] = {}
         for skip in self.skipped:
             if skip.type not in failed:
@@ -160,8 +216,8 @@ class Evaluation:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON-ready data."""
-        return {
+        """Return the result as JSON-ready data. The key "text" is there only if there was a text."""
+        found = {
             "file": self.path,
             "imatrix": self.imatrix,
             "conditions": None if self.conditions is None else asdict(self.conditions),
@@ -170,6 +226,7 @@ class Evaluation:
             "skipped": [entry._asdict() for entry in self.skipped],
             "failed": [entry._asdict() for entry in self.failed],
         }
+        return found if self.text is None else {**found, "text": self.text.to_dict()}
 
     def __repr__(self) -> str:
         types = ", ".join(f"{total.type} {total.weighted_error:.2%}" for total in self.totals[:4])

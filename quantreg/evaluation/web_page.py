@@ -4,9 +4,21 @@ import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from html import escape
 
-from quantreg.evaluation.curve import NARROW, WIDE, Frame, Window, curve_svg, frontier_error, windows
+from quantreg.evaluation.curve import (
+    ERROR,
+    NARROW,
+    WIDE,
+    Frame,
+    Point,
+    Quantity,
+    Window,
+    curve_svg,
+    frontier_error,
+    points,
+    windows,
+)
 from quantreg.evaluation.page_style import STYLE
-from quantreg.evaluation.results import Evaluation, Measure, Skipped, by_size
+from quantreg.evaluation.results import Evaluation, Measure, Skipped, TextMeasure, TextResult, by_size
 
 __all__ = ["page"]
 
@@ -25,13 +37,29 @@ _COLUMNS = (
     ("decode_speed", "decode, M/s", "{:.1f}"),
 )
 
+_TEXT_COLUMNS = (
+    ("kl_mean", "KL divergence", "{:.5f}"),
+    ("kl_error", "standard error", "{:.5f}"),
+    ("kl_median", "median", "{:.5f}"),
+    ("kl_99", "99 %", "{:.4f}"),
+    ("same_top", "same top token", "{:.2%}"),
+    ("perplexity", "perplexity", "{:.4f}"),
+)
+_LEAST = 1e-5  # nats: less than that is rounding, and a logarithmic scale has no zero
+KL: Quantity = Quantity(
+    "KL divergence",
+    "mean KL divergence from the model as it is, in nats",
+    lambda x: f"{x:.4g} nats",
+    lambda x: f"{x:.3g}",
+)
+
 
 def page(evaluation: Evaluation, new: Container[str] = ()) -> str:
     """Return an Evaluation as an HTML document. The types named in ``new`` are highlighted.
 
     The document names files without their folders, so that it can be published.
     """
-    totals = evaluation.totals
+    totals, drawn = evaluation.totals, points(evaluation.totals)
     parts = [
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -39,10 +67,11 @@ def page(evaluation: Evaluation, new: Container[str] = ()) -> str:
         f"<title>{escape(_model(evaluation))}: error against bits per weight</title>",
         f"<style>{STYLE}</style></head><body>",
         f"<h1>Error against bits per weight</h1>\n<p class=model>{escape(_model(evaluation))}</p>",
-        *(f"<p>{text}</p>" for text in _standing(totals, new)),
-        _chart(totals, new),
-        *_zooms(totals, new),
+        *(f"<p>{text}</p>" for text in _standing(drawn, new)),
+        _chart(drawn, new),
+        *_zooms(drawn, new),
         _explanation(totals),
+        _text(evaluation, new),
         f"<h2>Figures</h2>\n{_table(by_size(totals), new, numbered=True)}",
         _missing(evaluation),
         _tensors(evaluation, new),
@@ -55,10 +84,12 @@ def page(evaluation: Evaluation, new: Container[str] = ()) -> str:
 # ---- the charts ----
 
 
-def _chart(totals: Sequence[Measure], new: Container[str], window: Window | None = None) -> str:
+def _chart(
+    totals: Sequence[Point], new: Container[str], window: Window | None = None, quantity: Quantity = ERROR
+) -> str:
     """Draw a chart twice, for wide and for narrow screens; the style sheet shows one of them."""
     frames = (WIDE, NARROW) if window is None else (_lower(WIDE), _lower(NARROW))
-    drawn = [curve_svg(totals, new, frame, window) for frame in frames]
+    drawn = [curve_svg(totals, new, frame, window, quantity) for frame in frames]
     return f"<figure>{''.join(drawn)}</figure>" if drawn[0] else ""
 
 
@@ -66,9 +97,11 @@ def _lower(frame: Frame) -> Frame:
     return frame._replace(height=_ZOOM_HEIGHT)
 
 
-def _zooms(totals: Sequence[Measure], new: Container[str]) -> Iterator[str]:
+def _zooms(totals: Sequence[Point], new: Container[str], quantity: Quantity = ERROR) -> Iterator[str]:
+    level = 2 if quantity is ERROR else 3
     for window in windows(totals, new)[:_MOST_WINDOWS]:
-        yield f"<h2>Around {escape(', '.join(window.types))}</h2>\n{_chart(totals, new, window)}"
+        heading = f"<h{level}>Around {escape(', '.join(window.types))}</h{level}>"
+        yield f"{heading}\n{_chart(totals, new, window, quantity)}"
 
 
 def _explanation(totals: Iterable[Measure]) -> str:
@@ -82,18 +115,45 @@ def _explanation(totals: Iterable[Measure]) -> str:
     )
 
 
-def _standing(totals: Iterable[Measure], new: Container[str]) -> Iterator[str]:
+def _standing(totals: Iterable[Point], new: Container[str], quantity: Quantity = ERROR) -> Iterator[str]:
     """Compare each new type with the line through the best other types, one sentence each."""
     totals = list(totals)
-    for total in by_size(t for t in totals if t.type in new):
+    article = "an" if quantity.name[0] in "aeiou" else "a"
+    for total in sorted((t for t in totals if t.type in new), key=lambda t: (t.bits_per_weight, t.value)):
         others = frontier_error(totals, total.bits_per_weight, new)
-        size = f"<b>{escape(total.type)}</b> has an error of {total.weighted_error:.2%} at {total.bits_per_weight:.4g}"
+        value = f"{article} {quantity.name} of {quantity.text(total.value)}"
+        size = f"<b>{escape(total.type)}</b> has {value} at {total.bits_per_weight:.4g}"
         if others is None:
             yield f"{size} bits per weight. The line does not reach this size."
         else:
-            ratio = total.weighted_error / others
+            ratio = total.value / others
             words = "on" if 0.995 < ratio < 1.005 else f"{abs(ratio - 1):.1%} {'above' if ratio > 1 else 'below'}"
-            yield f"{size} bits per weight: {words} the line, which is at {others:.2%} there."
+            yield f"{size} bits per weight: {words} the line, which is at {quantity.text(others)} there."
+
+
+def _text(evaluation: Evaluation, new: Container[str]) -> str:
+    """What the types do to the predictions of a text: sentences, charts and figures."""
+    text = evaluation.text
+    if text is None or not text.types:
+        return ""
+    partly = evaluation.incomplete()
+    drawn = [
+        Point(m.type, m.bits_per_weight, max(m.divergence.kl_mean, _LEAST), m.file_type, m.type in partly)
+        for m in text.types
+    ]
+    parts = [
+        "<h2>KL divergence against bits per weight</h2>",
+        *(f"<p>{sentence}</p>" for sentence in _standing(drawn, new, KL)),
+        _chart(drawn, new, None, KL),
+        *_zooms(drawn, new, KL),
+        "<p class=note>The whole model ran with each type as its weights, as <code>quantreg quantize --pure"
+        " --on-missing-importance fallback</code> writes them; a file type does what it does to a file. The KL"
+        " divergence says how far its predictions of the text are from those of the model as it is; 0 is the same. The"
+        " size is that of all tensors of the model. A hollow mark is a type that could not encode every tensor: a"
+        " fallback took its place there.</p>",
+        _text_table(text, new),
+    ]
+    return "\n".join(parts)
 
 
 # ---- the tables ----
@@ -113,6 +173,21 @@ def _table(measures: Iterable[Measure], new: Container[str], tensors: bool = Fal
         count = f"<td>{i}</td>" if numbered else ""
         rows.append(f"<tr{mark}><td class=type>{escape(measure.type)}</td>{count}{cells}</tr>")
     head = f"<tr><th class=type>type</th>{number}{tensor}{mixed}{headings}</tr>"
+    return f"<div class=scroll><table>{head}\n{chr(10).join(rows)}</table></div>"
+
+
+def _text_table(text: TextResult, new: Container[str]) -> str:
+    headings = "".join(f"<th>{heading}</th>" for _, heading, _ in _TEXT_COLUMNS)
+    rows = []
+    ordered: list[TextMeasure] = sorted(text.types, key=lambda m: (m.bits_per_weight, m.divergence.kl_mean))
+    for i, measure in enumerate(ordered, 1):
+        cells = "".join(
+            f"<td>{form.format(getattr(measure.divergence, field))}</td>" for field, _, form in _TEXT_COLUMNS
+        )
+        mark = " class=new" if measure.type in new else ""
+        size = f"<td>{measure.bits_per_weight:.4f}</td>"
+        rows.append(f"<tr{mark}><td class=type>{escape(measure.type)}</td><td>{i}</td>{size}{cells}</tr>")
+    head = f"<tr><th class=type>type</th><th>no.</th><th>bits per weight</th>{headings}</tr>"
     return f"<div class=scroll><table>{head}\n{chr(10).join(rows)}</table></div>"
 
 
@@ -157,6 +232,11 @@ def _conditions(evaluation: Evaluation) -> str:
     weights = max((total.weights for total in evaluation.totals), default=0)
     facts = [("file", _file(evaluation.path)), ("weights", f"{weights:,} in randomly chosen rows of every matrix")]
     facts.append(("importance", _file(evaluation.imatrix) if evaluation.imatrix else "none"))
+    text = evaluation.text
+    if text is not None:
+        name = "" if text.file is None else f"{_file(text.file)}, "
+        itself = f"perplexity {text.perplexity:.4f} as it is"
+        facts.append(("text", f"{name}{text.chunks} chunks of {text.n_ctx} tokens, {itself}"))
     conditions = evaluation.conditions
     if conditions is not None:
         facts += [

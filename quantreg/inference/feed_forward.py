@@ -59,8 +59,8 @@ ACTIVATIONS: Mapping[str, Callable[["NDArray[np.float32]"], "NDArray[np.float32]
 
 
 def feed_forward(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArray[np.float32]":
-    """The feed-forward network of a layer: float32 (rows, width) in and out. It has experts if there is a router."""
-    if layer.has("ffn_gate_inp"):
+    """The feed-forward network of a layer: float32 (rows, width) in and out. It may have experts."""
+    if layer.has("ffn_gate_inp") or layer.has("ffn_down_exps"):
         return experts(layer, x, run)
     up = layer.linear("ffn_up", x, run)
     gate = layer.linear("ffn_gate", x, run) if layer.has("ffn_gate") else None
@@ -161,9 +161,9 @@ def choose(layer: "Layer", logits: "NDArray[np.float32]") -> "tuple[NDArray[np.i
     wanted = scores
     if layer.has("exp_probs_b", "bias"):  # it decides who is chosen, and has no part in the weights
         wanted = scores + layer.small("exp_probs_b", facts.n_experts, kind="bias")
-    groups = int(facts.get("expert_group_count", 0))
+    groups = facts.whole("expert_group_count", 0)
     if groups > 1:
-        wanted = _best_groups(wanted, groups, int(facts.number("expert_group_used_count")))
+        wanted = _best_groups(wanted, groups, facts.whole("expert_group_used_count"))
     chosen = np.argsort(-wanted, axis=1, kind="stable")[:, :k]
     weights = np.take_along_axis(scores, chosen, axis=1)
     if score == "softmax of chosen":

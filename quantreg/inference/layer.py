@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from quantreg.errors import ModelError
 from quantreg.inference.facts import Facts
 from quantreg.inference.norms import normalise
 from quantreg.inference.passes import Pass
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["Layer"]
 
 Found = TypeVar("Found")
+
+# By which angles are divided: for all contexts, for one longer than in training, and for one as in training.
+ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
 class Layer:
@@ -38,8 +42,8 @@ class Layer:
         self.window = graph.window_of(facts, index)
         self.key_length, self.value_length = facts.key_length, facts.value_length
         if self.window:  # some models have other heads in the layers with a window
-            self.key_length = int(facts.get("attention.key_length_swa", self.key_length))
-            self.value_length = int(facts.get("attention.value_length_swa", self.value_length))
+            self.key_length = facts.whole("attention.key_length_swa", self.key_length)
+            self.value_length = facts.whole("attention.value_length_swa", self.value_length)
         self._once: dict[Any, Any] = {}
 
     def once(self, key: object, make: "Callable[[Layer], Found]") -> "Found":
@@ -78,9 +82,9 @@ class Layer:
         self, part: str, x: "NDArray[np.float32]", chosen: "NDArray[np.intp]", run: Pass, rows: int | None = None
     ) -> "NDArray[np.float32]":
         """The same with the matrix that ``chosen`` names for each row: float32 chosen.shape + (rows,)."""
-        y = self.weights.multiply(self.name(part), x, run, rows, chosen)
+        y = self.weights.multiply(self.name(part), x, run, rows, chosen, count=self.facts.n_experts)
         if self.has(part, "bias"):
-            y += self.small(part, kind="bias")[chosen]
+            y += self.small(part, self.facts.n_experts, y.shape[-1], kind="bias")[chosen]
         return y
 
     def each(self, part: str, x: "NDArray[np.float32]", run: Pass, rows: int) -> "NDArray[np.float32]":
@@ -95,10 +99,10 @@ class Layer:
 
     def rope(self, run: Pass) -> Rope | None:
         """How this layer rotates its heads in this pass, or None if it does not."""
-        name = "rope_freqs.weight"  # a tensor by which angles are divided
-        if name not in self.weights:  # or two of them, for a context as in training and for a longer one
+        name = ROPE_FACTORS[0]
+        if name not in self.weights:
             longest = run.start + run.tokens if run.cache is None else max(run.cache.limit or 0, run.start + run.tokens)
-            name = f"rope_factors_{'long' if longest > self.once('trained', _trained) else 'short'}.weight"
+            name = ROPE_FACTORS[1 if longest > self.once("trained", _trained) else 2]
         return self.once(("rope", name), lambda layer: layer._rope(name))
 
     def _rope(self, factors: str) -> Rope | None:
@@ -118,10 +122,18 @@ class Layer:
             magnitude *= graph.yarn_magnitude(facts, scale) if graph.yarn_magnitude else yarn_magnitude(scale)
         elif kind == "none":
             scale = 1.0
-        dims = int(facts.get("rope.dimension_count_swa", facts.rope_dims)) if self.window else facts.rope_dims
-        rope = Rope(
-            pairs, dims, base, scale, self.weights.small(factors) if factors in self.weights else None, yarn, magnitude
-        )
+        dims = facts.whole("rope.dimension_count_swa", facts.rope_dims) if self.window else facts.rope_dims
+        if dims % 2 or dims > max(self.key_length, facts.key_length):
+            raise ModelError(
+                f"by the metadata of the model, {dims} values of a head rotate, but a head has {self.key_length}: "
+                f"correct {facts.architecture}.rope.dimension_count, which must be even"
+            )
+        divisors = None
+        for name in ROPE_FACTORS:  # all are checked, whichever this pass needs
+            if name in self.weights:
+                found = self.weights.small(name, facts.rope_dims // 2)
+                divisors = found if name == factors else divisors
+        rope = Rope(pairs, dims, base, scale, divisors, yarn, magnitude)
         return graph.window_rope(rope) if self.window else rope
 
 

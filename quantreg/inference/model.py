@@ -14,7 +14,7 @@ import numpy as np
 
 from quantreg import files
 from quantreg.dispatch import cpu_count
-from quantreg.errors import ModelError, PluginError, ShapeError, TokenizerError
+from quantreg.errors import ModelError, PluginError, QuantregError, ShapeError, TokenizerError
 from quantreg.inference import chat
 from quantreg.inference.cache import Cache
 from quantreg.inference.facts import read_facts
@@ -24,6 +24,7 @@ from quantreg.inference.norms import normalise
 from quantreg.inference.passes import Observe, Pass
 from quantreg.inference.sampling import Sampler, tokens
 from quantreg.inference.weights import Weights
+from quantreg.products import one_blas_thread
 from quantreg.recipes.catalog import architectures
 from quantreg.tensor import QuantizedTensor
 from quantreg.tokenization import Tokenizer
@@ -83,7 +84,7 @@ class Model:
         self.facts = read_facts(metadata, embeddings[0])
         self.width, self.n_layers, self.n_vocab = self.facts.width, self.facts.n_layers, embeddings[0]
         self.context = self.facts.context
-        self._layers = [Layer(i, self.facts, graph, self._weights) for i in range(self.n_layers)]
+        self._layers: list[Layer] = []
         self._pool: ThreadPoolExecutor | None = None
         self._check()
 
@@ -91,13 +92,15 @@ class Model:
         """Go through the model once without computing anything, to find what is missing or has the wrong shape."""
         run = Pass(1, 1, ids=np.zeros((1, 1), np.intp), dry=True)
         try:
+            self._layers = [Layer(i, self.facts, self.graph, self._weights) for i in range(self.n_layers)]
             states = self._states(run)
-        except ValueError as error:
-            if isinstance(error, ShapeError):
-                raise
-            raise ModelError(f"the tensors and the metadata of the model do not fit together: {error}") from error
-        if self.graph.generates:
-            self._output(states, run)
+            if self.graph.generates:
+                self._output(states, run)
+        except QuantregError:
+            raise
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ModelError(f"the tensors and the metadata of the model do not fit together: {what}") from error
         used = self._weights.used.union(*map(self._weights.parameters, self._weights.used))
         unused = [name for name in self.tensors if name not in used and not self._is_spare(name)]
         if unused:
@@ -299,10 +302,11 @@ class Model:
         return Pass(sequences, tokens, observe=observe, threads=self.threads, pool=self._pool, **more)
 
     def _states(self, run: Pass) -> "NDArray[np.float32]":
-        x = self._embed(run)
-        for layer in self._layers:
-            x = whole_layer(layer, x, run)
-        return x if self.graph.output_norm is None else self._norm(self.graph.output_norm, x, run)
+        with one_blas_thread():  # the pass has threads of its own; with those of BLAS, they wait for each other
+            x = self._embed(run)
+            for layer in self._layers:
+                x = whole_layer(layer, x, run)
+            return x if self.graph.output_norm is None else self._norm(self.graph.output_norm, x, run)
 
     def _embed(self, run: Pass) -> "NDArray[np.float32]":
         assert run.ids is not None
@@ -313,7 +317,12 @@ class Model:
             x = x + self._weights.rows("token_types.weight", np.zeros(1, np.intp), run, self.width)
         positions = self.graph.positions
         if "position_embd.weight" in self._weights if positions is None else positions:
-            places = np.tile(run.positions, run.sequences)
+            places, count = np.tile(run.positions, run.sequences), self._weights["position_embd.weight"].shape[0]
+            if run.dry and count != self.context:
+                raise ModelError(
+                    f"the tensor position_embd.weight has {count} rows: expected {self.context}, one for each position "
+                    f"by {self.facts.architecture}.context_length"
+                )
             x = x + self._weights.rows("position_embd.weight", places, run, self.width)
         return x if self.graph.embedding_norm is None else self._norm(self.graph.embedding_norm, x, run)
 
@@ -324,7 +333,7 @@ class Model:
 
     def _output(self, states: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
         name = "output.weight" if "output.weight" in self._weights else "token_embd.weight"
-        logits = self._weights.multiply(name, states, run)
+        logits = self._weights.multiply(name, states, run, self.n_vocab)
         if "output.bias" in self._weights:
             logits += self._weights.small("output.bias", logits.shape[-1])
         if self.graph.logit_scale is not None:

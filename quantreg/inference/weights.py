@@ -86,8 +86,9 @@ class Weights:
         rows: int | None = None,
         experts: "NDArray[np.intp] | None" = None,
         scaled: bool = True,
+        count: int | None = None,
     ) -> "NDArray[np.float32]":
-        """Multiply activations (..., cols) by a matrix (rows, cols), or by the chosen ones of (experts, rows, cols).
+        """Multiply activations (..., cols) by a matrix (rows, cols), or by the chosen ones of (count, rows, cols).
 
         ``experts`` has the shape x.shape[:-1] or x.shape[:-1] + (k,). If the matrix has a scale, a tensor NAME.scale as
         in models of NVFP4, the product is multiplied by it; ``scaled=False`` leaves such a tensor alone. Raises
@@ -101,6 +102,8 @@ class Weights:
             )
         if rows is not None and tensor.shape[-2] != rows:
             raise ModelError(f"the tensor {name} has {tensor.shape[-2]} rows: expected {rows}")
+        if count is not None and tensor.shape[0] != count:
+            raise ModelError(f"the tensor {name} holds {tensor.shape[0]} matrices: expected {count}, as the model says")
         scale = self._scale(name, 1 if experts is None else tensor.shape[0]) if scaled else None
         if run.dry:
             return np.zeros((*(x.shape[:-1] if experts is None else experts.shape), tensor.shape[-2]), np.float32)

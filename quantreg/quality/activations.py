@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from quantreg.importance import Sums
     from quantreg.inference.model import Model
 
-__all__ = ["Activations"]
+__all__ = ["Activations", "counted_rows"]
 
 _ROWS = 256  # rows that add up in float32 before their sum joins one in float64
 _OUTPUT = "output.weight"
+_AT_ONCE, _FEWEST = 512, 16  # tokens that llama-imatrix computes at once, and the fewest that it looks at
+_DECODED = 2048  # tokens of a chunk that it computes without a break
 
 
 class Activations:
@@ -39,7 +41,14 @@ class Activations:
         self._experts = {name: tensor.shape[0] for name, tensor in model.tensors.items() if len(tensor.shape) > 2}
         self._output = output
         self._seen: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]] = {}
+        self._counted: NDArray[np.bool_] | None = None
+        self._row = 0  # of output.weight
         self._last: tuple[object, object, NDArray[np.float64], NDArray[np.int64]] | None = None
+
+    def begin(self, sequences: int, n_ctx: int) -> None:
+        """Get ready for some chunks. See `counted_rows`."""
+        self._counted = counted_rows(sequences, n_ctx)
+        self._row = 0
 
     def observe(self, name: str, x: "NDArray[np.float32]", experts: "NDArray[np.intp] | None") -> None:
         """Take note of the input of a matrix. Raises ModelError if it is not finite or too large to be squared."""
@@ -49,7 +58,8 @@ class Activations:
         if last is not None and last[0] is x and last[1] is experts:
             sums, counts = last[2:]
         elif experts is None or (x.ndim == 3 and "exps" not in name):  # with a matrix for each head, all are used
-            sums, counts = _squares(x), np.array([len(x)], np.int64)
+            rows = self._rows(name, x)
+            sums, counts = _squares(rows), np.array([len(rows)], np.int64)
         else:
             sums, counts = _by_expert(x, experts, self._experts[name])
         self._last = x, experts, sums, counts
@@ -63,12 +73,37 @@ class Activations:
             sums, counts = before[0] + sums, before[1] + counts
         self._seen[name] = sums, counts
 
+    def _rows(self, name: str, x: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """The rows of the input of a matrix that count."""
+        if self._counted is None:
+            return x
+        if name != _OUTPUT:
+            return x[self._counted] if len(x) == len(self._counted) else x
+        self._row += len(x)
+        return x[self._counted[self._row - len(x) : self._row]]
+
     def keep(self) -> None:
         """Add what was observed since the last call to the sums."""
         for name, (sums, counts) in self._seen.items():
             self.sums.add(name, sums, counts)
         self._seen.clear()
         self._last = None
+
+
+def counted_rows(sequences: int, n_ctx: int) -> "NDArray[np.bool_] | None":
+    """Return which of the tokens of some chunks count, bool (sequences * n_ctx,), or None if all do.
+
+    llama-imatrix computes 512 tokens at once, as many from each chunk, and ignores what is left if that is fewer than
+    16 tokens, except for experts. They are left out here, too, so that the counts are the same.
+    """
+    step = max(1, _AT_ONCE // sequences)
+    counted = np.ones((sequences, n_ctx), bool)
+    for start in range(0, n_ctx, _DECODED):
+        stop = min(start + _DECODED, n_ctx)
+        left = (stop - start) % step
+        if 0 < left * sequences < _FEWEST:
+            counted[:, stop - left : stop] = False
+    return None if counted.all() else counted.reshape(-1)
 
 
 def _check(name: str, n_values: int, shape: tuple[int, ...]) -> None:

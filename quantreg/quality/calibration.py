@@ -176,6 +176,8 @@ class _Run:
         self, ids: "NDArray[np.int32]", tokens: "NDArray[np.int32]", activations: Activations
     ) -> list[ChunkDone]:
         """Run some chunks; return what there is to tell about each. ``tokens`` are ``ids`` without BOS."""
+        if self.model.graph.generates:  # the reference computes all tokens of other models at once
+            activations.begin(*ids.shape)
         states = self.model.states(ids, observe=activations.observe)
         chunks = range(self.done + 1, self.done + len(ids) + 1)
         if not self.options.perplexity:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["BATCH", "Chunks", "batches", "context_warnings", "counted", "opened", "read_ids", "read_text", "token_ids"]
 
 BATCH = 2048  # tokens that go through the layers at once: a decoded tile then serves that many rows
+_READ = "quantreg.quality.read_text reads a file"
 _IDS = re.compile(rb"[\s,\[\]]+")  # what separates ids in a file
 
 
@@ -114,8 +115,10 @@ def token_ids(model: Model, text: "TextOrIds", *, special: bool = False) -> "NDA
     Special tokens in a text count as text unless ``special`` is set, and BOS comes first if the model adds it. Given
     ids are taken as they are. Raises ModelError for ids that are no integers or not in the vocabulary.
     """
-    if isinstance(text, (bytes, bytearray)):
-        raise TypeError("the text is bytes: pass a str, or token ids")
+    if isinstance(text, (bytes, bytearray, os.PathLike)):
+        raise TypeError(f"the text is {type(text).__name__}: pass a str, or token ids; {_READ}")
+    if isinstance(text, str) and len(text) < 256 and os.path.isfile(text):
+        raise QualityError(f"the text is the name of the file {text}: pass what it holds; {_READ}")
     ids = np.asarray(model.tokenize(text, special=special) if isinstance(text, str) else text)
     if ids.size == 0:
         ids = ids.astype(np.int32)

@@ -7,8 +7,9 @@ import quality_models
 import small_models
 
 N_CTX = quality_models.N_CTX
+TAIL = 86  # tokens of a chunk, six of which do not divide into the parts that the reference computes at once
 
-# name of the golden file -> the small model, and options of the command
+# name of the golden file -> the small model, and options of the command; "tail" has chunks of TAIL tokens
 RUNS = {
     "plain": ("llama", ()),
     "output": ("llama", ("--process-output",)),
@@ -16,6 +17,7 @@ RUNS = {
     "experts": ("llama-experts", ()),
     "shared-expert": ("qwen2moe", ("--chunks", 7)),
     "latent": ("deepseek2", ()),
+    "tail": ("llama-experts", ("--process-output",)),
     "later": ("llama", ("--from-chunk", 3, "--chunks", 4)),
 }
 
@@ -30,9 +32,14 @@ COMBINED = {
 }
 
 
-def text():
-    """Nine chunks and a bit, and a newline at the end."""
-    return quality_models.text()
+def text(name=""):
+    """Nine chunks and a bit, and a newline at the end; for "tail" six chunks."""
+    return quality_models.text() * (2 if name == "tail" else 1)
+
+
+def n_ctx(name):
+    """The tokens of a chunk."""
+    return TAIL if name == "tail" else N_CTX
 
 
 def write(name, path):

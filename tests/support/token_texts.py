@@ -34,8 +34,17 @@ TEXTS = [
     "中a中a文b文b中a文b 中 a",
     "x  1 x  1\ty   22  22 x  1",
     "path/to//x !/\n/ !/\n/ ...//\n ...//\n a/\n\n a/\n\n",
-    "\u3007\u4e00\u9fa5\u9fff\u3400\ufa0e\ufada\U00020000\U0002b81f\U0002ebf0\U00031350 han",
+    "\u3007\u4e00\u9fa5\u9fff\u3400\ufa0e\ufada\U00020000\U0002b81f \U0002b850\U0002b851 \U0002ebf0\U00031350 han",
 ]  # fmt: skip
+
+# Bytes that are no UTF-8: cut characters, overlong forms, surrogates, bytes that never occur.
+BROKEN = [
+    raw.decode("utf-8", "surrogateescape")
+    for raw in (
+        b"cut \xe2\x82 \xf0\x9f\x98 \xe2a\xe4\xb8",
+        b"over\xc0\x80long \xf0\x80\x80\xaf surrogate \xed\xa0\x80 <|user|>\x80\xbf never \xff",
+    )
+]
 
 _RANGES = [
     *((0x20, 0x7E),) * 6,

@@ -9,7 +9,7 @@ from quantreg_language.routers import score_by_key
 
 def score(facts: Facts) -> Score:
     """Old files do not say how experts are scored: GLM 4.7 Flash, known by its size, differs from the others."""
-    total = int(facts.number("block_count")) - int(facts.number("nextn_predict_layers", 0))
+    total = facts.whole("block_count") - facts.whole("nextn_predict_layers", 0)
     flash = total in (47, 48) and facts.n_vocab == 154880
     return score_by_key("sigmoid" if flash else "softmax")(facts)
 

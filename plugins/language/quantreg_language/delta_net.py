@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
 
-__all__ = ["convolve", "delta_rule", "hybrid_attention"]
+__all__ = ["convolve", "delta_rule", "hybrid_attention", "sigmoid", "unit"]
 
 CHUNK = 64  # tokens that are computed at once: a longer chunk costs more than it saves
 
@@ -41,15 +41,15 @@ def gated_attention(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     k, v = (each.reshape(*shape, layer.kv_heads, length) for each in (k, v))
     q, k = norm_and_rotate(layer, np.ascontiguousarray(both[..., 0, :]), k, run)
     out = attend(q, k, v, settings(layer), run, layer.index)
-    out *= _sigmoid(both[..., 1, :].reshape(out.shape))
+    out *= sigmoid(both[..., 1, :].reshape(out.shape))
     return layer.linear("attn_output", out, run, layer.facts.width)
 
 
 def delta_net(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     """A layer whose memory is a matrix for each head, that each token fades and corrects. float32 (rows, width)."""
     facts = layer.facts
-    length, n_keys = int(facts.number("ssm.state_size")), int(facts.number("ssm.group_count"))
-    n_values = int(facts.number("ssm.time_step_rank"))
+    length, n_keys = facts.whole("ssm.state_size", least=1), facts.whole("ssm.group_count", least=1)
+    n_values = facts.whole("ssm.time_step_rank", least=1)
     mixed = not layer.has("ssm_alpha")  # Qwen3-Next holds what belongs to a head of keys together
     values, z = _inputs(layer, x, run, length, n_keys, n_values)
     beta, alpha = _rates(layer, x, run, n_keys, n_values, mixed)
@@ -62,11 +62,11 @@ def delta_net(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     q, k = (values[..., a : a + split].reshape(*shape, n_keys, length) for a in (0, split))
     v = values[..., 2 * split :].reshape(*shape, n_values, length)
     order = np.arange(n_values) // (n_values // n_keys) if mixed else np.arange(n_values) % n_keys
-    q, k = (_unit(each, facts.eps)[..., order, :] for each in (q, k))
+    q, k = (unit(each, facts.eps)[..., order, :] for each in (q, k))
     fade = layer.weights.small(f"blk.{layer.index}.ssm_a", n_values) * np.logaddexp(
         0, alpha + layer.small("ssm_dt", n_values, kind="bias")
     )
-    out, memory = delta_rule(q, k, v, fade.reshape(*shape, -1), _sigmoid(beta).reshape(*shape, -1), memory, run)
+    out, memory = delta_rule(q, k, v, fade.reshape(*shape, -1), sigmoid(beta).reshape(*shape, -1), memory, run)
     if run.cache is not None:
         run.cache.states[layer.index] = tail, memory
     out = normalise(out, layer.small("ssm_norm", length), None, "rms", facts.eps, run).reshape(len(x), -1)
@@ -148,14 +148,15 @@ def _rates(layer: "Layer", x: "Array", run: "Pass", n_keys: int, n_values: int, 
 
 
 def _kernel(layer: "Layer") -> int:
-    return int(layer.facts.number("ssm.conv_kernel"))
+    return layer.facts.whole("ssm.conv_kernel", least=1)
 
 
-def _unit(x: "Array", eps: float) -> "Array":
+def unit(x: "Array", eps: float) -> "Array":
     """Each row divided by its length."""
     return x / np.sqrt(np.einsum("...i,...i->...", x, x) + np.float32(eps))[..., None]
 
 
-def _sigmoid(x: "Array") -> "Array":
+def sigmoid(x: "Array") -> "Array":
+    """1 / (1 + exp(-x))."""
     with np.errstate(over="ignore"):
         return np.reciprocal(1 + np.exp(-x))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantreg import Architecture
+from quantreg import Architecture, ModelError
 from quantreg.inference.feed_forward import gated
 from quantreg_language.gemma import GEMMA_3
 from quantreg_language.gemma4 import attention, of_layers
@@ -26,10 +26,11 @@ HALF = np.float32(0.5**0.5)
 
 def whole(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     """A layer. ``x`` is (rows, width) before the first layer, and (streams, rows, width) between layers."""
-    if layer.index >= layer.facts.n_layers - int(layer.facts.number("attention.shared_kv_layers", 0)):
+    if layer.index >= layer.facts.n_layers - layer.facts.whole("attention.shared_kv_layers", 0):
         layer.skip("attn_k", "attn_v", "attn_k_norm")
     extra = of_layers(layer, x, run)
-    assert extra is not None
+    if extra is None:
+        raise ModelError("gemma3n.embedding_length_per_layer_input is missing or 0: these models have such embeddings")
     streams = x if layer.index else _spread(layer, x, run)
     predicted = _predicted(layer, streams, run)
     active = predicted[0]

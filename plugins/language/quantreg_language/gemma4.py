@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantreg import Architecture, Graph
+from quantreg import Architecture, Graph, ModelError
 from quantreg.inference.attention import attend, head_norm, settings
 from quantreg.inference.feed_forward import choose, gated, routed
 from quantreg.inference.norms import normalise
@@ -34,7 +34,12 @@ def attention(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     q = layer.linear("attn_q", x, run, n_q) if fused is None else fused[:, :n_q]
     q = head_norm(layer, "attn_q_norm", q.reshape(*shape, layer.heads, layer.key_length), run)
     rotate(q, rope, tables)
-    own = facts.n_layers - int(facts.number("attention.shared_kv_layers", 0))
+    own = facts.n_layers - facts.whole("attention.shared_kv_layers", 0)
+    if own < 2:
+        raise ModelError(
+            f"gemma4.attention.shared_kv_layers leaves {own} of {facts.n_layers} layers with keys and values: expected "
+            "one of each kind"
+        )
     source = layer.index
     if source < own:
         k = layer.linear("attn_k", x, run, kv) if fused is None else fused[:, n_q : n_q + kv]
@@ -92,7 +97,7 @@ def whole(layer: "Layer", x: "Array", run: "Pass") -> "Array":
 def of_layers(layer: "Layer", x: "Array", run: "Pass") -> "Array | None":
     """The embeddings of all layers, float32 (rows, layers, length): of the token, and of what goes into layer 0."""
     facts, weights = layer.facts, layer.weights
-    length = int(facts.number("embedding_length_per_layer_input", 0))
+    length = facts.whole("embedding_length_per_layer_input", 0)
     if not length:
         return None
     if not layer.index:

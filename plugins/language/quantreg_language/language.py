@@ -18,6 +18,7 @@ FAMILIES = (
     "granite",
     "hunyuan",
     "hybrids",
+    "kimi",
     "lfm2",
     "llama",
     "llama4",

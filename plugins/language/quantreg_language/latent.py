@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from quantreg.inference.layer import Layer
     from quantreg.inference.passes import Pass
 
-__all__ = ["latent_attention", "latent_scale", "magnitude"]
+__all__ = ["latent_attention", "latent_scale", "lengths", "magnitude"]
 
 
 def latent_attention(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArray[np.float32]":
@@ -28,7 +28,7 @@ def latent_attention(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "
     """
     facts, heads = layer.facts, layer.heads
     key, value = lengths(facts)
-    rank, turned = int(facts.number("attention.kv_lora_rank")), facts.rope_dims
+    rank, turned = facts.whole("attention.kv_lora_rank", least=1), facts.rope_dims
     still, shape = key - turned, (run.sequences, run.tokens)
     if layer.has("attn_q_a"):
         low = layer.norm("attn_q_a_norm", layer.linear("attn_q_a", x, run), run)
@@ -40,10 +40,9 @@ def latent_attention(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "
     latent = layer.norm("attn_kv_a_norm", np.ascontiguousarray(both[:, :rank]), run)
     shared = np.ascontiguousarray(both[:, rank:]).reshape(*shape, 1, turned)
     rope = layer.rope(run)
-    assert rope is not None
-    tables = run.tables(rope)
-    rotate(q[..., still:], rope, tables)
-    rotate(shared, rope, tables)
+    if rope is not None:
+        rotate(q[..., still:], rope, run.tables(rope))
+        rotate(shared, rope, run.tables(rope))
     whole = not layer.has("attn_k_b")
     if whole:
         made = layer.linear("attn_kv_b", latent, run, heads * (still + value)).reshape(*shape, heads, still + value)
@@ -66,7 +65,7 @@ def latent_attention(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "
 
 def lengths(facts: Facts) -> tuple[int, int]:
     """The lengths of a head's key and value: other keys hold those of the latent vector in newer files."""
-    key, value = (int(facts.get(f"attention.{part}_length_mla", 0)) for part in ("key", "value"))
+    key, value = (facts.whole(f"attention.{part}_length_mla", 0) for part in ("key", "value"))
     return (key, value) if key and value else (facts.key_length, facts.value_length)
 
 

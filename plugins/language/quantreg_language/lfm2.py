@@ -22,7 +22,7 @@ def first_half(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArra
     """Attention or, in layers without keys, a convolution between two gates."""
     if layer.kv_heads:
         return attention(layer, x, run)
-    width, length = layer.facts.width, int(layer.facts.number("shortconv.l_cache"))
+    width, length = layer.facts.width, layer.facts.whole("shortconv.l_cache", least=1)
     into = layer.linear("shortconv.in_proj", x, run, 3 * width).reshape(run.sequences, run.tokens, 3 * width)
     before, after, value = into[..., :width], into[..., width : 2 * width], into[..., 2 * width :]
     tail = None if run.cache is None else run.cache.states.get(layer.index)
@@ -35,7 +35,7 @@ def first_half(layer: "Layer", x: "NDArray[np.float32]", run: "Pass") -> "NDArra
 
 def windows(facts: Facts, layer: int) -> int:
     """All layers with attention have the window of the key, if there is one."""
-    return int(facts.number("attention.sliding_window", 0)) if facts.kv_heads[layer] else 0
+    return facts.whole("attention.sliding_window", 0) if facts.kv_heads[layer] else 0
 
 
 ARCHITECTURES = (

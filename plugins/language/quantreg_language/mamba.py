@@ -22,8 +22,8 @@ __all__ = ["mamba", "mamba2", "scan_channels", "scan_heads"]
 def mamba(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     """A layer of Mamba: each channel has a state of its own, and each of its values fades at a rate of its own."""
     facts, shape = layer.facts, (run.sequences, run.tokens)
-    inner, size = int(facts.number("ssm.inner_size")), int(facts.number("ssm.state_size"))
-    rank = int(facts.number("ssm.time_step_rank"))
+    inner, size = facts.whole("ssm.inner_size", least=1), facts.whole("ssm.state_size", least=1)
+    rank = facts.whole("ssm.time_step_rank", least=1)
     both = layer.linear("ssm_in", x, run, 2 * inner)
     values, state = _convolved(layer, both[:, :inner], run, inner)
     rates = layer.linear("ssm_x", values, run, rank + 2 * size)
@@ -51,8 +51,8 @@ def mamba(layer: "Layer", x: "Array", run: "Pass") -> "Array":
 def mamba2(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     """A layer of Mamba 2: each head has a matrix for a state, which fades as a whole."""
     facts, shape = layer.facts, (run.sequences, run.tokens)
-    inner, size = int(facts.number("ssm.inner_size")), int(facts.number("ssm.state_size"))
-    heads, groups = int(facts.number("ssm.time_step_rank")), int(facts.number("ssm.group_count"))
+    inner, size = facts.whole("ssm.inner_size", least=1), facts.whole("ssm.state_size", least=1)
+    heads, groups = facts.whole("ssm.time_step_rank", least=1), facts.whole("ssm.group_count", least=1)
     channels, length = inner + 2 * groups * size, inner // heads
     z, mixed, step = np.split(layer.linear("ssm_in", x, run, inner + channels + heads), [inner, inner + channels], 1)
     mixed, state = _convolved(layer, mixed, run, channels)
@@ -132,7 +132,7 @@ def scan_heads(
 
 def _convolved(layer: "Layer", x: "Array", run: "Pass", channels: int) -> "tuple[Array, Array | None]":
     """The convolution of a layer and its activation, float32 (rows, channels); and the state that the cache holds."""
-    kernel = layer.small("ssm_conv1d", channels, int(layer.facts.number("ssm.conv_kernel")))
+    kernel = layer.small("ssm_conv1d", channels, layer.facts.whole("ssm.conv_kernel", least=1))
     tail, state = (None, None) if run.cache is None else run.cache.states.get(layer.index, (None, None))
     out, tail = convolve(x.reshape(run.sequences, run.tokens, channels), kernel, tail)
     if run.cache is not None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantreg import Architecture, Graph
-from quantreg.inference.attention import attend, queries_keys_values, settings
+from quantreg.inference.attention import attend, attention, queries_keys_values, settings
 from quantreg.inference.facts import Facts
 from quantreg.inference.feed_forward import choose, routed
 from quantreg.inference.graph import Router
@@ -34,6 +34,11 @@ def gated_attention(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     return layer.linear("attn_output", out, run, layer.facts.width)
 
 
+def scaled_attention(layer: "Layer", x: "Array", run: "Pass") -> "Array":
+    """Attention whose output is multiplied by the key ``attention.value_scale``."""
+    return attention(layer, x, run) * np.float32(layer.facts.number("attention.value_scale", 0.0) or 1.0)
+
+
 def early_router(layer: "Layer", x: "Array", run: "Pass") -> "Array":
     """A layer of SmallThinker, whose router looks at what goes into the layer."""
     graph = layer.graph
@@ -48,6 +53,18 @@ def small_window(facts: Facts, layer: int) -> int:
 
 
 ARCHITECTURES = (
+    Architecture(
+        "mimo2",
+        "MiMo 2",
+        graph=Graph(
+            router=Router("sigmoid"),
+            rope="halves",
+            windows=windowed(1),
+            window_base=lambda facts, base: facts.number("rope.freq_base_swa", 10000.0),
+            window_scale=lambda facts, scale: 1.0,
+            attention=scaled_attention,
+        ),
+    ),
     Architecture("dots1", "dots.llm1", graph=Graph(rope="halves", router=Router(score_by_key("sigmoid"), norm=None))),
     Architecture(
         "bailingmoe2",

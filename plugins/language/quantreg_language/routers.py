@@ -15,7 +15,7 @@ def score_by_key(default: Score) -> Callable[[Facts], Score]:
     """The score that the key ``expert_gating_func`` names; a default if it is absent or 0."""
 
     def score(facts: Facts) -> Score:
-        key = int(facts.number("expert_gating_func", 0))
+        key = facts.whole("expert_gating_func", 0)
         if key and key not in SCORES:
             raise ModelError(
                 f"the metadata key {facts.architecture}.expert_gating_func is {key}: quantreg computes the router "

@@ -17,7 +17,7 @@ def windowed(every: int, first: bool = False, size: int = 0) -> Callable[[Facts,
     """
 
     def window(facts: Facts, layer: int) -> int:
-        length = int(facts.number("attention.sliding_window", size))
+        length = facts.whole("attention.sliding_window", size)
         pattern = facts.get("attention.sliding_window_pattern", every)
         if isinstance(pattern, (int, float)):
             n = int(pattern)

@@ -25,11 +25,11 @@ EXACT = ["-t", "1", "-ctk", "f32", "-ctv", "f32", "-fa", "off", "--no-repack"]
 def main(program):
     environment = os.environ | {"LD_LIBRARY_PATH": str(Path(program).parent)}
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "text.txt").write_bytes(imatrix_models.text().encode())
         for name, (model, options) in imatrix_models.RUNS.items():
             path = Path(folder, f"{name}.gguf")
             imatrix_models.write(model, path)
-            command = [program, "-m", path, "-f", "text.txt", "-c", imatrix_models.N_CTX, "-b", "2048", *EXACT]
+            Path(folder, "text.txt").write_bytes(imatrix_models.text(name).encode())
+            command = [program, "-m", path, "-f", "text.txt", "-c", imatrix_models.n_ctx(name), "-b", "2048", *EXACT]
             command += ["--no-ppl", "-o", HERE / f"{name}.gguf", *options]
             done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, cwd=folder)
             if done.returncode:

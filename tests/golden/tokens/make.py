@@ -16,7 +16,7 @@ sys.path.insert(0, str(HERE.parent.parent / "support"))
 
 import token_vocabularies as vocabularies  # noqa: E402
 from reference_tokens import Reference  # noqa: E402
-from token_texts import TEXTS  # noqa: E402
+from token_texts import BROKEN, TEXTS  # noqa: E402
 
 import quantreg  # noqa: E402
 from quantreg.tokenization.pretokenizers import PRETOKENIZERS  # noqa: E402
@@ -36,7 +36,7 @@ def main(library):
             quantreg.write(path, {**vocabularies.MODEL, **metadata}, {}, force=True)
             vocabulary = reference.vocabulary(path)
             found = []
-            for text in TEXTS:
+            for text in (*TEXTS, *BROKEN):
                 plain, special = vocabulary.encode(text), vocabulary.encode(text, special=True)
                 shown = vocabulary.decode_bytes(special, special=True).hex()
                 found.append([plain, None if special == plain else special, shown])

@@ -110,7 +110,37 @@ def plm(name):
     return small.keys(**{"attention.q_lora_rank": None})
 
 
+def kimi_linear(name):
+    """Latent attention without rope between layers of a delta net."""
+    small = _latent(name, "kimi-linear").keys(**{"attention.head_count_kv": [0, 1, 0], "attention.q_lora_rank": None})
+    small.keys(**{"ssm.conv_kernel": 4, "kda.head_dim": 16, "expert_gating_func": 2, "expert_weights_scale": 2.0})
+    inner = 16 * small.heads
+    for i, block in enumerate(small.blocks):
+        if i:
+            small.vector(f"{block}exp_probs_b.bias", 8, -0.4, 0.4)
+        small.remove(f"{block}attn_q_")
+        if i == 1:
+            small.matrix(f"{block}attn_q", small.heads * (NOPE + ROPE), small.width)
+            continue
+        small.remove(f"{block}attn_k")
+        small.remove(f"{block}attn_v")
+        for part in "qkv":
+            small.matrix(f"{block}attn_{part}", inner, small.width)
+            small.matrix(f"{block}ssm_conv1d_{part}", inner, 1, 4)
+        for part in "fg":
+            small.matrix(f"{block}ssm_{part}_a", 16, small.width)
+            small.matrix(f"{block}ssm_{part}_b", inner, 16)
+        small.matrix(f"{block}ssm_beta", small.heads, small.width)
+        small.vector(f"{block}ssm_dt.bias", inner, -3, 1)
+        small.vector(f"{block}ssm_a", small.heads, -1.5, -0.05)
+        small.tensors[f"{block}ssm_a"] = small.tensors[f"{block}ssm_a"].reshape(-1, 1)
+        small.norm(f"{block}ssm_norm", 16)
+        small.matrix(f"{block}attn_output", small.width, inner)
+    return small
+
+
 MODELS = {
+    "kimi-linear": kimi_linear,
     "mistral4": mistral4,
     "minicpm3": minicpm3,
     "plm": plm,

@@ -55,6 +55,25 @@ def smallthinker_whole(name):
     return experts(decoder(name, "smallthinker", layers=3), 8, 3, ff=32).keys(expert_gating_func=1)
 
 
+def mimo2(name):
+    """Keys longer than values, sinks in layers with a window, which have other numbers of heads for keys."""
+    small = decoder(name, "mimo2", layers=3, head=32, heads_kv=2)
+    experts(small, 8, 3, ff=32, layers=(1, 2))
+    small.keys(**{"attention.value_length": 16, "attention.head_count_kv": [2, 1, 1], "rope.dimension_count": 16})
+    small.keys(**{"attention.sliding_window": 6, "attention.sliding_window_pattern": [False, True, True]})
+    small.keys(**{"rope.freq_base": 5000.0, "rope.freq_base_swa": 500.0, "attention.value_scale": 0.6})
+    small.keys(**{"rope.scaling.type": "linear", "rope.scaling.factor": 2.0})
+    for i, block in enumerate(small.blocks):
+        kv = 1 if i else 2
+        small.matrix(f"{block}attn_k", 32 * kv, small.width)
+        small.matrix(f"{block}attn_v", 16 * kv, small.width)
+        small.matrix(f"{block}attn_output", small.width, 16 * small.heads)
+        if i:
+            small.vector(f"{block}attn_sinks.weight", small.heads, -2, 3)
+            small.vector(f"{block}exp_probs_b.bias", 8, -0.4, 0.4)
+    return small
+
+
 def _mixture(name, architecture, layers=3, **parts):
     small = decoder(name, architecture, layers=layers, **parts).keys(expert_gating_func=2)
     experts(small, 8, 3, ff=32, shared=32, layers=range(1, layers))
@@ -68,6 +87,7 @@ def _mixture(name, architecture, layers=3, **parts):
 
 
 MODELS = {
+    "mimo2": mimo2,
     "dots1": dots1,
     "bailingmoe2": bailingmoe2,
     "minimax-m2": minimax_m2,
