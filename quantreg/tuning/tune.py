@@ -103,7 +103,9 @@ def _summary(name: str, qtype: QuantType, figures: "list[tuple[float, float | No
     after = [before if tuned is None or not kept else tuned for before, tuned, kept in figures]
     kept = sum(kept for _, _, kept in figures)
     none = all(tuned is None for _, tuned, _ in figures)
-    reason = f"{qtype.name} takes no error feedback" if none else None if kept else "feedback did not help on other tokens"
+    reason = (
+        f"{qtype.name} takes no error feedback" if none else None if kept else "feedback did not help on other tokens"
+    )
     return Tuned(name, qtype.name, plain, None if none else float(np.mean(after)), kept, len(figures), reason)
 
 
