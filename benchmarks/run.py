@@ -56,6 +56,7 @@ def arguments():
     add("--uniform", type=words, default=list(quality.UNIFORM), metavar="TYPE,...", help="types of feedback alone")
     add("--chunks", type=int, help="chunks that calibrate, for quality (default: 400, or 24 of SmolLM2)")
     add("--judged", type=int, help="chunks that judge, for quality (default: 150, or 24 of SmolLM2)")
+    add("--samples", type=int, default=0, help="for quality: also calibrate on each of so many parts of the text")
     add("--json", metavar="FILE", help="also write the results to this file")
     given = parser.parse_args()
     refuse_unknown(parser, "--only", given.only, SECTIONS)
@@ -141,10 +142,19 @@ def part_quality(given):
         note = "nothing was measured: --models FOLDER names the models"
         return {"rows": [], "notes": [note], "failures": []}, "## Quality at equal size"
     result = quality.measure(
-        given.models, given.workdir, given.model, given.types, given.uniform, given.chunks, given.judged, tell
+        given.models,
+        given.workdir,
+        given.model,
+        given.types,
+        given.uniform,
+        given.chunks,
+        given.judged,
+        given.samples,
+        tell,
     )
     text = f"## Quality at equal size\n\n{report.rows_table(result['rows'])}\n\n{report.rows_table(result['means'])}"
-    return result, f"{text}\n\n### Feedback alone\n\n{report.rows_table(result['feedback'])}"
+    text += f"\n\n### Feedback alone\n\n{report.rows_table(result['feedback'])}"
+    return result, f"{text}\n\n### Samples of the calibration text\n\n{report.rows_table(result['samples'])}"
 
 
 def main():

@@ -18,6 +18,7 @@ from quantreg import QuantizedTensor
 __all__ = ["MODELS", "UNIFORM", "measure"]
 
 UNIFORM = ("Q4_K", "Q3_K", "Q2_K", "IQ3_XXS", "IQ2_XS")  # of feedback alone
+SAMPLED = ("Q2_K", "Q4_K_M")  # the sizes at which samples of the calibration text are compared
 QUANTIZE, PERPLEXITY = "QUANTREG_LLAMA_QUANTIZE", "QUANTREG_LLAMA_PERPLEXITY"
 SEED = 0  # of the noise
 
@@ -50,14 +51,16 @@ MODELS = {
 }
 
 
-def measure(models, workdir=None, only=None, sizes=None, uniform=UNIFORM, chunks=None, judged=None, tell=print):
+def measure(
+    models, workdir=None, only=None, sizes=None, uniform=UNIFORM, chunks=None, judged=None, samples=0, tell=print
+):
     """Measure each model whose file is in the folder ``models``.
 
     ``only`` names the models, ``sizes`` the file types, ``uniform`` the types of feedback alone. ``chunks`` and
-    ``judged``: how many chunks calibrate and judge, at most.
-    Returns {"rows", "feedback", "means", "notes", "failures"}.
+    ``judged``: how many chunks calibrate and judge, at most. ``samples``: cut the calibration text into so many parts,
+    and calibrate on each. Returns {"rows", "feedback", "samples", "means", "notes", "failures"}.
     """
-    result = {"rows": [], "feedback": [], "means": [], "notes": [], "failures": []}
+    result = {"rows": [], "feedback": [], "samples": [], "means": [], "notes": [], "failures": []}
     for variable, what in ((QUANTIZE, "llama-quantize"), (PERPLEXITY, "llama-perplexity")):
         if not os.environ.get(variable):
             result["notes"].append(f"oracle missing: {variable}=/path/to/{what} of the pinned llama.cpp")
@@ -76,6 +79,7 @@ def measure(models, workdir=None, only=None, sizes=None, uniform=UNIFORM, chunks
             for qtype in uniform:
                 run.alone(qtype)
             run.means()
+            run.samples(samples)
     return result
 
 
@@ -87,8 +91,9 @@ class _Run:
         path = models / setup.file
         if setup.role == "english":
             path = _unrounded(path, work / "f16.gguf")
-        fit, judges = self._texts(models, name, setup)
-        self.source = Source(path, fit, setup.n_ctx, min(setup.chunks, chunks or setup.chunks), work, cache, tell)
+        self.fit, judges = self._texts(models, name, setup)
+        self.n_ctx, self.chunks = setup.n_ctx, min(setup.chunks, chunks or setup.chunks)
+        self.source = Source(path, self.fit, setup.n_ctx, self.chunks, work, cache, tell)
         count = min(setup.judged, judged or setup.judged)
         self.judges = [
             _Judge(self.source.model, path, text, setup.n_ctx, count, work / f"judge-{number}")
@@ -191,6 +196,30 @@ class _Run:
                 }
             )
             self.tell(", ".join(f"{key} {value}" for key, value in self.result["feedback"][-1].items()))
+
+    def samples(self, count):
+        """The same files, calibrated on parts of the text that do not overlap."""
+        if not count:
+            return
+        ids = quantreg.quality.token_ids(self.source.model, self.fit)[: self.chunks * self.n_ctx]
+        each = len(ids) // self.n_ctx // count
+        for sample in range(count):
+            part = ids[sample * each * self.n_ctx : (sample + 1) * each * self.n_ctx]
+            source = Source(self.source.path, part, self.n_ctx, each, self.work, None, self.tell)
+            for size in SAMPLED:
+                self.tell(f"{self.name} {size}: sample {sample + 1}")
+                base = source.base(size)
+                before = self.judges[0].divergences(base)
+                types, _ = source.allocated(base, True)
+                tensors, kept = source.fed_back(types)
+                path = source.written(base, f"{size}-ours", tensors | source.embeddings(types))
+                after = self.judges[0].divergences(path)
+                point, low, high = ratio(after, before)
+                row = {"model": self.name, "size of": size, "sample": sample + 1, "chunks": each, "kept": kept}
+                row |= {"base KL": float(before.mean()), "KL": float(after.mean()), "ratio": point}
+                self.result["samples"].append(row | {"95 %": f"{low:.3f} to {high:.3f}"})
+                self.tell(", ".join(f"{key} {value}" for key, value in self.result["samples"][-1].items()))
+            source.model.close()
 
     def means(self):
         for (way, number), ratios in self.ratios.items():
