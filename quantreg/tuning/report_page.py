@@ -182,7 +182,7 @@ def _errors(tensors: Sequence[TensorReport]) -> tuple[str, str, str]:
     if not both:
         return "–", "–", "–"
     before, after = sum(a for a, _ in both) / len(both), sum(b for _, b in both) / len(both)
-    return f"{before:.3%}", f"{after:.3%}", f"{after / before - 1:+.0%}" if before else "–"
+    return f"{100 * before:.3g}%", f"{100 * after:.3g}%", f"{after / before - 1:+.0%}" if before else "–"
 
 
 def _every(report: TuningReport) -> str:
