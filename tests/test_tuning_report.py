@@ -250,3 +250,33 @@ def test_the_file_types_next_to_a_size_are_those_to_compare_with(model):
     found = near(model, sorted(sizes.values())[3])
     assert 0 < len(found) <= 4
     assert near(model, 10**12) == tuple(sorted(sizes, key=lambda name: (sizes[name], name)))[-2:]
+
+
+def test_the_command_writes_the_report_beside_the_file(run, model, tmp_path):
+    text = tmp_path / "ids.txt"
+    text.write_text(" ".join(map(str, ids(60 * N_CTX))))
+    out, made = tmp_path / "out.gguf", tmp_path / "report.html"
+    given = ("--calibration", text, "--ids", "-c", N_CTX)
+    code, _, err = run("quantize", *given, "--report", made, model, out, "Q4_0")
+    assert code == 0, err
+    text_of_page = made.read_text(encoding="utf-8")
+    Tags(text_of_page)
+    assert "<svg" in text_of_page
+    assert "out.gguf from small.gguf" in text_of_page
+    assert run("quantize", *given, "--force", "--report", tmp_path / "r.json", model, out, "Q4_0")[0] == 0
+    found = TuningReport.from_dict(json.loads((tmp_path / "r.json").read_text(encoding="utf-8")))
+    assert f"{found.quality.kl_mean:.4g}" in text_of_page
+
+
+def test_a_report_is_refused_before_the_run(run, model, tmp_path):
+    out, text = tmp_path / "out.gguf", tmp_path / "ids.txt"
+    text.write_text(" ".join(map(str, ids(60 * N_CTX))))
+    code, _, err = run("quantize", "--report", tmp_path / "r.html", model, out, "Q4_0")
+    assert code == 2
+    assert "give one with --calibration" in err
+    given = ("--calibration", text, "--ids", "-c", N_CTX)
+    assert run("quantize", *given, "--report", out, model, out, "Q4_0")[0] == 2
+    for bad in (tmp_path / "none" / "r.html", text, model):
+        assert run("quantize", *given, "--report", bad, model, out, "Q4_0")[0] == 1
+    assert not out.exists()
+    assert text.read_text().startswith("1 ")
