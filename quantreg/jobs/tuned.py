@@ -19,7 +19,7 @@ from quantreg.importance import ImportanceMatrix, Sums
 from quantreg.inference.model import Model
 from quantreg.jobs.adapted import adapt
 from quantreg.jobs.inputs import open_imatrix, open_source
-from quantreg.jobs.planning import Rehearsal, rehearse
+from quantreg.jobs.rehearsal import Rehearsal, rehearse
 from quantreg.jobs.resume import identity_of
 from quantreg.jobs.source import stamp_of
 from quantreg.jobs.tuning_folder import Folder
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from quantreg.jobs.tuning_options import TuningOptions
     from quantreg.jobs.writing import Ready
 
-__all__ = ["Tuning", "foreseen"]
+__all__ = ["Tuning", "calibration_of", "foreseen"]
 
 _BATCH = 2048  # tokens that go through the model at once
 _FEWEST = 3  # chunks: two that fit, and one that decides
@@ -52,7 +52,7 @@ class Tuning:
     """What a calibration text does to one output: its plan, and tensors that are encoded before it is written.
 
     A context manager. First comes `rehearse`, then `encode`; both yield events. ``layout`` are the arguments of
-    `quantreg.jobs.planning.rehearse` about the output. On entry, everything is checked that can be known before the
+    `quantreg.jobs.rehearsal.rehearse` about the output. On entry, everything is checked that can be known before the
     text runs: raises ModelError if the model cannot run, QualityError if the text is too short, TokenizerError,
     OutputError, and what `rehearse` raises.
     """
@@ -79,17 +79,20 @@ class Tuning:
         out = layout["dst"] if writes else None
         self._folder = Folder(out, resumable=resumable, resume=resume, force=force)
         self._stack = ExitStack()
+        if isinstance(file_type, Plan) and imatrix is None:
+            self._given = file_type.imatrix
         self._tuned: list[Tuned] = []
 
     def __enter__(self) -> Self:
-        first = self._first()
-        first.check()
+        first = self.rehearsal = self._first()
+        if self._writes:
+            first.check()
         if self._writes:
             _check_outputs(first, self._force, self._resume, self._inputs)
         with ExitStack() as stack:
             self._file = stack.enter_context(files.open(self._src))
             self.model: Model = _loaded(self._file, first, self._threads)
-            self.calibration: Calibration = _calibration(self.model, self._tuning)
+            self.calibration: Calibration = calibration_of(self.model, self._tuning)
             stack.enter_context(self._folder)
             self._names = {tensor.source.name: tensor.name for tensor in first.plan.tensors}
             self.identity: dict[str, Any] = _identity(first, self.calibration)
@@ -117,12 +120,17 @@ class Tuning:
             file_type = retyped(file_type, source, found)
         return rehearse(self._src, file_type, found, self._options, **self._layout)
 
-    def rehearse(self) -> "Generator[Event, None, Rehearsal]":
+    def planning(self) -> "Iterator[Event]":
+        """Plan the output as far as the plan shows. Without a target the text need not run for it."""
+        if not self._tuning.has_target:
+            return
+        yield from self.rehearse()
+
+    def rehearse(self) -> "Iterator[Event]":
         """Collect the importance, unless it is given, and plan the output."""
         if self._given is None:
             yield from self._collect()
-        imatrix = self._matrix() if self._given is None else self._given
-        return self._rehearsal(imatrix)
+            self.rehearsal = self._rehearsal(self._matrix())
 
     def _collect(self) -> "Iterator[Event]":
         """Run the tokens that fit through the model, and keep the importance of the columns in the folder."""
@@ -177,6 +185,8 @@ class Tuning:
             done += planned[one.name].n_elements
             yield TensorTuned(one)
             yield Calibrating("feedback", done, total)
+        if done < total:  # no product reads some of them
+            yield Calibrating("feedback", total, total)
         # Where feedback did not help, the ordinary bytes are made as ever.
         kept = frozenset(one.name for one in self._tuned if one.kept or planned[one.name].importance is None)
         return _Part(store, kept)
@@ -279,7 +289,7 @@ def _loaded(file: files.File, first: Rehearsal, threads: int | None) -> Model:
         ) from None
 
 
-def _calibration(model: Model, options: "TuningOptions") -> Calibration:
+def calibration_of(model: Model, options: "TuningOptions") -> Calibration:
     """The calibration text as tokens. Several texts are parted one by one, so that each has a share in each part."""
     given = options.calibration
     if isinstance(given, Calibration):
