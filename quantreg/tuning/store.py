@@ -19,7 +19,8 @@ __all__ = ["Store"]
 class Store(Mapping[str, Path]):
     """Encoded tensors by name, each in a file of its own in a folder. A file appears when it is complete.
 
-    ``identity`` says what the tensors depend on. A folder that was made for something else is emptied.
+    ``identity`` says what the tensors depend on. Tensors that were kept for something else are deleted, and so is what a
+    process left behind that was killed while it wrote; other files in the folder are not touched.
     """
 
     def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
@@ -28,21 +29,29 @@ class Store(Mapping[str, Path]):
         self._identity = json.loads(json.dumps(identity))
         self._files: dict[str, str] = {}
         self._parameters: dict[str, Fitted] = {}
-        if self._listing.exists():
-            found = json.loads(self._listing.read_text(encoding="utf-8"))
-            if found.get("identity") == self._identity:
-                self._files = found["files"]
-            else:
-                self.remove()
+        found = self._read()
+        if found.get("identity") == self._identity:
+            self._files = {name: file for name, file in found["files"].items() if (self.folder / file).exists()}
+        else:
+            self.remove()
         self.folder.mkdir(exist_ok=True)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._listing.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # a machine that lost power may leave an empty listing
+            return {}
+        return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else {}
 
     def put(self, name: str, data: "NDArray[np.uint8]", parameters: "Fitted | None" = None) -> None:
         """Keep the bytes of a tensor, and the parameters that its type was fitted to."""
-        file = f"{len(self._files)}.bin"
+        used = set(self._files.values())
+        file = next(f"{i}.bin" for i in range(len(used) + 1) if f"{i}.bin" not in used)
         with open(self.folder / file, "wb") as out:
             out.write(np.ascontiguousarray(data).data)
             out.flush()
             os.fsync(out.fileno())
+        (self.folder / f"{file}.npz").unlink(missing_ok=True)
         if parameters:
             np.savez(self.folder / f"{file}.npz", **{key: np.asarray(value) for key, value in parameters.items()})
         self._files[name] = file
@@ -68,9 +77,10 @@ class Store(Mapping[str, Path]):
         return len(self._files)
 
     def remove(self) -> None:
-        """Delete the folder and what is in it."""
-        for path in self.folder.glob("*"):
-            path.unlink()
-        if self.folder.exists():
+        """Delete the tensors, and the folder unless something else is in it."""
+        for pattern in ("tensors.json", "tensors.new", "[0-9]*.bin", "[0-9]*.bin.npz"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        if self.folder.exists() and not any(self.folder.iterdir()):
             self.folder.rmdir()
         self._files = {}
