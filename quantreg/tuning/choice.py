@@ -189,8 +189,8 @@ class Blocks:
     ) -> "Floats":
         """Choose the codes of one unit in all blocks, and return what they decode to: float32 (columns, n).
 
-        ``targets`` is float32 (columns, n). ``weights`` are the costs of squared errors, float32 (columns,). ``metric``,
-        float32 (columns, columns), if given, is the cost of errors together, in place of the weights. A block never
+        ``targets`` is float32 (columns, n). ``weights`` are the costs of squared errors, float32 (columns,). A
+        ``metric``, float32 (columns, columns), is the cost of errors together, in place of the weights. A block never
         costs more than with the codes that stood there.
         """
         u, span = self._chooser.units[unit], self._chooser.spans[unit]

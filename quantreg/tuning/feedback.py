@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Factor", "factor", "feedback", "loss"]
 
 GROUP = 256  # columns after which errors are sent to all columns to the right, by one product
-EXTRA = 0.01
 MINI = 32  # the same within a block
+LOCAL_DAMPING = 0.03  # of the mean diagonal, when a block is encoded again: without it, the targets lie too far off
 ENCODED_AGAIN = (0, 2)  # the sweeps that choose the scales of each block again
 
 
@@ -34,7 +34,8 @@ ENCODED_AGAIN = (0, 2)  # the sweeps that choose the scales of each block again
 class Factor:
     """What error feedback needs of H: ``upper``, float32 (cols, cols), with H^-1 = upper^T upper; and H itself.
 
-    ``ridge`` is what the sweeps add to the diagonal of H, so that they do not move weights whose inputs say little. If H cannot be factored, ``reason`` says why, and there is no feedback.
+    ``ridge`` is what the sweeps add to the diagonal of H, so that they do not move weights whose inputs say little.
+    If H cannot be factored, ``reason`` says why, and there is no feedback.
     """
 
     upper: "Floats"
@@ -201,7 +202,7 @@ def _encode_again(
     encode: "Callable[[Floats], NDArray[np.uint8]]",
 ) -> "tuple[NDArray[np.uint8], Floats]":
     """Encode a block again, given the others, where that lowers the loss: the blocks, and how much they changed."""
-    upper = factor(local, EXTRA).upper
+    upper = factor(local, LOCAL_DAMPING).upper
     left = q + upper.T @ (upper @ g)  # the best values, if the block could have any
     blocks = chooser.blocks(encode(left.T))
     new, sent = np.empty_like(q), np.empty_like(q)

@@ -19,8 +19,8 @@ __all__ = ["Store"]
 class Store(Mapping[str, Path]):
     """Encoded tensors by name, each in a file of its own in a folder. A file appears when it is complete.
 
-    ``identity`` says what the tensors depend on. Tensors that were kept for something else are deleted, and so is what a
-    process left behind that was killed while it wrote; other files in the folder are not touched.
+    ``identity`` says what the tensors depend on. Tensors that were kept for something else are deleted; other files in
+    the folder are not touched.
     """
 
     def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
@@ -28,10 +28,11 @@ class Store(Mapping[str, Path]):
         self._listing = self.folder / "tensors.json"
         self._identity = json.loads(json.dumps(identity))
         self._files: dict[str, str] = {}
-        self._parameters: dict[str, Fitted] = {}
+        self._facts: dict[str, Any] = {}
         found = self._read()
         if found.get("identity") == self._identity:
             self._files = {name: file for name, file in found["files"].items() if (self.folder / file).exists()}
+            self._facts = {name: found["facts"].get(name) for name in self._files}
         else:
             self.remove()
         self.folder.mkdir(exist_ok=True)
@@ -41,10 +42,11 @@ class Store(Mapping[str, Path]):
             found = json.loads(self._listing.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):  # a machine that lost power may leave an empty listing
             return {}
-        return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else {}
+        whole = isinstance(found, dict) and all(isinstance(found.get(key), dict) for key in ("files", "facts"))
+        return found if whole else {}
 
-    def put(self, name: str, data: "NDArray[np.uint8]", parameters: "Fitted | None" = None) -> None:
-        """Keep the bytes of a tensor, and the parameters that its type was fitted to."""
+    def put(self, name: str, data: "NDArray[np.uint8]", parameters: "Fitted | None" = None, facts: Any = None) -> None:
+        """Keep the bytes of a tensor, the parameters that its type was fitted to, and ``facts``, ready for JSON."""
         used = set(self._files.values())
         file = next(f"{i}.bin" for i in range(len(used) + 1) if f"{i}.bin" not in used)
         with open(self.folder / file, "wb") as out:
@@ -54,10 +56,14 @@ class Store(Mapping[str, Path]):
         (self.folder / f"{file}.npz").unlink(missing_ok=True)
         if parameters:
             np.savez(self.folder / f"{file}.npz", **{key: np.asarray(value) for key, value in parameters.items()})
-        self._files[name] = file
+        self._files[name], self._facts[name] = file, facts
         new = self._listing.with_suffix(".new")
-        new.write_text(json.dumps({"identity": self._identity, "files": self._files}), encoding="utf-8")
+        new.write_text(json.dumps({"identity": self._identity, "files": self._files, "facts": self._facts}))
         os.replace(new, self._listing)
+
+    def facts(self, name: str) -> Any:
+        """What was kept with a tensor."""
+        return self._facts[name]
 
     def parameters(self, name: str) -> "Fitted | None":
         """The parameters of a tensor, or None if its type has none."""
@@ -83,4 +89,4 @@ class Store(Mapping[str, Path]):
                 path.unlink()
         if self.folder.exists() and not any(self.folder.iterdir()):
             self.folder.rmdir()
-        self._files = {}
+        self._files, self._facts = {}, {}
