@@ -12,20 +12,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bench import codecs, files, products, report, running, startup
+from bench import codecs, files, products, quality, report, running, startup
 from bench.options import refuse_unknown, words
 from bench.timing import cpu_model
 
 from quantreg_kernels import LEVELS, usable_levels
 
-SECTIONS = ("codecs", "matmul", "run", "files", "memory", "open", "startup")
+SECTIONS = ("codecs", "matmul", "run", "files", "memory", "open", "startup", "quality")
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--only", type=words, default=list(SECTIONS), metavar="PART,...", help=f"default: all of {', '.join(SECTIONS)}")
-    add("--types", type=words, metavar="TYPE,...", help="types, or file types for files and memory; default: all")
+    add(
+        "--types",
+        type=words,
+        metavar="TYPE,...",
+        help="types, or file types for files, memory and quality; default: all",
+    )
     levels = ", ".join((*LEVELS, codecs.DEFAULT))
     add("--levels", type=words, metavar="LEVEL,...", help=f"any of {levels}; default: all that this machine supports")
     add("--works", type=words, metavar="WORK,...", help="any of plain, weighted, decode; default: all")
@@ -46,9 +51,16 @@ def arguments():
         action="store_true",
         help="also open the largest of them with gguf-py, which takes seconds and 2 GB of memory",
     )
+    add("--models", metavar="FOLDER", help="folder of the models for quality")
+    add("--model", type=words, metavar="NAME,...", help=f"models of quality: {', '.join(quality.MODELS)}; default: all")
+    add("--uniform", type=words, default=list(quality.UNIFORM), metavar="TYPE,...", help="types of feedback alone")
+    add("--chunks", type=int, help="chunks that calibrate, for quality (default: 400, or 24 of SmolLM2)")
+    add("--judged", type=int, help="chunks that judge, for quality (default: 150, or 24 of SmolLM2)")
+    add("--samples", type=int, default=0, help="for quality: also calibrate on each of so many parts of the text")
     add("--json", metavar="FILE", help="also write the results to this file")
     given = parser.parse_args()
     refuse_unknown(parser, "--only", given.only, SECTIONS)
+    refuse_unknown(parser, "--model", given.model, quality.MODELS)
     refuse_unknown(parser, "--works", given.works, [work.split()[-1] for work in codecs.WORKS])
     for level in given.levels or ():
         if level not in (*usable_levels(), codecs.DEFAULT):
@@ -123,6 +135,26 @@ def part_open(given):
 def part_startup(given):
     result = startup.startup(given.rounds or 9, tell)
     return result, f"## Start-up\n\n{report.rows_table(result['rows'])}"
+
+
+def part_quality(given):
+    if not given.models:
+        note = "nothing was measured: --models FOLDER names the models"
+        return {"rows": [], "notes": [note], "failures": []}, "## Quality at equal size"
+    result = quality.measure(
+        given.models,
+        given.workdir,
+        given.model,
+        given.types,
+        given.uniform,
+        given.chunks,
+        given.judged,
+        given.samples,
+        tell,
+    )
+    text = f"## Quality at equal size\n\n{report.rows_table(result['rows'])}\n\n{report.rows_table(result['means'])}"
+    text += f"\n\n### Feedback alone\n\n{report.rows_table(result['feedback'])}"
+    return result, f"{text}\n\n### Samples of the calibration text\n\n{report.rows_table(result['samples'])}"
 
 
 def main():
