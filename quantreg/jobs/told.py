@@ -42,7 +42,7 @@ def told(work: "Callable[[Callable[[Any], None]], T]") -> "Generator[Any, None, 
             if kind == "error":
                 raise value
             if kind == "result":
-                return value  # type: ignore[no-any-return]
+                return value
             yield value
     finally:
         closed.set()

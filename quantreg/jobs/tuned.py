@@ -151,6 +151,12 @@ class Tuning:
         size = None if tuning.target_size is None else parse_bytes(tuning.target_size, "target_size")
         budget = budget_for(base, size=size, bpw=tuning.target_bpw)
         draft = OpenPlan(base.plan, base.source, base.imatrix)
+        missing = [tensor.source.name for tensor in draft.free.values() if tensor.source.name not in self._file]
+        if missing:
+            raise PlanError(
+                f"{base.source.paths[0]}: {missing[0]} has another name in the output, and a target needs a model that "
+                "is GGUF already: convert it first (quantreg quantize IN model.gguf F16)"
+            )
         runs: dict[str, Any] = {}
         if tuning.calibration is not None:
             runs = {"model": self.model, "calibration": self.calibration}
@@ -236,6 +242,8 @@ class Tuning:
 
     def warnings(self, planned: Plan) -> Iterator[str]:
         """Sentences about the tensors that have no feedback, for the user."""
+        if self._tuning.calibration is None:
+            return
         why: dict[str, list[str]] = {}
         for one in self._tuned:
             if one.reason:
