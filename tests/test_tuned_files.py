@@ -287,6 +287,60 @@ def test_a_plan_is_made_without_running_the_text_and_carried_out_with_it(models,
     assert digest("direct.gguf") == digest("planned.gguf")
 
 
+# ---- a target ----
+
+
+@pytest.mark.parametrize("text", [{}, {"calibration": CALIBRATION, **TEXT}])
+def test_a_file_is_not_above_its_target_and_options_that_fix_types_hold(models, at, text):
+    source = models / "llama.gguf"
+    result = quantreg.quantize_file(source, "out.gguf", target_size="60KB", tensor_types={"ffn_down": "Q8_0"}, **text)
+    assert Path("out.gguf").stat().st_size == result.size <= 60_000
+    assert result.size > 0.98 * 60_000  # of so few tensors, each is a large step
+    assert {t.to_type for t in result.tensors if "ffn_down" in t.name} == {"Q8_0"}
+    assert any(warning.startswith("types for the target: by") for warning in result.warnings)
+    assert bool(result.tuned) == bool(text)
+    assert quantreg.validate("out.gguf").ok
+
+
+def test_a_target_in_bits_per_weight_takes_only_the_types_that_are_named(models, at):
+    result = quantreg.quantize_file(models / "llama.gguf", "out.gguf", target_bpw=6.0, types="Q4_0,Q8_0")
+    assert result.bits_per_weight <= 6.0
+    assert {t.to_type for t in result.tensors if t.converted} <= {"Q4_0", "Q8_0"}
+    with pytest.raises(PlanError, match="smallest types"):
+        quantreg.quantize_file(models / "llama.gguf", "small.gguf", target_size=20_000)
+    assert not Path("small.gguf").exists()
+
+
+def test_a_run_with_a_target_goes_on_to_the_same_bytes(models, at):
+    given = {"calibration": CALIBRATION, "target_size": 60_000, **TEXT}
+    quantreg.quantize_file(models / "llama.gguf", "whole.gguf", **given)
+
+    def stop(event):
+        if isinstance(event, TensorTuned):
+            raise Stop
+
+    with pytest.raises(Stop):
+        quantreg.quantize_file(models / "llama.gguf", "out.gguf", resumable=True, progress=stop, **given)
+    quantreg.quantize_file(models / "llama.gguf", "out.gguf", resume=True, **given)
+    assert digest("out.gguf") == digest("whole.gguf")
+    assert left_over(at) == []
+
+
+def test_a_plan_for_a_target_is_a_file_to_edit_and_to_carry_out(models, at, given, capsys):
+    source = models / "llama.gguf"
+    target = ["--target-size", "60KB"]
+    code, _, err = run(capsys, "plan", *given, *target, source, "-o", "plan.json")
+    assert code == 0, err
+    assert run(capsys, "quantize", *given, "--plan", "plan.json", source, "planned.gguf")[0] == 0
+    assert run(capsys, "quantize", *given, *target, source, "direct.gguf")[0] == 0
+    assert digest("planned.gguf") == digest("direct.gguf")
+    code, out, _ = run(capsys, "quantize", *target, "--dry-run", source)
+    assert code == 0
+    assert "output.weight" in out
+    assert run(capsys, "quantize", *target, source, "out.gguf", "Q4_0")[0] == 2
+    assert run(capsys, "quantize", *target, source)[0] == 2
+
+
 # ---- what cannot be done ----
 
 

@@ -2,7 +2,7 @@
 
 from quantreg import gguf
 from quantreg.errors import PlanError
-from quantreg.jobs.planning import Rehearsal
+from quantreg.jobs.rehearsal import Rehearsal
 from quantreg.tuning.search import Budget
 
 __all__ = ["budget_for"]
