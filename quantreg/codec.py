@@ -15,6 +15,9 @@ class RowCodec(Protocol):
     `quantreg_kernels.load_codec` returns a compiled one, `quantreg.PythonCodec` is one in NumPy. The layout
     attributes must equal those of the QuantType. ``level`` is the CPU level in use ("base", "avx2", "avx512", "neon"
     or "python"), ``built`` names all levels that were built, and ``abi`` is the ABI number of a compiled codec.
+
+    A codec may also have ``has_dot`` and, if that is true, ``dot_rows(data, x, out)``: the products of encoded rows,
+    uint8 (rows, row bytes), with up to 7 rows of activations, float32 (n, cols), written to out, float32 (n, rows).
     """
 
     @property

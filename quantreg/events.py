@@ -6,8 +6,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from quantreg.jobs.results import QuantizeResult
     from quantreg.recipes import Plan, TensorPlan
+    from quantreg.tuning.tune import Tuned
 
-__all__ = ["Advanced", "Event", "Finished", "Started", "TensorDone"]
+__all__ = ["Advanced", "Calibrating", "Event", "Finished", "Started", "TensorDone", "TensorTuned"]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrating:
+    """The calibration text has come so far, before Started. ``done`` of ``total`` units of ``phase`` are over.
+
+    The phases come in this order: "importance", in tokens; "allocation", in tensors, only with a target; "feedback", in
+    weights.
+    """
+
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorTuned:
+    """Error feedback was tried on a tensor (a `quantreg.tuning.tune.Tuned`), before Started."""
+
+    tuned: "Tuned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,4 +69,4 @@ class Finished:
     result: "QuantizeResult"
 
 
-Event = Started | Advanced | TensorDone | Finished
+Event = Calibrating | TensorTuned | Started | Advanced | TensorDone | Finished

@@ -1,10 +1,11 @@
 """Sizes as people write them: "7B" weights, "4G" bytes."""
 
 import re
+from fractions import Fraction
 
 from quantreg.errors import PlanError
 
-__all__ = ["parse_count", "parse_params", "parse_size"]
+__all__ = ["parse_bytes", "parse_count", "parse_params", "parse_size"]
 
 _SMALLEST = 100_000  # a model has more weights than this, so a smaller number without a unit lacks its unit
 
@@ -60,3 +61,18 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, bool) or not found or not int(found[1]):
         raise PlanError(f"split size {size!r}: expected bytes, or a size such as 4G or 500M")
     return int(found[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[found[2]]
+
+
+def parse_bytes(size: int | str, what: str = "size") -> int:
+    """Bytes from an int or from text such as "8GB", "4.2 GB", "500M" (powers of ten), "7.5GiB" or "123456".
+
+    ``what`` names the size in the message. Raises PlanError for anything else.
+    """
+    found = re.fullmatch(r"(\d{1,18}|\d{0,12}\.\d{1,12})\s*(?:([KMGT])(I?)B?|B)?", str(size).strip().upper(), re.ASCII)
+    if isinstance(size, bool) or not found:
+        raise PlanError(f"{what} {size!r}: expected bytes, or a size such as 8GB, 500MB or 7.5GiB")
+    unit = (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " ")
+    nbytes = int(Fraction(found[1]) * unit)
+    if not 0 < nbytes < 1 << 63:
+        raise PlanError(f"{what} {size!r}: expected a size above 0, such as 8GB, 500MB or 7.5GiB")
+    return nbytes

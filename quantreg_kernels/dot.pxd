@@ -26,6 +26,9 @@ cdef extern from "quantreg_kernels/lanes_dot.h" nogil:
     vf vf_from_vq(vq v, int i)
     vf vf_near_two(vq v, int i)
     vi vi_spread4(uint32_t bits)
+    vi vi_pick(const uint8_t *p, vi where)
+    vi vi_shr_each(vi v, vi n)
+    vf vf_pair_f16(const uint8_t *p)
     void keep_stored(void *p)
 
 cdef enum:

@@ -102,6 +102,35 @@ LANE_FN vi vi_spread4(uint32_t bits) {
 #endif
 }
 
+/* Lane l: the four bytes of the 16 at p whose numbers are the bytes of where[l], from the low one up. 0x80 gives a zero. */
+LANE_FN vi vi_pick(const uint8_t *p, vi where) {
+#if LANES == 16
+    __m128i b; memcpy(&b, p, 16);
+    return (vi)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(b), (__m512i)where);
+#else
+    vi v;
+    for (int l = 0; l < LANES; l++) {
+        uint32_t w = (uint32_t)where[l], found = 0;
+        for (int i = 0; i < 4; i++)
+            if (!(w >> 8 * i & 0x80)) found |= (uint32_t)p[w >> 8 * i & 15] << 8 * i;
+        v[l] = (int32_t)found;
+    }
+    return v;
+#endif
+}
+LANE_FN vi vi_shr_each(vi v, vi n) { return (vi)((vu_)v >> (vu_)n); } /* logical, by 0 to 31 bits */
+/* The float16 at p in the first half of the lanes, the one behind it in the others. Reads 8 bytes. */
+LANE_FN vf vf_pair_f16(const uint8_t *p) {
+#if LANES == 16
+    int64_t b; memcpy(&b, p, 8);
+    __m512 pair = _mm512_castps128_ps512(_mm_cvtph_ps(_mm_cvtsi64_si128(b)));
+    return (vf)_mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1), pair);
+#else
+    vf a = vf_set1_f16(p), b = vf_set1_f16(p + 2);
+    return vf_select(vm_first(LANES / 2), a, b);
+#endif
+}
+
 /* Hide from the compiler what was stored at p. It would otherwise take single floats out of the register that they came from,
  * with shuffles, and these are what the products are short of. A load into all lanes costs nothing. */
 LANE_FN void keep_stored(void *p) { __asm__ volatile("" : : "r"(p) : "memory"); }

@@ -53,7 +53,8 @@ def not_applicable(name):
     encoding = {check for check in CHECKS if CHECKS[check].needs} if not codec.can_encode else set()
     scoring = set() if codec.has_scorer else NO_SCORER
     fitting = set() if types[name].parameters is not None else {"fit"}
-    return encoding | scoring | fitting | {"twin"} | ({"cpu_levels"} if len(NATIVE) < 2 else set())
+    dots = set() if getattr(codec, "has_dot", False) else {"dot_rows"}
+    return encoding | scoring | fitting | dots | {"twin"} | ({"cpu_levels"} if len(NATIVE) < 2 else set())
 
 
 @pytest.mark.parametrize("check", CHECKS)

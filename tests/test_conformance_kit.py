@@ -32,7 +32,7 @@ def test_a_correct_codec_passes_every_check_that_applies(tmp_path):
     for make in (toy.make, toy.make_with_header):
         report = check_codec(make(), "full", golden=tmp_path / f"{make.__name__}.npz", update_golden=True)
         applies = {o.check for o in report.outcomes if o.status == "passed"}
-        assert set(CHECKS) - applies == {"cpu_levels", "gil", "fit", "twin"}
+        assert set(CHECKS) - applies == {"cpu_levels", "dot_rows", "gil", "fit", "twin"}
 
 
 @pytest.mark.parametrize("broken", BROKEN)
@@ -145,9 +145,9 @@ def test_the_pytest_class_runs_each_check_and_writes_the_golden_file(tmp_path):
 
     without = run("TestToy")
     assert "does not exist: run once with --update-golden and commit it" in without
-    assert f"1 failed, {len(CHECKS) - 5} passed, 4 skipped" in without
-    assert f"{len(CHECKS) - 4} passed, 4 skipped" in run("TestToy", "--update-golden")
-    assert f"{len(CHECKS) - 4} passed, 4 skipped" in run("TestToy")
+    assert f"1 failed, {len(CHECKS) - 6} passed, 5 skipped" in without
+    assert f"{len(CHECKS) - 5} passed, 5 skipped" in run("TestToy", "--update-golden")
+    assert f"{len(CHECKS) - 5} passed, 5 skipped" in run("TestToy")
     broken = run("TestBroken")
     assert "a row of zeros comes back as 1" in broken
     assert "3 xfailed" in broken
@@ -218,7 +218,7 @@ def test_a_type_that_fits_parameters_passes_every_check_that_applies():
     assert [(o.check, o.message) for o in report.failures] == []
     applies = {o.check for o in report.outcomes if o.status == "passed"}
     scoring = {name for name, check in CHECKS.items() if check.needs == "scorer"}
-    assert set(CHECKS) - applies == {"cpu_levels", "gil", "golden", "twin", *scoring}
+    assert set(CHECKS) - applies == {"cpu_levels", "dot_rows", "gil", "golden", "twin", *scoring}
 
 
 def test_a_hook_of_another_plugin_does_not_change_what_the_kit_says_of_a_type():

@@ -70,7 +70,7 @@ def test_an_architecture_is_recognised_by_its_tensors_behind_any_usual_prefix(na
 
 
 def test_every_architecture_has_a_test():
-    assert set(EXPECTED) == set(architectures)
+    assert set(EXPECTED) == {found.name for found in architectures.values() if found.graph is None}
 
 
 def test_language_models_and_parts_of_a_signature_are_not_recognised():
@@ -175,7 +175,7 @@ def test_inputs_outputs_and_conditions_of_each_architecture_are_kept(architectur
 
 
 def test_every_architecture_has_a_test_of_what_is_kept():
-    assert {*KEPT, "flux", "wan"} == set(architectures)
+    assert {*KEPT, "flux", "wan"} == {found.name for found in architectures.values() if found.graph is None}
 
 
 MINE = quantreg.FileType(

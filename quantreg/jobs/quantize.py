@@ -4,18 +4,19 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantreg.dispatch import check_executor
-from quantreg.errors import NonFiniteError
+from quantreg.errors import NonFiniteError, PlanError
 from quantreg.events import Event, Finished, TensorDone
 from quantreg.importance import ImatrixLike
 from quantreg.jobs.advice import with_advice
 from quantreg.jobs.planning import rehearse
 from quantreg.jobs.results import QuantizeResult, WriteResult
 from quantreg.jobs.resume import identity_of
+from quantreg.jobs.tuning_options import TuningOptions
 from quantreg.jobs.verify import about_blank, is_matrix
 from quantreg.jobs.writing import write_files
 from quantreg.keywords import names_nearest
@@ -24,6 +25,9 @@ from quantreg.qtype import QuantType
 from quantreg.recipes import FileType, Plan, PlanOptions
 from quantreg.storage import PartialFile
 
+if TYPE_CHECKING:
+    from quantreg.jobs.tuning_options import CalibrationLike
+
 __all__ = ["quantize_events", "quantize_file"]
 
 
@@ -31,7 +35,7 @@ __all__ = ["quantize_events", "quantize_file"]
 def quantize_file(
     src: str | bytes | PathLike[str],
     dst: str | bytes | PathLike[str],
-    file_type: str | int | QuantType | FileType | Plan,
+    file_type: str | int | QuantType | FileType | Plan | None = None,
     imatrix: ImatrixLike | None = None,
     *,
     progress: Callable[[Event], object] | None = None,
@@ -58,6 +62,14 @@ def quantize_file(
     keep_dims: bool = False,
     no_fallback: bool = False,
     imatrix_floor: float = 0.0,
+    calibration: "CalibrationLike | None" = None,
+    n_ctx: int = 512,
+    chunks: int | None = None,
+    target_size: int | str | None = None,
+    target_bpw: float | None = None,
+    types: str | Sequence[str] = (),
+    tuning_cache: str | bytes | PathLike[str] | None = None,
+    datasets: Sequence[str] = (),
 ) -> QuantizeResult:
     """Quantize the model at src to dst.
 
@@ -73,9 +85,17 @@ def quantize_file(
     - ``resumable``: keep what is done in dst.partial if the run ends early. ``resume``: also continue such a run.
     - ``split_max_size`` ("4G" or bytes) or ``split_max_tensors``: write shards ``dst-00001-of-00003.gguf`` and so on;
       with ``keep_split``, one for each of the source's.
+    - ``calibration``: a text that shows what the model is used for. It gives the importance of columns, unless there is
+      an ``imatrix``, and tensors are encoded with error feedback: each is as large as without, and its outputs are
+      closer to those of the source. A str, token ids, the Path of a file, or a sequence of these. ``n_ctx``: tokens of
+      a chunk of it; ``chunks``: the largest number of chunks. ``datasets``: the names of the texts, for the metadata.
+    - ``target_size`` ("4.2GB" or bytes of the file) or ``target_bpw`` (bits per weight): the types are chosen so that
+      the loss is least at this size, among ``types`` (names; by default those that suit the tensors). ``file_type`` is
+      then None. ``tuning_cache``: a file that keeps what does not depend on the target, for other targets.
 
     dst appears under its name only when it is complete. Raises what `quantreg.plan` raises; NonFiniteError, naming
-    tensor and row, for NaN or infinity; OutputError if dst exists, is the source, or does not fit on the disk.
+    tensor and row, for NaN or infinity; OutputError if dst exists, is the source, or does not fit on the disk. With a
+    calibration text, also ModelError if the model cannot run, TokenizerError, and QualityError for a short text.
     """
     options = PlanOptions(
         pure=pure, leave_output_tensor=leave_output_tensor, output_tensor_type=output_tensor_type,
@@ -84,9 +104,14 @@ def quantize_file(
         exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
         keep_dims=keep_dims, no_fallback=no_fallback, imatrix_floor=imatrix_floor,
     )  # fmt: skip
+    tuning = TuningOptions(
+        calibration, n_ctx=n_ctx, chunks=chunks, target_size=target_size, target_bpw=target_bpw, types=types,
+        tuning_cache=tuning_cache, datasets=datasets,
+    )  # fmt: skip
     events = _events(
-        src, dst, file_type, imatrix, options, threads=threads, executor=executor, force=force, resumable=resumable,
-        resume=resume, names=names, split_max_size=split_max_size, split_max_tensors=split_max_tensors,
+        src, dst, file_type, imatrix, options, tuning, threads=threads, executor=executor, force=force,
+        resumable=resumable, resume=resume, names=names, split_max_size=split_max_size,
+        split_max_tensors=split_max_tensors,
     )  # fmt: skip
     with closing(events):
         for event in events:
@@ -101,7 +126,7 @@ def quantize_file(
 def quantize_events(
     src: str | bytes | PathLike[str],
     dst: str | bytes | PathLike[str],
-    file_type: str | int | QuantType | FileType | Plan,
+    file_type: str | int | QuantType | FileType | Plan | None = None,
     imatrix: ImatrixLike | None = None,
     *,
     threads: int | None = None,
@@ -127,6 +152,14 @@ def quantize_events(
     keep_dims: bool = False,
     no_fallback: bool = False,
     imatrix_floor: float = 0.0,
+    calibration: "CalibrationLike | None" = None,
+    n_ctx: int = 512,
+    chunks: int | None = None,
+    target_size: int | str | None = None,
+    target_bpw: float | None = None,
+    types: str | Sequence[str] = (),
+    tuning_cache: str | bytes | PathLike[str] | None = None,
+    datasets: Sequence[str] = (),
 ) -> Iterator[Event]:
     """Quantize the model at src to dst, as an iterator of the events of `quantreg.events`; the last is Finished.
 
@@ -140,37 +173,75 @@ def quantize_events(
         exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
         keep_dims=keep_dims, no_fallback=no_fallback, imatrix_floor=imatrix_floor,
     )  # fmt: skip
+    tuning = TuningOptions(
+        calibration, n_ctx=n_ctx, chunks=chunks, target_size=target_size, target_bpw=target_bpw, types=types,
+        tuning_cache=tuning_cache, datasets=datasets,
+    )  # fmt: skip
     return _events(
-        src, dst, file_type, imatrix, options, threads=threads, executor=executor, force=force, resumable=resumable,
-        resume=resume, names=names, split_max_size=split_max_size, split_max_tensors=split_max_tensors,
+        src, dst, file_type, imatrix, options, tuning, threads=threads, executor=executor, force=force,
+        resumable=resumable, resume=resume, names=names, split_max_size=split_max_size,
+        split_max_tensors=split_max_tensors,
     )  # fmt: skip
 
 
 def _events(
-    src, dst, file_type, imatrix, options, *, threads, executor, force, resumable, resume, names, split_max_size,
-    split_max_tensors,
+    src, dst, file_type, imatrix, options, tuning, *, threads, executor, force, resumable, resume, names,
+    split_max_size, split_max_tensors,
 ):  # fmt: skip
     check_executor(executor)
     begun = time.perf_counter()
-    rehearsal = rehearse(
-        src, file_type, imatrix, options, names=names, dst=dst, split_max_size=split_max_size,
-        split_max_tensors=split_max_tensors,
+    layout = {"names": names, "dst": dst, "split_max_size": split_max_size, "split_max_tensors": split_max_tensors}
+    inputs = [os.fsdecode(path) for path in (src, names, imatrix) if isinstance(path, (str, bytes, PathLike))]
+    tuned, ready, more = None, None, {}
+    with ExitStack() as stack:
+        if tuning.used:
+            from quantreg.jobs.tuned import Tuning  # loads the whole of inference, which takes 50 ms
+
+            tuned = stack.enter_context(
+                Tuning(
+                    src, file_type, imatrix, options, tuning, layout, threads=threads, force=force,
+                    resumable=resumable, resume=resume, inputs=inputs,
+                )
+            )  # fmt: skip
+            rehearsal = yield from tuned.rehearse()
+        else:
+            if file_type is None:
+                raise PlanError("file_type is missing: give one, or a target_size or target_bpw that decides the types")
+            rehearsal = rehearse(src, file_type, imatrix, options, **layout)
+        rehearsal.check()
+        source, planned, found, files, _ = rehearsal
+        begin = None
+        if resumable or resume:
+            identity = identity_of(source, planned, found) | ({} if tuned is None else tuned.identity)
+
+            def begin(file, **keywords):
+                return PartialFile(file.path, identity | {"output": file.digest}, resume=resume, **keywords)
+
+        if tuned is not None:
+            ready = yield from tuned.encode(rehearsal)
+        written = write_files(
+            source, planned, files, found, threads=threads, executor=executor, force=force, begin=begin,
+            inputs=inputs, ready=ready,
+        )  # fmt: skip
+        warnings = yield from _told(written, planned)
+        if tuned is not None:
+            warnings = (*warnings, *tuned.warnings(planned))
+            more = {"tuned": tuned.results}
+    warnings = (*warnings, *planned.warnings, *(() if found is None else found.warnings))
+    done = WriteResult.of(files)
+    yield Finished(
+        QuantizeResult(
+            done.paths, done.size, planned, source.size, time.perf_counter() - begun, tuple(dict.fromkeys(warnings)),
+            **more,
+        )
     )  # fmt: skip
-    rehearsal.check()
-    source, planned, found, files, _ = rehearsal
-    begin = None
-    if resumable or resume:
-        identity = identity_of(source, planned, found)
 
-        def begin(file, **keywords):
-            return PartialFile(file.path, identity | {"output": file.digest}, resume=resume, **keywords)
 
-    inputs = [os.fsdecode(path) for path in (src, names) if isinstance(path, (str, bytes, PathLike))]
+def _told(events, planned):
+    """Pass on the events of a run. Returns what they say that the user should know."""
     lost, blank = [], []
     try:
-        for event in write_files(
-            source, planned, files, found, threads=threads, executor=executor, force=force, begin=begin, inputs=inputs
-        ):
+        for event in events:
             if isinstance(event, TensorDone) and event.error is not None and is_lost(event.error):
                 lost.append(explain(event.tensor.name, event.tensor.to_type, event.error))
             if isinstance(event, TensorDone) and event.blank and is_matrix(event.tensor.source):
@@ -178,11 +249,4 @@ def _events(
             yield event
     except NonFiniteError as error:
         raise with_advice(error, planned) from error
-    warnings = (*lost, *about_blank(blank), *planned.warnings, *(() if found is None else found.warnings))
-    written = WriteResult.of(files)
-    yield Finished(
-        QuantizeResult(
-            written.paths, written.size, planned, source.size, time.perf_counter() - begun,
-            tuple(dict.fromkeys(warnings)),
-        )
-    )  # fmt: skip
+    return (*lost, *about_blank(blank))

@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from quantreg.html import figures
 from quantreg.jobs.shards import OutputFile
 from quantreg.recipes import Plan, TensorPlan
+
+if TYPE_CHECKING:
+    from quantreg.tuning.tune import Tuned
 
 __all__ = ["QuantizeResult", "WriteResult"]
 
@@ -47,13 +51,15 @@ class QuantizeResult(WriteResult):
 
     ``paths`` are the files written: one, or the shards in order; ``path`` is the first. ``size`` and ``source_size``
     are the bytes of whole files; ``plan.tensors`` holds the decision for each tensor; ``seconds`` is wall time;
-    ``warnings`` are sentences for the user.
+    ``warnings`` are sentences for the user. ``tuned`` says what error feedback did to each tensor that a calibration
+    text reached; it is empty without calibration.
     """
 
     plan: Plan
     source_size: int
     seconds: float
     warnings: tuple[str, ...]
+    tuned: "tuple[Tuned, ...]" = ()
 
     def _facts(self) -> str:
         return (

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quantreg.dispatch import cpu_count
 from quantreg.errors import PlanError
@@ -14,14 +15,28 @@ from quantreg.importance import ImportanceMatrix
 from quantreg.jobs import shards
 from quantreg.jobs.fitter import Fitter, little_endian
 from quantreg.jobs.shards import OutputFile
-from quantreg.jobs.slabs import Done, ImportanceRow, Slab, Worker, in_order, run_slab, slabs_of
-from quantreg.jobs.source import Source, stamp_of
+from quantreg.jobs.slabs import SLAB_BYTES, Done, ImportanceRow, Slab, Worker, in_order, run_slab, slabs_of
+from quantreg.jobs.source import DataFile, Source, stamp_of
 from quantreg.loss import Loss
 from quantreg.recipes import Plan, TensorPlan
 from quantreg.scores import BLOWN_UP_BY_ZEROS, mostly_zero
 from quantreg.storage import AtomicFile
 
-__all__ = ["write_files"]
+if TYPE_CHECKING:
+    from quantreg.parameters import Fitted
+
+__all__ = ["Ready", "write_files"]
+
+
+class Ready(Protocol):
+    """Tensors that are encoded already, by their names in the output: each is the path of a file of its bytes."""
+
+    def __contains__(self, name: object) -> bool: ...
+    def __getitem__(self, name: str) -> Path: ...
+
+    def parameters(self, name: str) -> "Fitted | None":
+        """What the type fitted to the tensor, or None."""
+        ...
 
 
 def write_files(
@@ -36,12 +51,13 @@ def write_files(
     begin: Callable[..., AtomicFile] | None = None,
     check: bool = True,
     inputs: Sequence[str | os.PathLike[str]] = (),
+    ready: Ready | None = None,
 ) -> Iterator[Any]:
     """Carry out a plan: write its files and yield the events Started, Advanced and TensorDone.
 
     ``begin(file, force=, size=, source=)`` opens a file for writing, by default as an AtomicFile. With ``check``, NaN
     and infinity are refused even in tensors that are only copied. No output replaces a file of the source, the imatrix
-    or one of ``inputs``, even with ``force``.
+    or one of ``inputs``, even with ``force``. Tensors that are ``ready`` are copied from there instead of encoded.
     """
     begin = begin or (lambda file, **keywords: AtomicFile(file.path, **keywords))
     read = [*source.paths, *inputs, *([imatrix.path] if imatrix is not None and imatrix.path is not None else [])]
@@ -50,19 +66,21 @@ def write_files(
         return begin(file, force=force, size=file.size, source=read)
 
     threads = threads or cpu_count()
+    own = {os.path.abspath(path) for path in source.paths}
     with source, shards.opened(files, make) as targets:
         for file, target in zip(files, targets, strict=True):
             target.pwrite(file.header, 0)
         yield Started(planned, sum(tensor.source.nbytes for tensor in planned.tensors))
         floor = planned.options.imatrix_floor
         by_path = executor is not None
-        pieces = _pieces(source, planned, files, targets, imatrix, floor, by_path=by_path, check=check)
+        pieces = _pieces(source, planned, files, targets, imatrix, floor, by_path=by_path, check=check, ready=ready)
+        worker = Worker(lambda path, stamp: source.file(path) if path in own else DataFile(path, stamp))
         if executor is not None:
             done = _elsewhere(pieces, executor, threads)
         elif threads == 1:
-            done = _one_by_one(pieces, Worker(lambda path, stamp: source.file(path)))
+            done = _one_by_one(pieces, worker)
         else:
-            done = _on_threads(pieces, Worker(lambda path, stamp: source.file(path)), threads)
+            done = _on_threads(pieces, worker, threads)
         index, loss, blank = 0, Loss(), True
         with closing(done):  # its threads must end before the files are closed
             for piece in done:
@@ -95,7 +113,7 @@ class _Piece:
     blank: bool = False
 
 
-def _pieces(source, planned, files, targets, imatrix, floor, by_path, check):
+def _pieces(source, planned, files, targets, imatrix, floor, by_path, check, ready):
     stamps = [stamp_of(path) for path in source.paths]
     begun = None  # the imatrix file as it was when the run began, for workers that read it themselves
     if by_path and imatrix is not None and imatrix.path is not None:
@@ -131,19 +149,37 @@ def _pieces(source, planned, files, targets, imatrix, floor, by_path, check):
                 target.pwrite(values, stored[name])
         for tensor, offset in file.tensors:
             fitted = None
-            if tensor.converted and not target.has(offset, tensor.bytes):
+            is_ready = ready is not None and tensor.converted and tensor.name in ready
+            if is_ready:
+                fitted = ready.parameters(tensor.name) or {}
+                for parameter in tensor.parameters:
+                    target.pwrite(little_endian(fitted[parameter.parameter]), stored[parameter.name])
+            elif tensor.converted and not target.has(offset, tensor.bytes):
                 fitted = fitter.of_tensor(tensor) or {}
                 for parameter in tensor.parameters:
                     target.pwrite(little_endian(fitted[parameter.parameter]), stored[parameter.name])
             piece = None
-            for slab, within, length in cut(tensor, fitted or None):
+            read = 0
+            for slab, within, length in (
+                _copies(tensor, ready[tensor.name]) if is_ready else cut(tensor, fitted or None)
+            ):
                 if piece is not None:
                     yield piece
                 done = target.has(offset + within, length)
-                piece = _Piece(tensor, None if done else slab, slab.nbytes, target, offset + within, False)
+                before, read = read, tensor.source.nbytes * (within + length) // tensor.bytes
+                nbytes = read - before if is_ready else slab.nbytes
+                piece = _Piece(tensor, None if done else slab, nbytes, target, offset + within, False)
             piece = piece or _Piece(tensor, None, 0, target, offset, True)
             piece.last = True
             yield piece
+
+
+def _copies(tensor, path):
+    """Yield what `slabs_of` yields, for a tensor whose bytes are in a file of their own."""
+    path, stamp = os.path.abspath(path), stamp_of(path)
+    for first in range(0, tensor.bytes, SLAB_BYTES):
+        nbytes = min(SLAB_BYTES, tensor.bytes - first)
+        yield Slab(tensor.source.name, path, stamp, first, nbytes, None, None, 0, first), first, nbytes
 
 
 def _write(piece, done):

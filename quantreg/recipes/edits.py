@@ -15,7 +15,7 @@ from quantreg.recipes.options import PlanOptions, pairs
 from quantreg.recipes.order import arrange
 from quantreg.recipes.plans import MetadataEdit
 
-__all__ = ["metadata_edits"]
+__all__ = ["imatrix_edits", "metadata_edits"]
 
 _GUESSED = 1024  # the reference adds this to a file type that it guessed from the tensors
 
@@ -41,18 +41,24 @@ def metadata_edits(
         *(MetadataEdit(key) for key in SPLIT_KEYS),
         *(_override(key, value) for key, value in pairs(options.override_kv)),
     ]
-    if imatrix is not None and n_entries:
-        if imatrix.path:
-            edits.append(MetadataEdit("quantize.imatrix.file", "string", _cut(imatrix.path)))
-        if imatrix.dataset is not None:
-            edits.append(MetadataEdit("quantize.imatrix.dataset", "string", _cut(imatrix.dataset)))
-        edits.append(MetadataEdit("quantize.imatrix.entries_count", "u32", n_entries))
-        if imatrix.chunk_count > 0:
-            edits.append(MetadataEdit("quantize.imatrix.chunks_count", "u32", imatrix.chunk_count))
+    edits += imatrix_edits(imatrix, n_entries)
     if block_count is not None and architecture:
         edits += _pruned_arrays(header, options, architecture)
         edits.append(MetadataEdit(f"{architecture}.block_count", "u32", block_count))
     return tuple(edits)
+
+
+def imatrix_edits(imatrix: Importance | None, n_entries: int) -> Iterator[MetadataEdit]:
+    """Yield the edits that say which importance matrix was used. ``n_entries``: how many entries the plan may use."""
+    if imatrix is None or not n_entries:
+        return
+    if imatrix.path:
+        yield MetadataEdit("quantize.imatrix.file", "string", _cut(imatrix.path))
+    if imatrix.dataset is not None:
+        yield MetadataEdit("quantize.imatrix.dataset", "string", _cut(imatrix.dataset))
+    yield MetadataEdit("quantize.imatrix.entries_count", "u32", n_entries)
+    if imatrix.chunk_count > 0:
+        yield MetadataEdit("quantize.imatrix.chunks_count", "u32", imatrix.chunk_count)
 
 
 def _pruned_arrays(header: ModelHeader, options: PlanOptions, architecture: str) -> Iterator[MetadataEdit]:

@@ -1,6 +1,6 @@
 """The calibration text: tokens in chunks, in three parts that must not be mixed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Calibration", "Part"]
 
 Part = Literal["fit", "decide", "report"]
+PARTS: tuple[Part, ...] = ("fit", "decide", "report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,16 @@ class Calibration:
         decide = max(1, min(total - 1, round(0.8 * total)))
         report = min(total - 1, max(decide + 1, round(0.9 * total))) if total > 2 else total
         return cls(cut.inputs(0, total), decide, report)
+
+    @classmethod
+    def joined(cls, several: "Sequence[Calibration]") -> "Calibration":
+        """One calibration of several, of chunks of the same length. Each part holds that part of all of them."""
+        if len(several) == 1:
+            return several[0]
+        fit, decide, report = ([one.part(name) for one in several] for name in ("fit", "decide", "report"))
+        tokens = np.concatenate([*fit, *decide, *report])
+        first = sum(map(len, fit))
+        return cls(tokens, first, first + sum(map(len, decide)))
 
     def part(self, name: Part) -> "NDArray[np.int32]":
         """The chunks of one part: int32 (chunks, tokens). That which reports may be empty in a very short text."""

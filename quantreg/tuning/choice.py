@@ -26,14 +26,16 @@ __all__ = ["Blocks", "Chooser"]
 class _Number:
     """A number in a unit: which columns it decides, its bits, and the point of each of its values.
 
-    ``points`` is float32 (values, columns). If there is one column, ``order`` sorts the points, and ``middles`` are the
-    places between two of them. ``first`` and ``second`` are two values whose points differ in all columns.
+    ``points`` is float32 (values, columns). If there is one column, ``order`` sorts the points, ``line`` holds them in this
+    order, and ``middles`` are the places between two of them. ``first`` and ``second`` are two values whose points differ
+    in all columns.
     """
 
     places: "NDArray[np.intp]"
     bits: "NDArray[np.intp]"
     points: "Floats"
     order: "NDArray[np.intp]"
+    line: "Floats"
     middles: "Floats"
     steps: tuple[float, float] | None  # of evenly spaced points: the first and the distance
     first: int
@@ -54,23 +56,26 @@ class Chooser:
 
     def __init__(self, units: list[_Unit], decode: "Decode", type_size: int, block_size: int) -> None:
         self.units, self.decode, self.type_size, self.block_size = units, decode, type_size, block_size
+        self.columns: NDArray[np.intp] = np.concatenate([unit.columns for unit in units])  # in the order of the units
+        ends = np.cumsum([len(unit.columns) for unit in units]).tolist()
+        self.spans = [slice(end - len(unit.columns), end) for unit, end in zip(units, ends, strict=True)]
+        self._in_order = bool((self.columns == np.arange(block_size)).all())
         self._first = self._template([[n.first for n in u.numbers] for u in units])
         self._second = self._template([[n.second for n in u.numbers] for u in units])
-        self._mask = np.zeros(8 * type_size, bool)
-        for unit in units:
-            for bits in (unit.sign_bits, *(n.bits for n in unit.numbers)):
-                self._mask[bits] = True
-        points = [np.empty(block_size, np.float32), np.empty(block_size, np.float32)]
-        for unit in units:
-            for number in unit.numbers:
-                points[0][unit.columns[number.places]] = number.points[number.first]
-                points[1][unit.columns[number.places]] = number.points[number.second]
-        self._points = points[0], points[1]
-        self.columns: NDArray[np.intp] = np.concatenate([unit.columns for unit in units])  # in the order of the units
-        self._in_order = bool((self.columns == np.arange(block_size)).all())
         self._symmetric = np.zeros(block_size, bool)
-        for unit in units:
-            self._symmetric[unit.columns] = len(unit.sign_bits) > 0
+        points = np.empty((2, block_size), np.float32)
+        # Evenly spaced points are counted in steps, so that rounding finds the nearest.
+        self._start, self._step = np.zeros(block_size, np.float32), np.ones(block_size, np.float32)
+        for unit, span in zip(units, self.spans, strict=True):
+            self._symmetric[span] = len(unit.sign_bits) > 0
+            for number in unit.numbers:
+                places = span.start + number.places
+                points[0, places], points[1, places] = number.points[number.first], number.points[number.second]
+            steps = unit.numbers[0].steps
+            if len(unit.columns) == 1 and steps is not None:
+                self._start[span], self._step[span] = steps
+        self._points = points[0], points[1]
+        self.layout = _Layout(units, type_size)
 
     @classmethod
     def of(cls, decode: "Decode", type_size: int, block_size: int, examples: "NDArray[np.uint8]") -> "Chooser | None":
@@ -98,133 +103,199 @@ class Chooser:
         return Blocks(self, encoded)
 
     def _template(self, values: list[list[int]]) -> "NDArray[np.uint8]":
-        """The bits of a block whose numbers have these values and whose signs are all plus."""
+        """The bytes of a block whose numbers have these values and whose signs are all plus."""
         bits = np.zeros(8 * self.type_size, np.uint8)
         for unit, chosen in zip(self.units, values, strict=True):
             for number, value in zip(unit.numbers, chosen, strict=True):
                 bits[number.bits] = value >> np.arange(len(number.bits)) & 1
-        return bits
+        return np.packbits(bits, bitorder="little")
 
     def levels(self, encoded: "NDArray[np.uint8]") -> "tuple[Floats, Floats]":
-        """The scale and offset of every weight of encoded blocks: two float32 arrays (n, block_size)."""
-        bits = np.unpackbits(encoded, axis=1, bitorder="little")
-        bits[:, self._mask] = self._first[self._mask]
-        one = self.decode(np.packbits(bits, axis=1, bitorder="little"))
-        first, second = self._points
+        """The scale and offset of every weight of encoded blocks: two float32 arrays (block_size, n), by units."""
+        others = encoded & ~self.layout.mask
+        one = self._by_unit(self.decode(others | self._first))
+        first, second = self._points[0][:, None], self._points[1][:, None]
         if self._symmetric.all():
             return one / first, np.zeros_like(one)
-        bits[:, self._mask] = self._second[self._mask]
-        two = self.decode(np.packbits(bits, axis=1, bitorder="little"))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale = np.where(self._symmetric, one / first, (two - one) / (second - first))
-        return scale, np.where(self._symmetric, np.float32(0), one - scale * first)
+        two = self._by_unit(self.decode(others | self._second))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            scale = (two - one) / (second - first)
+            symmetric = self._symmetric[:, None]
+            if symmetric.any():
+                scale = np.where(symmetric, one / first, scale)
+                return scale, np.where(symmetric, np.float32(0), one - scale * first)
+            return scale, one - scale * first
+
+    def _by_unit(self, decoded: "Floats") -> "Floats":
+        """Decoded blocks (n, block_size) as (block_size, n), in the order of the units."""
+        return np.ascontiguousarray(decoded.T if self._in_order else decoded.T[self.columns])
 
     def _holds(self, examples: "NDArray[np.uint8]") -> bool:
         """Whether random codes decode to scale * point + offset."""
-        blocks = self.blocks(examples.copy())
+        blocks = self.blocks(examples)
         rng = np.random.default_rng(1)
-        n = len(examples)
-        expected = np.empty((n, self.block_size), np.float32)
-        for index, unit in enumerate(self.units):
-            targets = rng.standard_normal((n, len(unit.columns))).astype(np.float32)
-            targets *= 3 * abs(blocks.scale[:, unit.columns]) * max(abs(n.points).max() for n in unit.numbers)
-            expected[:, unit.columns] = blocks.choose(index, targets + blocks.offset[:, unit.columns])
-        decoded = self.decode(blocks.bytes())
-        size = abs(decoded).max(axis=1, keepdims=True)
-        return bool((abs(decoded - expected) <= 1e-3 * size).all())
+        expected = np.empty((self.block_size, len(examples)), np.float32)
+        for index, (unit, span) in enumerate(zip(self.units, self.spans, strict=True)):
+            targets = rng.standard_normal((len(unit.columns), len(examples))).astype(np.float32)
+            targets *= 3 * abs(blocks.scale[span]) * max(abs(n.points).max() for n in unit.numbers)
+            expected[span] = blocks.choose(index, targets + blocks.offset[span])
+        decoded = self._by_unit(self.decode(blocks.bytes()))
+        return bool((abs(decoded - expected) <= 1e-3 * abs(decoded).max(axis=0)).all())
+
+    def centred(self, scale: "Floats", offset: "Floats") -> "tuple[Floats, Floats, Floats]":
+        """What turns weights into multiples of a step, and back: (w - zero) * inverse, and steps * size + zero."""
+        size = scale * self._step[:, None]
+        with np.errstate(divide="ignore", over="ignore"):
+            inverse = np.where(size == 0, np.float32(0), 1 / size)
+        return np.where(np.isfinite(inverse), inverse, 0), size, offset + scale * self._start[:, None]
+
+
+class _Layout:
+    """Which bits of a block the codes of all units are."""
+
+    def __init__(self, units: list[_Unit], type_size: int) -> None:
+        self.type_size = type_size
+        bits = np.zeros(8 * type_size, np.uint8)
+        numbers = [(unit, number) for unit in units for number in unit.numbers]
+        self.count = len(numbers)
+        self.first = np.cumsum([0, *(len(unit.numbers) for unit in units)]).tolist()
+        self.first_sign = np.cumsum([0, *(len(unit.sign_bits) for unit in units)]).tolist()
+        self.signs = np.concatenate([unit.sign_bits for unit in units]).astype(np.intp)
+        self.steps: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []  # for bit k of the numbers: numbers, places
+        for k in range(max(len(number.bits) for _, number in numbers)):
+            have = [i for i, (_, number) in enumerate(numbers) if len(number.bits) > k]
+            self.steps.append((np.array(have), np.array([numbers[i][1].bits[k] for i in have])))
+        # Codes of single columns are kept as places in the order of the points.
+        by_order: dict[bytes, list[int]] = {}
+        for i, (unit, number) in enumerate(numbers):
+            if len(unit.columns) == 1 and (number.order != np.arange(len(number.order))).any():
+                by_order.setdefault(number.order.tobytes(), []).append(i)
+        self.orders = [(np.array(rows), numbers[rows[0]][1].order.astype(np.uint16)) for rows in by_order.values()]
+        bits[self.signs] = 1
+        for _, number in numbers:
+            bits[number.bits] = 1
+        self.mask = np.packbits(bits, bitorder="little")
+
+    def write(
+        self, encoded: "NDArray[np.uint8]", codes: "NDArray[np.uint16]", signs: "NDArray[np.bool_]"
+    ) -> "NDArray[np.uint8]":
+        """Encoded blocks (n, type_size) with these codes (numbers, n) and signs (sign bits, n)."""
+        for rows, order in self.orders:
+            codes[rows] = order[codes[rows]]
+        bits = np.zeros((8 * self.type_size, len(encoded)), np.uint8)
+        for k, (rows, places) in enumerate(self.steps):
+            bits[places] = (codes[rows] >> np.uint16(k)).astype(np.uint8) & 1
+        bits[self.signs] = signs
+        of_byte = bits.reshape(self.type_size, 8, -1)
+        packed = of_byte[:, 0]
+        for k in range(1, 8):
+            packed |= of_byte[:, k] << np.uint8(k)
+        return encoded & ~self.mask | packed.T
 
 
 class Blocks:
-    """Encoded blocks whose codes are being changed: ``choose`` for one unit after the other, then ``bytes``."""
+    """Encoded blocks whose codes are being changed: ``choose`` for one unit after the other, then ``bytes``.
+
+    Weights are float32 (columns, n): one row per column of the units, in their order, so that a column of all blocks lies
+    together. ``scale`` and ``offset`` have this form.
+    """
 
     def __init__(self, chooser: Chooser, encoded: "NDArray[np.uint8]") -> None:
-        self._chooser = chooser
-        self._bits = np.unpackbits(encoded, axis=1, bitorder="little")
+        self._chooser, self._encoded = chooser, encoded
         self.scale, self.offset = chooser.levels(encoded)
-        with np.errstate(divide="ignore"):
-            self._inverse = np.where(self.scale == 0, np.float32(0), 1 / self.scale)
-        self._codes = [[np.zeros(0, np.intp) for _ in unit.numbers] for unit in chooser.units]
-        self._signs = [np.zeros((0, 0), np.uint8) for _ in chooser.units]
+        self._inverse, self._size, self._zero = chooser.centred(self.scale, self.offset)
+        self._codes = np.zeros((chooser.layout.count, len(encoded)), np.uint16)
+        self._signs = np.zeros((len(chooser.layout.signs), len(encoded)), bool)
 
     def choose(
         self, unit: int, targets: "Floats", weights: "Floats | None" = None, metric: "Floats | None" = None
     ) -> "Floats":
-        """Choose the codes of one unit in all blocks, and return what they decode to: float32 (n, columns).
+        """Choose the codes of one unit in all blocks, and return what they decode to: float32 (columns, n).
 
-        ``targets`` is float32 (n, columns). ``weights`` are the costs of squared errors, float32 (columns,); ``metric``
+        ``targets`` is float32 (columns, n). ``weights`` are the costs of squared errors, float32 (columns,); ``metric``
         (columns, columns), if given, is the cost of errors together, and is used where the type has no signs.
         """
-        u = self._chooser.units[unit]
-        columns = u.columns
-        if len(columns) == 1:  # slices are much faster than lists of columns
-            column = int(columns[0])
-            columns = slice(column, column + 1)
-        scale, offset = self.scale[:, columns], self.offset[:, columns]
-        wanted = (targets - offset) * self._inverse[:, columns]
+        u, span = self._chooser.units[unit], self._chooser.spans[unit]
+        at = self._chooser.layout.first[unit]
+        size, zero = self._size[span], self._zero[span]
+        wanted = targets - zero
+        wanted *= self._inverse[span]
         if len(u.columns) == 1:
-            code, points = _nearest(u.numbers[0], wanted[:, 0])
-            self._codes[unit][0] = code
-            return points[:, None] * scale + offset
+            found = _nearest(u.numbers[0], wanted[0], self._codes[at])
+            found = found * size[0]
+            found += zero[0]
+            return found[None]
         weights = np.ones(len(u.columns), np.float32) if weights is None else weights
         flip = None
         if len(u.sign_bits):
             flip = wanted < 0
+            wanted = abs(wanted)
             if u.parity is not None:
-                odd = (flip & u.parity).sum(axis=1) % 2 == 1
-                cheapest = np.where(u.parity, abs(wanted) * weights, np.inf).argmin(axis=1)
-                rows = np.flatnonzero(odd)
-                flip[rows, cheapest[rows]] ^= True
-            wanted = np.where(flip, -wanted, wanted)
-            self._signs[unit] = flip[:, u.signs_of]
+                rows = np.flatnonzero((flip & u.parity[:, None]).sum(axis=0) % 2 == 1)
+                cost = np.where(u.parity[:, None], wanted[:, rows] * weights[:, None], np.inf)
+                cheapest = cost.argmin(axis=0)
+                flip[cheapest, rows] ^= True
+                wanted[cheapest, rows] *= -1
+            first = self._chooser.layout.first_sign[unit]
+            self._signs[first : first + len(u.sign_bits)] = flip[u.signs_of]
         found = np.empty_like(wanted)
         for index, number in enumerate(u.numbers):
             places = number.places
-            z, p = wanted[:, places], number.points
-            if metric is not None and flip is None and len(u.numbers) == 1:
-                cost = z @ (np.float32(-2) * (p @ metric)).T
-                cost += np.einsum("ck,kl,cl->c", p, metric, p)
-            else:
-                w = weights[places]
-                cost = z @ (np.float32(-2) * p * w).T
-                cost += (p * p) @ w
-            code = cost.argmin(axis=1)
-            self._codes[unit][index] = code
-            found[:, places] = p[code]
+            own = np.diag(weights[places]) if metric is None or flip is not None or len(u.numbers) > 1 else metric
+            code = _cheapest(number.points, wanted[places], own)
+            self._codes[at + index] = code
+            found[places] = number.points.T[:, code]
         if flip is not None:
             np.negative(found, out=found, where=flip)
-        return found * scale + offset
+        found *= size
+        found += zero
+        return found
 
-    def keep(self, unit: int, rows: "NDArray[np.bool_]") -> None:
-        """Take the choice for a unit back in some blocks: its codes there stay what they were."""
-        u = self._chooser.units[unit]
+    def keep(self, unit: int, blocks: "NDArray[np.bool_]") -> None:
+        """Take the choice for a unit of several columns back in some blocks: its codes there stay what they were."""
+        u, layout = self._chooser.units[unit], self._chooser.layout
+        old = np.unpackbits(self._encoded[blocks], axis=1, bitorder="little").T
         for index, number in enumerate(u.numbers):
-            old = (self._bits[rows][:, number.bits].astype(np.intp) << np.arange(len(number.bits))).sum(axis=1)
-            self._codes[unit][index][rows] = old
-        if len(u.sign_bits):
-            self._signs[unit][rows] = self._bits[rows][:, u.sign_bits]
+            values = old[number.bits].astype(np.uint16) << np.arange(len(number.bits), dtype=np.uint16)[:, None]
+            self._codes[layout.first[unit] + index, blocks] = values.sum(axis=0, dtype=np.uint16)
+        first = layout.first_sign[unit]
+        self._signs[first : first + len(u.sign_bits), blocks] = old[u.sign_bits]
 
     def bytes(self) -> "NDArray[np.uint8]":
         """The blocks with the codes that were chosen: uint8 (n, type_size). Every unit must have been chosen once."""
-        bits = self._bits
-        for unit, codes, signs in zip(self._chooser.units, self._codes, self._signs, strict=True):
-            for number, code in zip(unit.numbers, codes, strict=True):
-                bits[:, number.bits] = (code[:, None] >> np.arange(len(number.bits))) & 1
-            if len(unit.sign_bits):
-                bits[:, unit.sign_bits] = signs
-        return np.packbits(bits, axis=1, bitorder="little")
+        return self._chooser.layout.write(self._encoded, self._codes.copy(), self._signs)
 
 
-def _nearest(number: _Number, wanted: "Floats") -> "tuple[NDArray[np.intp], Floats]":
-    """The values whose points are nearest, and these points."""
-    if number.steps is not None:
-        first, step = number.steps
-        at = np.rint((wanted - np.float32(first)) * np.float32(1 / step))
-        np.clip(at, 0, len(number.order) - 1, out=at)
-        places = at.astype(np.intp)
-    else:
-        places = np.searchsorted(number.middles, wanted)
-    code = number.order[places]
-    return code, number.points[code, 0]
+def _nearest(number: _Number, wanted: "Floats", codes: "NDArray[np.uint16]") -> "Floats":
+    """Write the places of the points that are nearest, and return these points, evenly spaced ones in steps."""
+    if number.steps is None:
+        codes[:] = np.searchsorted(number.middles, wanted)
+        return number.line[codes]
+    at = np.rint(wanted, out=wanted)
+    np.fmax(at, 0, out=at)  # a NaN becomes 0
+    np.fmin(at, len(number.line) - 1, out=at)
+    codes[:] = at
+    return at
+
+
+COSTS = 1 << 16  # costs that are computed together: 256 KiB stay in the cache
+
+
+def _cheapest(points: "Floats", wanted: "Floats", metric: "Floats") -> "NDArray[np.intp]":
+    """For each column of ``wanted``, (dimensions, n), the point (values, dimensions) of the lowest e metric e^T."""
+    n = wanted.shape[1]
+    moved = points @ metric
+    # e M e^T = p M p^T - 2 z M p^T + a constant: one product, with a one behind each z.
+    table = np.vstack([np.float32(-2) * moved.T, np.einsum("ck,ck->c", moved, points)[None]])
+    z = np.ones((n, len(table)), np.float32)
+    z[:, :-1] = wanted.T
+    step = max(32, COSTS // len(points))
+    costs = np.empty((min(step, n), len(points)), np.float32)
+    code = np.empty(n, np.intp)
+    for first in range(0, n, step):
+        part = z[first : first + step]
+        code[first : first + step] = np.matmul(part, table, out=costs[: len(part)]).argmin(axis=1)
+    return code
 
 
 # ---- points ----
@@ -259,7 +330,7 @@ def _units(codes: Codes, decode: "Decode", examples: "NDArray[np.uint8]") -> lis
             even = single and step > 0 and bool((abs(np.diff(line) - step) <= 1e-4 * step).all())
             steps = (float(line[0]), float(step)) if even else None
             bits_of = np.array(number_bits)
-            numbers.append(_Number(places, bits_of, points, order, middles, steps, *pair))
+            numbers.append(_Number(places, bits_of, points, order, line, middles, steps, *pair))
         units.append(_Unit(unit.columns, sign_bits, parity, signs_of, tuple(numbers)))
     return units
 

@@ -85,19 +85,13 @@ def find_codes(decode: "Decode", type_size: int, block_size: int, examples: "NDA
 
 def _connected(reach: "NDArray[np.bool_]") -> "list[tuple[NDArray[np.intp], NDArray[np.intp]]]":
     """Columns that rows connect, with these rows: pairs (columns, rows) in the order of the first column."""
-    left = set(range(len(reach)))
-    groups = []
-    for first in range(reach.shape[1]):
-        if any(first in columns for columns, _ in groups):
-            continue
-        columns, rows = {first}, set()
-        while True:
-            more = {r for r in left if reach[r, list(columns)].any()}
-            if not more:
-                break
-            rows |= more
-            left -= more
-            columns |= set(np.flatnonzero(reach[list(more)].any(axis=0)).tolist())
-        if rows:
-            groups.append((frozenset(columns), rows))
-    return [(np.array(sorted(c)), np.array(sorted(r))) for c, r in groups]
+    group = np.arange(reach.shape[1])  # the first column that a column is connected with
+    rows = [np.flatnonzero(row) for row in reach]
+    for columns in rows:
+        found = np.unique(group[columns])
+        if len(found) > 1:
+            group[np.isin(group, found)] = found[0]
+    of_row = np.array([group[columns[0]] if len(columns) else -1 for columns in rows])
+    return [
+        (np.flatnonzero(group == first), np.flatnonzero(of_row == first)) for first in np.unique(of_row[of_row >= 0])
+    ]

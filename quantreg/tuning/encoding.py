@@ -90,7 +90,9 @@ def encode_matrix(
 
     def work(first: int) -> None:
         rows = slice(first, first + ROWS)
-        one = feedback(w[rows], factored, lambda x, a, b: encode(x, first, a, b), decode, chooser, qtype.block_size, sweeps)
+        one = feedback(
+            w[rows], factored, lambda x, a, b: encode(x, first, a, b), decode, chooser, qtype.block_size, sweeps
+        )
         tuned[rows] = one.reshape(len(one), -1)
 
     starts = list(range(0, len(w), ROWS))
@@ -155,7 +157,9 @@ def _error(w: "Floats", decoded: "Floats", inputs: "Floats") -> float:
     return float(np.einsum("ij,ij->", wrong, wrong, dtype=np.float64)) / size if size else 0.0
 
 
-def _chooser(qtype: QuantType, codec: "RowCodec", parameters: "Fitted | None", plain: "NDArray[np.uint8]") -> Chooser | None:
+def _chooser(
+    qtype: QuantType, codec: "RowCodec", parameters: "Fitted | None", plain: "NDArray[np.uint8]"
+) -> Chooser | None:
     """The chooser of a type; its points hang on the parameters that are fitted to a tensor, if there are any."""
     if qtype.type_size > MOST_BYTES_OF_BLOCK:
         return None

@@ -54,14 +54,20 @@ def output_errors(
                                 w, qtype, name, factored, importance, shared.held_out[matrix], parameters, context,
                                 model.workers, sweeps,
                             )  # fmt: skip
-                            errors[qtype.name] = one.plain, one.plain if one.tuned is None else min(one.tuned, one.plain)
+                            errors[qtype.name] = (
+                                one.plain,
+                                one.plain if one.tuned is None else min(one.tuned, one.plain),
+                            )
                         found[name].append(errors)
             for name in names:
                 each = found[name]
-                yield name, {
-                    key: (float(np.mean([e[key][0] for e in each])), float(np.mean([e[key][1] for e in each])))
-                    for key in each[0]
-                }
+                yield (
+                    name,
+                    {
+                        key: (float(np.mean([e[key][0] for e in each])), float(np.mean([e[key][1] for e in each])))
+                        for key in each[0]
+                    },
+                )
 
 
 def _sampled(shared: Inputs) -> list[int]:

@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from quantreg.tuning.choice import Chooser
+    from quantreg.tuning.choice import Blocks, Chooser
 
     Floats = NDArray[np.float32]
     Encode = Callable[[Floats, int, int], NDArray[np.uint8]]
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Factor", "factor", "feedback", "loss"]
 
 GROUP = 256  # columns after which errors are sent to all columns to the right, by one product
+MINI = 32  # the same within a block
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,107 +75,123 @@ def feedback(
     ``sweeps`` times afterwards, each unit gets the best codes given all others.
     """
     rows, cols = w.shape
-    left = w.copy()
+    # A column of all rows lies together: the work goes from column to column.
+    left = np.ascontiguousarray(w.T)
     coded = [np.empty(0, np.uint8)] * (cols // block)
-    decoded = np.empty_like(w)
+    decoded = np.empty_like(left)
     width = max(block, GROUP // block * block)
     for first in range(0, cols, width):
         last = min(first + width, cols)
-        errors = np.empty((rows, last - first), np.float32)
+        errors = np.empty((last - first, rows), np.float32)
         for a in range(first, last, block):
             b = a + block
-            coded[a // block] = encode(left[:, a:b], a, b)
+            sent = errors[a - first : b - first]
+            coded[a // block] = encode(left[a:b].T, a, b)
             if chooser is None:
-                decoded[:, a:b] = decode(coded[a // block])
-                local = np.linalg.solve(f.upper[a:b, a:b].T.astype(np.float64), (left[:, a:b] - decoded[:, a:b]).T)
-                errors[:, a - first : b - first] = local.T
+                decoded[a:b] = decode(coded[a // block]).T
+                sent[:] = np.linalg.solve(f.upper[a:b, a:b].T.astype(np.float64), left[a:b] - decoded[a:b])
             else:
                 blocks = chooser.blocks(coded[a // block])
-                _one_block(left, decoded, errors, f.upper, blocks, chooser, a, first)
+                _one_block(left[a:b], decoded[a:b], sent, chooser.triangle(f.upper, a), blocks, chooser)
                 coded[a // block] = blocks.bytes()
-            left[:, b:last] -= errors[:, a - first : b - first] @ f.upper[a:b, b:last]
-        left[:, last:] -= errors @ f.upper[first:last, last:]
-    if chooser is not None:
-        for _ in range(sweeps):
-            coded = descend(w, decoded, f.h, coded, chooser, block)
+            left[b:last] -= f.upper[a:b, b:last].T @ sent
+        left[last:] -= f.upper[first:last, last:].T @ errors
+    if chooser is not None and sweeps:
+        _descend(np.ascontiguousarray(w.T), decoded, f.h, coded, chooser, sweeps)
     return np.stack(coded, axis=1)
 
 
-def _one_block(left, decoded, errors, upper, blocks, chooser, start, origin):
-    """Choose the codes of one block, unit by unit, and send the errors to the units to the right."""
+def _one_block(
+    left: "Floats", decoded: "Floats", errors: "Floats", u: "Floats", blocks: "Blocks", chooser: "Chooser"
+) -> None:
+    """Choose the codes of one block, unit by unit, and send the errors to the units to the right.
+
+    ``left`` are the targets, float32 (columns, rows); ``decoded`` and ``errors`` get what they became, and the errors that
+    columns outside of the block make up for. ``u`` is the triangle of the block in the order of the units.
+    """
     order = chooser.columns
-    # The units need not be neighbours: their columns are put in the order of the units.
-    x = left[:, start : start + chooser.block_size][:, order]
-    u = chooser.triangle(upper, start)
-    at = 0
+    x = left[order]
     out = np.empty_like(x)
     sent = np.empty_like(x)
     mini = 0
-    for index, unit in enumerate(chooser.units):
-        n = len(unit.columns)
-        target = x[:, at : at + n]
-        if n == 1:
+    for index, span in enumerate(chooser.spans):
+        target = x[span]
+        corner = u[span, span]
+        if len(corner) == 1:
             q = blocks.choose(index, target)
-            e = (target - q) / u[at, at]
+            np.subtract(target, q, out=sent[span])
+            sent[span] /= corner[0, 0]
         else:
-            corner = u[at : at + n, at : at + n]
             inverse = np.linalg.inv(corner)
             metric = (inverse @ inverse.T).astype(np.float32)
             q = blocks.choose(index, target, np.ascontiguousarray(np.diag(metric)), metric)
-            e = (target - q) @ inverse
-        out[:, at : at + n] = q
-        sent[:, at : at + n] = e
-        at += n
-        end = min(mini + 32, x.shape[1])
+            np.matmul(inverse.T, target - q, out=sent[span])
+        out[span] = q
+        at = span.stop
+        end = min(mini + MINI, len(x))
         if at < end:
-            x[:, at:end] -= e @ u[at - n : at, at:end] if n > 1 else e * u[at - 1, at:end]
+            x[at:end] -= u[span, at:end].T * sent[span] if len(corner) == 1 else u[span, at:end].T @ sent[span]
         else:
-            x[:, at:] -= sent[:, mini:at] @ u[mini:at, at:]
+            x[at:] -= u[mini:at, at:].T @ sent[mini:at]
             mini = at
-    decoded[:, start + order] = out
-    errors[:, start - origin + order] = sent
+    decoded[order] = out
+    errors[order] = sent
 
 
-def descend(w, decoded, h, coded, chooser, block):
-    """Choose each unit again given all others, where that lowers the loss. Changes ``decoded``; returns the blocks."""
-    cols = w.shape[1]
-    gradient = (w - decoded) @ h
-    found = []
-    for a in range(0, cols, block):
-        b = a + block
-        order = chooser.columns + a
-        blocks = chooser.blocks(coded[a // block])
-        q = decoded[:, order]
-        g = gradient[:, order]
-        local = h[np.ix_(order, order)]
-        change = np.zeros_like(q)
-        at = 0
-        for index, unit in enumerate(chooser.units):
-            n = len(unit.columns)
-            span = slice(at, at + n)
-            own = local[span, span]
-            if n == 1:
-                better = q[:, span] + g[:, span] / max(own[0, 0], np.float32(1e-30))
-                new = blocks.choose(index, better)
-            else:
-                weights = np.ascontiguousarray(np.diag(own))
-                shift = np.linalg.solve(own + np.eye(n, dtype=np.float32) * 1e-6 * max(weights.max(), 1e-30), g[:, span].T).T
-                new = blocks.choose(index, q[:, span] + shift.astype(np.float32), weights, own)
-                # Signs and numbers are chosen one after the other, so that the new codes may be worse.
-                d = new - q[:, span]
-                worse = np.einsum("ri,ij,rj->r", d, own, d) - 2 * np.einsum("ri,ri->r", d, g[:, span]) > 0
-                if worse.any():
-                    blocks.keep(index, worse)
-                    new[worse] = q[worse, span]
-            d = new - q[:, span]
-            change[:, span] = d
-            q[:, span] = new
-            g[:, at + n :] -= d @ local[span, at + n :]
-            at += n
-        found.append(blocks.bytes())
-        decoded[:, order] = q
-        gradient -= change @ h[order]
-    return found
+def _descend(
+    w: "Floats",
+    decoded: "Floats",
+    h: "Floats",
+    coded: "list[NDArray[np.uint8]]",
+    chooser: "Chooser",
+    sweeps: int,
+) -> None:
+    """Choose each unit again given all others, where that lowers the loss, several times. Changes ``coded``.
+
+    ``w`` and ``decoded`` are float32 (columns, rows).
+    """
+    block = chooser.block_size
+    gradient = h @ (w - decoded)
+    for _ in range(sweeps):
+        for index, encoded in enumerate(coded):
+            blocks = chooser.blocks(encoded)
+            order = chooser.columns + index * block
+            new, change = _again(decoded[order], gradient[order], h[np.ix_(order, order)], blocks, chooser)
+            coded[index] = blocks.bytes()
+            decoded[order] = new
+            gradient -= h[:, order] @ change
+
+
+def _again(q: "Floats", g: "Floats", local: "Floats", blocks: "Blocks", chooser: "Chooser") -> "tuple[Floats, Floats]":
+    """Choose the units of one block again: what they decode to, and how much that changed. Changes ``q`` and ``g``."""
+    change = np.zeros_like(q)
+    mini = 0
+    for index, span in enumerate(chooser.spans):
+        own = local[span, span]
+        old = q[span]
+        if len(own) == 1:
+            new = blocks.choose(index, old + g[span] * (1 / max(own[0, 0], np.float32(1e-30))))
+        else:
+            weights = np.ascontiguousarray(np.diag(own))
+            ridge = np.float32(1e-6) * max(weights.max(), np.float32(1e-30))
+            shift = np.linalg.inv(own + np.eye(len(own), dtype=np.float32) * ridge) @ g[span]
+            new = blocks.choose(index, old + shift, weights, own)
+            # Signs and numbers are chosen one after the other, so that the new codes may be worse.
+            d = new - old
+            worse = np.einsum("ir,ir->r", d, own @ d - 2 * g[span]) > 0
+            if worse.any():
+                blocks.keep(index, worse)
+                new[:, worse] = old[:, worse]
+        d = np.subtract(new, old, out=change[span])
+        q[span] = new
+        at = span.stop
+        end = min(mini + MINI, len(q))
+        if at < end:
+            g[at:end] -= local[at:end, span] * d if len(own) == 1 else local[at:end, span] @ d
+        else:
+            g[at:] -= local[at:, mini:at] @ change[mini:at]
+            mini = at
+    return q, change
 
 
 def loss(w: "Floats", decoded: "Floats", h: "Floats") -> float:

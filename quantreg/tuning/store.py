@@ -27,17 +27,17 @@ class Store(Mapping[str, Path]):
         self._listing = self.folder / "tensors.json"
         self._identity = json.loads(json.dumps(identity))
         self._files: dict[str, str] = {}
-        self._parameters: dict[str, Fitted] = {}
+        self._facts: dict[str, Any] = {}
         if self._listing.exists():
             found = json.loads(self._listing.read_text(encoding="utf-8"))
             if found.get("identity") == self._identity:
-                self._files = found["files"]
+                self._files, self._facts = found["files"], found["facts"]
             else:
                 self.remove()
         self.folder.mkdir(exist_ok=True)
 
-    def put(self, name: str, data: "NDArray[np.uint8]", parameters: "Fitted | None" = None) -> None:
-        """Keep the bytes of a tensor, and the parameters that its type was fitted to."""
+    def put(self, name: str, data: "NDArray[np.uint8]", parameters: "Fitted | None" = None, facts: Any = None) -> None:
+        """Keep the bytes of a tensor, the parameters that its type was fitted to, and ``facts``, ready for JSON."""
         file = f"{len(self._files)}.bin"
         with open(self.folder / file, "wb") as out:
             out.write(np.ascontiguousarray(data).data)
@@ -45,10 +45,14 @@ class Store(Mapping[str, Path]):
             os.fsync(out.fileno())
         if parameters:
             np.savez(self.folder / f"{file}.npz", **{key: np.asarray(value) for key, value in parameters.items()})
-        self._files[name] = file
+        self._files[name], self._facts[name] = file, facts
         new = self._listing.with_suffix(".new")
-        new.write_text(json.dumps({"identity": self._identity, "files": self._files}), encoding="utf-8")
+        new.write_text(json.dumps({"identity": self._identity, "files": self._files, "facts": self._facts}))
         os.replace(new, self._listing)
+
+    def facts(self, name: str) -> Any:
+        """What was kept with a tensor."""
+        return self._facts[name]
 
     def parameters(self, name: str) -> "Fitted | None":
         """The parameters of a tensor, or None if its type has none."""
@@ -73,4 +77,4 @@ class Store(Mapping[str, Path]):
             path.unlink()
         if self.folder.exists():
             self.folder.rmdir()
-        self._files = {}
+        self._files, self._facts = {}, {}

@@ -1,7 +1,7 @@
 """Encode the matrices of a model with error feedback, layer by layer."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -94,8 +94,9 @@ def _group(
             encoded[name].append(one.data)
             figures[name].append((one.plain, one.tuned, one.kept))
     for name in names:
-        store.put(name, np.stack(encoded[name]), parameters.get(name))
-        yield _summary(name, wanted[name], figures[name])
+        done = _summary(name, wanted[name], figures[name])
+        store.put(name, np.stack(encoded[name]), parameters.get(name), asdict(done))
+        yield done
 
 
 def _summary(name: str, qtype: QuantType, figures: "list[tuple[float, float | None, bool]]") -> Tuned:
@@ -103,7 +104,9 @@ def _summary(name: str, qtype: QuantType, figures: "list[tuple[float, float | No
     after = [before if tuned is None or not kept else tuned for before, tuned, kept in figures]
     kept = sum(kept for _, _, kept in figures)
     none = all(tuned is None for _, tuned, _ in figures)
-    reason = f"{qtype.name} takes no error feedback" if none else None if kept else "feedback did not help on other tokens"
+    reason = (
+        f"{qtype.name} takes no error feedback" if none else None if kept else "feedback did not help on other tokens"
+    )
     return Tuned(name, qtype.name, plain, None if none else float(np.mean(after)), kept, len(figures), reason)
 
 

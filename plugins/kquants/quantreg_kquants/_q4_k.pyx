@@ -10,7 +10,7 @@
 from libc.stdint cimport uint8_t
 
 from quantreg_kernels.abi cimport DecodeArgs, DotArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
-from quantreg_kernels.dot cimport Sum, dot_each, end_sum, keep_stored, prefetch_block, start_sum
+from quantreg_kernels.dot cimport Sum, dot_each, end_sum, prefetch_block, start_sum
 from quantreg_kernels.lanes cimport (
     lanes_load, lanes_store_bytes, lanes_store_u16, vb, vb_load, vf, vf_from_f16, vf_from_vi, vi,
 )
@@ -18,7 +18,7 @@ from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kquants._search cimport (
     MinSearch, pack_k4, requantize_above_min, score_super_blocks, search_scales_mins, unpack_k4,
 )
-from quantreg_kquants._unpack cimport add_nibbles, field, k4_steps, put_above_min
+from quantreg_kquants._unpack cimport K4, add_nibbles, field, fill_k4, k4_dot_steps, k4_steps, put_above_min
 
 cdef enum:
     TYPE_ID = 12
@@ -90,15 +90,16 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
 
 
 cdef float dot_row(const uint8_t *block, const float *x, Py_ssize_t n_cols) noexcept nogil:
+    cdef K4 k4
     cdef float steps[16]
     cdef Sum s
     cdef int c
     cdef Py_ssize_t _k
+    fill_k4(&k4)
     start_sum(&s)
     for _k in range(n_cols // BLOCK):
         prefetch_block(block, BYTES)
-        k4_steps(block, steps)
-        keep_stored(steps)
+        k4_dot_steps(&k4, block, steps)
         for c in range(4):
             add_nibbles(&s, block + 16 + 32 * c, steps + 2 * c, x + 64 * c)
         block += BYTES

@@ -13,7 +13,7 @@ from libc.stdint cimport uint8_t
 
 from quantreg_kernels.abi cimport DecodeArgs, DotArgs, EncodeArgs, RowCodec, ScoreArgs, codec_capsule
 from quantreg_kernels.dot cimport (
-    Sum, dot_each, end_sum, keep_stored, prefetch_block, start_sum, vq, vq_and, vq_load_twice, vq_merge, vq_shift,
+    Sum, dot_each, end_sum, prefetch_block, start_sum, vq, vq_and, vq_load_twice, vq_merge, vq_shift,
 )
 from quantreg_kernels.lanes cimport (
     lanes_load, lanes_store_bytes, lanes_store_u16, vb, vb_load, vf, vf_from_f16, vf_from_vi, vi, vi_min, vi_set1,
@@ -22,7 +22,7 @@ from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kquants._search cimport (
     MinSearch, pack_k4, requantize_above_min, score_super_blocks, search_scales_mins, unpack_k4,
 )
-from quantreg_kquants._unpack cimport add_above_min, field, k4_steps, put_above_min
+from quantreg_kquants._unpack cimport K4, add_above_min, field, fill_k4, k4_dot_steps, k4_steps, put_above_min
 
 cdef enum:
     TYPE_ID = 13
@@ -121,15 +121,16 @@ cdef inline void add_64(Sum *s, const uint8_t *block, vq high, int c, const floa
 
 
 cdef float dot_row(const uint8_t *block, const float *x, Py_ssize_t n_cols) noexcept nogil:
+    cdef K4 k4
     cdef float steps[16]
     cdef vq high
     cdef Sum s
     cdef Py_ssize_t _k
+    fill_k4(&k4)
     start_sum(&s)
     for _k in range(n_cols // BLOCK):
         prefetch_block(block, BYTES)
-        k4_steps(block, steps)
-        keep_stored(steps)
+        k4_dot_steps(&k4, block, steps)
         high = vq_load_twice(block + 16)
         add_64(&s, block, high, 0, steps, x)  # no loop: see decode_rows
         add_64(&s, block, high, 1, steps, x)

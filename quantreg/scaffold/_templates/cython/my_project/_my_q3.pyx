@@ -112,3 +112,4 @@ cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept n
 
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows)
+# A product with a few rows of activations is optional: dot_decoded of quantreg_kernels/dot.pxd makes one from the decoder.

@@ -1,0 +1,307 @@
+"""Quantizing with a calibration text: it gives the importance of columns, and tensors get error feedback."""
+
+import hashlib
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from quantreg import __version__, files
+from quantreg.errors import ModelError, PlanError, QualityError
+from quantreg.events import Calibrating, TensorTuned
+from quantreg.ggml import PLAIN_TYPES
+from quantreg.importance import ImportanceMatrix, Sums
+from quantreg.inference.model import Model
+from quantreg.jobs.adapted import adapt
+from quantreg.jobs.inputs import open_imatrix, open_source
+from quantreg.jobs.planning import Rehearsal, rehearse
+from quantreg.jobs.resume import identity_of
+from quantreg.jobs.source import stamp_of
+from quantreg.jobs.tuning_folder import Folder
+from quantreg.quality import read_text
+from quantreg.quality.activations import Activations
+from quantreg.recipes import Plan, PlanOptions
+from quantreg.recipes.calibration import EMBEDDINGS
+from quantreg.recipes.plans import edited
+from quantreg.recipes.retyped import retyped
+from quantreg.registry import types
+from quantreg.storage import AtomicFile, journal_path
+from quantreg.tuning.calibration import Calibration
+from quantreg.tuning.store import Store
+from quantreg.tuning.tune import Tuned, tune
+from quantreg.words import count, named
+
+if TYPE_CHECKING:
+    from quantreg.events import Event
+    from quantreg.importance import ImatrixLike
+    from quantreg.jobs.tuning_options import TuningOptions
+    from quantreg.jobs.writing import Ready
+
+__all__ = ["Tuning", "foreseen"]
+
+_BATCH = 2048  # tokens that go through the model at once
+_FEWEST = 3  # chunks: two that fit, and one that decides
+
+
+class Tuning:
+    """What a calibration text does to one output: its plan, and tensors that are encoded before it is written.
+
+    A context manager. First comes `rehearse`, then `encode`; both yield events. ``layout`` are the arguments of
+    `quantreg.jobs.planning.rehearse` about the output. On entry, everything is checked that can be known before the
+    text runs: raises ModelError if the model cannot run, QualityError if the text is too short, TokenizerError,
+    OutputError, and what `rehearse` raises.
+    """
+
+    def __init__(
+        self,
+        src: str | bytes | os.PathLike[str],
+        file_type: Any,
+        imatrix: "ImatrixLike | None",
+        options: PlanOptions,
+        tuning: "TuningOptions",
+        layout: Mapping[str, Any],
+        *,
+        threads: int | None = None,
+        force: bool = False,
+        resumable: bool = False,
+        resume: bool = False,
+        inputs: Sequence[str] = (),
+        writes: bool = True,
+    ) -> None:
+        self._src, self._file_type, self._given, self._options = src, file_type, imatrix, options
+        self._tuning, self._layout, self._threads, self._inputs = tuning, layout, threads, inputs
+        self._force, self._resume, self._writes = force, resume, writes
+        out = layout["dst"] if writes else None
+        self._folder = Folder(out, resumable=resumable, resume=resume, force=force)
+        self._stack = ExitStack()
+        self._tuned: list[Tuned] = []
+
+    def __enter__(self) -> Self:
+        first = self._first()
+        first.check()
+        if self._writes:
+            _check_outputs(first, self._force, self._resume, self._inputs)
+        with ExitStack() as stack:
+            self._file = stack.enter_context(files.open(self._src))
+            self.model: Model = _loaded(self._file, first, self._threads)
+            self.calibration: Calibration = _calibration(self.model, self._tuning)
+            stack.enter_context(self._folder)
+            self._names = {tensor.source.name: tensor.name for tensor in first.plan.tensors}
+            self.identity: dict[str, Any] = _identity(first, self.calibration)
+            self._folder.agree(self.identity)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    def _first(self) -> Rehearsal:
+        """The run as it can be planned before the text runs."""
+        if self._given is not None:
+            return self._rehearsal(self._given)
+        bare = rehearse(self._src, "COPY", None, replace(self._options, imatrix_floor=0.0), **self._layout)
+        return self._rehearsal(foreseen(bare.plan))
+
+    def _rehearsal(self, imatrix: "ImatrixLike") -> Rehearsal:
+        found = open_imatrix(imatrix)
+        file_type = self._file_type
+        if isinstance(file_type, Plan):
+            source = adapt(open_source(self._src, self._layout["names"]))
+            file_type = retyped(file_type, source, found)
+        return rehearse(self._src, file_type, found, self._options, **self._layout)
+
+    def rehearse(self) -> "Generator[Event, None, Rehearsal]":
+        """Collect the importance, unless it is given, and plan the output."""
+        if self._given is None:
+            yield from self._collect()
+        imatrix = self._matrix() if self._given is None else self._given
+        return self._rehearsal(imatrix)
+
+    def _collect(self) -> "Iterator[Event]":
+        """Run the tokens that fit through the model, and keep the importance of the columns in the folder."""
+        path = self._folder.importance
+        if path.exists():
+            return
+        sums = Sums()
+        activations = Activations(self.model, sums)
+        total = self.calibration.part("fit").size
+        done = 0
+        yield Calibrating("importance", done, total)
+        for ids in self.calibration.batches("fit", _BATCH):
+            states = self.model.states(ids, observe=activations.observe)
+            activations.keep()
+            if self.model.graph.generates:
+                rows = states.reshape(-1, states.shape[-1]).astype(np.float64)
+                sums.add(self.model.output_name, np.einsum("ij,ij->j", rows, rows), np.array([len(rows)], np.int64))
+            done += ids.size
+            yield Calibrating("importance", done, total)
+        n_ctx = self.calibration.tokens.shape[1]
+        chunks = len(self.calibration.part("fit"))
+        ImportanceMatrix(sums, datasets=self._tuning.datasets, chunk_count=chunks, chunk_size=n_ctx).write(path)
+
+    def _matrix(self) -> ImportanceMatrix:
+        """The importance that `_collect` has kept. It has no path, because its file is not there for long."""
+        found = ImportanceMatrix.read(self._folder.importance)
+        # Planning and encoding look for the names that the source has.
+        old = {new: name for name, new in self._names.items()}
+        entries = {old[name]: np.array(found.entries[name]) for name in found.entries if name in old}
+        return ImportanceMatrix(
+            entries, datasets=found.datasets, chunk_count=found.chunk_count, chunk_size=found.chunk_size
+        )
+
+    def encode(self, rehearsal: Rehearsal) -> "Generator[Event, None, Ready]":
+        """Encode the tensors of a plan with error feedback, into the folder."""
+        planned = rehearsal.plan
+        self.identity |= identity_of(rehearsal.source, planned, rehearsal.imatrix)
+        self._folder.agree(self.identity)
+        spare = () if self.model.graph.generates else (self.model.output_name,)
+        wanted = {
+            tensor.name: types[tensor.to_id]
+            for tensor in planned.tensors
+            if tensor.converted and tensor.to_type not in PLAIN_TYPES and tensor.name not in spare
+        }
+        store = self._folder.store(self.identity)
+        self._tuned = [Tuned(**store.facts(name)) for name in store]
+        done, total = 0, sum(planned[name].n_elements for name in wanted)
+        done += sum(planned[one.name].n_elements for one in self._tuned)
+        yield Calibrating("feedback", done, total)
+        for one in tune(self.model, self.calibration, wanted, store):
+            self._tuned.append(one)
+            done += planned[one.name].n_elements
+            yield TensorTuned(one)
+            yield Calibrating("feedback", done, total)
+        # Where feedback did not help, the ordinary bytes are made as ever.
+        kept = frozenset(one.name for one in self._tuned if one.kept or planned[one.name].importance is None)
+        return _Part(store, kept)
+
+    @property
+    def results(self) -> tuple[Tuned, ...]:
+        """What became of each tensor that the text reached."""
+        return tuple(self._tuned)
+
+    def warnings(self, planned: Plan) -> Iterator[str]:
+        """Sentences about the tensors that have no feedback, for the user."""
+        why: dict[str, list[str]] = {}
+        for one in self._tuned:
+            if one.reason:
+                why.setdefault(one.reason, []).append(one.name)
+        seen = {one.name for one in self._tuned}
+        missed = [
+            tensor.name
+            for tensor in planned.tensors
+            if tensor.converted
+            and tensor.to_type not in PLAIN_TYPES
+            and tensor.name not in seen
+            and tensor.name not in EMBEDDINGS  # no product reads them in any model
+            and len(tensor.dims) > 1
+        ]
+        if missed:
+            why["no matrix product reads them on this text"] = missed
+        for reason, names in why.items():
+            noun = "tensor keeps its" if len(names) == 1 else "tensors keep their"
+            yield f"{len(names)} {noun} ordinary bytes, because {reason} ({named(names)})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some of the tensors of a store."""
+
+    store: Store
+    names: frozenset[str]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> Path:
+        return self.store[name]
+
+    def parameters(self, name: str) -> Any:
+        return self.store.parameters(name)
+
+
+def foreseen(planned: Plan) -> ImportanceMatrix:
+    """An importance matrix like that which calibration will give, before it is known: all columns count the same."""
+    matrices = [tensor.source for tensor in planned.tensors if len(tensor.dims) > 1 and tensor.name.startswith("blk.")]
+    matrices += [tensor.source for tensor in planned.tensors if tensor.name == "output.weight"]
+    return ImportanceMatrix({info.name: np.ones(info.dims[0] * _experts(info.dims), np.float32) for info in matrices})
+
+
+def _experts(dims: Sequence[int]) -> int:
+    return dims[2] if len(dims) > 2 else 1
+
+
+def _check_outputs(first: Rehearsal, force: bool, resume: bool, inputs: Sequence[str]) -> None:
+    """Raise OutputError now, and not after hours, if a file must not be replaced."""
+    for file in first.files:
+        if not (resume and os.path.exists(journal_path(file.path))):
+            AtomicFile(file.path, force=force, source=[*first.source.paths, *inputs]).check()
+
+
+def _identity(first: Rehearsal, calibration: Calibration) -> dict[str, Any]:
+    """JSON-ready facts on which the results depend, besides the plan, under the names by which errors mention them.
+
+    Sums of floating-point numbers depend on the BLAS and on the CPU that it is made for.
+    """
+    digest = hashlib.blake2b(np.ascontiguousarray(calibration.tokens).data, digest_size=16).hexdigest()
+    return {
+        "quantreg": __version__,
+        "source": [list(stamp_of(path)) for path in first.source.paths],
+        "calibration": [digest, list(calibration.tokens.shape)],
+        "arithmetic": _arithmetic(),
+    }
+
+
+def _loaded(file: files.File, first: Rehearsal, threads: int | None) -> Model:
+    """The model as the output will have it: without pruned layers, and with the metadata that was overridden."""
+    planned = first.plan
+    if first.source.stored or not first.source.headers:
+        raise PlanError(
+            f"{first.source.paths[0]}: calibration needs a GGUF model that quantreg can run: convert it first "
+            "(quantreg quantize IN model.gguf F16)"
+        )
+    try:
+        if planned.options.prune_layers or planned.options.override_kv:
+            metadata = edited(file.metadata, planned.metadata)
+            tensors = {tensor.name: file[tensor.source.name] for tensor in planned.tensors}
+            return Model(metadata, tensors, threads=threads, file=file)
+        return Model(file.metadata, file, threads=threads, file=file)
+    except ModelError as error:
+        raise ModelError(
+            f"{error}; without a calibration text, the model need not "
+            "run: leave --calibration out, and give --imatrix if you have one"
+        ) from None
+
+
+def _calibration(model: Model, options: "TuningOptions") -> Calibration:
+    """The calibration text as tokens. Several texts are parted one by one, so that each has a share in each part."""
+    given = options.calibration
+    if isinstance(given, Calibration):
+        return given
+    texts = [read_text(text) if isinstance(text, os.PathLike) else text for text in options.texts]
+    each = [Calibration.cut(model, text, options.n_ctx, options.chunks) for text in texts]
+    if options.chunks is not None and len(each) > 1:
+        most = max(1, options.chunks // len(each))
+        each = [Calibration.cut(model, text, options.n_ctx, most) for text in texts]
+    found = Calibration.joined(each)
+    if len(found.tokens) < _FEWEST:
+        raise QualityError(
+            f"the calibration text has {count(len(found.tokens), 'chunk')} of {options.n_ctx} tokens, but at least "
+            f"{_FEWEST} are needed, some of which only check the result: give a longer text, or shorter chunks (-c)"
+        )
+    return found
+
+
+def _arithmetic() -> list[str]:
+    from threadpoolctl import threadpool_info  # slow to load, and only this needs it
+
+    found = [info for info in threadpool_info() if info.get("user_api") == "blas"]
+    return sorted(
+        f"{info.get('internal_api')} {info.get('version')} {info.get('architecture', '')}".strip() for info in found
+    )
