@@ -109,7 +109,8 @@ def _summary(name: str, qtype: QuantType, figures: "list[tuple[float, float | No
 
 
 def _importance(shared: Inputs, matrix: int) -> "Floats":
-    return np.ascontiguousarray(np.diagonal(shared.h[matrix])) / np.float32(max(1, int(shared.count[matrix])))
+    diagonal: Floats = np.ascontiguousarray(np.diagonal(shared.h[matrix]))
+    return diagonal / np.float32(max(1, int(shared.count[matrix])))
 
 
 def _shrunk(shared: Inputs, matrix: int, together: "Floats | None") -> "Floats":
