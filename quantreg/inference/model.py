@@ -14,8 +14,9 @@ import numpy as np
 
 from quantreg import files
 from quantreg.dispatch import cpu_count
-from quantreg.errors import ModelError, PluginError, QuantregError, ShapeError, TokenizerError
+from quantreg.errors import ModelError, QuantregError, ShapeError, TokenizerError
 from quantreg.inference import chat
+from quantreg.inference.architecture import architecture_of
 from quantreg.inference.cache import Cache
 from quantreg.inference.facts import Facts, read_facts
 from quantreg.inference.graph import Graph, whole_layer
@@ -25,7 +26,6 @@ from quantreg.inference.passes import Observe, Pass
 from quantreg.inference.sampling import Sampler, tokens
 from quantreg.inference.weights import Weights
 from quantreg.products import one_blas_thread
-from quantreg.recipes.catalog import architectures
 from quantreg.tensor import QuantizedTensor
 from quantreg.tokenization import Tokenizer
 
@@ -84,7 +84,7 @@ class Model:
     ) -> None:
         self.metadata, self.tensors, self._file = metadata, tensors, file
         self.threads = threads or cpu_count()
-        self.architecture: Architecture = _architecture(metadata)
+        self.architecture: Architecture = architecture_of(metadata)
         graph = self.architecture.graph
         assert graph is not None
         self.graph: Graph = graph
@@ -396,19 +396,3 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _architecture(metadata: Mapping[str, Any]) -> "Architecture":
-    name = metadata.get("general.architecture")
-    if not name:
-        raise ModelError("the file has no general.architecture: it holds no model that can run; convert it to GGUF")
-    found = architectures.get(name)
-    if found is None or found.graph is None:
-        known = ", ".join(sorted(each.name for each in architectures.values() if each.graph is not None))
-        raise ModelError(
-            f"quantreg cannot compute models of architecture {name!r}. It knows {known}; a plugin adds another with "
-            "the hook register_architectures and a quantreg.Architecture that has a graph"
-        )
-    if not isinstance(found.graph, Graph):
-        raise PluginError(f"architecture {name!r}: graph is {found.graph!r}, expected a quantreg.Graph")
-    return found

@@ -109,8 +109,8 @@ def layers(model: Model, calibration: Calibration) -> "Iterator[tuple[int, dict[
     """Take the text through the model, layer by layer; yield what each layer saw.
 
     Yields (layer, inputs by their first matrix, the first matrix for each matrix). After the last layer comes the
-    output matrix, with the number of layers in place of its own. The hidden states are those of the model as it is. Raises
-    ModelError for inputs that are not finite.
+    output matrix, with the number of layers in place of its own. The hidden states are those of the model as it is.
+    Raises ModelError for inputs that are not finite.
     """
     batches = [(True, part) for part in calibration.batches("fit", BATCH)]
     batches += [(False, part) for part in calibration.batches("decide", BATCH)]
