@@ -133,7 +133,7 @@ class Plan(Mapping[str, TensorPlan]):
     imatrix: str | None = None
     options: PlanOptions = field(default_factory=PlanOptions)
     parameters: tuple[StoredParameter, ...] = ()
-    free: frozenset[str] = frozenset()
+    free: frozenset[str] = field(default=frozenset(), compare=False)  # a plan file does not keep it
 
     def __getitem__(self, name: str) -> TensorPlan:
         return self._by_name[name]
