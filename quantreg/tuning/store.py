@@ -55,7 +55,7 @@ class Store(Mapping[str, Path]):
             os.fsync(out.fileno())
         (self.folder / f"{file}.npz").unlink(missing_ok=True)
         if parameters:
-            np.savez(self.folder / f"{file}.npz", **{key: np.asarray(value) for key, value in parameters.items()})
+            np.savez(self.folder / f"{file}.npz", **{key: np.asarray(value) for key, value in parameters.items()})  # type: ignore[arg-type]
         self._files[name], self._facts[name] = file, facts
         new = self._listing.with_suffix(".new")
         new.write_text(json.dumps({"identity": self._identity, "files": self._files, "facts": self._facts}))
