@@ -194,17 +194,15 @@ def test_a_numpy_type_of_a_plugin_gets_feedback():
     assert found.tuned < 0.7 * found.plain
 
 
-# ---- that the tests notice a fault ----
-
-
-def test_feedback_that_sends_no_errors_is_noticed(monkeypatch):
-    """The loss that the test above asks for needs the feedback: without it, it is not reached."""
-    h = given()[0]
-    alone = factor(np.diag(np.diagonal(h)))
-    w, qtype = weights(**SIZE), types["Q4_K"]
-    found = encode_matrix(w, qtype, "w", feedback.Factor(alone.upper, np.diag(np.diagonal(h))), given()[1], given()[2])
-    plain = encoding._plain(w, qtype, qtype.codec, given()[1], "w")
-    assert loss(w, decoded(qtype, found.data), h) > LEFT.get("Q4_K", 0.7) * loss(w, decoded(qtype, plain), h)
+@every_type
+def test_errors_that_are_sent_to_the_right_lower_the_loss_without_any_sweep(name):
+    """The sweeps would hide a pass that sends nothing."""
+    qtype, w = types[name], weights(**SIZE)
+    h, importance, _ = given()
+    plain = encoding._plain(w, qtype, qtype.codec, importance, name)
+    found = encoded(qtype, sweeps=0)
+    before, after = (loss(w, decoded(qtype, data), h) for data in (plain, found.data))
+    assert after < max(0.8, LEFT.get(name, 0.0)) * before
 
 
 def test_bytes_that_are_worse_on_other_tokens_are_not_kept():
@@ -219,3 +217,37 @@ def test_bytes_that_are_worse_on_other_tokens_are_not_kept():
     assert (found.kept, found.reason) == (False, "feedback did not help on other tokens")
     plain = encoding._plain(w, qtype, qtype.codec, np.ascontiguousarray(np.diagonal(h)), "w")
     assert (found.data == plain).all()
+
+
+class Levels:
+    """The nearest of 256 levels, which are the parameter of the tensor."""
+
+    can_encode, has_scorer, whole_rows, built = True, False, False, ("python",)
+
+    def __init__(self, levels=None):
+        self.levels = levels
+
+    def bind(self, parameters, context):
+        return Levels(None if parameters is None else parameters["levels"])
+
+    def encode_rows(self, x, out, importance=None, first_row=0):
+        out[...] = np.abs(x[..., None] - self.levels).argmin(axis=-1)
+
+    def decode_rows(self, data, out, stream=False):
+        out[...] = self.levels[data]
+
+
+def test_a_type_that_fits_its_levels_gets_feedback_on_them():
+    qtype = quantreg.QuantType(
+        "LEVELS", type_id=4300, block_size=32, type_size=32, codec=Levels,
+        parameters=quantreg.Parameters({"levels": (256,)}, lambda samples, context: {}),
+    )  # fmt: skip
+    w = weights(**SIZE)
+    # Uneven levels, so that another type's points would not do.
+    levels = (np.sign(np.linspace(-1, 1, 256)) * np.linspace(-1, 1, 256) ** 2 * abs(w).max()).astype(np.float32)
+    found = encoded(qtype, parameters={"levels": levels})
+    assert found.kept
+    assert found.tuned < 0.8 * found.plain
+    q = levels[found.data]
+    x = given()[2]
+    assert found.tuned == pytest.approx(np.square(x @ (w - q).T).sum() / np.square(x @ w.T).sum(), rel=1e-3)

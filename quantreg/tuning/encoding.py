@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Encoded", "encode_matrix", "takes_feedback", "why_no_feedback"]
 
 ROWS = 1024  # rows that are encoded together; the bytes must not depend on the number of threads
-DAMPED = 0.01  # of the mean importance, added to that of each column, as `factor` does with H
+LEAST = 0.01  # of the mean importance, for columns whose inputs say little
 MOST_BYTES_OF_BLOCK = 4096  # finding codes flips each bit of a block
 
 
@@ -146,7 +146,7 @@ def _encoder(
     """
     used = _used(qtype, importance)
     if used is not None:  # a block whose inputs were always zero needs scales, too
-        used = used + np.float32(DAMPED) * used.mean()
+        used = np.maximum(used, np.float32(LEAST) * used.mean())
     scores: Floats | None = None
     if used is not None and (registry.scorer(qtype) is not None or qtype.block_size < 256):
         # The scores of a row may depend on all of it, such as on its mean square: they are those of the whole row.
