@@ -1,5 +1,6 @@
 """The subcommand `quantreg quantize`."""
 
+import json
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,10 @@ from quantreg.cli.tuning_options import to_tuning, tuning_inputs, tuning_options
 from quantreg.words import count
 
 if TYPE_CHECKING:
-    from quantreg import FileType, Plan, TensorPlan
+    from contextlib import AbstractContextManager
+
+    from quantreg import FileType, Plan, QuantizeResult, TensorPlan
+    from quantreg.storage import AtomicFile
 
 
 @click.command("quantize", cls=PlanCommand, options_metavar="[OPTIONS]")
@@ -56,6 +60,11 @@ if TYPE_CHECKING:
 @click.option("--resumable", is_flag=True, help="If the run is interrupted, keep the finished part in OUT.partial.")
 @click.option("--resume", is_flag=True, help="Continue from OUT.partial if it exists. Implies --resumable.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@click.option(
+    "--report", metavar="FILE",
+    help="With --calibration, measure OUT on the tenth of the text that decided nothing, beside the file types of the "
+    "next sizes, and write a web page about it (JSON if FILE ends in .json). Replaces FILE.",
+)  # fmt: skip
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -72,6 +81,7 @@ def command(
     resumable: bool,
     resume: bool,
     force: bool,
+    report: str | None,
     **given: Any,
 ) -> None:
     """Quantize the GGUF or safetensors model IN to OUT.
@@ -88,6 +98,8 @@ def command(
     if sum(map(bool, (given["keep_split"], split_max_size, split_max_tensors))) > 1:
         raise click.UsageError("give only one of --keep-split, --split-max-size and --split-max-tensors.")
     tuning = to_tuning(given)
+    if report is not None and (tuning["calibration"] is None or dry_run):
+        raise click.UsageError("--report is about a file made with a calibration text: give one with --calibration.")
     has_target = tuning["target_size"] is not None or tuning["target_bpw"] is not None
     source, out, word, positional = _arguments(arguments, plan_file is not None, has_target)
     file_type: FileType | Plan | None
@@ -110,10 +122,12 @@ def command(
     if not out:
         raise click.UsageError("with a target, expected IN OUT [N]: give the name of the output.")
     refuse_to_replace(out, plan_file, *type_files(ctx), *tuning_inputs(tuning))
+    if report is not None and os.path.realpath(report) == os.path.realpath(out):
+        raise click.UsageError("--report and OUT are the same file: give the report another name.")
     if processes is not None and (threads or positional):
         raise click.UsageError("give either --processes or a number of threads.")
     _quantize(
-        source, out, file_type, imatrix, log_json, processes, threads=processes or threads or positional,
+        source, out, file_type, imatrix, log_json, processes, report, threads=processes or threads or positional,
         resumable=resumable or resume, resume=resume, force=force, **shards, **options, **tuning,
     )  # fmt: skip
 
@@ -209,6 +223,7 @@ def _quantize(
     imatrix: str | None,
     log_json: bool,
     processes: int | None,
+    report: str | None,
     **keywords: Any,
 ) -> None:
     import quantreg
@@ -226,7 +241,11 @@ def _quantize(
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP: keep it so
             signal.signal(number, stop)
     try:
-        with listener(log_json) as listen, worker_processes(processes) if processes else nullcontext() as pool:
+        with (
+            _report_file(report, source, out, *tuning_inputs(keywords)) as page,
+            listener(log_json) as listen,
+            worker_processes(processes) if processes else nullcontext() as pool,
+        ):
 
             def told(event: Event) -> None:
                 if isinstance(event, Started) and not log_json:  # now, because the work may take hours
@@ -236,6 +255,8 @@ def _quantize(
 
             keywords |= {"progress": told, "executor": pool}
             result = quantreg.quantize_file(source, out, file_type, imatrix, **keywords)
+            if page is not None:
+                page.write(_reported(source, result, imatrix, keywords, as_json=str(report).endswith(".json")))
     except KeyboardInterrupt:
         if keywords["resumable"]:
             kept = ".partial" if os.path.exists(f"{out}.partial") else ".tuning"
@@ -252,3 +273,26 @@ def _quantize(
         better = sum(one.kept > 0 for one in result.tuned)
         click.echo(f"error feedback: kept in {better} of {count(len(result.tuned), 'tensor')}")
     warn(warning for warning in result.warnings if warning not in known)
+
+
+def _report_file(report: str | None, *read: str) -> "AbstractContextManager[AtomicFile | None]":
+    """Open the report, so that a path that cannot be written is refused before the run. It replaces no other file."""
+    from quantreg.storage import AtomicFile
+
+    return AtomicFile(report, force=True, source=read) if report is not None else nullcontext()
+
+
+def _reported(
+    source: str, result: "QuantizeResult", imatrix: str | None, keywords: Mapping[str, Any], as_json: bool
+) -> bytes:
+    """Measure the result, and return the report as a web page or as JSON."""
+    from quantreg.jobs.tuning_report import tuning_report
+    from quantreg.sizes import parse_bytes
+    from quantreg.tuning.report_page import page
+
+    target = keywords["target_size"]
+    found = tuning_report(
+        source, result, keywords["calibration"], n_ctx=keywords["n_ctx"], chunks=keywords["chunks"], imatrix=imatrix,
+        target=None if target is None else parse_bytes(target, "target_size"), threads=keywords["threads"],
+    )  # fmt: skip
+    return (json.dumps(found.to_dict(), indent=1) + "\n" if as_json else page(found)).encode()

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from quantreg.jobs.tuning_options import TuningOptions
     from quantreg.jobs.writing import Ready
 
-__all__ = ["Tuning", "foreseen"]
+__all__ = ["Tuning", "calibration_of", "foreseen"]
 
 _BATCH = 2048  # tokens that go through the model at once
 _BASE = "Q4_K_M"  # with a target, the file type whose rules say which tensors keep their types
@@ -101,7 +101,7 @@ class Tuning:
                 self._stack = stack.pop_all()
                 return self
             self.model: Model = _loaded(self._file, first, self._threads)
-            self.calibration: Calibration = _calibration(self.model, self._tuning)
+            self.calibration: Calibration = calibration_of(self.model, self._tuning)
             stack.enter_context(self._folder)
             self._names = {tensor.source.name: tensor.name for tensor in first.plan.tensors}
             self.identity = _identity(first, self.calibration)
@@ -335,7 +335,7 @@ def _loaded(file: files.File, first: Rehearsal, threads: int | None) -> Model:
         ) from None
 
 
-def _calibration(model: Model, options: "TuningOptions") -> Calibration:
+def calibration_of(model: Model, options: "TuningOptions") -> Calibration:
     """The calibration text as tokens. Several texts are parted one by one, so that each has a share in each part."""
     given = options.calibration
     if isinstance(given, Calibration):

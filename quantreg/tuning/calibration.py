@@ -27,8 +27,8 @@ class Calibration:
     - ``tokens``: int32 (chunks, tokens of a chunk), each as it goes into the model.
     - ``decide``, ``report``: the first chunks of the parts that decide and report; those before fit.
 
-    The parts are contiguous, so that no chunk has its neighbour in another part: 80 % fit the codes, 10 % decide what is
-    kept, and 10 % report how good the result is, which decides nothing.
+    The parts are contiguous, so that no chunk has its neighbour in another part: 80 % fit the codes, 10 % decide what
+    is kept, and 10 % report how good the result is, which decides nothing.
     """
 
     tokens: "NDArray[np.int32]"

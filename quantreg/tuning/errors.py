@@ -59,7 +59,7 @@ def _group(
     for matrix in _sampled(shared):
         h = shared.h[matrix]
         factored = factor(h)
-        importance = np.ascontiguousarray(np.diagonal(h)) / np.float32(max(1, int(shared.count[matrix])))
+        importance = (np.diagonal(h) / np.float32(max(1, int(shared.count[matrix])))).astype(np.float32)
 
         rows = {name: sampled_rows(model.tensors[name], matrix) for name in names}
         errors: dict[str, dict[str, RelativeError]] = {name: {} for name in names}

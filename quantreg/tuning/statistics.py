@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -108,8 +108,8 @@ class _Watch:
 def layers(model: Model, calibration: Calibration) -> "Iterator[tuple[int, dict[str, Inputs], dict[str, str]]]":
     """Take the text through the model, layer by layer; yield what each layer saw.
 
-    Yields (layer, inputs by their first matrix, the first matrix for each matrix). After the last layer comes the output
-    matrix, with the number of layers in place of its own. The hidden states are those of the model as it is. Raises
+    Yields (layer, inputs by their first matrix, the first matrix for each matrix). After the last layer comes the
+    output matrix, with the number of layers in place of its own. The hidden states are those of the model as it is. Raises
     ModelError for inputs that are not finite.
     """
     batches = [(True, part) for part in calibration.batches("fit", BATCH)]
@@ -139,7 +139,7 @@ def layers(model: Model, calibration: Calibration) -> "Iterator[tuple[int, dict[
 class _States:
     """Hidden states of all tokens: float32, in memory or, if they are many, in a file."""
 
-    def __init__(self, size: int, spill: "tempfile._TemporaryFileWrapper[bytes]") -> None:
+    def __init__(self, size: int, spill: "IO[bytes]") -> None:
         self.values: Floats
         if size * 4 <= MEMORY:
             self.values = np.empty(size, np.float32)
