@@ -20,6 +20,7 @@ if _is_source and not type(__spec__.loader).__module__.startswith("_quantreg_edi
 # public name -> module that holds it
 _HOMES = {
     "Architecture": "recipes",
+    "Calibration": "tuning.calibration",
     "CodecError": "errors",
     "Comparison": "jobs.compare",
     "Coverage": "importance.coverage",
@@ -54,6 +55,7 @@ _HOMES = {
     "RowCodec": "codec",
     "SafetensorsError": "errors",
     "ScaledCodec": "scaled",
+    "Sensitivity": "tuning.sensitivity",
     "ShapeError": "errors",
     "TensorContext": "parameters",
     "TensorPlan": "recipes",
@@ -63,6 +65,7 @@ _HOMES = {
     "UnknownTypeError": "errors",
     "Validation": "jobs.verify",
     "WriteResult": "jobs.results",
+    "allocate": "tuning.allocation",
     "collect_imatrix": "quality",
     "compare": "jobs.compare",
     "coverage": "importance.coverage",

@@ -77,6 +77,9 @@ from quantreg.registry import types as types
 from quantreg.scaled import ScaledCodec as ScaledCodec
 from quantreg.tensor import QuantizedTensor as QuantizedTensor
 from quantreg.tokenization import Tokenizer as Tokenizer
+from quantreg.tuning.allocation import allocate as allocate
+from quantreg.tuning.calibration import Calibration as Calibration
+from quantreg.tuning.sensitivity import Sensitivity as Sensitivity
 from quantreg.writing import LazyTensor as LazyTensor
 from quantreg.writing import write as write
 

@@ -18,6 +18,7 @@ PACKAGES = [
     "quantreg", "quantreg.gguf", "quantreg.storage", "quantreg.recipes", "quantreg.importance", "quantreg.evaluation",
     "quantreg.jobs", "quantreg.safetensors", "quantreg.testing", "quantreg.scaffold", "quantreg.cli",
     "quantreg.inference", "quantreg.tokenization", "quantreg.quality", "quantreg.products",
+    "quantreg.tuning",
 ]  # fmt: skip
 
 

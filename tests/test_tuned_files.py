@@ -1,7 +1,6 @@
 """Quantizing with a calibration text: the same types and sizes, better bytes, and runs that end early and go on."""
 
 import hashlib
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 import small_models
 
 import quantreg
-from quantreg import ModelError, OutputError, PlanError, QualityError
+from quantreg import ModelError, OutputError, PlanError, QualityError, cli
 from quantreg.events import Calibrating, Finished, Started, TensorTuned
 
 N_CTX = 32
@@ -177,25 +176,210 @@ def test_a_run_that_ends_early_goes_on_to_the_same_bytes(models, at, kind, nth):
     seen = []
 
     def stop(event):
-        seen.append(type(event))
-        if seen.count(kind) == nth or (kind is Started and isinstance(event, Started)):
+        seen.append(event)
+        if isinstance(event, kind) and (kind is Started or sum(isinstance(one, kind) for one in seen) == nth):
             raise Stop
 
     with pytest.raises(Stop):
         quantreg.quantize_file(source, "out.gguf", "Q4_0", resumable=True, progress=stop, **given)
-    if TensorTuned in seen:
+    if any(isinstance(event, TensorTuned) for event in seen):
         with pytest.raises(OutputError, match="--resume"):
             quantreg.quantize_file(source, "out.gguf", "Q4_0", resumable=True, **given)
         with pytest.raises(OutputError, match="another calibration"):
             quantreg.quantize_file(source, "out.gguf", "Q4_0", resume=True, calibration=OTHER, n_ctx=N_CTX)
         with pytest.raises(OutputError, match="another plan"):
             quantreg.quantize_file(source, "out.gguf", "Q5_0", resume=True, **given)
+    before = [event.tuned.name for event in seen if isinstance(event, TensorTuned)]
     again = []
-    quantreg.quantize_file(source, "out.gguf", "Q4_0", resume=True, progress=lambda e: again.append(type(e)), **given)
+    result = quantreg.quantize_file(source, "out.gguf", "Q4_0", resume=True, progress=again.append, **given)
+    after = [event.tuned.name for event in again if isinstance(event, TensorTuned)]
     assert digest("out.gguf") == digest("whole.gguf")
-    assert again.count(TensorTuned) + seen.count(TensorTuned) in (again.count(TensorTuned), len(set(tuned_names("out.gguf"))))
+    assert sorted(before + after) == sorted(one.name for one in result.tuned)
     assert left_over(at) == []
 
 
-def tuned_names(path):
-    return [name for name, tensor in quantreg.open(path).items() if tensor.type == "Q4_0"]
+_KILLED = """
+import os, signal, sys
+import numpy as np
+import quantreg
+from quantreg import events
+
+source, phase, nth = sys.argv[1:]
+seen = 0
+def stop(event):
+    global seen
+    seen += type(event).__name__ == phase
+    if seen == int(nth):
+        os.kill(os.getpid(), signal.SIGKILL)
+quantreg.quantize_file(source, "out.gguf", "Q4_0", calibration=np.load("ids.npy"), n_ctx=32, chunks=40,
+                       resume=True, progress=stop)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
+def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bytes(models, at):
+    source = models / "llama.gguf"
+    quantreg.quantize_file(source, "whole.gguf", "Q4_0", calibration=CALIBRATION, **TEXT)
+    np.save("ids.npy", CALIBRATION)
+    # The text runs; feedback; feedback goes on; the output is written. None of it is done twice.
+    for phase, nth in [("Calibrating", 2), ("TensorTuned", 2), ("TensorTuned", 3), ("TensorDone", 6)]:
+        ended = subprocess.run(
+            [sys.executable, "-P", "-c", _KILLED, str(source), phase, str(nth)], check=False, timeout=120
+        )
+        assert ended.returncode == -signal.SIGKILL
+    again = []
+    quantreg.quantize_file(
+        source, "out.gguf", "Q4_0", calibration=CALIBRATION, resume=True, progress=again.append, **TEXT
+    )
+    assert not any(isinstance(event, TensorTuned) for event in again)
+    assert digest("out.gguf") == digest("whole.gguf")
+    assert left_over(at) == []
+
+
+# ---- the command ----
+
+
+def run(capsys, *arguments):
+    code = cli.main([str(word) for word in arguments])
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+@pytest.fixture
+def given(at):
+    """The options about the text."""
+    Path("a.txt").write_text(" ".join(map(str, CALIBRATION[: 20 * N_CTX])))
+    Path("b.txt").write_text(" ".join(map(str, CALIBRATION[20 * N_CTX :])))
+    return ["--calibration", "a.txt", "--calibration", "b.txt", "--ids", "-c", N_CTX]
+
+
+def test_the_command_says_how_many_tensors_kept_feedback(models, at, given, capsys):
+    code, out, err = run(capsys, "quantize", *given, models / "llama.gguf", "out.gguf", "Q4_0")
+    assert code == 0, err
+    assert "error feedback: kept in 15 of 15 tensors" in out
+    assert "with feedback" in err
+    quantreg.quantize_file(
+        models / "llama.gguf", "same.gguf", "Q4_0", n_ctx=N_CTX, datasets=["a.txt", "b.txt"],
+        calibration=[CALIBRATION[: 20 * N_CTX], CALIBRATION[20 * N_CTX :]],
+    )  # fmt: skip
+    assert digest("out.gguf") == digest("same.gguf")
+
+
+def test_the_log_has_a_line_for_each_tensor_that_was_tuned(models, at, given, capsys):
+    import json
+
+    code, out, _ = run(capsys, "quantize", *given, "--log-json", models / "llama.gguf", "out.gguf", "Q4_0")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [line["event"] for line in lines].count("tuned") == 15
+    assert next(line for line in lines if line["event"] == "tuned")["error_with_feedback"] > 0
+
+
+def test_a_plan_is_made_without_running_the_text_and_carried_out_with_it(models, at, given, capsys):
+    source = models / "llama.gguf"
+    assert run(capsys, "plan", *given, source, "Q4_0", "-o", "plan.json")[0] == 0
+    code, out, err = run(capsys, "quantize", *given, "--dry-run", source, "out.gguf", "Q4_0")
+    assert code == 0, err
+    assert "Q4_0" in out
+    assert not Path("out.gguf").exists()
+    assert run(capsys, "quantize", *given, source, "direct.gguf", "Q4_0")[0] == 0
+    assert run(capsys, "quantize", *given, "--plan", "plan.json", source, "planned.gguf")[0] == 0
+    assert digest("direct.gguf") == digest("planned.gguf")
+
+
+# ---- a target ----
+
+
+@pytest.mark.parametrize("text", [{}, {"calibration": CALIBRATION, **TEXT}])
+def test_a_file_is_not_above_its_target_and_options_that_fix_types_hold(models, at, text):
+    source = models / "llama.gguf"
+    result = quantreg.quantize_file(source, "out.gguf", target_size="60KB", tensor_types={"ffn_down": "Q8_0"}, **text)
+    assert Path("out.gguf").stat().st_size == result.size <= 60_000
+    assert result.size > 0.98 * 60_000  # of so few tensors, each is a large step
+    assert {t.to_type for t in result.tensors if "ffn_down" in t.name} == {"Q8_0"}
+    assert any(warning.startswith("types for the target: by") for warning in result.warnings)
+    assert bool(result.tuned) == bool(text)
+    assert quantreg.validate("out.gguf").ok
+
+
+def test_a_target_in_bits_per_weight_takes_only_the_types_that_are_named(models, at):
+    result = quantreg.quantize_file(models / "llama.gguf", "out.gguf", target_bpw=6.0, types="Q4_0,Q8_0")
+    assert result.bits_per_weight <= 6.0
+    assert {t.to_type for t in result.tensors if t.converted} <= {"Q4_0", "Q8_0"}
+    with pytest.raises(PlanError, match="smallest types"):
+        quantreg.quantize_file(models / "llama.gguf", "small.gguf", target_size=20_000)
+    assert not Path("small.gguf").exists()
+
+
+def test_a_run_with_a_target_goes_on_to_the_same_bytes(models, at):
+    given = {"calibration": CALIBRATION, "target_size": 60_000, **TEXT}
+    quantreg.quantize_file(models / "llama.gguf", "whole.gguf", **given)
+
+    def stop(event):
+        if isinstance(event, TensorTuned):
+            raise Stop
+
+    with pytest.raises(Stop):
+        quantreg.quantize_file(models / "llama.gguf", "out.gguf", resumable=True, progress=stop, **given)
+    quantreg.quantize_file(models / "llama.gguf", "out.gguf", resume=True, **given)
+    assert digest("out.gguf") == digest("whole.gguf")
+    assert left_over(at) == []
+
+
+def test_a_plan_for_a_target_is_a_file_to_edit_and_to_carry_out(models, at, given, capsys):
+    source = models / "llama.gguf"
+    target = ["--target-size", "60KB"]
+    code, _, err = run(capsys, "plan", *given, *target, source, "-o", "plan.json")
+    assert code == 0, err
+    assert run(capsys, "quantize", *given, "--plan", "plan.json", source, "planned.gguf")[0] == 0
+    assert run(capsys, "quantize", *given, *target, source, "direct.gguf")[0] == 0
+    assert digest("planned.gguf") == digest("direct.gguf")
+    code, out, _ = run(capsys, "quantize", *target, "--dry-run", source)
+    assert code == 0
+    assert "output.weight" in out
+    assert run(capsys, "quantize", *target, source, "out.gguf", "Q4_0")[0] == 2
+    assert run(capsys, "quantize", *target, source)[0] == 2
+
+
+# ---- what cannot be done ----
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ({"calibration": CALIBRATION[: 2 * N_CTX], "n_ctx": N_CTX}, QualityError, "at least 3 are needed"),
+        ({"calibration": CALIBRATION[:40], "n_ctx": N_CTX}, QualityError, "give a longer text"),
+        ({"calibration": [5000] * 200, "n_ctx": N_CTX}, ModelError, "vocabulary"),
+        ({"n_ctx": 64}, PlanError, "n_ctx is about a calibration text"),
+        ({"types": "Q4_0"}, PlanError, "types needs a target"),
+        ({"target_bpw": 3.5, "target_size": "1GB"}, PlanError, "exclude each other"),
+        ({"target_bpw": 0}, PlanError, "target_bpw is 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(models, at, text, error, says):
+    with pytest.raises(error, match=says):
+        quantreg.quantize_file(models / "llama.gguf", "out.gguf", "Q4_0", **text)
+    assert list(at.iterdir()) == []
+
+
+def test_a_model_that_cannot_run_is_refused_with_a_way_out(models, at):
+    quantreg.edit_metadata(models / "llama.gguf", "odd.gguf", set={"general.architecture": "nobody"})
+    with pytest.raises(ModelError, match="leave --calibration out"):
+        quantreg.quantize_file("odd.gguf", "out.gguf", "Q4_0", calibration=CALIBRATION, **TEXT)
+
+
+def test_an_output_that_exists_is_found_before_the_text_runs(models, at):
+    Path("out.gguf").write_bytes(b"precious")
+    seen = []
+    with pytest.raises(OutputError, match="exists"):
+        quantreg.quantize_file(
+            models / "llama.gguf", "out.gguf", "Q4_0", calibration=CALIBRATION, progress=seen.append, **TEXT
+        )
+    assert seen == []
+    assert Path("out.gguf").read_bytes() == b"precious"
+
+
+def test_a_text_of_one_token_repeated_still_gives_a_sound_file(models, at):
+    result = quantreg.quantize_file(models / "llama.gguf", "out.gguf", "Q4_0", calibration=[7] * 1280, **TEXT)
+    assert quantreg.validate(result.path).ok
+    assert np.isfinite(divergence("out.gguf", models / "llama.gguf"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantreg.cli.show import printable, size
-from quantreg.events import Advanced, Event, Finished, Started, TensorDone
+from quantreg.events import Advanced, Calibrating, Event, Finished, Started, TensorDone, TensorTuned
 
 if TYPE_CHECKING:
     from quantreg import TensorPlan
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["listener"]
 
 _PAUSE = 0.2  # seconds between two "progress" lines
+_QUIET = 10.0  # seconds between two lines about calibration where there is no terminal
+_PHASES = {
+    "importance": "calibration text",
+    "allocation": "choosing types",
+    "feedback": "error feedback",
+}
 
 
 @contextmanager
@@ -29,11 +35,31 @@ def listener(log_json: bool = False) -> Iterator[Callable[[Event], None]]:
         with _bar() as listen:
             yield listen
     else:
-        yield _print_line
+        yield _Lines()
+
+
+class _Lines:
+    """Print a line for each tensor, and now and then how far calibration is."""
+
+    def __init__(self) -> None:
+        self.told = time.monotonic()
+        self.phase = ""
+
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, Calibrating):
+            _print_line(event)
+        elif event.phase != self.phase or time.monotonic() - self.told >= _QUIET:
+            self.phase, self.told = event.phase, time.monotonic()
+            share = event.done / event.total if event.total else 1.0
+            click.echo(f"{_PHASES.get(event.phase, event.phase)}: {share:.0%}", err=True)
 
 
 def _print_line(event: Event) -> None:
-    if isinstance(event, TensorDone):
+    if isinstance(event, TensorTuned):
+        tuned = event.tuned
+        after = "no feedback" if tuned.tuned is None else f"{tuned.tuned:.2e} with feedback"
+        click.echo(printable(f"{tuned.name}: {tuned.type}, output error {tuned.plain:.2e}, {after}"), err=True)
+    elif isinstance(event, TensorDone):
         tensor = event.tensor
         kinds = f"{tensor.from_type} -> {tensor.to_type}" if tensor.converted else f"{tensor.to_type}, unchanged"
         line = f"[{event.index:4d}/{event.count:4d}] {tensor.name}: {kinds}, {size(tensor.bytes)}"
@@ -42,6 +68,8 @@ def _print_line(event: Event) -> None:
 
 class _JsonLines:
     """Print the events started, progress (at most every 0.2 s), tensor (for each) and finished.
+
+    With a calibration text, calibrating (at most every 0.2 s) and tuned (for each tensor) come first.
 
     Bytes are those of the source, except in output_bytes and size.
     """
@@ -53,6 +81,16 @@ class _JsonLines:
     def __call__(self, event: Event) -> None:
         line: dict[str, Any] | None = None
         match event:
+            case Calibrating(phase, done, count):
+                if done in (0, count) or time.monotonic() - self.told >= _PAUSE:
+                    self.told = time.monotonic()
+                    line = {"event": "calibrating", "phase": phase, "done": done, "total": count}
+            case TensorTuned(tuned):
+                line = {
+                    "event": "tuned", "name": tuned.name, "type": tuned.type, "error": tuned.plain,
+                    "error_with_feedback": tuned.tuned, "kept": tuned.kept, "matrices": tuned.matrices,
+                    "reason": tuned.reason,
+                }  # fmt: skip
             case Started(plan, total):
                 self.total = total
                 line = {
@@ -91,6 +129,7 @@ def _bar() -> Iterator[Callable[[Event], None]]:
         TransferSpeedColumn,
     )
 
+    phase: list[str] = []  # of calibration
     columns = [
         TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TransferSpeedColumn(),
         TimeRemainingColumn()
@@ -99,8 +138,13 @@ def _bar() -> Iterator[Callable[[Event], None]]:
         task = bar.add_task("reading the header", total=None)
 
         def listen(event: Event) -> None:
-            if isinstance(event, Started):
-                bar.update(task, total=event.source_bytes)
+            if isinstance(event, Calibrating):
+                if phase != [event.phase]:
+                    phase[:] = [event.phase]
+                    bar.reset(task, total=event.total)
+                bar.update(task, completed=event.done, description=_PHASES.get(event.phase, event.phase))
+            elif isinstance(event, Started):
+                bar.reset(task, total=event.source_bytes)
             elif isinstance(event, Advanced):
                 bar.update(task, advance=event.source_bytes, description=_label(event.tensor))
 

@@ -1,5 +1,7 @@
 """The subcommand `quantreg quantize`."""
 
+import json
+import os
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -17,14 +19,19 @@ from quantreg.cli.plan_options import (
     type_files,
 )
 from quantreg.cli.show import plan_summary, print_json, printable, size, warn
+from quantreg.cli.tuning_options import to_tuning, tuning_inputs, tuning_options
 from quantreg.words import count
 
 if TYPE_CHECKING:
-    from quantreg import FileType, Plan, TensorPlan
+    from contextlib import AbstractContextManager
+
+    from quantreg import FileType, Plan, QuantizeResult, TensorPlan
+    from quantreg.storage import AtomicFile
 
 
 @click.command("quantize", cls=PlanCommand, options_metavar="[OPTIONS]")
 @click.argument("arguments", nargs=-1, required=True, metavar="IN [OUT] TYPE [N]")
+@tuning_options
 @plan_options
 @click.option(
     "--plan",
@@ -53,6 +60,11 @@ if TYPE_CHECKING:
 @click.option("--resumable", is_flag=True, help="If the run is interrupted, keep the finished part in OUT.partial.")
 @click.option("--resume", is_flag=True, help="Continue from OUT.partial if it exists. Implies --resumable.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@click.option(
+    "--report", metavar="FILE",
+    help="With --calibration, measure OUT on the tenth of the text that decided nothing, beside the file types of the "
+    "next sizes, and write a web page about it (JSON if FILE ends in .json). Replaces FILE.",
+)  # fmt: skip
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -69,6 +81,7 @@ def command(
     resumable: bool,
     resume: bool,
     force: bool,
+    report: str | None,
     **given: Any,
 ) -> None:
     """Quantize the GGUF or safetensors model IN to OUT.
@@ -84,9 +97,15 @@ def command(
         raise click.UsageError("--json needs --dry-run.")
     if sum(map(bool, (given["keep_split"], split_max_size, split_max_tensors))) > 1:
         raise click.UsageError("give only one of --keep-split, --split-max-size and --split-max-tensors.")
-    source, out, word, positional = _arguments(arguments, planned=plan_file is not None)
-    file_type: FileType | Plan
+    tuning = to_tuning(given)
+    if report is not None and (tuning["calibration"] is None or dry_run):
+        raise click.UsageError("--report is about a file made with a calibration text: give one with --calibration.")
+    has_target = tuning["target_size"] is not None or tuning["target_bpw"] is not None
+    source, out, word, positional = _arguments(arguments, plan_file is not None, has_target)
+    file_type: FileType | Plan | None
     if plan_file is not None:
+        if has_target:
+            raise click.UsageError("a target cannot be used with --plan: give it to `quantreg plan`.")
         _refuse_beside_a_plan(ctx, given)
         imatrix, options = None, {"names": given["names"]}
         file_type = quantreg.read_plan(plan_file, source, **options)
@@ -94,18 +113,22 @@ def command(
     else:
         options = to_keywords(given)
         imatrix = options.pop("imatrix")
-        file_type = find_file_type(word)
-        out = out or default_output(source, file_type, word)
+        file_type = None if has_target else find_file_type(word)
+        out = out or ("" if file_type is None else default_output(source, file_type, word))
     shards: dict[str, Any] = {"split_max_size": split_max_size, "split_max_tensors": split_max_tensors}
     if dry_run:
-        _show_plan(source, file_type, imatrix, options | shards, as_json)
+        _show_plan(source, file_type, imatrix, options | shards, as_json, tuning)
         return
-    refuse_to_replace(out, plan_file, *type_files(ctx))
+    if not out:
+        raise click.UsageError("with a target, expected IN OUT [N]: give the name of the output.")
+    refuse_to_replace(out, plan_file, *type_files(ctx), *tuning_inputs(tuning))
+    if report is not None and os.path.realpath(report) == os.path.realpath(out):
+        raise click.UsageError("--report and OUT are the same file: give the report another name.")
     if processes is not None and (threads or positional):
         raise click.UsageError("give either --processes or a number of threads.")
     _quantize(
-        source, out, file_type, imatrix, log_json, processes, threads=processes or threads or positional,
-        resumable=resumable or resume, resume=resume, force=force, **shards, **options,
+        source, out, file_type, imatrix, log_json, processes, report, threads=processes or threads or positional,
+        resumable=resumable or resume, resume=resume, force=force, **shards, **options, **tuning,
     )  # fmt: skip
 
 
@@ -117,8 +140,8 @@ def _refuse_beside_a_plan(ctx: click.Context, given: Mapping[str, Any]) -> None:
             raise click.UsageError(f"{option} cannot be used with --plan: give it to `quantreg plan` or edit the plan.")
 
 
-def _arguments(arguments: Sequence[str], planned: bool) -> tuple[str, str | None, str, int | None]:
-    """Split IN [OUT] TYPE [N] into its parts. With --plan there is no TYPE, and the third part is empty."""
+def _arguments(arguments: Sequence[str], planned: bool, target: bool) -> tuple[str, str | None, str, int | None]:
+    """Split IN [OUT] TYPE [N] into its parts. With --plan or a target there is no TYPE: the third part is empty."""
     from quantreg.errors import UnknownFileTypeError
 
     def is_type(word: str) -> bool:
@@ -132,9 +155,12 @@ def _arguments(arguments: Sequence[str], planned: bool) -> tuple[str, str | None
     if "" in words:
         raise click.UsageError("an argument is empty: expected IN [OUT] TYPE [N].")
     out, name = None, ""
-    if planned:
+    if planned or target:
         if len(words) > 3:
-            raise click.UsageError(f"with --plan, expected IN [OUT] [N] but got {len(words)} arguments.")
+            why = "--plan" if planned else "a target"
+            raise click.UsageError(f"with {why}, expected IN [OUT] [N] but got {len(words)} arguments.")
+        if target and len(words) > 1 and is_type(words[-1]) and not words[-1].isdigit():
+            raise click.UsageError(f"{words[-1]} is a type, but the target decides the types: leave one of them out.")
         source, *rest = words
         if len(rest) == 2 or (rest and not rest[0].isdigit()):
             out = rest.pop(0)
@@ -156,15 +182,21 @@ def _arguments(arguments: Sequence[str], planned: bool) -> tuple[str, str | None
 
 
 def _show_plan(
-    source: str, file_type: "FileType | Plan", imatrix: str | None, options: dict[str, Any], as_json: bool
+    source: str,
+    file_type: "FileType | Plan | None",
+    imatrix: str | None,
+    options: dict[str, Any],
+    as_json: bool,
+    tuning: dict[str, Any],
 ) -> None:
     """Show what a run would do. Raises what the run would raise before it reads tensor data."""
-    from quantreg.jobs.planning import rehearse
+    from quantreg.cli.progress import listener
+    from quantreg.jobs.planning import rehearse_run
     from quantreg.recipes import PlanOptions
 
-    shards = {name: options.pop(name) for name in ("split_max_size", "split_max_tensors")}
-    names = options.pop("names")
-    rehearsal = rehearse(source, file_type, imatrix, PlanOptions(**options), names=names, **shards)
+    layout = {name: options.pop(name) for name in ("split_max_size", "split_max_tensors", "names")}
+    with listener() as listen:
+        rehearsal = rehearse_run(source, file_type, imatrix, PlanOptions(**options), tuning, progress=listen, **layout)
     plan = rehearsal.plan
     if as_json:
         print_json(plan.to_dict())
@@ -187,10 +219,11 @@ def _tensor_line(tensor: "TensorPlan", index: int, last: int) -> str:
 def _quantize(
     source: str,
     out: str,
-    file_type: "FileType | Plan",
+    file_type: "FileType | Plan | None",
     imatrix: str | None,
     log_json: bool,
     processes: int | None,
+    report: str | None,
     **keywords: Any,
 ) -> None:
     import quantreg
@@ -208,7 +241,11 @@ def _quantize(
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP: keep it so
             signal.signal(number, stop)
     try:
-        with listener(log_json) as listen, worker_processes(processes) if processes else nullcontext() as pool:
+        with (
+            _report_file(report, source, out, *tuning_inputs(keywords)) as page,
+            listener(log_json) as listen,
+            worker_processes(processes) if processes else nullcontext() as pool,
+        ):
 
             def told(event: Event) -> None:
                 if isinstance(event, Started) and not log_json:  # now, because the work may take hours
@@ -218,9 +255,12 @@ def _quantize(
 
             keywords |= {"progress": told, "executor": pool}
             result = quantreg.quantize_file(source, out, file_type, imatrix, **keywords)
+            if page is not None:
+                page.write(_reported(source, result, imatrix, keywords, as_json=str(report).endswith(".json")))
     except KeyboardInterrupt:
         if keywords["resumable"]:
-            click.echo(f"quantreg: the finished part is kept in {out}.partial: continue with --resume", err=True)
+            kept = ".partial" if os.path.exists(f"{out}.partial") else ".tuning"
+            click.echo(f"quantreg: the finished part is kept in {out}{kept}: continue with --resume", err=True)
         raise
     if log_json:
         return
@@ -229,4 +269,30 @@ def _quantize(
         f"{written}: {size(result.source_size)} -> {size(result.size)} in {result.seconds:.1f} s; "
         f"{plan_summary(result.plan)}"
     )
+    if result.tuned:
+        better = sum(one.kept > 0 for one in result.tuned)
+        click.echo(f"error feedback: kept in {better} of {count(len(result.tuned), 'tensor')}")
     warn(warning for warning in result.warnings if warning not in known)
+
+
+def _report_file(report: str | None, *read: str) -> "AbstractContextManager[AtomicFile | None]":
+    """Open the report, so that a path that cannot be written is refused before the run. It replaces no other file."""
+    from quantreg.storage import AtomicFile
+
+    return AtomicFile(report, force=True, source=read) if report is not None else nullcontext()
+
+
+def _reported(
+    source: str, result: "QuantizeResult", imatrix: str | None, keywords: Mapping[str, Any], as_json: bool
+) -> bytes:
+    """Measure the result, and return the report as a web page or as JSON."""
+    from quantreg.jobs.tuning_report import tuning_report
+    from quantreg.sizes import parse_bytes
+    from quantreg.tuning.report_page import page
+
+    target = keywords["target_size"]
+    found = tuning_report(
+        source, result, keywords["calibration"], n_ctx=keywords["n_ctx"], chunks=keywords["chunks"], imatrix=imatrix,
+        target=None if target is None else parse_bytes(target, "target_size"), threads=keywords["threads"],
+    )  # fmt: skip
+    return (json.dumps(found.to_dict(), indent=1) + "\n" if as_json else page(found)).encode()

@@ -20,6 +20,7 @@ __all__ = [
     "curve_svg",
     "frontier_error",
     "points",
+    "ticks",
     "windows",
 ]
 
@@ -256,7 +257,7 @@ def _axes(
         parts.append(f'<path class="grid" d="M{place:.1f} {frame.top}V{bottom}"/>')
         parts.append(f'<text x="{place:.1f}" y="{bottom + 18}" text-anchor="middle">{i * step:g}</text>')
     room = -math.inf
-    for error in sorted(_ticks(low, high), reverse=True):
+    for error in sorted(ticks(low, high), reverse=True):
         parts.append(f'<path class="grid" d="M{frame.left} {y(error):.1f}H{end}"/>')
         if y(error) - room >= frame.font + 2:
             room = y(error)
@@ -277,7 +278,7 @@ def _step(span: float) -> float:
     return next(step for step in (0.1, 0.25, 0.5, 1, 2, 5, math.ceil(span)) if span / step <= 12)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Return 1, 2 and 5 times the powers of ten from 10^low to 10^high, or finer steps if those are too few."""
     found: list[float] = []
     fine = [n / 10 for n in range(10, 100)]

@@ -17,7 +17,7 @@ from quantreg.evaluation.targets import Encoding, Target
 from quantreg.inference.model import Model
 from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
-from quantreg.quality import BaseFile, kl_divergence, perplexity, read_text
+from quantreg.quality import BaseFile, Perplexity, kl_divergence, perplexity, read_text
 from quantreg.quality.chunks import token_ids
 from quantreg.tensor import QuantizedTensor
 
@@ -43,6 +43,10 @@ class Reading:
     The predictions of the model as it is wait in a temporary base file: 2 bytes per token of the vocabulary and
     counted prediction.
     """
+
+    name: str | None
+    model: Model
+    itself: Perplexity
 
     def __init__(
         self, file: "File", text: "Text", *, n_ctx: int = 512, chunks: int | None = None, threads: int | None = None

@@ -19,6 +19,9 @@ class Cache:
     what layers without keys keep from token to token, by layer.
     """
 
+    length: int
+    limit: int | None
+
     def __init__(self, n_layers: int, limit: int | None = None) -> None:
         self.length = 0
         self.limit = limit

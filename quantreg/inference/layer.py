@@ -36,6 +36,16 @@ class Layer:
     - ``window``: how many tokens it looks back, itself included, or 0 for all.
     """
 
+    index: int
+    facts: Facts
+    graph: "Graph"
+    weights: Weights
+    heads: int
+    kv_heads: int
+    window: int
+    key_length: int
+    value_length: int
+
     def __init__(self, index: int, facts: Facts, graph: "Graph", weights: Weights) -> None:
         self.index, self.facts, self.graph, self.weights = index, facts, graph, weights
         self.heads, self.kv_heads = facts.heads[index], facts.kv_heads[index]

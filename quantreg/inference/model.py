@@ -17,7 +17,7 @@ from quantreg.dispatch import cpu_count
 from quantreg.errors import ModelError, PluginError, QuantregError, ShapeError, TokenizerError
 from quantreg.inference import chat
 from quantreg.inference.cache import Cache
-from quantreg.inference.facts import read_facts
+from quantreg.inference.facts import Facts, read_facts
 from quantreg.inference.graph import Graph, whole_layer
 from quantreg.inference.layer import Layer
 from quantreg.inference.norms import normalise
@@ -64,6 +64,15 @@ class Model:
 
     Use it in a ``with`` statement, or call `close`, to let go of the file.
     """
+
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, QuantizedTensor]
+    threads: int
+    facts: Facts
+    width: int
+    n_layers: int
+    n_vocab: int
+    context: int
 
     def __init__(
         self,

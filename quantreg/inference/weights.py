@@ -23,6 +23,8 @@ class Weights:
     ``used`` holds the names of those that were asked for.
     """
 
+    tensors: Mapping[str, QuantizedTensor]
+
     def __init__(self, tensors: Mapping[str, QuantizedTensor]) -> None:
         self.tensors = tensors
         self._names = frozenset(tensors)

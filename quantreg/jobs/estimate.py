@@ -10,7 +10,7 @@ from quantreg.html import table
 from quantreg.inference.memory import RunMemory, run_memory
 from quantreg.jobs.adapted import adapt
 from quantreg.jobs.inputs import open_source
-from quantreg.jobs.planning import rehearse
+from quantreg.jobs.rehearsal import rehearse
 from quantreg.jobs.source import Source
 from quantreg.keywords import names_nearest
 from quantreg.qtype import QuantType

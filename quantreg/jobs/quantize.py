@@ -13,7 +13,7 @@ from quantreg.errors import NonFiniteError, PlanError
 from quantreg.events import Event, Finished, TensorDone
 from quantreg.importance import ImatrixLike
 from quantreg.jobs.advice import with_advice
-from quantreg.jobs.planning import rehearse
+from quantreg.jobs.rehearsal import NO_TYPE, rehearse
 from quantreg.jobs.results import QuantizeResult, WriteResult
 from quantreg.jobs.resume import identity_of
 from quantreg.jobs.tuning_options import TuningOptions
@@ -203,10 +203,11 @@ def _events(
                     resumable=resumable, resume=resume, inputs=inputs,
                 )
             )  # fmt: skip
-            rehearsal = yield from tuned.rehearse()
+            yield from tuned.rehearse()
+            rehearsal = tuned.rehearsal
         else:
             if file_type is None:
-                raise PlanError("file_type is missing: give one, or a target_size or target_bpw that decides the types")
+                raise PlanError(NO_TYPE)
             rehearsal = rehearse(src, file_type, imatrix, options, **layout)
         rehearsal.check()
         source, planned, found, files, _ = rehearsal

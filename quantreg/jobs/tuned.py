@@ -18,20 +18,24 @@ from quantreg.ggml import PLAIN_TYPES
 from quantreg.importance import ImportanceMatrix, Sums
 from quantreg.inference.model import Model
 from quantreg.jobs.adapted import adapt
+from quantreg.jobs.budget import budget_for
 from quantreg.jobs.inputs import open_imatrix, open_source
-from quantreg.jobs.planning import Rehearsal, rehearse
+from quantreg.jobs.rehearsal import Rehearsal, rehearse
 from quantreg.jobs.resume import identity_of
 from quantreg.jobs.source import stamp_of
+from quantreg.jobs.told import told
 from quantreg.jobs.tuning_folder import Folder
 from quantreg.quality import read_text
 from quantreg.quality.activations import Activations
-from quantreg.recipes import Plan, PlanOptions
+from quantreg.recipes import OpenPlan, Plan, PlanOptions
 from quantreg.recipes.calibration import EMBEDDINGS
 from quantreg.recipes.plans import edited
 from quantreg.recipes.retyped import retyped
 from quantreg.registry import types
+from quantreg.sizes import parse_bytes
 from quantreg.storage import AtomicFile, journal_path
 from quantreg.tuning.calibration import Calibration
+from quantreg.tuning.search import search
 from quantreg.tuning.store import Store
 from quantreg.tuning.tune import Tuned, tune
 from quantreg.words import count, named
@@ -42,9 +46,10 @@ if TYPE_CHECKING:
     from quantreg.jobs.tuning_options import TuningOptions
     from quantreg.jobs.writing import Ready
 
-__all__ = ["Tuning", "foreseen"]
+__all__ = ["Tuning", "calibration_of", "foreseen"]
 
 _BATCH = 2048  # tokens that go through the model at once
+_BASE = "Q4_K_M"  # with a target, the file type whose rules say which tensors keep their types
 _FEWEST = 3  # chunks: two that fit, and one that decides
 
 
@@ -52,7 +57,7 @@ class Tuning:
     """What a calibration text does to one output: its plan, and tensors that are encoded before it is written.
 
     A context manager. First comes `rehearse`, then `encode`; both yield events. ``layout`` are the arguments of
-    `quantreg.jobs.planning.rehearse` about the output. On entry, everything is checked that can be known before the
+    `quantreg.jobs.rehearsal.rehearse` about the output. On entry, everything is checked that can be known before the
     text runs: raises ModelError if the model cannot run, QualityError if the text is too short, TokenizerError,
     OutputError, and what `rehearse` raises.
     """
@@ -79,20 +84,27 @@ class Tuning:
         out = layout["dst"] if writes else None
         self._folder = Folder(out, resumable=resumable, resume=resume, force=force)
         self._stack = ExitStack()
+        if isinstance(file_type, Plan) and imatrix is None:
+            self._given = file_type.imatrix
+        self.identity: dict[str, Any] = {}
         self._tuned: list[Tuned] = []
 
     def __enter__(self) -> Self:
-        first = self._first()
-        first.check()
+        first = self.rehearsal = self._first()
+        if self._writes:
+            first.check()
         if self._writes:
             _check_outputs(first, self._force, self._resume, self._inputs)
         with ExitStack() as stack:
             self._file = stack.enter_context(files.open(self._src))
+            if self._tuning.calibration is None:
+                self._stack = stack.pop_all()
+                return self
             self.model: Model = _loaded(self._file, first, self._threads)
-            self.calibration: Calibration = _calibration(self.model, self._tuning)
+            self.calibration: Calibration = calibration_of(self.model, self._tuning)
             stack.enter_context(self._folder)
             self._names = {tensor.source.name: tensor.name for tensor in first.plan.tensors}
-            self.identity: dict[str, Any] = _identity(first, self.calibration)
+            self.identity = _identity(first, self.calibration)
             self._folder.agree(self.identity)
             self._stack = stack.pop_all()
         return self
@@ -104,25 +116,63 @@ class Tuning:
 
     def _first(self) -> Rehearsal:
         """The run as it can be planned before the text runs."""
-        if self._given is not None:
+        if self._given is not None or self._tuning.calibration is None:
             return self._rehearsal(self._given)
         bare = rehearse(self._src, "COPY", None, replace(self._options, imatrix_floor=0.0), **self._layout)
         return self._rehearsal(foreseen(bare.plan))
 
-    def _rehearsal(self, imatrix: "ImatrixLike") -> Rehearsal:
+    def _rehearsal(self, imatrix: "ImatrixLike | None") -> Rehearsal:
+        """The run with this importance. With a target, every tensor that is free has its type from `_BASE`."""
         found = open_imatrix(imatrix)
-        file_type = self._file_type
+        file_type = _BASE if self._tuning.has_target else self._file_type
         if isinstance(file_type, Plan):
             source = adapt(open_source(self._src, self._layout["names"]))
             file_type = retyped(file_type, source, found)
         return rehearse(self._src, file_type, found, self._options, **self._layout)
 
-    def rehearse(self) -> "Generator[Event, None, Rehearsal]":
-        """Collect the importance, unless it is given, and plan the output."""
-        if self._given is None:
+    def planning(self) -> "Iterator[Event]":
+        """Plan the output as far as the plan shows. Without a target the text need not run for it."""
+        if not self._tuning.has_target:
+            return
+        yield from self.rehearse()
+
+    def rehearse(self) -> "Iterator[Event]":
+        """Collect the importance, unless it is given, choose types for a target, and plan the output."""
+        if self._given is None and self._tuning.calibration is not None:
             yield from self._collect()
-        imatrix = self._matrix() if self._given is None else self._given
-        return self._rehearsal(imatrix)
+            self.rehearsal = self._rehearsal(self._matrix())
+        if self._tuning.has_target:
+            self.rehearsal.check()
+            yield from self._choose()
+
+    def _choose(self) -> "Generator[Event, None, None]":
+        """Find the types for the target."""
+        base, tuning = self.rehearsal, self._tuning
+        size = None if tuning.target_size is None else parse_bytes(tuning.target_size, "target_size")
+        budget = budget_for(base, size=size, bpw=tuning.target_bpw)
+        draft = OpenPlan(base.plan, base.source, base.imatrix)
+        missing = [tensor.source.name for tensor in draft.free.values() if tensor.source.name not in self._file]
+        if missing:
+            raise PlanError(
+                f"{base.source.paths[0]}: {missing[0]} has another name in the output, and a target needs a model that "
+                "is GGUF already: convert it first (quantreg quantize IN model.gguf F16)"
+            )
+        runs: dict[str, Any] = {}
+        if tuning.calibration is not None:
+            runs = {"model": self.model, "calibration": self.calibration}
+        cache: Any = tuning.tuning_cache
+        if cache is None and tuning.calibration is not None and self._writes:
+            cache = self._folder.path / "search.npz"  # a run that goes on measures nothing again
+        found = yield from told(
+            lambda tell: search(
+                draft, dict(self._file), budget, imatrix=base.imatrix, types=tuning.types or None, cache=cache,
+                progress=lambda what, done, total: tell(Calibrating("allocation", done, total)), **runs,
+            )
+        )  # fmt: skip
+        chosen = draft.retyped(found.decisions)
+        notes = (f"types for the target: by {found.how}", *([found.gap] if found.gap else []))
+        chosen = replace(chosen, warnings=(*chosen.warnings, *notes))
+        self.rehearsal = rehearse(self._src, chosen, base.imatrix, PlanOptions(), **self._layout)
 
     def _collect(self) -> "Iterator[Event]":
         """Run the tokens that fit through the model, and keep the importance of the columns in the folder."""
@@ -156,8 +206,10 @@ class Tuning:
             entries, datasets=found.datasets, chunk_count=found.chunk_count, chunk_size=found.chunk_size
         )
 
-    def encode(self, rehearsal: Rehearsal) -> "Generator[Event, None, Ready]":
-        """Encode the tensors of a plan with error feedback, into the folder."""
+    def encode(self, rehearsal: Rehearsal) -> "Generator[Event, None, Ready | None]":
+        """Encode the tensors of a plan with error feedback, into the folder. Returns None without a text."""
+        if self._tuning.calibration is None:
+            return None
         planned = rehearsal.plan
         self.identity |= identity_of(rehearsal.source, planned, rehearsal.imatrix)
         self._folder.agree(self.identity)
@@ -177,6 +229,8 @@ class Tuning:
             done += planned[one.name].n_elements
             yield TensorTuned(one)
             yield Calibrating("feedback", done, total)
+        if done < total:  # no product reads some of them
+            yield Calibrating("feedback", total, total)
         # Where feedback did not help, the ordinary bytes are made as ever.
         kept = frozenset(one.name for one in self._tuned if one.kept or planned[one.name].importance is None)
         return _Part(store, kept)
@@ -188,6 +242,8 @@ class Tuning:
 
     def warnings(self, planned: Plan) -> Iterator[str]:
         """Sentences about the tensors that have no feedback, for the user."""
+        if self._tuning.calibration is None:
+            return
         why: dict[str, list[str]] = {}
         for one in self._tuned:
             if one.reason:
@@ -279,7 +335,7 @@ def _loaded(file: files.File, first: Rehearsal, threads: int | None) -> Model:
         ) from None
 
 
-def _calibration(model: Model, options: "TuningOptions") -> Calibration:
+def calibration_of(model: Model, options: "TuningOptions") -> Calibration:
     """The calibration text as tokens. Several texts are parted one by one, so that each has a share in each part."""
     given = options.calibration
     if isinstance(given, Calibration):

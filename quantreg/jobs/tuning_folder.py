@@ -61,7 +61,8 @@ class Folder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is not None and self._keeps and any(self.path.iterdir()):
+        worth = self.importance.exists()  # it comes first
+        if kind is not None and self._keeps and worth:
             return
         with suppress(OSError):
             shutil.rmtree(self.path)

@@ -40,6 +40,7 @@ class Pair:
 
     name = "w"
     parameters = None
+    type_id: int
 
     def __init__(self, data: "ArrayLike", type: "TypeKey") -> None:
         qtype = types[type]

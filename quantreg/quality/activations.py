@@ -33,6 +33,8 @@ class Activations:
     Raises ImportanceError if ``sums`` already has entries, and they are of another model.
     """
 
+    sums: "Sums"
+
     def __init__(self, model: "Model", sums: "Sums", output: bool = False) -> None:
         self.sums = sums
         for name in sums:

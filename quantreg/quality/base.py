@@ -61,6 +61,11 @@ class BaseFile:
     Raises QualityError if it is empty, no base file, or damaged, and OSError if it cannot be read.
     """
 
+    path: str
+    n_ctx: int
+    n_vocab: int
+    whole: int
+
     def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
         self.path = os.fsdecode(path)
         self._file: BinaryIO = open(self.path, "rb")  # noqa: SIM115, closed by close()

@@ -192,6 +192,9 @@ _QUANTILES = {
 class Totals:
     """The figures of all predictions so far. ``against`` says whether they are compared with a base."""
 
+    against: bool
+    count: int
+
     def __init__(self, against: bool) -> None:
         self.against = against
         self.count = 0

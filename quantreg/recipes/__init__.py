@@ -3,6 +3,7 @@
 from quantreg.recipes.architecture import Architecture, Keep
 from quantreg.recipes.catalog import architectures, file_types
 from quantreg.recipes.filetype import FileType
+from quantreg.recipes.openplan import OpenPlan
 from quantreg.recipes.options import PlanOptions, parse_layers, parse_override, parse_tensor_type
 from quantreg.recipes.planfile import PlanFile, write_plan
 from quantreg.recipes.planner import plan_header
@@ -16,6 +17,7 @@ __all__ = [
     "FileType",
     "Keep",
     "MetadataEdit",
+    "OpenPlan",
     "Plan",
     "PlanFile",
     "PlanOptions",

@@ -114,6 +114,7 @@ class _Planner:
         self.planned: dict[str, str] = {}
         self.obeyed: set[object] = set()  # the patterns and the names of the options that decided any type
         self.by_rules: set[str] = set()
+        self.free: set[str] = set()  # the tensors whose types neither an option nor a rule that keeps them decides
         self.n_blocks: Counter[str] = Counter()
         for name, _ in self.tensors:
             blocks, number = self.architecture.block_of(name) or ("", -1)
@@ -148,6 +149,7 @@ class _Planner:
             imatrix=None if self.imatrix is None else self.imatrix.path,
             options=self.options,
             parameters=kept.parameters,
+            free=frozenset(self.free),
         )
 
     def _plan_tensor(self, name: str, source: "TensorInfo") -> TensorPlan:
@@ -193,6 +195,7 @@ class _Planner:
             pattern, qtype = by_pattern
             choice = Choice(qtype.name, f"tensor type {pattern.pattern}: {qtype.name}")
         elif self.options.pure:
+            self.free.add(name)
             choice = Choice(self.default.name, f"pure: {self.default.name}")
         else:
             self.by_rules.add(name)
@@ -237,6 +240,7 @@ class _Planner:
         if self.output_type and self.tied and self._role(candidate.name) == "token_embd":
             self.obeyed.add("output_tensor_type")
             return Choice(self.output_type.name, f"output_tensor_type, tied to the output: {self.output_type.name}")
+        self.free.add(candidate.name)
         choice = None
         for rule in (*self.architecture.rules, *self.file_type.rules):
             choice = self._asked(rule, candidate, choice) or choice

@@ -121,7 +121,8 @@ class Plan(Mapping[str, TensorPlan]):
     ``warnings`` are sentences for the user. ``problems`` say why the plan cannot be carried out; `plan` raises them
     unless it is called with ``check=False``. ``imatrix`` is the path of the importance matrix, or None if there is
     none or it was not read from a file. ``options`` are those that the plan was made with. ``parameters`` are those
-    that a type fits to the whole model.
+    that a type fits to the whole model. ``free`` names the tensors whose types the file type decided; those of the
+    others follow from an option, or from a rule that keeps them. A plan that was read from a file has none.
     """
 
     file_type: FileType
@@ -132,6 +133,7 @@ class Plan(Mapping[str, TensorPlan]):
     imatrix: str | None = None
     options: PlanOptions = field(default_factory=PlanOptions)
     parameters: tuple[StoredParameter, ...] = ()
+    free: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> TensorPlan:
         return self._by_name[name]

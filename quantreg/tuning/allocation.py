@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def allocate(choices: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, 
     chosen = [0] * len(tables)
     for _ in range(100):
         price = (low + high) / 2 if low else high / 2**20 if high else 0.0
-        tried = [min(range(len(t)), key=lambda i, t=t: (t[i].loss + price * t[i].nbytes, t[i].nbytes)) for t in tables]
+        tried = [_cheapest(table, price) for table in tables]
         if sum(t[i].nbytes for t, i in zip(tables, tried, strict=True)) <= budget:
             chosen, high = tried, price
         else:
@@ -55,9 +56,15 @@ def _useful(choices: Sequence[Choice]) -> list[Choice]:
     return found
 
 
+def _cheapest(table: list[Choice], price: float) -> int:
+    """Which choice costs least if a byte has a price; the smaller of equals."""
+    costs = [(choice.loss + price * choice.nbytes, choice.nbytes) for choice in table]
+    return costs.index(min(costs))
+
+
 def _steepest(tables: list[list[Choice]]) -> float:
     """A price of a byte at which every tensor takes its smallest choice."""
-    rates = [(a.loss - b.loss) / (b.nbytes - a.nbytes) for t in tables for a, b in zip(t, t[1:], strict=False)]
+    rates = [(a.loss - b.loss) / (b.nbytes - a.nbytes) for t in tables for a, b in pairwise(t)]
     return 2 * max(rates, default=0.0)
 
 

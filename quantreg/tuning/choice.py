@@ -6,55 +6,27 @@ without decoding all of them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantreg.tuning.codes import Codes, Unit, find_codes
+from quantreg.tuning.codes import find_codes
+from quantreg.tuning.points import Coded, Number, coded_units
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
     Decode = Callable[[NDArray[np.uint8]], Floats]
+    _Choice = tuple[Floats, NDArray[np.intp], NDArray[np.bool_]]
 
 __all__ = ["Blocks", "Chooser"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Number:
-    """A number in a unit: which columns it decides, its bits, and the point of each of its values.
-
-    ``points`` is float32 (values, columns). If there is one column, ``order`` sorts the points, ``line`` holds them in this
-    order, and ``middles`` are the places between two of them. ``first`` and ``second`` are two values whose points differ
-    in all columns.
-    """
-
-    places: "NDArray[np.intp]"
-    bits: "NDArray[np.intp]"
-    points: "Floats"
-    order: "NDArray[np.intp]"
-    line: "Floats"
-    middles: "Floats"
-    steps: tuple[float, float] | None  # of evenly spaced points: the first and the distance
-    first: int
-    second: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Unit:
-    columns: "NDArray[np.intp]"
-    sign_bits: "NDArray[np.intp]"
-    parity: "NDArray[np.bool_] | None"  # columns of which an even number must be negative; None: any may be
-    signs_of: "NDArray[np.intp]"  # for each sign bit, the column whose sign it carries alone or with the last
-    numbers: tuple[_Number, ...]
 
 
 class Chooser:
     """Chooses codes of one type. `Chooser.of` makes it, or returns None for a type whose codes cannot be found."""
 
-    def __init__(self, units: list[_Unit], decode: "Decode", type_size: int, block_size: int) -> None:
+    def __init__(self, units: list[Coded], decode: "Decode", type_size: int, block_size: int) -> None:
         self.units, self.decode, self.type_size, self.block_size = units, decode, type_size, block_size
         self.columns: NDArray[np.intp] = np.concatenate([unit.columns for unit in units])  # in the order of the units
         ends = np.cumsum([len(unit.columns) for unit in units]).tolist()
@@ -83,7 +55,7 @@ class Chooser:
         codes = find_codes(decode, type_size, block_size, examples)
         if codes is None:
             return None
-        units = _units(codes, decode, examples)
+        units = coded_units(codes, decode, examples)
         if units is None:
             return None
         found = cls(units, decode, type_size, block_size)
@@ -126,6 +98,10 @@ class Chooser:
                 return scale, np.where(symmetric, np.float32(0), one - scale * first)
             return scale, one - scale * first
 
+    def decoded(self, encoded: "NDArray[np.uint8]") -> "Floats":
+        """What blocks decode to: float32 (block_size, n), in the order of the units."""
+        return self._by_unit(self.decode(encoded))
+
     def _by_unit(self, decoded: "Floats") -> "Floats":
         """Decoded blocks (n, block_size) as (block_size, n), in the order of the units."""
         return np.ascontiguousarray(decoded.T if self._in_order else decoded.T[self.columns])
@@ -153,7 +129,7 @@ class Chooser:
 class _Layout:
     """Which bits of a block the codes of all units are."""
 
-    def __init__(self, units: list[_Unit], type_size: int) -> None:
+    def __init__(self, units: list[Coded], type_size: int) -> None:
         self.type_size = type_size
         bits = np.zeros(8 * type_size, np.uint8)
         numbers = [(unit, number) for unit in units for number in unit.numbers]
@@ -196,8 +172,8 @@ class _Layout:
 class Blocks:
     """Encoded blocks whose codes are being changed: ``choose`` for one unit after the other, then ``bytes``.
 
-    Weights are float32 (columns, n): one row per column of the units, in their order, so that a column of all blocks lies
-    together. ``scale`` and ``offset`` have this form.
+    Weights are float32 (columns, n): one row for each column of the units, in their order, so that a column of all
+    column of all blocks. ``scale`` and ``offset`` have this form.
     """
 
     def __init__(self, chooser: Chooser, encoded: "NDArray[np.uint8]") -> None:
@@ -206,14 +182,16 @@ class Blocks:
         self._inverse, self._size, self._zero = chooser.centred(self.scale, self.offset)
         self._codes = np.zeros((chooser.layout.count, len(encoded)), np.uint16)
         self._signs = np.zeros((len(chooser.layout.signs), len(encoded)), bool)
+        self._stood: Floats | None = None
 
     def choose(
         self, unit: int, targets: "Floats", weights: "Floats | None" = None, metric: "Floats | None" = None
     ) -> "Floats":
         """Choose the codes of one unit in all blocks, and return what they decode to: float32 (columns, n).
 
-        ``targets`` is float32 (columns, n). ``weights`` are the costs of squared errors, float32 (columns,); ``metric``
-        (columns, columns), if given, is the cost of errors together, and is used where the type has no signs.
+        ``targets`` is float32 (columns, n). ``weights`` are the costs of squared errors, float32 (columns,). A
+        ``metric``, float32 (columns, columns), is the cost of errors together, in place of the weights. A block never
+        costs more than with the codes that stood there.
         """
         u, span = self._chooser.units[unit], self._chooser.spans[unit]
         at = self._chooser.layout.first[unit]
@@ -225,33 +203,29 @@ class Blocks:
             found = found * size[0]
             found += zero[0]
             return found[None]
-        weights = np.ones(len(u.columns), np.float32) if weights is None else weights
-        flip = None
-        if len(u.sign_bits):
-            flip = wanted < 0
-            wanted = abs(wanted)
-            if u.parity is not None:
-                rows = np.flatnonzero((flip & u.parity[:, None]).sum(axis=0) % 2 == 1)
-                cost = np.where(u.parity[:, None], wanted[:, rows] * weights[:, None], np.inf)
-                cheapest = cost.argmin(axis=0)
-                flip[cheapest, rows] ^= True
-                wanted[cheapest, rows] *= -1
-            first = self._chooser.layout.first_sign[unit]
-            self._signs[first : first + len(u.sign_bits)] = flip[u.signs_of]
-        found = np.empty_like(wanted)
-        for index, number in enumerate(u.numbers):
-            places = number.places
-            own = np.diag(weights[places]) if metric is None or flip is not None or len(u.numbers) > 1 else metric
-            code = _cheapest(number.points, wanted[places], own)
-            self._codes[at + index] = code
-            found[places] = number.points.T[:, code]
-        if flip is not None:
-            np.negative(found, out=found, where=flip)
+        if metric is None:
+            metric = np.eye(len(u.columns), dtype=np.float32) if weights is None else np.diag(weights)
+        found, codes, flip = _choice(u, wanted, np.ascontiguousarray(np.diag(metric)), metric)
         found *= size
         found += zero
+        at_sign = self._chooser.layout.first_sign[unit]
+        self._codes[at : at + len(u.numbers)] = codes
+        self._signs[at_sign : at_sign + len(u.sign_bits)] = flip[u.signs_of]
+        if len(u.sign_bits) or len(u.numbers) > 1:  # these are chosen one after the other
+            stood = self._before()[span]
+            worse = ~(_cost(targets - found, metric) <= _cost(targets - stood, metric))
+            if worse.any():
+                self._keep(unit, worse)
+                found[:, worse] = stood[:, worse]
         return found
 
-    def keep(self, unit: int, blocks: "NDArray[np.bool_]") -> None:
+    def _before(self) -> "Floats":
+        """What the blocks decoded to before codes were chosen."""
+        if self._stood is None:
+            self._stood = self._chooser.decoded(self._encoded)
+        return self._stood
+
+    def _keep(self, unit: int, blocks: "NDArray[np.bool_]") -> None:
         """Take the choice for a unit of several columns back in some blocks: its codes there stay what they were."""
         u, layout = self._chooser.units[unit], self._chooser.layout
         old = np.unpackbits(self._encoded[blocks], axis=1, bitorder="little").T
@@ -266,7 +240,7 @@ class Blocks:
         return self._chooser.layout.write(self._encoded, self._codes.copy(), self._signs)
 
 
-def _nearest(number: _Number, wanted: "Floats", codes: "NDArray[np.uint16]") -> "Floats":
+def _nearest(number: Number, wanted: "Floats", codes: "NDArray[np.uint16]") -> "Floats":
     """Write the places of the points that are nearest, and return these points, evenly spaced ones in steps."""
     if number.steps is None:
         codes[:] = np.searchsorted(number.middles, wanted)
@@ -276,6 +250,55 @@ def _nearest(number: _Number, wanted: "Floats", codes: "NDArray[np.uint16]") -> 
     np.fmin(at, len(number.line) - 1, out=at)
     codes[:] = at
     return at
+
+
+def _choice(u: Coded, wanted: "Floats", weights: "Floats", metric: "Floats") -> "_Choice":
+    """Choose signs and points of a unit for multiples of its scale: (points, codes, signs), as columns of blocks."""
+    codes = np.empty((len(u.numbers), wanted.shape[1]), np.intp)
+    flip = wanted < 0
+    if not len(u.sign_bits):
+        return _points(u, wanted, weights, metric, codes), codes, flip
+    size = abs(wanted)
+    if u.parity is None:
+        found = _points(u, size, weights, None, codes)
+    else:
+        # An odd number of negative weights is one too many or too few. The sign that costs least depends on the points,
+        # so the two that seem cheapest are tried.
+        odd = np.flatnonzero((flip & u.parity[:, None]).sum(axis=0) % 2 == 1)
+        each = np.arange(len(odd))
+        cost = np.where(u.parity[:, None], size[:, odd] * weights[:, None], np.inf)
+        turned = cost.argmin(axis=0)
+        size[turned, odd] *= -1
+        found = _points(u, size, weights, None, codes)
+        cost[turned, each] = np.inf
+        second = cost.argmin(axis=0)
+        other, others = abs(wanted[:, odd]), np.empty((len(codes), len(odd)), np.intp)
+        other[second, each] *= -1
+        points = _points(u, other, weights, None, others)
+        diagonal = np.diag(weights)
+        less = _cost(other - points, diagonal) < _cost(size[:, odd] - found[:, odd], diagonal)
+        found[:, odd[less]], codes[:, odd[less]] = points[:, less], others[:, less]
+        flip[np.where(less, second, turned), odd] ^= True
+    np.negative(found, out=found, where=flip)
+    return found, codes, flip
+
+
+def _points(
+    u: Coded, wanted: "Floats", weights: "Floats", metric: "Floats | None", codes: "NDArray[np.intp]"
+) -> "Floats":
+    """The points of the numbers of a unit that cost least; writes their codes."""
+    found = np.empty_like(wanted)
+    for index, number in enumerate(u.numbers):
+        places = number.places
+        own = np.diag(weights[places]) if metric is None or len(u.numbers) > 1 else metric
+        codes[index] = _cheapest(number.points, wanted[places], own)
+        found[places] = number.points.T[:, codes[index]]
+    return found
+
+
+def _cost(error: "Floats", metric: "Floats") -> "Floats":
+    """e metric e^T for each column e."""
+    return np.einsum("ir,ir->r", error, metric @ error)
 
 
 COSTS = 1 << 16  # costs that are computed together: 256 KiB stay in the cache
@@ -296,85 +319,3 @@ def _cheapest(points: "Floats", wanted: "Floats", metric: "Floats") -> "NDArray[
         part = z[first : first + step]
         code[first : first + step] = np.matmul(part, table, out=costs[: len(part)]).argmin(axis=1)
     return code
-
-
-# ---- points ----
-
-
-def _units(codes: Codes, decode: "Decode", examples: "NDArray[np.uint8]") -> list[_Unit] | None:
-    """Find the points of all units: the values that an example block decodes to, for each value of its numbers."""
-    units = []
-    block = examples[abs(decode(examples)).min(axis=1).argmax()]
-    bits = np.unpackbits(block, bitorder="little")
-    for unit in codes.units:  # all signs plus
-        for bit, _ in unit.signs:
-            bits[bit] = 0
-    values = _all_values(codes, decode, bits)
-    for unit, tables in zip(codes.units, values, strict=True):
-        signs = _signs(unit)
-        if signs is None:
-            return None
-        sign_bits, parity, signs_of = signs
-        numbers = []
-        for (places, number_bits), points in zip(unit.numbers, tables, strict=True):
-            if not np.isfinite(points).all():
-                return None
-            single = len(places) == 1
-            pair = _distinct(points) if not len(sign_bits) else (int(abs(points).min(axis=1).argmax()), 0)
-            if pair is None:
-                return None
-            order = np.argsort(points[:, 0], kind="stable") if single else np.arange(len(points))
-            line = points[order, 0]
-            middles = ((line[1:] + line[:-1]) / 2).astype(np.float32)
-            step = (line[-1] - line[0]) / max(1, len(line) - 1)
-            even = single and step > 0 and bool((abs(np.diff(line) - step) <= 1e-4 * step).all())
-            steps = (float(line[0]), float(step)) if even else None
-            bits_of = np.array(number_bits)
-            numbers.append(_Number(places, bits_of, points, order, line, middles, steps, *pair))
-        units.append(_Unit(unit.columns, sign_bits, parity, signs_of, tuple(numbers)))
-    return units
-
-
-def _all_values(codes: Codes, decode: "Decode", bits: "NDArray[np.uint8]") -> "list[list[Floats]]":
-    """For each number of each unit, what its columns decode to for each of its values: float32 (values, columns)."""
-    most = max(len(b) for unit in codes.units for _, b in unit.numbers)
-    tables: list[list[Floats]] = [
-        [np.empty((1 << len(b), len(p)), np.float32) for p, b in unit.numbers] for unit in codes.units
-    ]
-    for first in range(0, 1 << most, 256):
-        span = np.arange(first, min(first + 256, 1 << most))
-        variants = np.repeat(bits[None], len(span), axis=0)
-        for unit in codes.units:
-            for _, number_bits in unit.numbers:
-                variants[:, list(number_bits)] = (span[:, None] >> np.arange(len(number_bits))) & 1
-        decoded = decode(np.packbits(variants, axis=1, bitorder="little"))
-        for unit, row in zip(codes.units, tables, strict=True):
-            for (places, number_bits), table in zip(unit.numbers, row, strict=True):
-                count = min(len(span), max(0, (1 << len(number_bits)) - first))
-                table[first : first + count] = decoded[:count, unit.columns[places]]
-    return tables
-
-
-def _signs(unit: Unit) -> "tuple[NDArray[np.intp], NDArray[np.bool_] | None, NDArray[np.intp]] | None":
-    """The sign bits of a unit, the columns of which an even number must be negative, and the column of each bit."""
-    n = len(unit.columns)
-    if not unit.signs:
-        return np.zeros(0, np.intp), None, np.zeros(0, np.intp)
-    bits = np.array([bit for bit, _ in unit.signs])
-    reach = np.array([columns for _, columns in unit.signs])
-    if len(bits) == n and (reach.sum(axis=1) == 1).all():
-        return bits, None, reach.argmax(axis=1)
-    shared = reach.all(axis=0)  # the column that each bit negates besides its own
-    if len(bits) == n - 1 and shared.sum() == 1 and (reach.sum(axis=1) == 2).all():
-        return bits, np.ones(n, bool), (reach & ~shared).argmax(axis=1)
-    return None
-
-
-def _distinct(points: "Floats") -> tuple[int, int] | None:
-    """Two values whose points differ in all columns, as far apart as can be, or None."""
-    for first in (0, *range(1, min(64, len(points)))):
-        apart = abs(points - points[first]).min(axis=1)
-        second = int(apart.argmax())
-        if apart[second] > 0:
-            return first, second
-    return None

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quantreg.dispatch import decode_slab, encode_slab, quantize
+from quantreg.errors import NonFiniteError
 from quantreg.fitting import fit
 from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-__all__ = ["Encoded", "encode_matrix", "takes_feedback"]
+__all__ = ["Encoded", "encode_matrix", "takes_feedback", "why_no_feedback"]
 
 ROWS = 1024  # rows that are encoded together; the bytes must not depend on the number of threads
+DAMPED = 0.01  # of the mean importance, added to that of each column, as `factor` does with H
 MOST_BYTES_OF_BLOCK = 4096  # finding codes flips each bit of a block
 
 
@@ -36,7 +38,7 @@ class Encoded:
     - ``data``: uint8 (rows, bytes per row). ``parameters``: what the type fitted, or None.
     - ``plain``, ``tuned``: the error of the outputs on held-out tokens with the ordinary bytes and with feedback,
       relative to the outputs. ``tuned`` is None if the type takes no feedback.
-    - ``kept``: whether ``data`` has feedback.
+    - ``kept``: whether ``data`` has feedback. ``reason``: why there was none to keep, or None.
     """
 
     data: "NDArray[np.uint8]"
@@ -44,17 +46,25 @@ class Encoded:
     plain: float
     tuned: float | None
     kept: bool
+    reason: str | None = None
 
 
 def takes_feedback(qtype: QuantType) -> bool:
     """Whether error feedback works for a type: it encodes blocks that do not depend on the rest of their row."""
-    return (
-        qtype.block_size > 0
-        and not qtype.row_header_size
-        and not getattr(qtype.codec, "whole_rows", False)
-        and qtype.codec.can_encode
-        and qtype.name not in ("F32", "F16", "BF16", "F64")
-    )
+    return why_no_feedback(qtype) is None
+
+
+def why_no_feedback(qtype: QuantType) -> str | None:
+    """Return why error feedback does not work for a type, or None if it does."""
+    if qtype.name in ("F32", "F16", "BF16", "F64"):
+        return f"{qtype.name} rounds each weight alone"
+    if qtype.block_size <= 0 or not qtype.codec.can_encode:
+        return f"{qtype.name} does not encode blocks"
+    if qtype.row_header_size:
+        return f"the rows of {qtype.name} have a header"
+    if getattr(qtype.codec, "whole_rows", False):
+        return f"{qtype.name} encodes whole rows"
+    return None
 
 
 def encode_matrix(
@@ -67,7 +77,7 @@ def encode_matrix(
     parameters: "Fitted | None" = None,
     context: "TensorContext | None" = None,
     workers: Callable[[Callable[[Any], None], "list[Any]"], None] | None = None,
-    sweeps: int = 2,
+    sweeps: int = 4,
 ) -> Encoded:
     """Encode w, float32 (rows, cols).
 
@@ -76,8 +86,12 @@ def encode_matrix(
     """
     codec = qtype.codec_for(parameters, context)
     plain = _plain(w, qtype, codec, importance, name)
-    if not takes_feedback(qtype) or w.shape[1] % qtype.block_size:
-        return Encoded(plain, parameters, _error(w, _decoded(qtype, codec, plain, w.shape[1]), held_out), None, False)
+    reason = why_no_feedback(qtype) or factored.reason
+    if reason is None and not np.isfinite(w).all():
+        reason = "its weights hold NaN or infinity"
+    if reason is not None:
+        error = _error(w, _decoded(qtype, codec, plain, w.shape[1]), held_out)
+        return Encoded(plain, parameters, error, None, False, reason)
     chooser = _chooser(qtype, codec, parameters, plain)
     encode = _encoder(w, qtype, codec, importance, name)
 
@@ -88,23 +102,26 @@ def encode_matrix(
 
     tuned = np.empty_like(plain)
 
-    def work(first: int) -> None:
-        rows = slice(first, first + ROWS)
-        one = feedback(
-            w[rows], factored, lambda x, a, b: encode(x, first, a, b), decode, chooser, qtype.block_size, sweeps
-        )
+    def work(start: int) -> None:
+        rows = slice(start, start + ROWS)
+        one = feedback(w[rows], factored, partial(encode, start), decode, chooser, qtype.block_size, sweeps)
         tuned[rows] = one.reshape(len(one), -1)
 
     starts = list(range(0, len(w), ROWS))
-    if workers is None:
-        for first in starts:
-            work(first)
-    else:
-        workers(work, starts)
+    try:
+        if workers is None:
+            for start in starts:
+                work(start)
+        else:
+            workers(work, starts)
+    except NonFiniteError:  # what other columns got wrong made these too large
+        error = _error(w, _decoded(qtype, codec, plain, w.shape[1]), held_out)
+        return Encoded(plain, parameters, error, None, False, f"feedback makes weights too large for {qtype.name}")
     before = _error(w, _decoded(qtype, codec, plain, w.shape[1]), held_out)
     after = _error(w, _decoded(qtype, codec, tuned, w.shape[1]), held_out)
     kept = after < before
-    return Encoded(tuned if kept else plain, parameters, before, after, kept)
+    reason = None if kept else "feedback did not help on other tokens"
+    return Encoded(tuned if kept else plain, parameters, before, after, kept, reason)
 
 
 def _plain(w, qtype, codec, importance, name):
@@ -120,18 +137,29 @@ def _used(qtype, importance):
     return importance if importance.any() else np.ones_like(importance)
 
 
-def _encoder(w, qtype, codec, importance, name):
-    """Return a function that encodes some columns of rows from a first row on, with the importance of the ordinary encoder."""
+def _encoder(
+    w: "Floats", qtype: QuantType, codec: "RowCodec", importance: "Floats", name: str
+) -> "Callable[..., NDArray[np.uint8]]":
+    """Return a function (start, x, first, last) that encodes x as columns [first, last) of the rows from ``start`` on.
+
+    The importance is that of the ordinary encoder.
+    """
     used = _used(qtype, importance)
-    if used is None:
-        return lambda x, first, a, b: _block(qtype, codec, x, None, name)
-    scorer = registry.scorer(qtype)
-    if scorer is not None or qtype.block_size < 256:
+    if used is not None:  # a block whose inputs were always zero needs scales, too
+        used = used + np.float32(DAMPED) * used.mean()
+    scores: Floats | None = None
+    if used is not None and (registry.scorer(qtype) is not None or qtype.block_size < 256):
         # The scores of a row may depend on all of it, such as on its mean square: they are those of the whole row.
         scores = np.empty_like(w)
         codec.score_rows(w, used, scores)
-        return lambda x, first, a, b: _block(qtype, codec, x, scores[first : first + len(x), a:b], name)
-    return lambda x, first, a, b: _block(qtype, codec, x, used[a:b], name)
+
+    def encode(start: int, x: "Floats", first: int, last: int) -> "NDArray[np.uint8]":
+        weights = used[first:last] if scores is None and used is not None else None
+        if scores is not None:
+            weights = scores[start : start + len(x), first:last]
+        return _block(qtype, codec, x, weights, name)
+
+    return encode
 
 
 def _block(qtype, codec, x, importance, name):

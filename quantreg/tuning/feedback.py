@@ -8,6 +8,7 @@ chosen unit by unit.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,38 +19,58 @@ if TYPE_CHECKING:
     from quantreg.tuning.choice import Blocks, Chooser
 
     Floats = NDArray[np.float32]
-    Encode = Callable[[Floats, int, int], NDArray[np.uint8]]
+    Encode = Callable[..., NDArray[np.uint8]]
     Decode = Callable[[NDArray[np.uint8]], Floats]
 
 __all__ = ["Factor", "factor", "feedback", "loss"]
 
 GROUP = 256  # columns after which errors are sent to all columns to the right, by one product
 MINI = 32  # the same within a block
+LOCAL_DAMPING = 0.03  # of the mean diagonal, when a block is encoded again: without it, the targets lie too far off
+ENCODED_AGAIN = (0, 2)  # the sweeps that choose the scales of each block again
 
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """What error feedback needs of H: ``upper``, float32 (cols, cols), with H^-1 = upper^T upper; and H itself."""
+    """What error feedback needs of H: ``upper``, float32 (cols, cols), with H^-1 = upper^T upper; and H itself.
+
+    ``ridge`` is what the sweeps add to the diagonal of H, so that they do not move weights whose inputs say little.
+    If H cannot be factored, ``reason`` says why, and there is no feedback.
+    """
 
     upper: "Floats"
     h: "Floats"
+    reason: str | None = None
+    ridge: float = 0.0
 
 
 def factor(h: "NDArray[np.floating]", damping: float = 0.01) -> Factor:
     """Factor the inverse of H = X^T X, float (cols, cols), for `feedback`.
 
     ``damping`` times the mean of the diagonal is added to the diagonal, so that H can be inverted. A column that is
-    always zero gets 1.
+    always zero gets the mean.
     """
     a = np.array(h, np.float64)
+    f = np.asarray(h, np.float32)
+    if not np.isfinite(a).all():
+        return Factor(np.empty((0, 0), np.float32), f, "its inputs are so large that their squares overflow")
     diagonal = np.einsum("ii->i", a)
     mean = float(diagonal.mean())
-    dead = diagonal == 0
-    diagonal += damping * mean if mean else 1.0
-    diagonal[dead] = 1.0
-    # With J the reversal of order, J H J = L L^T gives H = R R^T, where R = J L J is upper triangular, and so is R^-1.
-    lower = np.linalg.cholesky(a[::-1, ::-1])
-    return Factor(_inverse(np.ascontiguousarray(lower[::-1, ::-1])).astype(np.float32), np.asarray(h, np.float32))
+    dead = diagonal <= 0
+    while True:
+        diagonal += damping * mean if mean > 0 else 1.0
+        diagonal[dead] = mean if mean > 0 else 1.0
+        try:
+            # With J the reversal of order, J H J = L L^T gives H = R R^T, where R = J L J is upper triangular, and so
+            # is R^-1.
+            lower = np.linalg.cholesky(a[::-1, ::-1])
+        except np.linalg.LinAlgError:  # rounding made H lose what little the smallest eigenvalue had
+            damping *= 10
+            if damping > 1:
+                return Factor(np.empty((0, 0), np.float32), f, "the products of its inputs are no covariance")
+            continue
+        upper = _inverse(np.ascontiguousarray(lower[::-1, ::-1])).astype(np.float32)
+        return Factor(upper, f, ridge=damping * mean if mean > 0 else 1.0)
 
 
 def _inverse(upper: "NDArray[np.float64]") -> "NDArray[np.float64]":
@@ -66,13 +87,14 @@ def _inverse(upper: "NDArray[np.float64]") -> "NDArray[np.float64]":
 
 
 def feedback(
-    w: "Floats", f: Factor, encode: "Encode", decode: "Decode", chooser: "Chooser | None", block: int, sweeps: int = 2
+    w: "Floats", f: Factor, encode: "Encode", decode: "Decode", chooser: "Chooser | None", block: int, sweeps: int = 4
 ) -> "NDArray[np.uint8]":
     """Encode rows w, float32 (rows, cols), with error feedback: uint8 (rows, cols / block, bytes of a block).
 
-    ``encode(x, first, last)`` encodes columns [first, last) of the rows, which have become x, ordinarily; ``decode`` decodes
-    blocks. Without a ``chooser`` the codes stay what the encoder chose, and errors go from block to block.
-    ``sweeps`` times afterwards, each unit gets the best codes given all others.
+    ``encode(x, first=, last=)`` encodes columns [first, last) of the rows, which have become x, as ever; ``decode``
+    decodes blocks. Without a ``chooser`` the codes stay what the encoder chose, and errors go from block to block.
+    ``sweeps`` times afterwards each block is changed, given all others, in the rows where that lowers the loss: it is
+    encoded again in the sweeps ``ENCODED_AGAIN``, and each of its units gets the best codes in the others.
     """
     rows, cols = w.shape
     # A column of all rows lies together: the work goes from column to column.
@@ -86,7 +108,7 @@ def feedback(
         for a in range(first, last, block):
             b = a + block
             sent = errors[a - first : b - first]
-            coded[a // block] = encode(left[a:b].T, a, b)
+            coded[a // block] = encode(left[a:b].T, first=a, last=b)
             if chooser is None:
                 decoded[a:b] = decode(coded[a // block]).T
                 sent[:] = np.linalg.solve(f.upper[a:b, a:b].T.astype(np.float64), left[a:b] - decoded[a:b])
@@ -97,7 +119,7 @@ def feedback(
             left[b:last] -= f.upper[a:b, b:last].T @ sent
         left[last:] -= f.upper[first:last, last:].T @ errors
     if chooser is not None and sweeps:
-        _descend(np.ascontiguousarray(w.T), decoded, f.h, coded, chooser, sweeps)
+        _descend(np.ascontiguousarray(w.T), decoded, f, coded, chooser, sweeps, encode)
     return np.stack(coded, axis=1)
 
 
@@ -106,8 +128,8 @@ def _one_block(
 ) -> None:
     """Choose the codes of one block, unit by unit, and send the errors to the units to the right.
 
-    ``left`` are the targets, float32 (columns, rows); ``decoded`` and ``errors`` get what they became, and the errors that
-    columns outside of the block make up for. ``u`` is the triangle of the block in the order of the units.
+    ``left`` holds the targets, float32 (columns, rows); ``decoded`` and ``errors`` get what they became, and the errors
+    that columns outside of the block make up for. ``u`` is the triangle of the block in the order of the units.
     """
     order = chooser.columns
     x = left[order]
@@ -141,25 +163,54 @@ def _one_block(
 def _descend(
     w: "Floats",
     decoded: "Floats",
-    h: "Floats",
+    f: Factor,
     coded: "list[NDArray[np.uint8]]",
     chooser: "Chooser",
     sweeps: int,
+    encode: "Encode",
 ) -> None:
     """Choose each unit again given all others, where that lowers the loss, several times. Changes ``coded``.
 
     ``w`` and ``decoded`` are float32 (columns, rows).
     """
-    block = chooser.block_size
-    gradient = h @ (w - decoded)
-    for _ in range(sweeps):
+    block, h, ridge = chooser.block_size, f.h, np.float32(f.ridge)
+    gradient = h @ (w - decoded) + ridge * (w - decoded)
+    diagonal = ridge * np.eye(block, dtype=np.float32)
+    for sweep in range(sweeps):
         for index, encoded in enumerate(coded):
-            blocks = chooser.blocks(encoded)
-            order = chooser.columns + index * block
-            new, change = _again(decoded[order], gradient[order], h[np.ix_(order, order)], blocks, chooser)
-            coded[index] = blocks.bytes()
-            decoded[order] = new
+            a, b = index * block, (index + 1) * block
+            # Whole sweeps go in the order of the columns, single units in their own.
+            order = np.arange(a, b) if sweep in ENCODED_AGAIN else chooser.columns + a
+            q, g, local = decoded[order], gradient[order], h[np.ix_(order, order)] + diagonal
+            if sweep in ENCODED_AGAIN:
+                coded[index], change = _encode_again(q, g, local, encoded, chooser, partial(encode, first=a, last=b))
+                decoded[order] = q + change
+            else:
+                blocks = chooser.blocks(encoded)
+                decoded[order], change = _again(q, g, local, blocks, chooser)
+                coded[index] = blocks.bytes()
             gradient -= h[:, order] @ change
+            gradient[order] -= ridge * change
+
+
+def _encode_again(
+    q: "Floats",
+    g: "Floats",
+    local: "Floats",
+    encoded: "NDArray[np.uint8]",
+    chooser: "Chooser",
+    encode: "Callable[[Floats], NDArray[np.uint8]]",
+) -> "tuple[NDArray[np.uint8], Floats]":
+    """Encode a block again, given the others, where that lowers the loss: the blocks, and how much they changed."""
+    upper = factor(local, LOCAL_DAMPING).upper
+    left = q + upper.T @ (upper @ g)  # the best values, if the block could have any
+    blocks = chooser.blocks(encode(left.T))
+    new, sent = np.empty_like(q), np.empty_like(q)
+    _one_block(left, new, sent, chooser.triangle(upper, 0), blocks, chooser)
+    change = new - q
+    lower = np.einsum("ir,ir->r", change, local @ change - 2 * g) < 0
+    change[:, ~lower] = 0
+    return np.where(lower[:, None], blocks.bytes(), encoded), change
 
 
 def _again(q: "Floats", g: "Floats", local: "Floats", blocks: "Blocks", chooser: "Chooser") -> "tuple[Floats, Floats]":
@@ -176,12 +227,6 @@ def _again(q: "Floats", g: "Floats", local: "Floats", blocks: "Blocks", chooser:
             ridge = np.float32(1e-6) * max(weights.max(), np.float32(1e-30))
             shift = np.linalg.inv(own + np.eye(len(own), dtype=np.float32) * ridge) @ g[span]
             new = blocks.choose(index, old + shift, weights, own)
-            # Signs and numbers are chosen one after the other, so that the new codes may be worse.
-            d = new - old
-            worse = np.einsum("ir,ir->r", d, own @ d - 2 * g[span]) > 0
-            if worse.any():
-                blocks.keep(index, worse)
-                new[:, worse] = old[:, worse]
         d = np.subtract(new, old, out=change[span])
         q[span] = new
         at = span.stop

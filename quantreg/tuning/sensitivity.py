@@ -1,13 +1,15 @@
-"""How much the predictions suffer when one tensor is wrong: KL divergence per output error, measured by running it."""
+"""How much the predictions suffer when tensors are wrong: KL divergence per output error, measured by running them."""
 
+import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quantreg.inference.model import Model
+from quantreg.names import layer_of
 from quantreg.quality import kl_divergence, perplexity
 from quantreg.tensor import QuantizedTensor
 from quantreg.tuning.calibration import Calibration
@@ -15,32 +17,61 @@ from quantreg.tuning.calibration import Calibration
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Probe"]
+__all__ = ["Sensitivity", "groups_of"]
+
+MOST_WORK = 5e13  # multiplications that all probes together may take: some ten minutes on two cores
+THIRDS = 3  # parts of the model, by depth, whose tensors of one role may be probed together
 
 
-class Probe:
-    """Measures the KL divergence of changed models from the model as it is, on the tokens that decide.
+class Sensitivity:
+    """Measures how far the predictions of changed models are from those of the model as it is.
 
-    A context manager: the predictions of the model wait in a temporary file.
+    The text is the part of the calibration that decides, at most ``chunks`` chunks of it. A context manager: the
+    predictions of the model wait in a temporary file.
     """
 
-    def __init__(self, model: Model, calibration: Calibration) -> None:
-        self._model, self._calibration = model, calibration
-        self._folder = tempfile.TemporaryDirectory(prefix="quantreg-probe-")
+    def __init__(self, model: Model, calibration: Calibration, chunks: int | None = None) -> None:
+        self._model = model
+        self._folder = tempfile.TemporaryDirectory(prefix="quantreg-sensitivity-")
         self._base = Path(self._folder.name, "base.kld")
         tokens = calibration.part("decide")
-        self._n_ctx = tokens.shape[1]
         if len(tokens) < 2:  # a measurement takes two chunks
-            tokens = np.concatenate([tokens, calibration.part("report"), calibration.part("fit")])[:2]
-        self._ids: NDArray[np.int32] = tokens.reshape(-1)
-        perplexity(model, self._ids, n_ctx=self._n_ctx, save_base=self._base)
+            tokens = np.concatenate([tokens, calibration.part("fit")])[:2]
+        self._tokens: NDArray[np.int32] = tokens[: max(2, chunks or len(tokens))]
+        self._floor: float | None = None
 
-    def __enter__(self) -> "Probe":
+    def __enter__(self) -> "Sensitivity":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
 
     def divergence(self, tensors: Mapping[str, QuantizedTensor]) -> float:
-        """The mean KL divergence per token, in nats, when these tensors take the place of the model's own."""
-        return kl_divergence(self._model.replaced(tensors), self._base).kl_mean
+        """The mean KL divergence per token, in nats, when these tensors take the place of the model's own.
+
+        Raises what `quantreg.perplexity` raises.
+        """
+        if self._floor is None:
+            perplexity(self._model, self._tokens.reshape(-1), n_ctx=self._tokens.shape[1], save_base=self._base)
+            # The file holds rounded predictions, which are at a small distance even from the model's own.
+            self._floor = kl_divergence(self._model, self._base).kl_mean
+        return max(0.0, kl_divergence(self._model.replaced(tensors), self._base).kl_mean - self._floor)
+
+
+def groups_of(model: Model, calibration: Calibration, names: Sequence[str]) -> tuple[dict[str, list[str]], int]:
+    """Return the tensors to probe together, by the name of their group, and how many chunks to probe them on.
+
+    Each tensor is probed alone if that takes at most `MOST_WORK` multiplications. Otherwise those of one role in one
+    third of the layers are probed together, on as many chunks as that allows and at least two. This is counted, not
+    timed, so that it is the same on each computer.
+    """
+    chunks = max(2, len(calibration.part("decide")))
+    a_chunk = calibration.tokens.shape[1] * sum(model.tensors[name].size for name in names)
+    if a_chunk * chunks * len(names) <= MOST_WORK:
+        return {name: [name] for name in names}, chunks
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        layer = layer_of(name)
+        third = "" if layer is None else f", part {min(THIRDS - 1, layer * THIRDS // model.n_layers) + 1} of {THIRDS}"
+        groups.setdefault(re.sub(r"^blk\.\d+\.", "", name) + third, []).append(name)
+    return groups, max(2, min(chunks, int(MOST_WORK / (a_chunk * len(groups)))))

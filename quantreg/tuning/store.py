@@ -19,7 +19,8 @@ __all__ = ["Store"]
 class Store(Mapping[str, Path]):
     """Encoded tensors by name, each in a file of its own in a folder. A file appears when it is complete.
 
-    ``identity`` says what the tensors depend on. A folder that was made for something else is emptied.
+    ``identity`` says what the tensors depend on. Tensors that were kept for something else are deleted; other files in
+    the folder are not touched.
     """
 
     def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
@@ -28,21 +29,31 @@ class Store(Mapping[str, Path]):
         self._identity = json.loads(json.dumps(identity))
         self._files: dict[str, str] = {}
         self._facts: dict[str, Any] = {}
-        if self._listing.exists():
-            found = json.loads(self._listing.read_text(encoding="utf-8"))
-            if found.get("identity") == self._identity:
-                self._files, self._facts = found["files"], found["facts"]
-            else:
-                self.remove()
+        found = self._read()
+        if found.get("identity") == self._identity:
+            self._files = {name: file for name, file in found["files"].items() if (self.folder / file).exists()}
+            self._facts = {name: found["facts"].get(name) for name in self._files}
+        else:
+            self.remove()
         self.folder.mkdir(exist_ok=True)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._listing.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # a machine that lost power may leave an empty listing
+            return {}
+        whole = isinstance(found, dict) and all(isinstance(found.get(key), dict) for key in ("files", "facts"))
+        return found if whole else {}
 
     def put(self, name: str, data: "NDArray[np.uint8]", parameters: "Fitted | None" = None, facts: Any = None) -> None:
         """Keep the bytes of a tensor, the parameters that its type was fitted to, and ``facts``, ready for JSON."""
-        file = f"{len(self._files)}.bin"
+        used = set(self._files.values())
+        file = next(f"{i}.bin" for i in range(len(used) + 1) if f"{i}.bin" not in used)
         with open(self.folder / file, "wb") as out:
             out.write(np.ascontiguousarray(data).data)
             out.flush()
             os.fsync(out.fileno())
+        (self.folder / f"{file}.npz").unlink(missing_ok=True)
         if parameters:
             np.savez(self.folder / f"{file}.npz", **{key: np.asarray(value) for key, value in parameters.items()})
         self._files[name], self._facts[name] = file, facts
@@ -72,9 +83,10 @@ class Store(Mapping[str, Path]):
         return len(self._files)
 
     def remove(self) -> None:
-        """Delete the folder and what is in it."""
-        for path in self.folder.glob("*"):
-            path.unlink()
-        if self.folder.exists():
+        """Delete the tensors, and the folder unless something else is in it."""
+        for pattern in ("tensors.json", "tensors.new", "[0-9]*.bin", "[0-9]*.bin.npz"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        if self.folder.exists() and not any(self.folder.iterdir()):
             self.folder.rmdir()
         self._files, self._facts = {}, {}

@@ -67,7 +67,7 @@ def _group(
     tensors = {name: model.tensors[name] for name in names}
     count = len(shared.h)
     encoded: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in names}
-    figures: dict[str, list[tuple[float, float | None, bool]]] = {name: [] for name in names}
+    figures: dict[str, list[tuple[float, float | None, bool, str | None]]] = {name: [] for name in names}
     parameters = {
         name: fitted(tensor.dequantize(), wanted[name], _importance(shared, 0), name)
         for name, tensor in tensors.items()
@@ -92,21 +92,19 @@ def _group(
                 model.workers,
             )
             encoded[name].append(one.data)
-            figures[name].append((one.plain, one.tuned, one.kept))
+            figures[name].append((one.plain, one.tuned, one.kept, one.reason))
     for name in names:
         done = _summary(name, wanted[name], figures[name])
         store.put(name, np.stack(encoded[name]), parameters.get(name), asdict(done))
         yield done
 
 
-def _summary(name: str, qtype: QuantType, figures: "list[tuple[float, float | None, bool]]") -> Tuned:
-    plain = float(np.mean([before for before, _, _ in figures]))
-    after = [before if tuned is None or not kept else tuned for before, tuned, kept in figures]
-    kept = sum(kept for _, _, kept in figures)
-    none = all(tuned is None for _, tuned, _ in figures)
-    reason = (
-        f"{qtype.name} takes no error feedback" if none else None if kept else "feedback did not help on other tokens"
-    )
+def _summary(name: str, qtype: QuantType, figures: "list[tuple[float, float | None, bool, str | None]]") -> Tuned:
+    plain = float(np.mean([before for before, *_ in figures]))
+    after = [before if tuned is None or not kept else tuned for before, tuned, kept, _ in figures]
+    kept = sum(kept for _, _, kept, _ in figures)
+    none = all(tuned is None for _, tuned, _, _ in figures)
+    reason = None if kept else next(why for *_, why in figures)
     return Tuned(name, qtype.name, plain, None if none else float(np.mean(after)), kept, len(figures), reason)
 
 
