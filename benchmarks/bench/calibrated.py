@@ -12,7 +12,7 @@ from quantreg import QuantizedTensor
 from quantreg.tuning.allocation import Choice, allocate
 from quantreg.tuning.calibration import Calibration
 from quantreg.tuning.errors import embedding_errors, output_errors
-from quantreg.tuning.sensitivity import Probe
+from quantreg.tuning.sensitivity import Sensitivity
 from quantreg.tuning.store import Store
 from quantreg.tuning.tune import tune
 
@@ -164,7 +164,7 @@ class Source:
             third = int(layer[1]) * 3 // self.model.n_layers if layer else 0
             groups.setdefault((name,) if single or not layer else (layer[2], third), []).append(name)
         found = {}
-        with Probe(self.model, self.calibration) as probe:
+        with Sensitivity(self.model, self.calibration) as probe:
             for names in groups.values():
                 types = {name: next(t for t in PROBED if t in errors[name]) for name in names}
                 divergence = probe.divergence(self.ordinary(types))
