@@ -153,7 +153,7 @@ class Source:
         alone = self._without_product()
         found = dict(output_errors(self.model, self.calibration, {n: t for n, t in wanted.items() if n not in alone}))
         for name in alone:
-            found[name] = embedding_errors(self.model, name, self.calibration, wanted[name])
+            found[name] = embedding_errors(self.model.tensors[name], self.calibration, wanted[name])
         return found
 
     def _sensitivities(self, errors):
