@@ -192,7 +192,8 @@ def _events(
     begun = time.perf_counter()
     layout = {"names": names, "dst": dst, "split_max_size": split_max_size, "split_max_tensors": split_max_tensors}
     inputs = [os.fsdecode(path) for path in (src, names, imatrix) if isinstance(path, (str, bytes, PathLike))]
-    tuned, ready, more = None, None, {}
+    tuned, ready = None, None
+    more: dict[str, Any] = {}
     with ExitStack() as stack:
         if tuning.used:
             from quantreg.jobs.tuned import Tuning  # loads the whole of inference, which takes 50 ms
@@ -227,7 +228,7 @@ def _events(
         warnings = yield from _told(written, planned)
         if tuned is not None:
             warnings = (*warnings, *tuned.warnings(planned))
-            more = {"tuned": tuned.results}
+            more = {"tuned": tuned.results, "found": tuned.found}
     warnings = (*warnings, *planned.warnings, *(() if found is None else found.warnings))
     done = WriteResult.of(files)
     yield Finished(

@@ -9,6 +9,7 @@ from quantreg.jobs.shards import OutputFile
 from quantreg.recipes import Plan, TensorPlan
 
 if TYPE_CHECKING:
+    from quantreg.tuning.search import Found
     from quantreg.tuning.tune import Tuned
 
 __all__ = ["QuantizeResult", "WriteResult"]
@@ -52,7 +53,7 @@ class QuantizeResult(WriteResult):
     ``paths`` are the files written: one, or the shards in order; ``path`` is the first. ``size`` and ``source_size``
     are the bytes of whole files; ``plan.tensors`` holds the decision for each tensor; ``seconds`` is wall time;
     ``warnings`` are sentences for the user. ``tuned`` says what error feedback did to each tensor that a calibration
-    text reached; it is empty without calibration.
+    text reached; it is empty without calibration. ``found`` is what the search for types found, if there was a target.
     """
 
     plan: Plan
@@ -60,6 +61,7 @@ class QuantizeResult(WriteResult):
     seconds: float
     warnings: tuple[str, ...]
     tuned: "tuple[Tuned, ...]" = ()
+    found: "Found | None" = None
 
     def _facts(self) -> str:
         return (

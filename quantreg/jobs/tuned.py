@@ -35,7 +35,7 @@ from quantreg.registry import types
 from quantreg.sizes import parse_bytes
 from quantreg.storage import AtomicFile, journal_path
 from quantreg.tuning.calibration import Calibration
-from quantreg.tuning.search import search
+from quantreg.tuning.search import Found, search
 from quantreg.tuning.store import Store
 from quantreg.tuning.tune import Tuned, tune
 from quantreg.words import count, named
@@ -61,6 +61,9 @@ class Tuning:
     text runs: raises ModelError if the model cannot run, QualityError if the text is too short, TokenizerError,
     OutputError, and what `rehearse` raises.
     """
+
+    rehearsal: Rehearsal
+    found: Found | None = None
 
     def __init__(
         self,
@@ -169,6 +172,7 @@ class Tuning:
                 progress=lambda what, done, total: tell(Calibrating("allocation", done, total)), **runs,
             )
         )  # fmt: skip
+        self.found = found
         chosen = draft.retyped(found.decisions)
         notes = (f"types for the target: by {found.how}", *([found.gap] if found.gap else []))
         chosen = replace(chosen, warnings=(*chosen.warnings, *notes))

@@ -23,6 +23,8 @@ class Folder:
     it. Without an output, as for a plan, it is among the temporary files. Raises OutputError.
     """
 
+    path: Path
+
     def __init__(
         self,
         out: str | bytes | os.PathLike[str] | None,

@@ -25,6 +25,10 @@ class OpenPlan:
       them as they are.
     """
 
+    planned: Plan
+    header: ModelHeader
+    imatrix: "Importance | None"
+
     def __init__(
         self,
         planned: Plan,

@@ -26,6 +26,13 @@ __all__ = ["Blocks", "Chooser"]
 class Chooser:
     """Chooses codes of one type. `Chooser.of` makes it, or returns None for a type whose codes cannot be found."""
 
+    units: list[Coded]
+    decode: "Decode"
+    type_size: int
+    block_size: int
+    spans: "list[slice[int, int, None]]"
+    layout: "_Layout"
+
     def __init__(self, units: list[Coded], decode: "Decode", type_size: int, block_size: int) -> None:
         self.units, self.decode, self.type_size, self.block_size = units, decode, type_size, block_size
         self.columns: NDArray[np.intp] = np.concatenate([unit.columns for unit in units])  # in the order of the units
@@ -175,6 +182,9 @@ class Blocks:
     Weights are float32 (columns, n): one row for each column of the units, in their order, so that a column of all
     column of all blocks. ``scale`` and ``offset`` have this form.
     """
+
+    scale: "Floats"
+    offset: "Floats"
 
     def __init__(self, chooser: Chooser, encoded: "NDArray[np.uint8]") -> None:
         self._chooser, self._encoded = chooser, encoded

@@ -23,6 +23,8 @@ class Store(Mapping[str, Path]):
     the folder are not touched.
     """
 
+    folder: Path
+
     def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         self._listing = self.folder / "tensors.json"
