@@ -1,6 +1,5 @@
 """The subcommand `quantreg imatrix`."""
 
-import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +7,7 @@ import click
 
 from quantreg.cli.chunk_progress import chunk_progress
 from quantreg.cli.show import printable, warn
+from quantreg.cli.stopping import stop_as_ctrl_c_does
 from quantreg.words import count
 
 if TYPE_CHECKING:
@@ -121,13 +121,7 @@ def _collect(
     figures: list[Any] = []
     given = read_ids(ids) if ids else read_text(text or "")
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    for name in ("SIGTERM", "SIGHUP"):  # SIGHUP, when the terminal closes, does not exist on Windows
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP: keep it so
-            signal.signal(number, stop)
+    stop_as_ctrl_c_does()
     try:
         with quantreg.load(path, threads) as model, chunk_progress() as progress:
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from quantreg.cli.plan_options import (
     type_files,
 )
 from quantreg.cli.show import plan_summary, print_json, printable, size, warn
+from quantreg.cli.stopping import stop_as_ctrl_c_does
 from quantreg.cli.tuning_options import to_tuning, tuning_inputs, tuning_options
 from quantreg.words import count
 
@@ -233,13 +233,7 @@ def _quantize(
 
     known: set[str] = set()
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    for name in ("SIGTERM", "SIGHUP"):  # SIGHUP, when the terminal closes, does not exist on Windows
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP: keep it so
-            signal.signal(number, stop)
+    stop_as_ctrl_c_does()
     try:
         with (
             _report_file(report, source, out, *tuning_inputs(keywords)) as page,

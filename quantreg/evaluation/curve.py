@@ -19,6 +19,8 @@ __all__ = [
     "Window",
     "curve_svg",
     "frontier_error",
+    "label_leader",
+    "label_text",
     "points",
     "ticks",
     "windows",
@@ -149,9 +151,9 @@ def curve_svg(
     ]
     line = "L".join(f"{x(t.bits_per_weight):.1f} {y(t.value):.1f}" for t in frontier)
     parts.append(f'<path class="frontier" clip-path="url(#{name})" d="M{line}"/>' if line else "")
-    parts += [_leader(label, kind) for t, label, kind in _kinds(totals, labels, new) if label is not None]
+    parts += [label_leader(label, kind) for t, label, kind in _kinds(totals, labels, new) if label is not None]
     parts += [_mark(t, *places[t.type], "new" if t.type in new else "known", quantity) for t in totals]
-    parts += [_text(label, kind) for _, label, kind in _kinds(totals, labels, new) if label is not None]
+    parts += [label_text(label, kind) for _, label, kind in _kinds(totals, labels, new) if label is not None]
     return "\n".join([*filter(None, parts), "</svg>"])
 
 
@@ -218,12 +220,14 @@ def _mark(total: Point, x: float, y: float, kind: str, quantity: Quantity) -> st
     return f'<path class="{style}" d="{corners}">{title}</path>'
 
 
-def _text(label: Label, kind: str) -> str:
+def label_text(label: Label, kind: str) -> str:
+    """The text of a label, as SVG of the class ``kind`` + "-name"."""
     where = f'x="{label.x:.1f}" y="{label.y + 4:.1f}" text-anchor="{label.anchor}"'
     return f'<text class="{kind}-name" {where}>{escape(label.text)}</text>'
 
 
-def _leader(label: Label, kind: str) -> str:
+def label_leader(label: Label, kind: str) -> str:
+    """The line from a label to its point, as SVG of the class ``kind`` + "-leader", or nothing if it needs none."""
     if label.line is None:
         return ""
     x1, y1, x2, y2 = label.line

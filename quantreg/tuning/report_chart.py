@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from html import escape
 from itertools import pairwise
 
-from quantreg.evaluation.curve import NARROW, WIDE, Frame, ticks
-from quantreg.evaluation.labels import Label, place
+from quantreg.evaluation.curve import NARROW, WIDE, Frame, label_leader, label_text, ticks
+from quantreg.evaluation.labels import place
 from quantreg.tuning.report import Predicted, TuningReport, Variant
 
 __all__ = ["chart", "recipe_line"]
@@ -106,7 +106,7 @@ def _marks(variants: Sequence[Variant], frame: Frame, x: Place, y: Place) -> lis
     area = (frame.left + 1.0, 2.0, frame.width - 2.0, float(frame.height - frame.bottom))
     first = [key for key, v in keys.items() if v.kind == "this"]
     labels = place(places, texts, area, 1.1 * frame.font, first, farthest=frame.farthest)
-    found = [_leader(labels[key], _style(v)) for key, v in keys.items() if key in labels]
+    found = [label_leader(labels[key], _style(v)) for key, v in keys.items() if key in labels]
     for key, v in sorted(keys.items(), key=lambda item: item[1].kind == "this"):
         (a, b), r = places[key], 7 if v.kind == "this" else 4.5
         title = f"<title>{escape(v.name)}: {megabytes(v.nbytes)}, KL divergence {v.kl:.4g} nats</title>"
@@ -116,24 +116,12 @@ def _marks(variants: Sequence[Variant], frame: Frame, x: Place, y: Place) -> lis
             found.append(f'<path class="known" d="{corners}">{title}</path>')
         else:
             found.append(f'<circle class="new" cx="{a:.1f}" cy="{b:.1f}" r="{r}">{title}</circle>')
-    found += [_name(labels[key], _style(v)) for key, v in keys.items() if key in labels]
+    found += [label_text(labels[key], _style(v)) for key, v in keys.items() if key in labels]
     return list(filter(None, found))
 
 
 def _style(variant: Variant) -> str:
     return "known" if variant.kind == "recipe" else "new"
-
-
-def _name(label: Label, kind: str) -> str:
-    where = f'x="{label.x:.1f}" y="{label.y + 4:.1f}" text-anchor="{label.anchor}"'
-    return f'<text class="{kind}-name" {where}>{escape(label.text)}</text>'
-
-
-def _leader(label: Label, kind: str) -> str:
-    if label.line is None:
-        return ""
-    x1, y1, x2, y2 = label.line
-    return f'<path class="{kind}-leader" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>'
 
 
 def _grid(frame: Frame, sizes: tuple[float, float], logs: tuple[float, float], x: Place, y: Place) -> list[str]:
