@@ -30,8 +30,8 @@ __all__ = ["File", "open"]
 class _Place(NamedTuple):
     """Where a tensor is: its file, the mapping of the whole file, and the position of its data in both.
 
-    ``stored`` says how to decode a tensor that is not described as the file stores it; its scales are in ``scales``,
-    a path and a mapping.
+    ``stored`` says how to decode a tensor that is not described as the file stores it, and ``files`` holds the number,
+    the path and the mapping of each file that it is made of.
     """
 
     info: gguf.TensorInfo
@@ -39,7 +39,7 @@ class _Place(NamedTuple):
     mapped: mmap.mmap
     start: int
     stored: Stored | None = None
-    scales: tuple[str, mmap.mmap] | None = None
+    files: tuple[tuple[int, str, mmap.mmap], ...] = ()
 
 
 class _Kept(NamedTuple):
@@ -83,18 +83,15 @@ def _decoder(place: _Place, stored: Stored) -> "Callable[[], NDArray[np.uint8]]"
     """
     codes = _piece(place.info.name, place.path, place.mapped, stored.codes.position, stored.codes.nbytes)
     # A file with a view stays mapped.
-    views = [codes, *(np.frombuffer(mapped, np.uint8) for _, mapped in ([place.scales] if place.scales else []))]
+    views = [codes, *(np.frombuffer(mapped, np.uint8) for _, _, mapped in place.files)]
+    files = {number: (path, mapped) for number, path, mapped in place.files}
 
-    def reader(path: str, mapped: mmap.mmap) -> "Callable[[int, NDArray[np.uint8]], None]":
-        def read(position: int, out: "NDArray[np.uint8]") -> None:
-            out[:] = _piece(place.info.name, path, mapped, position, len(out))
-
-        return read
+    def read(file: int, position: int, out: "NDArray[np.uint8]") -> None:
+        out[:] = _piece(place.info.name, *files[file], position, len(out))
 
     def decoded() -> "NDArray[np.uint8]":
         out = np.empty(place.info.nbytes, np.uint8)
-        codes_of = reader(place.path, place.mapped)
-        stored.read_into(codes_of, reader(*place.scales) if place.scales else codes_of, 0, out)
+        stored.read_into(read, 0, out)
         del views[:]
         return out
 
@@ -150,11 +147,8 @@ class File(Mapping[str, QuantizedTensor]):
         maps = [self._map(name, size) for name, size in zip(self.paths, model.sizes, strict=True)]
         for info, (number, start) in model.places.items():
             how = model.stored.get(info.name)
-            scales = None if how is None or how.scales is None else how.scales.file
-            self._tensors[info.name] = _Place(
-                info, self.paths[number], maps[number], start, how,
-                None if scales is None else (self.paths[scales], maps[scales]),
-            )  # fmt: skip
+            files = tuple((n, self.paths[n], maps[n]) for n in (() if how is None else how.files))
+            self._tensors[info.name] = _Place(info, self.paths[number], maps[number], start, how, files)
 
     def _map(self, path: str, size: int) -> mmap.mmap:
         """Map a file, which must still have the size that it had when its header was read."""
