@@ -13,13 +13,14 @@ from quantreg.checkpoints.config import Config
 from quantreg.checkpoints.matching import match
 from quantreg.checkpoints.metadata import architecture_metadata, general_metadata
 from quantreg.checkpoints.transforms import Mxfp4
+from quantreg.checkpoints.vocabulary import vocabulary
 from quantreg.errors import CheckpointError
 from quantreg.gguf import TensorInfo, Value
 from quantreg.recipes import Architecture, architectures
 from quantreg.safetensors import SUFFIX, decoding, every_place, files_of, read_header, read_json, read_numbers
 from quantreg.whatis import SHARD_NAME, model_path
 
-__all__ = ["Folder", "find", "is_published", "read_config", "read_folder"]
+__all__ = ["Folder", "find", "is_published", "read_config", "read_folder", "stored_type"]
 
 _LARGEST = 1 << 24  # bytes of a config.json; the largest published ones have a few hundred thousand
 
@@ -33,7 +34,6 @@ class Folder:
     - ``places``: each tensor of GGUF, with the number of its file and the position of its data; both are 0 for a
       tensor that ``how`` makes of others, by name.
     - ``metadata``: that of the GGUF model.
-    - ``beside``: the other files that the metadata was made of.
     - ``warnings``: what is odd but readable.
     """
 
@@ -46,7 +46,6 @@ class Folder:
     places: dict[TensorInfo, tuple[int, int]]
     how: dict[str, How]
     metadata: dict[str, Value]
-    beside: list[str]
     warnings: list[str]
 
 
@@ -123,7 +122,7 @@ def read_folder(path: str | os.PathLike[str], given: Mapping[str, Any] | None = 
     inner = architecture_metadata(config, architecture.name, checkpoint, infos)
     check_shapes(infos, {key: value.data for key, value in inner.items()}, architecture.name, folder)
     metadata = {**general_metadata(Path(folder), architecture.name, infos), **inner}
-    metadata |= _vocabulary(folder, config, checkpoint)
+    metadata |= vocabulary(Path(folder), config, checkpoint.vocabulary, given)
     warnings = [*files.warnings, *(text for header in headers for text in header.warnings)]
     if decoded.note:
         warnings.append(decoded.note)
@@ -131,23 +130,8 @@ def read_folder(path: str | os.PathLike[str], given: Mapping[str, Any] | None = 
         folder, config, architecture, checkpoint, files.paths, [header.file_size for header in headers],
         {one.info: one.place for one in built},
         {one.info.name: one.how for one in built if one.how is not None},
-        metadata, _beside(folder), warnings,
+        metadata, warnings,
     )  # fmt: skip
-
-
-def _vocabulary(folder: str, config: Config, checkpoint: Checkpoint) -> dict[str, Value]:
-    return {}
-
-
-def _beside(folder: str) -> list[str]:
-    """The files that the metadata is made of."""
-    names = sorted(os.listdir(folder))
-    return [
-        os.path.join(folder, name)
-        for name in names
-        if name.endswith((".json", ".jinja", "tokenizer.model", "vocab.txt", "merges.txt", "README.md"))
-        and os.path.isfile(os.path.join(folder, name))
-    ]
 
 
 def _repacked(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -167,3 +151,16 @@ def _weights(folder: str) -> str:
         if shard is not None and shard["prefix"] == "model" and shard["suffix"] == SUFFIX:
             return os.path.join(folder, name)
     return model_path(folder)
+
+
+def stored_type(path: str | os.PathLike[str]) -> str:
+    """The type in which most of a published model is stored: "BF16" or "F16".
+
+    As in llama.cpp's converter, the first matrix of 16-bit floats decides, in the order of files and names; without
+    one it is F16. Raises SafetensorsError, OSError.
+    """
+    for name in files_of(_weights(os.fspath(path))).paths:
+        for _, entry in sorted(read_header(name).entries.items()):
+            if len(entry.shape) > 1 and entry.dtype in ("BF16", "F16"):
+                return entry.dtype
+    return "F16"

@@ -31,4 +31,3 @@ class FolderSource(Source):
             warnings=self.folder.warnings,
             stored=self.folder.how,
         )
-        self.beside = self.folder.beside

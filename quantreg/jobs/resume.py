@@ -26,7 +26,7 @@ def identity_of(source: Source, planned: Plan, imatrix: ImportanceMatrix | None)
     used = any(tensor.importance for tensor in planned.tensors)
     return {
         "quantreg": __version__,
-        "source": [list(stamp_of(path)) for path in (*source.paths, *source.beside)],
+        "source": [list(stamp_of(path)) for path in source.paths],
         "imatrix": None if imatrix is None or not used else _imatrix_digest(imatrix),
         "imatrix_floor": planned.options.imatrix_floor if used else 0.0,
         "plan": _digest(json.dumps(recipe).encode()),

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -48,7 +48,7 @@ class Source:
     With ``partial``, a shard whose siblings are missing is read alone, and with ``any_type``, types that ggml has
     removed are accepted; warnings say so. ``max_dims`` is that of `gguf.read_header`. ``keeps_dims`` says whether an
     output has all dimensions of the source. ``stored`` says how to read tensors that the file stores in another way
-    than their TensorInfo describes, by name. ``beside`` are the paths of other files that the metadata was made of.
+    than their TensorInfo describes, by name.
 
     Raises GGUFFormatError, OSError.
     """
@@ -61,7 +61,6 @@ class Source:
     size: int
     warnings: list[str]
     stored: "dict[str, How]"
-    beside: "Sequence[str]" = ()
 
     def __init__(
         self,
