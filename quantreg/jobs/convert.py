@@ -51,7 +51,7 @@ def convert(
     return quantize_file(
         src, dst, file_type_of(src, type), progress=progress, threads=threads, executor=executor, force=force,
         resumable=resumable, resume=resume, split_max_size=split_max_size, split_max_tensors=split_max_tensors,
-        override_kv=override_kv,
+        override_kv=override_kv, keep_dims=True,
     )  # fmt: skip
 
 
