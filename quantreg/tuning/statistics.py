@@ -11,6 +11,7 @@ from quantreg.errors import ModelError
 from quantreg.inference.model import Model
 from quantreg.inference.passes import Pass
 from quantreg.products import one_blas_thread
+from quantreg.storage import reserve
 from quantreg.tuning.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -144,4 +145,5 @@ class _States:
         if size * 4 <= MEMORY:
             self.values = np.empty(size, np.float32)
         else:
+            reserve(spill, size * 4, "the hidden states of the calibration text")
             self.values = np.memmap(spill, np.float32, "w+", shape=(size,))
