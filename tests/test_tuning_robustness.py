@@ -1,19 +1,22 @@
 """Calibration where something is wrong: the disk, another run, the text, the model."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import quality_models
 import small_models
 
 import quantreg
-from quantreg import ModelError, OutputError, QualityError
+from quantreg import ModelError, OutputError, PlanError, QualityError
 from quantreg.events import TensorTuned
+from quantreg.tuning.feedback import factor
+from quantreg.tuning.statistics import FEW, Inputs, importance_of
 
 N_CTX = 32
 TEXT = {"n_ctx": N_CTX, "chunks": 40}
@@ -57,7 +60,7 @@ def changed(source, out, change):
         w = tensor.dequantize()
         new = change(name, w)
         arrays[name] = w if new is None else np.ascontiguousarray(new, np.float32)
-    quantreg.write_gguf(out, arrays, metadata=model.metadata)
+    quantreg.write(out, model.metadata, arrays, force=True)
     return out
 
 
@@ -211,28 +214,188 @@ def test_a_run_with_an_imatrix_of_ones_own_keeps_its_tensors_too(models, at):
 @pytest.mark.parametrize(
     ("text", "error", "says"),
     [
-        ("", QualityError, ""),
-        ([], QualityError, ""),
-        ([1, 2, 3], QualityError, "give a longer text"),
+        ("", QualityError, "the text has 1 token"),
+        ("a", QualityError, "tokens"),
+        ([], QualityError, "0 tokens"),
+        ([1, 2, 3], QualityError, "tokens"),
         ([-1] * 300, ModelError, "vocabulary"),
-        ([96] * 300, ModelError, "vocabulary"),
+        ([98] * 300, ModelError, "vocabulary"),
     ],
 )
-def test_a_text_that_cannot_serve_is_refused_before_anything_is_written(models, at, text, error, says):
-    source = models / "llama.gguf"
-    if text == "":  # text needs a tokenizer, which only this model has
-        quantreg.demo_model("demo.gguf") if hasattr(quantreg, "demo_model") else pytest.skip("no model with a tokenizer")
+def test_a_text_that_cannot_serve_is_refused_before_anything_is_written(at, text, error, says):
+    quality_models.write(quality_models.base(), "model.gguf")
     before = sorted(at.iterdir())
     with pytest.raises(error, match=says):
-        quantize(source, calibration=text)
+        quantize("model.gguf", calibration=text)
     assert sorted(at.iterdir()) == before
+
+
+def test_a_text_that_is_not_utf_8_is_refused_with_the_place(at, run):
+    quality_models.write(quality_models.base(), "model.gguf")
+    Path("text.txt").write_bytes(b"fine so far \xff\xfe and not here" * 200)
+    code, _, err = run("quantize", "--calibration", "text.txt", "-c", N_CTX, "model.gguf", "out.gguf", "Q4_0")
+    assert code == 1
+    assert "text.txt" in err
+    assert "UTF-8" in err
+    assert "12" in err  # the byte
+    assert not Path("out.gguf").exists()
+
+
+def kl(path, source):
+    return quantreg.kl_divergence(path, source, quality_models.text(), n_ctx=N_CTX).kl_mean
+
+
+@pytest.mark.parametrize(
+    "text", ["".join("[]{}<>=/*0123456789"[i * i % 19] for i in range(1400)), "\u2581" * 1500, "e" * 1500]
+)
+def test_a_text_of_another_language_or_of_one_token_still_gives_a_sound_file(at, text):
+    quality_models.write(quality_models.base(), "model.gguf")
+    quantreg.quantize_file("model.gguf", "plain.gguf", "Q4_0")
+    quantize("model.gguf", calibration=text)
+    assert quantreg.validate("out.gguf").ok
+    # It may not help on text of the model's own language, but it does no great harm.
+    assert kl("out.gguf", "model.gguf") < 3 * kl("plain.gguf", "model.gguf")
 
 
 # ---- the model ----
 
 
-def test_a_model_whose_activations_overflow_keeps_ordinary_bytes_where_they_do(models, at):
-    changed(models / "llama.gguf", "loud.gguf", lambda name, w: w * 1e25 if name == "blk.1.ffn_up.weight" else None)
-    quantreg.quantize_file("loud.gguf", "plain.gguf", "Q8_0")
-    result = quantize("loud.gguf", file_type="Q8_0")
-    print(result.warnings)
+def same_bytes(one, other, names):
+    one, other = quantreg.open(one), quantreg.open(other)
+    return all(one[name].data.tobytes() == other[name].data.tobytes() for name in names)
+
+
+@pytest.fixture
+def loud(models, at):
+    """A model whose last layer overflows, from the first norm on."""
+    return changed(
+        models / "llama.gguf", "loud.gguf", lambda name, w: w * 1e25 if name == "blk.1.attn_norm.weight" else None
+    )
+
+
+def test_tensors_whose_inputs_overflow_keep_ordinary_bytes_and_a_line_says_so(loud):
+    quantreg.quantize_file(loud, "plain.gguf", "Q4_0")
+    result = quantize(loud)
+    loudest = [one.name for one in result.tuned if one.reason == "inputs are so large that their squares overflow"]
+    assert sorted(loudest) == sorted(
+        ["output.weight", *(one.name for one in result.tuned if one.name.startswith("blk.1."))]
+    )
+    assert same_bytes("out.gguf", "plain.gguf", loudest)
+    assert all(one.kept for one in result.tuned if one.name.startswith("blk.0."))
+    line = next(line for line in result.warnings if "squares overflow" in line)
+    assert line.startswith(f"{len(loudest)} tensors keep their ordinary bytes, because inputs are so large")
+    assert quantreg.validate("out.gguf").ok
+
+
+def test_types_for_a_model_whose_predictions_are_not_finite_are_chosen_by_error_and_a_line_says_so(loud):
+    result = quantize(loud, file_type=None, target_bpw=6.0)
+    assert any(line.startswith("types cannot be chosen by running the model, because") for line in result.warnings)
+    assert any(line.startswith("types for the target: by error of the weights") for line in result.warnings)
+    assert result.bits_per_weight <= 6.0
+    assert all(one.kept for one in result.tuned if one.name.startswith("blk.0."))
+
+
+def test_types_for_a_model_that_cannot_run_are_chosen_by_error_and_a_line_says_so(models, at):
+    quantreg.edit_metadata(models / "llama.gguf", "odd.gguf", set={"general.architecture": "nobody"})
+    with pytest.raises(ModelError, match="leave --calibration out"):
+        quantize("odd.gguf")
+    result = quantize("odd.gguf", file_type=None, target_bpw=6.0)
+    same = quantreg.quantize_file("odd.gguf", "bare.gguf", target_bpw=6.0)
+    assert Path("out.gguf").read_bytes() == Path("bare.gguf").read_bytes()
+    assert result.tuned == same.tuned == ()
+    line = next(line for line in result.warnings if line.startswith("the calibration text is not used"))
+    assert "nobody" in line
+    planned = quantreg.plan("odd.gguf", calibration=CALIBRATION, target_bpw=6.0, **TEXT)
+    assert [t.to_type for t in planned.tensors] == [t.to_type for t in result.tensors]
+    assert line in planned.warnings
+
+
+def test_a_layer_whose_inputs_are_all_zero_keeps_ordinary_bytes(models, at):
+    changed(models / "llama.gguf", "silent.gguf", lambda name, w: w * 0 if name == "blk.1.ffn_norm.weight" else None)
+    for file_type, more in (("Q4_0", {}), ("IQ4_NL", {}), (None, {"target_bpw": 6.0})):
+        result = quantize("silent.gguf", file_type=file_type, force=True, **more)
+        silent = {one.name: one for one in result.tuned if one.name.startswith(("blk.1.ffn_up", "blk.1.ffn_gate"))}
+        assert len(silent) == 2
+        assert not any(one.kept for one in silent.values())
+        assert quantreg.validate("out.gguf").ok
+        model = quantreg.open("silent.gguf")
+        for name in silent:
+            w, q = model[name].dequantize(), quantreg.open("out.gguf")[name].dequantize()
+            assert np.square(w - q).mean() < 0.05 * np.square(w).mean()
+    assert any("ordinary bytes" in line and "blk.1.ffn" in line for line in result.warnings)
+
+
+def test_a_target_below_the_smallest_plan_says_what_the_smallest_takes_and_that_can_be_had(models, at):
+    source = models / "llama.gguf"
+    with pytest.raises(PlanError, match=r"with the smallest types that may be used it takes ([\d,]+)") as refused:
+        quantize(source, file_type=None, target_size=5000)
+    least = int(re.search(r"it takes ([\d,]+)", str(refused.value))[1].replace(",", ""))
+    assert not Path("out.gguf").exists()
+    with pytest.raises(PlanError, match="smallest"):
+        quantize(source, file_type=None, target_size=least - 1)
+    assert quantize(source, file_type=None, target_size=least).size == least
+
+
+# ---- experts ----
+
+
+def test_experts_that_few_or_no_tokens_reach_get_sensible_bytes_and_a_line_says_so(models, at):
+    def starve(name, w):
+        if name != "blk.1.ffn_gate_inp.weight":
+            return None
+        a, b, c = w[:3]
+        few = 4 * c  # wins where the text says little about a or b
+        return np.stack([0 * a, few, 50 * a, -50 * a, 50 * b, -50 * b, 0 * a, 0 * a])
+
+    source = changed(models / "llama-experts.gguf", "starved.gguf", starve)
+    result = quantize(source)
+    quantreg.quantize_file(source, "plain.gguf", "Q4_0")
+    known, tuned, plain = map(quantreg.open, (source, "out.gguf", "plain.gguf"))
+    for part in ("ffn_up", "ffn_gate", "ffn_down"):
+        name = f"blk.1.{part}_exps.weight"
+        one = next(one for one in result.tuned if one.name == name)
+        assert one.reason == "no token of the text gets to 2 of 8 matrices"
+        assert one.tuned <= one.plain
+        assert one.kept <= 6
+        w = known[name].dequantize()
+        size = np.square(w).mean(axis=(1, 2))
+        lost = np.square(w - tuned[name].dequantize()).mean(axis=(1, 2)) / size
+        ordinary = np.square(w - plain[name].dequantize()).mean(axis=(1, 2)) / size
+        assert (lost < 3 * ordinary).all()  # feedback moves weights, but not those of an expert that it knows little of
+        assert np.sort(lost / ordinary)[:2].max() < 1.1
+    line = "3 tensors keep ordinary bytes in part, because no token of the text gets to 2 of 8 matrices"
+    assert any(warning.startswith(line) for warning in result.warnings)
+    assert quantreg.validate("out.gguf").ok
+
+
+def test_h_of_an_expert_that_saw_few_tokens_is_drawn_towards_that_of_its_layer():
+    rng = np.random.default_rng(0)
+    mixing = rng.standard_normal((16, 16)).astype(np.float32)
+    seen = [rng.standard_normal((n, 16)).astype(np.float32) @ mixing for n in (4000, 4, 0)]
+    h = np.stack([x.T @ x for x in seen])
+    inputs = Inputs(h, np.array([len(x) for x in seen]), [x[:100] for x in seen])
+    together = inputs.together()
+    np.testing.assert_allclose(together, h.sum(axis=0))
+
+    def per_token(matrix):
+        found = inputs.shrunk(matrix, together)
+        return found / np.trace(found)
+
+    truth = together / np.trace(together)
+    for matrix, most in ((0, 0.01), (1, 0.5), (2, 1e-6)):
+        assert np.linalg.norm(per_token(matrix) - truth) <= most * np.linalg.norm(truth)
+    alone = h[1] / np.trace(h[1])
+    assert np.linalg.norm(per_token(1) - truth) < 0.5 * np.linalg.norm(alone - truth)
+    # What decides is borrowed as well, as far as there is too little of its own.
+    assert len(inputs.to_decide(0)) == 100
+    assert len(inputs.to_decide(1)) == len(inputs.to_decide(2)) == FEW
+    np.testing.assert_array_equal(inputs.to_decide(1)[:4], seen[1])
+
+
+def test_an_expert_whose_inputs_overflow_does_not_spoil_the_others():
+    h = np.stack([np.eye(4), np.full((4, 4), np.nan)]).astype(np.float32)
+    inputs = Inputs(h, np.array([10, 10]), [np.zeros((0, 4), np.float32)] * 2)
+    np.testing.assert_array_equal(inputs.together(), np.eye(4))
+    assert factor(inputs.shrunk(0, inputs.together())).reason is None
+    assert "overflow" in factor(inputs.shrunk(1, inputs.together())).reason
+    np.testing.assert_array_equal(importance_of(h[1], 10), np.ones(4))

@@ -53,7 +53,7 @@ def factor(h: "NDArray[np.floating]", damping: float = 0.01) -> Factor:
     a = np.array(h, np.float64)
     f = np.asarray(h, np.float32)
     if not np.isfinite(a).all():
-        return Factor(np.empty((0, 0), np.float32), f, "its inputs are so large that their squares overflow")
+        return Factor(np.empty((0, 0), np.float32), f, "inputs are so large that their squares overflow")
     diagonal = np.einsum("ii->i", a)
     mean = float(diagonal.mean())
     dead = diagonal <= 0
@@ -67,7 +67,7 @@ def factor(h: "NDArray[np.floating]", damping: float = 0.01) -> Factor:
         except np.linalg.LinAlgError:  # rounding made H lose what little the smallest eigenvalue had
             damping *= 10
             if damping > 1:
-                return Factor(np.empty((0, 0), np.float32), f, "the products of its inputs are no covariance")
+                return Factor(np.empty((0, 0), np.float32), f, "the products of inputs are no covariance")
             continue
         upper = _inverse(np.ascontiguousarray(lower[::-1, ::-1])).astype(np.float32)
         return Factor(upper, f, ridge=damping * mean if mean > 0 else 1.0)
