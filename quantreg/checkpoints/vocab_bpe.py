@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantreg.checkpoints.added_tokens import AddedToken, added_tokens, named_tokens
-from quantreg.checkpoints.decoders import decoded
+from quantreg.checkpoints.decoders import decoded, marks_spaces
 from quantreg.checkpoints.pretokenizers import pretokenizer_name
 from quantreg.checkpoints.special_ids import special_values
 from quantreg.checkpoints.tokenizer_files import TokenizerFiles, whole_number
@@ -78,6 +78,7 @@ def tokens_by_id(
             f'the model a "vocab_size" of {size}: the tokenizer belongs to another model, or tokens were added without '
             "making the embedding larger; remove those tokens from the tokenizer's files"
         )
+    marked = marks_spaces(files)
     tokens: list[str] = []
     types: list[int] = []
     for id in range(size):
@@ -88,7 +89,7 @@ def tokens_by_id(
         elif id in added:
             text = text if added[id].normalized else decoded(files, text)
             control = added[id].special or looks_special(text)
-            tokens.append(text if control else text.replace("▁", " "))
+            tokens.append(text.replace("▁", " ") if marked and not control else text)
             types.append(Kind.CONTROL if control else Kind.USER_DEFINED)
         else:
             tokens.append(text)
