@@ -87,6 +87,8 @@ class Checkpoint:
       not name its class is recognised by it.
     - ``vocabulary``: how this kind of model keeps its tokenizer: a `quantreg.checkpoints.Vocabulary`, or the name of
       one of those in `vocabulary_hint`. None means that the files of the folder decide.
+    - ``defaults``: pairs (name, value) of what config.json may leave out because the class of transformers says it. A
+      value may be a function of `Config`, without these defaults.
     - ``float32``: names of GGUF tensors, with "{i}" for the layer, that are always stored as F32, beyond vectors and
       norms and those of `quantreg.checkpoints.common.FLOAT32`.
     """
@@ -99,6 +101,7 @@ class Checkpoint:
     model_type: str = ""
     vocabulary: "Vocabulary | str | None" = None
     float32: tuple[str, ...] = ()
+    defaults: "tuple[tuple[str, Any | Callable[[Config], Any]], ...]" = ()
 
 
 def named(

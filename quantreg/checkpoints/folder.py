@@ -109,6 +109,12 @@ def read_folder(path: str | os.PathLike[str], given: Mapping[str, Any] | None = 
     config = read_config(folder)
     architecture, checkpoint = find(config)
     refuse_packed(config)
+    try:
+        config = config.filled(checkpoint.defaults)
+    except CheckpointError:
+        raise
+    except Exception as error:  # what a table computes from values that nobody checked
+        raise CheckpointError(f"{config.path}: its values do not fit together: {error!r:.200}: correct it") from error
     files = files_of(_weights(folder))
     headers = [read_header(name) for name in files.paths]
     files.check_places(headers)
