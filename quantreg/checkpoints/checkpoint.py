@@ -86,6 +86,8 @@ class Checkpoint:
       not name its class is recognised by it.
     - ``vocabulary``: a hint for the tokenizer: how this kind of model stores it, see
       `quantreg.checkpoints.vocabulary`. None means that the files of the folder decide.
+    - ``defaults``: pairs (name, value) of what config.json may leave out because the class of transformers says it. A
+      value may be a function of `Config`, without these defaults.
     - ``float32``: names of GGUF tensors, with "{i}" for the layer, that are always stored as F32, beyond vectors and
       norms and those of `quantreg.checkpoints.common.FLOAT32`.
     """
@@ -98,6 +100,7 @@ class Checkpoint:
     model_type: str = ""
     vocabulary: str | None = None
     float32: tuple[str, ...] = ()
+    defaults: "tuple[tuple[str, Any | Callable[[Config], Any]], ...]" = ()
 
 
 def named(
