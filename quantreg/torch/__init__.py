@@ -5,8 +5,8 @@ It needs PyTorch, which `import quantreg` does not load: ``pip install 'quantreg
 
 try:
     import torch as _torch  # noqa: F401
-except ModuleNotFoundError as error:
-    if error.name != "torch":
+except ModuleNotFoundError as _error:
+    if _error.name != "torch":
         raise
     raise ModuleNotFoundError(
         "quantreg.torch needs PyTorch, which is not installed: pip install 'quantreg[torch]'", name="torch"

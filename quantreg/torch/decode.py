@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quantreg.products.weights import Weights
+    from quantreg.qtype import QuantType
     from quantreg.tensor import QuantizedTensor
     from quantreg.torch.lazy import GGUFTensor
 
@@ -139,7 +140,7 @@ class Rows:
     def __init__(self, weights: "Weights") -> None:
         shape = weights.shape
         self.name: str = weights.name
-        self.qtype = registry.get(weights.type_id)
+        self.qtype: QuantType = registry.get(weights.type_id)
         self.count: int = math.prod(shape[:-1])
         self.cols: int = shape[-1] if shape else 1
         self._data: NDArray[np.uint8] = weights.data.reshape(self.count, -1) if self.count else weights.data

@@ -62,14 +62,23 @@ class Encoded:
 
     __slots__ = ("_data", "_parameters", "_prepared", "bytes", "name", "shape", "type_id", "type_name")
 
+    name: str
+    shape: tuple[int, ...]
+    type_id: int
+    type_name: str
+    bytes: torch.Tensor
+    _parameters: "Fitted | Callable[[], Fitted | None] | None"
+    _data: "NDArray[np.uint8] | None"
+    _prepared: "Prepared | None"
+
     def __init__(
         self, name: str, shape: tuple[int, ...], type_id: int, type_name: str, bytes: torch.Tensor,
         parameters: "Fitted | Callable[[], Fitted | None] | None" = None,
     ) -> None:  # fmt: skip
         self.name, self.shape, self.type_id, self.type_name = name, tuple(shape), type_id, type_name
         self.bytes, self._parameters = bytes, parameters
-        self._data: NDArray[np.uint8] | None = None
-        self._prepared: Prepared | None = None  # what products keep about the weights
+        self._data = None
+        self._prepared = None  # what products keep about the weights
 
     @classmethod
     def of(cls, tensor: QuantizedTensor) -> "Encoded":

@@ -134,7 +134,7 @@ class GGUFTensor(torch.Tensor):
         """What `quantreg.write` writes."""
         return self.quantized
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override, unused-ignore]
         device = "" if self.device.type == "cpu" else f", device='{self.device}'"
         bits = f", {self.encoded.bits:.4g} bits per weight" if self.encoded.bits else ""
         return f"GGUFTensor({self.encoded.name!r}, {self.type_name}, {tuple(self.shape)}, {self.dtype}{device}{bits})"
