@@ -65,7 +65,7 @@ def factor(h: "NDArray[np.floating]", damping: float = 0.01, workers: "Workers |
     f = np.asarray(h, np.float32)
     none = np.empty((0, 0), np.float32)
     if not np.isfinite(f).all():
-        return Factor(none, f, "its inputs are so large that their squares overflow")
+        return Factor(none, f, "inputs are so large that their squares overflow")
     before = np.diagonal(h).astype(np.float64)
     mean = float(before.mean())
     dead = before <= 0
@@ -79,7 +79,7 @@ def factor(h: "NDArray[np.floating]", damping: float = 0.01, workers: "Workers |
         except np.linalg.LinAlgError:  # rounding made H lose what little the smallest eigenvalue had
             damping *= 10
             if damping > 1:
-                return Factor(none, f, "the products of its inputs are no covariance")
+                return Factor(none, f, "the products of inputs are no covariance")
 
 
 def feedback(
