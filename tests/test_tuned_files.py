@@ -326,6 +326,20 @@ def test_a_run_with_a_target_goes_on_to_the_same_bytes(models, at):
     assert left_over(at) == []
 
 
+def test_a_plan_for_a_target_shows_how_far_it_is_and_what_the_measurements_take(models, at, given, capsys):
+    source = models / "llama.gguf"
+    code, _, err = run(capsys, "plan", *given, "--target-size", "60KB", source, "-o", "plan.json")
+    assert code == 0, err
+    shown = [line.partition(":")[0] for line in err.splitlines()]
+    assert [line for line in shown if line in ("calibration text", "errors of types", "sensitivities of tensors")] == [
+        "calibration text", "errors of types", "sensitivities of tensors"
+    ]  # fmt: skip
+    # 16 tensors are probed one by one; the model as it is runs twice besides.
+    assert "16 tensors are probed: 18 runs of the model on 4 chunks, " in err
+    assert "less than a minute on two cores" in err
+    assert err.index("are probed") < err.index("sensitivities of tensors:")
+
+
 def test_a_plan_for_a_target_is_a_file_to_edit_and_to_carry_out(models, at, given, capsys):
     source = models / "llama.gguf"
     target = ["--target-size", "60KB"]
