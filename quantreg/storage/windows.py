@@ -1,8 +1,7 @@
-"""Locks on Windows, with the functions of kernel32. Only that system imports this module."""
+"""Locks on Windows, with the functions of kernel32."""
 
 import ctypes
 import hashlib
-import msvcrt
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +42,8 @@ def lock_file(fd: int) -> None:
 
     `msvcrt.locking` cannot do this: it reads the position as a number of 32 bits.
     """
+    import msvcrt  # exists only there
+
     place = _Overlapped(offset=_BEYOND_THE_END & 0xFFFFFFFF, offset_high=_BEYOND_THE_END >> 32)
     handle = ctypes.c_void_p(msvcrt.get_osfhandle(fd))  # type: ignore[attr-defined]
     if not _kernel().LockFileEx(handle, _EXCLUSIVE | _AT_ONCE, 0, 1, 0, ctypes.byref(place)):
