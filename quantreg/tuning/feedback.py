@@ -7,7 +7,7 @@ chosen unit by unit.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,15 @@ class Factor:
     h: "Floats"
     reason: str | None = None
     ridge: float = 0.0
+    _blocks: "dict[tuple[int, int], Floats]" = field(default_factory=dict)
+
+    def upper_of(self, first: int, last: int) -> "Floats":
+        """The factor of the inverse of H among these columns alone, damped once more. It is computed once."""
+        found = self._blocks.get((first, last))
+        if found is None:
+            local = self.h[first:last, first:last] + np.float32(self.ridge) * np.eye(last - first, dtype=np.float32)
+            found = self._blocks[first, last] = factor(local, LOCAL_DAMPING).upper
+        return found
 
 
 def factor(h: "NDArray[np.floating]", damping: float = 0.01) -> Factor:
@@ -53,7 +62,7 @@ def factor(h: "NDArray[np.floating]", damping: float = 0.01) -> Factor:
     a = np.array(h, np.float64)
     f = np.asarray(h, np.float32)
     if not np.isfinite(a).all():
-        return Factor(np.empty((0, 0), np.float32), f, "its inputs are so large that their squares overflow")
+        return Factor(np.empty((0, 0), np.float32), f, "inputs are so large that their squares overflow")
     diagonal = np.einsum("ii->i", a)
     mean = float(diagonal.mean())
     dead = diagonal <= 0
@@ -67,7 +76,7 @@ def factor(h: "NDArray[np.floating]", damping: float = 0.01) -> Factor:
         except np.linalg.LinAlgError:  # rounding made H lose what little the smallest eigenvalue had
             damping *= 10
             if damping > 1:
-                return Factor(np.empty((0, 0), np.float32), f, "the products of its inputs are no covariance")
+                return Factor(np.empty((0, 0), np.float32), f, "the products of inputs are no covariance")
             continue
         upper = _inverse(np.ascontiguousarray(lower[::-1, ::-1])).astype(np.float32)
         return Factor(upper, f, ridge=damping * mean if mean > 0 else 1.0)
@@ -98,29 +107,33 @@ def feedback(
     """
     rows, cols = w.shape
     # A column of all rows lies together: the work goes from column to column.
-    left = np.ascontiguousarray(w.T)
+    errors, decoded = np.empty((2, cols, rows), np.float32)
     coded = [np.empty(0, np.uint8)] * (cols // block)
-    decoded = np.empty_like(left)
-    width = max(block, GROUP // block * block)
-    for first in range(0, cols, width):
-        last = min(first + width, cols)
-        errors = np.empty((last - first, rows), np.float32)
+    for first, last in _groups(cols, block):
+        left = np.ascontiguousarray(w[:, first:last].T)
+        if first:
+            left -= f.upper[:first, first:last].T @ errors[:first]
         for a in range(first, last, block):
-            b = a + block
-            sent = errors[a - first : b - first]
-            coded[a // block] = encode(left[a:b].T, first=a, last=b)
+            b, near, sent = a + block, left[a - first : a - first + block], errors[a : a + block]
+            coded[a // block] = encode(near.T, first=a, last=b)
             if chooser is None:
                 decoded[a:b] = decode(coded[a // block]).T
-                sent[:] = np.linalg.solve(f.upper[a:b, a:b].T.astype(np.float64), left[a:b] - decoded[a:b])
+                sent[:] = np.linalg.solve(f.upper[a:b, a:b].T.astype(np.float64), near - decoded[a:b])
             else:
                 blocks = chooser.blocks(coded[a // block])
-                _one_block(left[a:b], decoded[a:b], sent, chooser.triangle(f.upper, a), blocks, chooser)
+                _one_block(near, decoded[a:b], sent, chooser.triangle(f.upper, a), blocks, chooser)
                 coded[a // block] = blocks.bytes()
-            left[b:last] -= f.upper[a:b, b:last].T @ sent
-        left[last:] -= f.upper[first:last, last:].T @ errors
+            if b < last:
+                left[b - first :] -= f.upper[a:b, b:last].T @ sent
     if chooser is not None and sweeps:
-        _descend(np.ascontiguousarray(w.T), decoded, f, coded, chooser, sweeps, encode)
+        _descend(np.subtract(w.T, decoded, out=errors), decoded, f, coded, chooser, sweeps, encode)
     return np.stack(coded, axis=1)
+
+
+def _groups(cols: int, block: int) -> "list[tuple[int, int]]":
+    """The columns [first, last) of each group: whole blocks, among which errors go at once."""
+    width = max(block, GROUP // block * block)
+    return [(first, min(first + width, cols)) for first in range(0, cols, width)]
 
 
 def _one_block(
@@ -161,7 +174,7 @@ def _one_block(
 
 
 def _descend(
-    w: "Floats",
+    errors: "Floats",
     decoded: "Floats",
     f: Factor,
     coded: "list[NDArray[np.uint8]]",
@@ -171,26 +184,33 @@ def _descend(
 ) -> None:
     """Choose each unit again given all others, where that lowers the loss, several times. Changes ``coded``.
 
-    ``w`` and ``decoded`` are float32 (columns, rows).
+    ``decoded``, and ``errors``, how far the weights are from it, are float32 (columns, rows). Both are changed.
     """
     block, h, ridge = chooser.block_size, f.h, np.float32(f.ridge)
-    gradient = h @ (w - decoded) + ridge * (w - decoded)
     diagonal = ridge * np.eye(block, dtype=np.float32)
     for sweep in range(sweeps):
-        for index, encoded in enumerate(coded):
-            a, b = index * block, (index + 1) * block
-            # Whole sweeps go in the order of the columns, single units in their own.
-            order = np.arange(a, b) if sweep in ENCODED_AGAIN else chooser.columns + a
-            q, g, local = decoded[order], gradient[order], h[np.ix_(order, order)] + diagonal
-            if sweep in ENCODED_AGAIN:
-                coded[index], change = _encode_again(q, g, local, encoded, chooser, partial(encode, first=a, last=b))
-                decoded[order] = q + change
-            else:
-                blocks = chooser.blocks(encoded)
-                decoded[order], change = _again(q, g, local, blocks, chooser)
-                coded[index] = blocks.bytes()
-            gradient -= h[:, order] @ change
-            gradient[order] -= ridge * change
+        whole = sweep in ENCODED_AGAIN
+        # Whole blocks go in the order of the columns, single units in their own.
+        order = np.arange(block) if whole else chooser.columns
+        for first, last in _groups(len(decoded), block):
+            gradient = h[first:last] @ errors
+            gradient += ridge * errors[first:last]
+            for a in range(first, last, block):
+                b, index = a + block, a // block
+                q, g = decoded[a:b][order], gradient[a - first : b - first][order]
+                local = h[a:b, a:b][np.ix_(order, order)] + diagonal
+                if whole:
+                    again = partial(encode, first=a, last=b)
+                    coded[index], change = _encode_again(q, g, local, coded[index], chooser, again, f.upper_of(a, b))
+                    q += change
+                else:
+                    blocks = chooser.blocks(coded[index])
+                    q, change = _again(q, g, local, blocks, chooser)
+                    coded[index] = blocks.bytes()
+                decoded[a + order] = q
+                errors[a + order] -= change
+                if b < last:
+                    gradient[b - first :] -= h[b:last, a + order] @ change
 
 
 def _encode_again(
@@ -200,9 +220,12 @@ def _encode_again(
     encoded: "NDArray[np.uint8]",
     chooser: "Chooser",
     encode: "Callable[[Floats], NDArray[np.uint8]]",
+    upper: "Floats",
 ) -> "tuple[NDArray[np.uint8], Floats]":
-    """Encode a block again, given the others, where that lowers the loss: the blocks, and how much they changed."""
-    upper = factor(local, LOCAL_DAMPING).upper
+    """Encode a block again, given the others, where that lowers the loss: the blocks, and how much they changed.
+
+    ``upper`` is the factor of ``local``, damped once more.
+    """
     left = q + upper.T @ (upper @ g)  # the best values, if the block could have any
     blocks = chooser.blocks(encode(left.T))
     new, sent = np.empty_like(q), np.empty_like(q)
