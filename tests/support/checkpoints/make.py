@@ -92,8 +92,8 @@ def run(name, model, folder):
             folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **options
         )
     wrong = {key: value for key, value in info.items() if value and key != "error_msgs"}
-    allowed = set(model.get("unused", ())) | set(model.get("absent", ()))
-    assert not {tensor for value in wrong.values() for tensor in value} - allowed, wrong
+    allowed = (*model.get("unused", ()), *model.get("absent", ()), "?")
+    assert all(tensor.startswith(allowed) for tensors in wrong.values() for tensor in tensors), wrong
     built = built.float().eval()
     with torch.inference_mode():
         out = built(torch.tensor([token_ids(name, SIZE)]))
