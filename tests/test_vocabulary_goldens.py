@@ -29,8 +29,8 @@ CASES = folders(FOLDERS["trained"])
 _PREFIX = "tokenizer.ggml."
 # Folder -> keys that are not the reference's, on purpose (docs/checkpoints.md says why).
 OTHERS = {
-    "additional": {"tokens"},
-    "old folder": {"tokens"},
+    "additional": {"token_type"},
+    "old folder": {"token_type"},
     "llama json": {"scores"},
     "bert text": {f"{role}_token_id" for role in ("bos", "unknown", "seperator", "mask")},
     "bert text without names": {

@@ -39,7 +39,7 @@ def bpe():
     config["added_tokens_decoder"] = {
         str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in tokens
     }
-    model_config = {"model_type": "qwen2", "vocab_size": 24, "bos_token_id": 12, "eos_token_id": 14}
+    model_config = {"model_type": "llama", "vocab_size": 24, "bos_token_id": 12, "eos_token_id": 14}
     return {"tokenizer.json": whole, "tokenizer_config.json": config, "config.json": model_config}
 
 
