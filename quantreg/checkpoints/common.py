@@ -23,9 +23,11 @@ __all__ = [
     "LAYER_NORMS",
     "OUTER",
     "PAIRED_ATTENTION",
+    "PAIRED_WEIGHTS",
     "POOLING",
     "experts",
     "head_size",
+    "heads",
     "key_pairs",
     "llama3_factors",
     "query_pairs",
@@ -63,6 +65,11 @@ def tied(config: Config) -> bool:
     Whether they are if config.json does not say it depends on the model; so only a clear "no" counts.
     """
     return config.get("tie_word_embeddings", True) is not False
+
+
+def heads(config: Config) -> int:
+    """The number of heads of attention."""
+    return config.heads
 
 
 def head_size(config: Config) -> int:
@@ -132,6 +139,7 @@ DENSE: tuple[Row, ...] = named(
 
 # The same weights in models without biases.
 ATTENTION_WEIGHTS: tuple[Row, ...] = tuple(row for row in ATTENTION if row.new.endswith(".weight"))
+PAIRED_WEIGHTS: tuple[Row, ...] = tuple(row for row in PAIRED_ATTENTION if row.new.endswith(".weight"))
 DENSE_WEIGHTS: tuple[Row, ...] = named(
     {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}, bias=False
 )
@@ -139,14 +147,19 @@ DENSE_WEIGHTS: tuple[Row, ...] = named(
 DEFAULTS: tuple[tuple[str, Any], ...] = (
     ("rope_theta", 10000.0),
     ("rms_norm_eps", 1e-6),
-    ("num_key_value_heads", lambda config: config.heads),
+    ("num_key_value_heads", heads),
 )
 
 
-def experts(prefix: str, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj") -> tuple[Row, ...]:
-    """The rows of experts that are stored one by one. ``prefix`` contains "{i}" and "{e}"; the others follow it."""
+def experts(
+    prefix: str, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj", *, unless: str = ""
+) -> tuple[Row, ...]:
+    """The rows of experts that are stored one by one.
+
+    ``prefix`` contains "{i}" and "{e}", and what follows it is the name of a matrix. ``unless`` is that of `Row`.
+    """
     parts = (("gate", gate), ("up", up), ("down", down))
-    return tuple(Row(f"blk.{{i}}.ffn_{new}_exps.weight", f"{prefix}{old}.weight") for new, old in parts)
+    return tuple(Row(f"blk.{{i}}.ffn_{new}_exps.weight", f"{prefix}{old}.weight", unless=unless) for new, old in parts)
 
 
 def without(keys: tuple[Key, ...], *names: str) -> tuple[Key, ...]:

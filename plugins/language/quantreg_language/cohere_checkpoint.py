@@ -26,13 +26,42 @@ COMMAND_R = (
             Key("rope.scaling.type", lambda config: "none", "string"),
         ),
         model_type="cohere",
+        vocabulary="bpe",
         defaults=(
             ("rope_theta", 500000.0),
             ("layer_norm_eps", 1e-5),
-            common.DEFAULTS[2],
+            ("num_key_value_heads", common.heads),
             ("max_position_embeddings", 8192),
             ("logit_scale", 0.0625),
         ),
+    ),
+)
+
+
+def _cohere_2_rotated(config: Config) -> int:
+    return int(config.get("rotary_pct", 1.0) * (config.width // config.heads))
+
+
+COHERE_2 = (
+    Checkpoint(
+        classes=("Cohere2ForCausalLM",),
+        rows=(
+            *common.OUTER[:2],
+            Row("blk.{i}.attn_norm.weight", "model.layers.{i}.input_layernorm.weight"),
+            *common.ATTENTION_WEIGHTS,
+            *common.DENSE_WEIGHTS,
+        ),
+        keys=(
+            *common.DECODER_KEYS,
+            Key("logit_scale", "logit_scale", "f32"),
+            Key("attention.sliding_window", "sliding_window"),
+            Key("vocab_size", "vocab_size"),
+            Key("rope.dimension_count", _cohere_2_rotated),
+            Key("rope.scaling.type", lambda config: "none", "string"),
+        ),
+        model_type="cohere2",
+        vocabulary="bpe",
+        defaults=(("rope_theta", 10000.0), ("head_dim", common.head_size)),
     ),
 )
 
@@ -68,9 +97,9 @@ STABLELM = (
             common.FILE_TYPE,
         ),
         model_type="stablelm",
+        vocabulary="bpe",
         defaults=(
             ("max_position_embeddings", 4096),
-            ("num_key_value_heads", 32),
             ("use_parallel_residual", False),
             ("layer_norm_eps", 1e-5),
         ),

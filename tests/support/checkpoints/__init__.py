@@ -90,11 +90,13 @@ def _weights(name, tensor, dtype, shape, golden):
     if dtype == "U8":  # blocks and scales of MXFP4
         low, high = (118, 122) if tensor.endswith("_scales") else (0, 256)
         return (low + integers(seed, high - low, shape)).astype(np.uint8)
+    if dtype == "I64":  # positions
+        return np.arange(np.prod(shape), dtype=np.int64).reshape(shape)
     x = random(seed, shape)
     lower = tensor.lower()
     if tensor.endswith("bias"):
         x *= np.float32(0.25)
-    elif len(shape) == 1 or "norm" in lower.rsplit(".", 2)[-2]:
+    elif len(shape) < 2 or "norm" in lower.rsplit(".", 2)[-2]:
         x = np.float32(golden.get("norm", 1)) + x * np.float32(0.25)
     elif not re.search(r"embed|wte|wpe|tok_", lower):
         x *= np.float32(1.4 / shape[-1] ** 0.5)
