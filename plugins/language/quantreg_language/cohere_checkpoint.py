@@ -26,10 +26,11 @@ COMMAND_R = (
             Key("rope.scaling.type", lambda config: "none", "string"),
         ),
         model_type="cohere",
+        vocabulary="bpe",
         defaults=(
             ("rope_theta", 500000.0),
             ("layer_norm_eps", 1e-5),
-            common.DEFAULTS[2],
+            ("num_key_value_heads", common.heads),
             ("max_position_embeddings", 8192),
             ("logit_scale", 0.0625),
         ),
@@ -68,9 +69,9 @@ STABLELM = (
             common.FILE_TYPE,
         ),
         model_type="stablelm",
+        vocabulary="bpe",
         defaults=(
             ("max_position_embeddings", 4096),
-            ("num_key_value_heads", 32),
             ("use_parallel_residual", False),
             ("layer_norm_eps", 1e-5),
         ),

@@ -41,11 +41,10 @@ GPT_OSS = (
             Key("expert_feed_forward_length", "intermediate_size"),
         ),
         model_type="gpt_oss",
+        vocabulary="bpe",
         defaults=(
             ("rope_theta", 150000.0),
             ("rms_norm_eps", 1e-5),
-            ("num_key_value_heads", 8),
-            ("head_dim", 64),
             ("sliding_window", 128),
         ),
     ),
