@@ -34,8 +34,12 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 
 
 def _bare(found):
-    """The names of GPT-2 as OpenAI's are published, and an output matrix."""
-    return {name.removeprefix("transformer."): entry for name, entry in found.items()}
+    """The names of GPT-2 as OpenAI's is published, with masks."""
+    masks = {f"h.{i}.attn.{name}": ("F32", shape) for i in (0, 1) for name, shape in _MASKS.items()}
+    return {name.removeprefix("transformer."): entry for name, entry in found.items()} | masks
+
+
+_MASKS = {"bias": (1, 1, 64, 64), "masked_bias": ()}
 
 
 MODELS = {
@@ -223,6 +227,7 @@ MODELS = {
         config={"bos_token_id": 90, "eos_token_id": 90, "tie_word_embeddings": False},
         tokenizer="gpt-2",
         tensors=_bare,
+        unused=("h.",),
     ),
     "gptneox": model(
         "gpt_neox",
@@ -248,7 +253,6 @@ MODELS = {
             "parallel_attn": True,
             "bias": False,
             "alibi": False,
-            "layer_norm_epsilon": 1e-5,
             "intermediate_size": ...,
         },
         tokenizer="gpt-2",
@@ -266,6 +270,7 @@ MODELS = {
             "alibi": False,
             "layer_norm_epsilon": 1e-5,
             "multi_query": True,
+            "tie_word_embeddings": False,
             "intermediate_size": ...,
         },
         tokenizer="gpt-2",
@@ -341,8 +346,8 @@ MODELS = {
         "stablelm",
         "StableLmForCausalLM",
         config={
-            "layer_norm_eps": 1e-5,
-            "partial_rotary_factor": 0.25,
+            "layer_norm_eps": 1e-6,
+            "partial_rotary_factor": 0.5,
             **GROUPED,
             "use_parallel_residual": True,
             "qk_layernorm": True,
@@ -424,6 +429,9 @@ MODELS |= {
         dtype="F16",
         files=_pooling("mean_tokens"),
         states="BertModel",
+        tensors=lambda found: found | {"bert.embeddings.position_ids": ("I64", (1, 512))},
+        unused=("cls.", "embeddings.position_ids", "bert.embeddings.position_ids"),
+        absent=("pooler.",),
     ),
     "nomic-bert": model(
         "nomic_bert",
