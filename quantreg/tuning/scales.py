@@ -107,8 +107,8 @@ class Scales:
         bits = np.unpackbits(encoded, axis=1, bitorder="little")
         with np.errstate(all="ignore"):
             self._refit_parts(bits, q, gradient.copy(), metric)
-            for number in self._whole:
-                self._refit_whole(bits, q, gradient, metric, number)
+            if self._whole:
+                self._refit_whole(bits, q, gradient, metric)
             found = np.packbits(bits, axis=1, bitorder="little")
             change = self._decoded(found) - q
             lower = np.einsum("ir,ir->r", change, metric @ change - 2 * gradient) < 0
@@ -144,16 +144,27 @@ class Scales:
         effect: Floats = (self._values(trial) - q) * signs
         return effect
 
-    def _refit_whole(
-        self, bits: "NDArray[np.uint8]", q: "Floats", gradient: "Floats", metric: "Floats", number: _Number
-    ) -> None:
-        """Give a number of the whole block the value of least loss, as far as steps are equal. Changes ``bits``."""
-        now, trial = self._values(bits), bits.copy()
-        effect = number.up(trial).astype(np.float32) * (self._values(trial) - now)
-        size = np.einsum("ir,ir->r", effect, metric @ effect)
-        slope = np.einsum("ir,ir->r", effect, gradient - metric @ (now - q))
-        steps = np.clip(np.nan_to_num(np.rint(slope / size)), -FAR, FAR).astype(np.int64)
-        number.write(bits, np.clip(number.read(bits) + steps, 0, number.most))
+    def _refit_whole(self, bits: "NDArray[np.uint8]", q: "Floats", gradient: "Floats", metric: "Floats") -> None:
+        """Give the numbers of the whole block the values of least loss, as far as steps are equal. Changes ``bits``."""
+        now = self._values(bits)
+        effects = []
+        for number in self._whole:
+            trial = bits.copy()
+            step = number.up(trial).astype(np.float32)
+            effects.append(step * (self._values(trial) - now))
+        left = gradient - metric @ (now - q)
+        count = len(effects)
+        square, slope = np.empty((len(bits), count, count)), np.empty((len(bits), count, 1))
+        for i, effect in enumerate(effects):
+            moved = metric @ effect
+            slope[:, i, 0] = np.einsum("ir,ir->r", effect, left)
+            for j in range(count):
+                square[:, i, j] = np.einsum("ir,ir->r", effects[j], moved)
+        size = np.einsum("rii->ri", square)
+        size += 1e-6 * size.max(axis=1, keepdims=True) + 1e-30  # numbers that do the same share the steps
+        steps = np.clip(np.nan_to_num(np.rint(np.linalg.solve(square, slope)[..., 0])), -FAR, FAR).astype(np.int64)
+        for number, step in zip(self._whole, steps.T, strict=True):
+            number.write(bits, np.clip(number.read(bits) + step, 0, number.most))
 
 
 def _effect(decoded: "Decode", block: "NDArray[np.uint8]", places: "NDArray[np.intp]") -> "NDArray[np.float64]":
