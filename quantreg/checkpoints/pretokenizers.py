@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from quantreg.checkpoints.tokenizer_files import TokenizerFiles
+from quantreg.checkpoints.tokenizer_files import TokenizerFiles, steps_of
 from quantreg.errors import TokenizerError
 from quantreg.tokenization.pretokenizers import PRETOKENIZERS
 
-__all__ = ["ORIGINALS", "found_structure", "pretokenizer_name"]
+__all__ = ["ORIGINALS", "SAME", "escaped_characters", "found_structure", "plain", "pretokenizer_name"]
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # what ByteLevel splits by
 _PUNCTUATION = r"[\p{P}\$\+<=>\^~\|`]"
@@ -50,11 +50,14 @@ ORIGINALS: dict[str, tuple[str, ...]] = {
     "viking": (r" ?[^(\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+", r"\p{N}"),
 }
 # Names that split as another one does, so that the originals of that one are theirs, too.
-_SAME = {
+SAME = {
     "gpt-4o": ("llama4", "kanana2", "talkie", "minimax-m2", "granite-embed-multi-97m"),
     "tiny_aya": ("cohere2moe",),
     "bloom": ("gpt3-finnish", "poro-chat"),
 }
+
+# Classes of tokenizers whose splits are fixed, for folders that have vocab.json and merges.txt alone.
+_CLASSES = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2", "RobertaTokenizer": "roberta-bpe"}
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ def pretokenizer_name(files: TokenizerFiles, kind: str, tokens: Collection[str])
     ``kind`` is the "model_type" in config.json, and ``tokens`` has all tokens. Raises TokenizerError if the structure
     is unknown.
     """
-    normalizer = list(_flat(files.tokenizer.get("normalizer"), "normalizers"))
+    if not files.tokenizer and files.tokenizer_class in _CLASSES:
+        return _CLASSES[files.tokenizer_class]
+    normalizer = list(steps_of(files.tokenizer.get("normalizer")))
     steps, problem = found_structure(files.tokenizer)
     whole = bool(files.model.get("ignore_merges"))
     names = [] if problem else _candidates(steps, whole)
@@ -130,10 +135,7 @@ def pretokenizer_name(files: TokenizerFiles, kind: str, tokens: Collection[str])
         kind,
         tokens,
         any(step.get("type") == "NFC" for step in normalizer),
-        any(
-            step.get("type") == "RobertaProcessing"
-            for step in _flat(files.tokenizer.get("post_processor"), "processors")
-        ),
+        any(step.get("type") == "RobertaProcessing" for step in steps_of(files.tokenizer.get("post_processor"))),
     )
     return next((name for name, holds in _CUSTOMS if name in names and holds(model)), names[0])
 
@@ -153,12 +155,12 @@ def found_structure(tokenizer: Mapping[str, Any]) -> tuple[tuple[str, ...], str]
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if isinstance(model, dict) and model.get(key):
             return (), f'the model has "{key}": {model[key]!r}'
-    for step in _flat(tokenizer.get("normalizer"), "normalizers"):
+    for step in steps_of(tokenizer.get("normalizer")):
         if step.get("type") == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == "▁":
             steps.append(SPACES_MARKED)
         elif step.get("type") != "NFC":  # the reference leaves texts as they are; nearly all are NFC already
             return (), f"the normalizer {step.get('type')}"
-    for step in _flat(tokenizer.get("pre_tokenizer"), "pretokenizers"):
+    for step in steps_of(tokenizer.get("pre_tokenizer")):
         kind = step.get("type")
         if kind == "ByteLevel":
             byte_level += 1
@@ -200,7 +202,7 @@ def _expression(step: Mapping[str, Any]) -> str | None:
 
 def plain(expression: str) -> str:
     """Write a regular expression in one spelling, so that the same splits are the same text."""
-    text = re.sub(r"\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})", lambda code: chr(int(code[1] or code[2], 16)), expression)
+    text = escaped_characters(expression)
     for character, escape in (("\r", r"\r"), ("\n", r"\n"), ("\t", r"\t")):
         text = text.replace(character, escape)
     text = text.replace(_ENGLISH, r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])")
@@ -210,12 +212,17 @@ def plain(expression: str) -> str:
     return text.removesuffix(r"|\s+") if text.endswith(r"|\s+(?!\S)|\s+") else text
 
 
+def escaped_characters(expression: str) -> str:
+    """Replace escapes such as \\u4e00 by their characters."""
+    return re.sub(r"\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})", lambda code: chr(int(code[1] or code[2], 16)), expression)
+
+
 def _structures() -> Iterator[tuple[tuple[str, ...], str]]:
     for name, pre in PRETOKENIZERS.items():
         marked = (SPACES_MARKED,) if pre.spaces_marked else ()
         yield (*marked, *(() if marked else map(plain, pre.splits))), name
     for name, steps in ORIGINALS.items():
-        for other in (name, *_SAME.get(name, ())):
+        for other in (name, *SAME.get(name, ())):
             yield tuple(map(plain, steps)), other
 
 
@@ -228,16 +235,6 @@ def _by_structure() -> dict[tuple[str, ...], tuple[str, ...]]:
 
 
 _NAMES = _by_structure()
-
-
-def _flat(step: Any, inner: str) -> Iterator[dict[str, Any]]:
-    """The steps of a normalizer or pre-tokenizer, one after the other, however they are nested."""
-    if isinstance(step, dict):
-        if isinstance(step.get(inner), list):
-            for part in step[inner]:
-                yield from _flat(part, inner)
-        else:
-            yield step
 
 
 def _unknown(files: TokenizerFiles, steps: tuple[str, ...], problem: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from quantreg import __version__, files
 from quantreg.errors import ModelError, PlanError, QualityError
-from quantreg.events import Calibrating, TensorTuned
+from quantreg.events import Calibrating, Probing, TensorTuned
 from quantreg.ggml import PLAIN_TYPES
 from quantreg.importance import ImportanceMatrix, Sums
 from quantreg.inference.model import Model
@@ -29,6 +29,7 @@ from quantreg.quality import read_text
 from quantreg.quality.activations import Activations
 from quantreg.recipes import OpenPlan, Plan, PlanOptions
 from quantreg.recipes.calibration import EMBEDDINGS
+from quantreg.recipes.options import pairs
 from quantreg.recipes.plans import edited
 from quantreg.recipes.retyped import retyped
 from quantreg.registry import types
@@ -100,7 +101,7 @@ class Tuning:
         if self._writes:
             _check_outputs(first, self._force, self._resume, self._inputs)
         with ExitStack() as stack:
-            self._file = stack.enter_context(files.open(self._src))
+            self._file = stack.enter_context(files.File(self._src, dict(pairs(self._options.override_kv))))
             if self._tuning.calibration is None:
                 self._stack = stack.pop_all()
                 return self
@@ -188,7 +189,7 @@ class Tuning:
             return told(
                 lambda tell: search(
                     draft, dict(self._file), budget, imatrix=base.imatrix, types=tuning.types or None, cache=cache,
-                    progress=lambda what, done, total: tell(Calibrating("allocation", done, total)), **runs,
+                    progress=lambda *step: tell(Calibrating(*step)), announce=lambda cost: tell(Probing(cost)), **runs,
                 )
             )  # fmt: skip
 
@@ -357,10 +358,10 @@ def _identity(first: Rehearsal, calibration: Calibration) -> dict[str, Any]:
 def _loaded(file: files.File, first: Rehearsal, threads: int | None) -> Model:
     """The model as the output will have it: without pruned layers, and with the metadata that was overridden."""
     planned = first.plan
-    if first.source.stored or not first.source.headers:
+    if not first.source.is_described:
         raise PlanError(
-            f"{first.source.paths[0]}: calibration needs a GGUF model that quantreg can run: convert it first "
-            "(quantreg quantize IN model.gguf F16)"
+            f"{first.source.paths[0]}: calibration needs a model that quantreg can run, and safetensors files alone do "
+            "not say how: give the folder that holds its config.json"
         )
     if planned.options.prune_layers or planned.options.override_kv:
         metadata = edited(file.metadata, planned.metadata)

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quantreg.tuning.triangular import inverse_factor
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quantreg.tuning.choice import Blocks, Chooser
+    from quantreg.tuning.triangular import Workers
 
     Floats = NDArray[np.float32]
     Encode = Callable[..., NDArray[np.uint8]]
@@ -54,46 +57,30 @@ class Factor:
         return found
 
 
-def factor(h: "NDArray[np.floating]", damping: float = 0.01) -> Factor:
+def factor(h: "NDArray[np.floating]", damping: float = 0.01, workers: "Workers | None" = None) -> Factor:
     """Factor the inverse of H = X^T X, float (cols, cols), for `feedback`.
 
     ``damping`` times the mean of the diagonal is added to the diagonal, so that H can be inverted. A column that is
-    always zero gets the mean.
+    always zero gets the mean. ``workers(work, items)`` calls work with each item, on threads or not.
     """
-    a = np.array(h, np.float64)
     f = np.asarray(h, np.float32)
-    if not np.isfinite(a).all():
-        return Factor(np.empty((0, 0), np.float32), f, "inputs are so large that their squares overflow")
-    diagonal = np.einsum("ii->i", a)
-    mean = float(diagonal.mean())
-    dead = diagonal <= 0
+    none = np.empty((0, 0), np.float32)
+    if not np.isfinite(f).all():
+        return Factor(none, f, "inputs are so large that their squares overflow")
+    before = np.diagonal(h).astype(np.float64)
+    mean = float(before.mean())
+    dead = before <= 0
+    added = 0.0
     while True:
-        diagonal += damping * mean if mean > 0 else 1.0
-        diagonal[dead] = mean if mean > 0 else 1.0
+        added += damping * mean if mean > 0 else 1.0
+        a = np.array(h, np.float64)
+        np.einsum("ii->i", a)[:] = np.where(dead, mean if mean > 0 else 1.0, before + added)
         try:
-            # With J the reversal of order, J H J = L L^T gives H = R R^T, where R = J L J is upper triangular, and so
-            # is R^-1.
-            lower = np.linalg.cholesky(a[::-1, ::-1])
+            return Factor(inverse_factor(a, workers).astype(np.float32), f, ridge=damping * mean if mean > 0 else 1.0)
         except np.linalg.LinAlgError:  # rounding made H lose what little the smallest eigenvalue had
             damping *= 10
             if damping > 1:
-                return Factor(np.empty((0, 0), np.float32), f, "the products of inputs are no covariance")
-            continue
-        upper = _inverse(np.ascontiguousarray(lower[::-1, ::-1])).astype(np.float32)
-        return Factor(upper, f, ridge=damping * mean if mean > 0 else 1.0)
-
-
-def _inverse(upper: "NDArray[np.float64]") -> "NDArray[np.float64]":
-    """The inverse of an upper triangular matrix, by halves, so that nearly all of the work is products."""
-    n = len(upper)
-    if n <= 128:
-        return np.triu(np.linalg.inv(upper))
-    out = np.zeros_like(upper)
-    half = n // 2
-    a, d = _inverse(upper[:half, :half]), _inverse(upper[half:, half:])
-    out[:half, :half], out[half:, half:] = a, d
-    out[:half, half:] = -(a @ (upper[:half, half:] @ d))
-    return out
+                return Factor(none, f, "the products of inputs are no covariance")
 
 
 def feedback(

@@ -2,6 +2,7 @@
 
 from quantreg import Architecture, Graph
 from quantreg.inference.graph import Router
+from quantreg_language import olmo_checkpoint as published
 from quantreg_language.windows import unscaled, windowed
 
 ARCHITECTURES = (
@@ -17,7 +18,9 @@ ARCHITECTURES = (
             after_ffn="post_ffw_norm",
             windows=windowed(4),
             window_rope=unscaled,
+            window_base=lambda facts, base: facts.number("rope.freq_base_swa", base),
         ),
+        checkpoints=published.OLMO_2,
     ),
     Architecture("olmoe", "OLMoE", graph=Graph(rope="halves", router=Router(norm=False))),
 )

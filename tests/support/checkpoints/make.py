@@ -1,8 +1,10 @@
 """Write the goldens of ``tests/golden/checkpoints`` with the reference converter and with transformers.
 
-Usage: PYTHONPATH=tests/support python -m checkpoints.make LLAMA_CPP [NAME...], with transformers==5.24.0, torch==2.13.0 and sentencepiece. LLAMA_CPP is the source
-tree of the pinned llama.cpp. transformers says how the tensors of each model are named and shaped, reads the folder
-that `write_folder` writes, and computes logits; the converter converts it to each of its types.
+Usage: PYTHONPATH=tests/support python -m checkpoints.make LLAMA_CPP [NAME...]
+
+It needs transformers==5.24.0, torch==2.13.0 and sentencepiece. LLAMA_CPP is the source tree of the pinned llama.cpp.
+transformers says how the tensors of each model are named and shaped, reads the folder that `write_folder` writes, and
+computes logits; the converter converts it to each of its types.
 """
 
 import contextlib
@@ -83,15 +85,15 @@ def shapes(model, golden, scratch):
 
 def run(name, model, folder):
     """The logits of transformers, float32. Fails if a weight of the folder is missing or not used."""
-    kind = getattr(transformers, model["class"])
+    kind = getattr(transformers, model.get("states", model["class"]))
     options = {"quantization_config": transformers.Mxfp4Config(dequantize=True)} if model.get("mxfp4") else {}
     with contextlib.redirect_stderr(io.StringIO()):
         built, info = kind.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **options
         )
     wrong = {key: value for key, value in info.items() if value and key != "error_msgs"}
-    allowed = set(model.get("unused", ())) | set(model.get("absent", ()))
-    assert not {tensor for value in wrong.values() for tensor in value} - allowed, wrong
+    allowed = (*model.get("unused", ()), *model.get("absent", ()), "?")
+    assert all(tensor.startswith(allowed) for tensors in wrong.values() for tensor in tensors), wrong
     built = built.float().eval()
     with torch.inference_mode():
         out = built(torch.tensor([token_ids(name, SIZE)]))
@@ -105,6 +107,7 @@ def reference(source):
         import convert_hf_to_gguf
         import gguf
         from conversion.base import ModelBase, TextModel
+        from conversion.gpt2 import GPT2Model
         from conversion.stablelm import StableLMModel
 
     told = {}
@@ -117,6 +120,12 @@ def reference(source):
         yield from (yield from modify_tensors(self, *args)) or ()
 
     StableLMModel.modify_tensors = yielding
+    turned = GPT2Model.modify_tensors
+
+    def without_masks(self, data, name, bid):  # it looks for names for the masks that it says it does not need
+        return () if name.endswith((".attn.bias", ".attn.masked_bias")) else turned(self, data, name, bid)
+
+    GPT2Model.modify_tensors = without_masks
 
     def convert(folder, out, kind, tokenizer, model):
         told["pre"] = {"wordpiece": "jina-v2-en"}.get(tokenizer, tokenizer)
