@@ -15,8 +15,8 @@ __all__ = ["Advanced", "Calibrating", "Event", "Finished", "Started", "TensorDon
 class Calibrating:
     """The calibration text has come so far, before Started. ``done`` of ``total`` units of ``phase`` are over.
 
-    The phases come in this order: "importance", in tokens; "allocation", in tensors, only with a target; "feedback", in
-    weights.
+    The phases come in this order: with a target "importance", in tokens, and "allocation", in tensors; then "feedback",
+    in work that is estimated from the shapes of the tensors, so that the rest of it takes its share of the time.
     """
 
     phase: str
