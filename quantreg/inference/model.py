@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from quantreg.recipes import Architecture
+from quantreg.recipes.kinds import kind_of_file
 
 __all__ = ["Model", "load"]
 
@@ -84,6 +85,9 @@ class Model:
     ) -> None:
         self.metadata, self.tensors, self._file = metadata, tensors, file
         self.threads = threads or cpu_count()
+        kind = kind_of_file(metadata, list(tensors), to_run=True)
+        if kind is not None:
+            raise ModelError(f"the file is no model that can run, but {kind}")
         self.architecture: Architecture = architecture_of(metadata)
         graph = self.architecture.graph
         assert graph is not None

@@ -12,6 +12,7 @@ from quantreg.parameters import TensorContext
 from quantreg.products import one_blas_thread
 from quantreg.qtype import QuantType
 from quantreg.tuning.calibration import Calibration
+from quantreg.tuning.embeddings import encode_embeddings
 from quantreg.tuning.encoding import Encoded, Part, fitted, joined, row_starts
 from quantreg.tuning.feedback import Factor, factor
 from quantreg.tuning.rows import Basis, Cost, Progress, Rows, Runner
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 __all__ = ["Progress", "Tuned", "tune"]
+
+EMBEDDINGS = ("token_embd.weight",)  # whose rows go into the residual stream
 
 NO_TOKEN = "no token of the text gets there"
 
@@ -59,14 +62,30 @@ def tune(
     """Encode tensors with feedback and put them into the store; yield what became of each, and how far the work is.
 
     ``wanted`` maps names of tensors to the types that they become. A tensor that is in the store already is left as it
-    is. Tensors that no matrix product reads, such as embeddings, are not touched. ``runner`` encodes the rows, by
+    is. Embeddings come last. Other tensors that no matrix product reads are not touched. ``runner`` encodes the rows, by
     default on the threads of the model. ``listener`` is that of `quantreg.tuning.statistics.walk`.
     """
     names = [name for name in wanted if name not in store and name in model.tensors]
-    todo = {name: wanted[name] for name in names if model.tensors[name].ndim in (2, 3)}
-    if not todo and listener is None:
-        return
-    runner = runner or Runner(model)
+    embeddings = [name for name in names if name in EMBEDDINGS and name != model.output_name]
+    todo = {n: wanted[n] for n in names if model.tensors[n].ndim in (2, 3) and n not in embeddings}
+    if todo or listener is not None:
+        yield from _matrices(model, calibration, todo, store, runner or Runner(model), listener)
+    for name in embeddings:
+        one = encode_embeddings(model, calibration, name, wanted[name])
+        done = Tuned(name, wanted[name].name, one.plain, one.tuned, int(one.kept), 1, one.reason)
+        store.put(name, one.tensor.data, one.tensor.parameters, asdict(done))
+        yield done
+
+
+def _matrices(
+    model: Model,
+    calibration: Calibration,
+    todo: Mapping[str, QuantType],
+    store: Store,
+    runner: Runner,
+    listener: Listener | None,
+) -> Iterator[Tuned | Progress]:
+    """Encode the matrices, layer by layer."""
     cost = Cost(model, calibration, todo)
     parts: dict[str, list[Part]] = {}
     matrices: dict[str, list[Encoded]] = {}
