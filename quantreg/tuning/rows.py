@@ -1,6 +1,6 @@
 """Rows of matrices, as work that stands alone, and what it costs."""
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +116,11 @@ class Runner:
 class Cost:
     """What passes and feedback cost, so that progress is in proportion to time. Estimated from shapes alone."""
 
-    def __init__(self, model: Model, calibration: Calibration, todo: Mapping[str, QuantType]) -> None:
+    of_embeddings: float
+
+    def __init__(
+        self, model: Model, calibration: Calibration, todo: Mapping[str, QuantType], embeddings: Sequence[str] = ()
+    ) -> None:
         self._shapes = {name: model.tensors[name].shape for name in todo}
         fit = calibration.part("fit").size
         decide = calibration.part("decide").size
@@ -136,7 +140,11 @@ class Cost:
             self._statistics[model.n_layers if layer is None else layer] += used * shape[-1] ** 2 / 4
         feedback = sum(self._of(shape, int(np.prod(shape[:-1]))) for shape in self._shapes.values())
         passes = sum(self._passes.values()) * (fit + decide) + sum(self._statistics.values()) * fit
-        self._done, self._total = 0.0, max(1.0, passes + feedback)
+        # Each exponent is tried on the tokens that decide, and there are the model as it is and ordinary bytes.
+        runs = decide * sum(self._passes.values()) * 5
+        shape = model.tensors["token_embd.weight"].shape
+        self.of_embeddings = runs + self._of(shape, shape[0])
+        self._done, self._total = 0.0, max(1.0, passes + feedback + self.of_embeddings * len(embeddings))
 
     def of_pass(self, layer: int, tokens: int) -> float:
         """Tokens through one layer."""

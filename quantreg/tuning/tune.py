@@ -62,19 +62,22 @@ def tune(
     """Encode tensors with feedback and put them into the store; yield what became of each, and how far the work is.
 
     ``wanted`` maps names of tensors to the types that they become. A tensor that is in the store already is left as it
-    is. Embeddings come last. Other tensors that no matrix product reads are not touched. ``runner`` encodes the rows, by
-    default on the threads of the model. ``listener`` is that of `quantreg.tuning.statistics.walk`.
+    is. Embeddings come last. Other tensors that no matrix product reads are not touched. ``runner`` encodes the rows of
+    matrices, by default on the threads of the model. ``listener`` is that of `quantreg.tuning.statistics.walk`.
     """
     names = [name for name in wanted if name not in store and name in model.tensors]
     embeddings = [name for name in names if name in EMBEDDINGS and name != model.output_name]
     todo = {n: wanted[n] for n in names if model.tensors[n].ndim in (2, 3) and n not in embeddings}
+    cost = Cost(model, calibration, todo, embeddings)
+    yield cost.now
     if todo or listener is not None:
-        yield from _matrices(model, calibration, todo, store, runner or Runner(model), listener)
+        yield from _matrices(model, calibration, todo, store, runner or Runner(model), cost, listener)
     for name in embeddings:
         one = encode_embeddings(model, calibration, name, wanted[name])
         done = Tuned(name, wanted[name].name, one.plain, one.tuned, int(one.kept), 1, one.reason)
         store.put(name, one.tensor.data, one.tensor.parameters, asdict(done))
         yield done
+        yield cost.add(cost.of_embeddings)
 
 
 def _matrices(
@@ -83,13 +86,12 @@ def _matrices(
     todo: Mapping[str, QuantType],
     store: Store,
     runner: Runner,
+    cost: Cost,
     listener: Listener | None,
 ) -> Iterator[Tuned | Progress]:
     """Encode the matrices, layer by layer."""
-    cost = Cost(model, calibration, todo)
     parts: dict[str, list[Part]] = {}
     matrices: dict[str, list[Encoded]] = {}
-    yield cost.now
     with (
         one_blas_thread(),
         closing(_rows(model, calibration, todo, runner, cost, listener)) as rows_of_all,
