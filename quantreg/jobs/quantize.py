@@ -146,6 +146,10 @@ def _events(
                 raise PlanError(NO_TYPE)
             rehearsal = rehearse(src, file_type, imatrix, options, **layout)
         rehearsal.check()
+        if tuned is not None:
+            ready = yield from tuned.encode(rehearsal, executor)
+            rehearsal = tuned.rehearsal
+            rehearsal.check()
         source, planned, found, files, _ = rehearsal
         begin = None
         if resumable or resume:
@@ -154,8 +158,6 @@ def _events(
             def begin(file, **keywords):
                 return PartialFile(file.path, identity | {"output": file.digest}, resume=resume, **keywords)
 
-        if tuned is not None:
-            ready = yield from tuned.encode(rehearsal)
         written = write_files(
             source, planned, files, found, threads=threads, executor=executor, force=force, begin=begin,
             inputs=inputs, ready=ready,
