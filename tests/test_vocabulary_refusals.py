@@ -87,6 +87,7 @@ def test_a_hint_that_is_none_is_named(tmp_path):
         ("version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer"),
         ("[" * 100_000, "nested too deeply|is not JSON"),
         ("base64://///w==", "is not UTF-8"),
+        ('{"added_tokens": ["\\ud800"]}', "lone surrogate"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, name, content, found):
@@ -162,6 +163,12 @@ def test_a_vocabulary_size_that_is_none_is_refused_before_anything_is_allocated(
     files = files_of("plain")
     files["config.json"]["vocab_size"] = size
     refused(tmp_path, files, '"vocab_size" in config.json is')
+
+
+def test_a_number_of_token_types_that_is_none_is_refused(tmp_path):
+    files = files_of("bert")
+    files["config.json"]["type_vocab_size"] = "2"
+    refused(tmp_path, files, '"type_vocab_size" in config.json is \'2\'', "bert")
 
 
 def test_special_ids_that_are_none_do_not_count(tmp_path):
