@@ -168,7 +168,7 @@ def test_the_log_has_a_line_for_each_tensor_that_was_tuned(models, at, given, ca
     code, out, _ = run(capsys, "quantize", *given, "--log-json", models / "llama.gguf", "out.gguf", "Q4_0")
     lines = [json.loads(line) for line in out.splitlines()]
     assert code == 0
-    assert [line["event"] for line in lines].count("tuned") == 15
+    assert [line["event"] for line in lines].count("tuned") == 16
     assert next(line for line in lines if line["event"] == "tuned")["error_with_feedback"] > 0
 
 
