@@ -9,7 +9,6 @@ from calibration_text import CALIBRATION, N_CTX, OTHER, TEXT, digest, left_over
 
 import quantreg
 from quantreg import ModelError, OutputError, PlanError, QualityError, cli
-from quantreg.cli.progress import listener
 from quantreg.events import Calibrating, Finished, Started, TensorTuned
 
 
@@ -161,27 +160,6 @@ def test_the_command_says_how_many_tensors_kept_feedback(models, at, given, caps
         calibration=[CALIBRATION[: 20 * N_CTX], CALIBRATION[20 * N_CTX :]],
     )  # fmt: skip
     assert digest("out.gguf") == digest("same.gguf")
-
-
-def test_lines_about_calibration_say_how_long_a_phase_will_take(capsys, monkeypatch):
-    clock = [1000.0]
-    monkeypatch.setattr("quantreg.cli.progress.time.monotonic", lambda: clock[0])
-    with listener() as listen:
-        for seconds, phase, done in [
-            (0, "importance", 0), (5, "importance", 1), (5, "importance", 2), (90, "importance", 10),
-            (1, "feedback", 40), (15, "feedback", 50), (10, "feedback", 99), (10, "feedback", 100),
-        ]:  # fmt: skip
-            clock[0] += seconds
-            listen(Calibrating(phase, done, 100))
-    assert capsys.readouterr().err.splitlines() == [
-        "calibration text: 0%",
-        "calibration text: 2%, about 8 min left",
-        "calibration text: 10%, about 15 min left",
-        "error feedback: 40%",  # of a run that goes on
-        "error feedback: 50%, about 1 min left",
-        "error feedback: 99%, less than 1 min left",
-        "error feedback: 100%",
-    ]
 
 
 def test_the_log_has_a_line_for_each_tensor_that_was_tuned(models, at, given, capsys):

@@ -42,27 +42,19 @@ def listener(log_json: bool = False) -> Iterator[Callable[[Event], None]]:
 
 
 class _Lines:
-    """Print a line for each tensor, and now and then how far calibration is and how long the phase will take."""
+    """Print a line for each tensor, and now and then how far calibration is."""
 
     def __init__(self) -> None:
-        self.told = self.begun = time.monotonic()
+        self.told = time.monotonic()
         self.phase = ""
-        self.first = 0  # units of the phase that were done when it was first heard of
 
     def __call__(self, event: Event) -> None:
-        now = time.monotonic()
         if not isinstance(event, Calibrating):
             _print_line(event)
-        elif event.phase != self.phase or now - self.told >= _QUIET:
-            if event.phase != self.phase:
-                self.phase, self.begun, self.first = event.phase, now, event.done
-            self.told = now
+        elif event.phase != self.phase or time.monotonic() - self.told >= _QUIET:
+            self.phase, self.told = event.phase, time.monotonic()
             share = event.done / event.total if event.total else 1.0
-            left = ""
-            if event.done > self.first and share < 1:
-                seconds = (now - self.begun) * (event.total - event.done) / (event.done - self.first)
-                left = f", about {max(1, round(seconds / 60))} min left" if seconds > 45 else ", less than 1 min left"
-            click.echo(f"{_PHASES.get(event.phase, event.phase)}: {share:.0%}{left}", err=True)
+            click.echo(f"{_PHASES.get(event.phase, event.phase)}: {share:.0%}", err=True)
 
 
 def _print_line(event: Event) -> None:

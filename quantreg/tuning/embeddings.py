@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantreg.errors import ModelError
 from quantreg.inference.model import Model
 from quantreg.parameters import TensorContext
 from quantreg.products import one_blas_thread
@@ -145,8 +144,8 @@ class _Metric:
 def encode_embeddings(model: Model, calibration: Calibration, name: str, qtype: QuantType) -> TunedEmbeddings:
     """Encode the embeddings ``name`` of a model with feedback, if that helps on the tokens that decide.
 
-    No product may read them. Embeddings that are the output matrix, too, are tuned like other matrices. Raises
-    OutputError if the predictions find no room on the disk.
+    No product may read them. Embeddings that are the output matrix, too, are tuned like other matrices. Raises what
+    `quantreg.perplexity` raises.
     """
     w = np.ascontiguousarray(model.tensors[name].dequantize(), np.float32)
     ones = np.ones(w.shape[1], np.float32) if qtype.requires_importance else None
@@ -154,20 +153,12 @@ def encode_embeddings(model: Model, calibration: Calibration, name: str, qtype: 
     reason = why_no_feedback(qtype)
     if reason is None and not model.graph.generates:
         reason = "the model makes no predictions that could be compared"
-    with np.errstate(all="ignore"):  # of a model whose activations overflow
-        metric = np.zeros((w.shape[1], w.shape[1])) if reason else embedding_metric(model, calibration)
-    if reason is None and not metric.any():
+    metric = np.zeros((w.shape[1], w.shape[1])) if reason else embedding_metric(model, calibration)
+    if reason is None and not (np.isfinite(metric).all() and metric.any()):
         reason = "no matrix is known to read them"
-    tuned = None
-    if reason is None and not np.isfinite(metric).all():
-        reason = "the products that read them overflow"
-    elif reason is None:
-        try:
-            tuned = _best(model, calibration, metric, w, ordinary, qtype)
-        except ModelError:  # the predictions are not finite, and tell nothing
-            reason = "the predictions overflow"
     if reason is not None:
         return TunedEmbeddings(ordinary, _Metric(np.eye(len(metric)), 1.0).error(w, ordinary), None, False, reason)
+    tuned = _best(model, calibration, metric, w, ordinary, qtype)
     by = _Metric(metric, 1.0)
     plain = by.error(w, ordinary)
     if tuned is None:
