@@ -1,6 +1,7 @@
 """The files of a folder that describe a tokenizer, read with checks: they come from strangers."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +60,7 @@ class TokenizerFiles:
         text = self.text(name)
         try:
             found = json.loads(text, object_pairs_hook=lambda pairs: self._once(name, pairs))
-            if "\\ud" in text.lower():  # half a character can be written so, but is no text
+            if re.search(r"\\u[dD][89a-fA-F]", text):  # half a character can be written so, but is no text
                 json.dumps(found, ensure_ascii=False).encode()
             return found
         except TokenizerError:
