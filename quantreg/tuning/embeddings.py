@@ -97,7 +97,7 @@ class _Readers:
 def embedding_metric(model: Model, calibration: Calibration) -> "Doubles":
     """M of the products that read the residual stream: float64 (width, width). All zeros if none was found."""
     readers = _Readers(model)
-    with one_blas_thread():
+    with one_blas_thread(), np.errstate(all="ignore"):  # what overflows is found in the sum
         x, run = model.begin(next(calibration.batches("fit", TOKENS)))
         run.observe, run.normed = readers.observe, readers.normed
         for layer in range(model.n_layers):
@@ -130,10 +130,15 @@ class _Metric:
                 w, qtype, like.name, self.factored, self.importance, self.root, like.parameters, context, model.workers
             )
 
-    def error(self, w: "Floats", decoded: "Floats") -> float:
+    def error(self, w: "Floats", tensor: QuantizedTensor) -> float:
         """The error of the products, relative to them."""
-        size = float(np.square(w @ self.root.T, dtype=np.float64).sum())
-        return float(np.square((w - decoded) @ self.root.T, dtype=np.float64).sum()) / size if size else 0.0
+        size = wrong = 0.0
+        for first in range(0, len(w), ROWS):  # a large vocabulary would need several times its size in memory
+            rows = w[first : first + ROWS]
+            size += float(np.square(rows @ self.root.T, dtype=np.float64).sum())
+            decoded = tensor[first : first + ROWS]
+            wrong += float(np.square((rows - decoded) @ self.root.T, dtype=np.float64).sum())
+        return wrong / size if size else 0.0
 
 
 def encode_embeddings(model: Model, calibration: Calibration, name: str, qtype: QuantType) -> TunedEmbeddings:
@@ -152,15 +157,13 @@ def encode_embeddings(model: Model, calibration: Calibration, name: str, qtype: 
     if reason is None and not (np.isfinite(metric).all() and metric.any()):
         reason = "no matrix is known to read them"
     if reason is not None:
-        return TunedEmbeddings(
-            ordinary, _Metric(np.eye(len(metric)), 1.0).error(w, ordinary.dequantize()), None, False, reason
-        )
+        return TunedEmbeddings(ordinary, _Metric(np.eye(len(metric)), 1.0).error(w, ordinary), None, False, reason)
     tuned = _best(model, calibration, metric, w, ordinary, qtype)
     by = _Metric(metric, 1.0)
-    plain = by.error(w, ordinary.dequantize())
+    plain = by.error(w, ordinary)
     if tuned is None:
         return TunedEmbeddings(ordinary, plain, plain, False, "feedback did not help on other tokens")
-    return TunedEmbeddings(tuned, plain, by.error(w, tuned.dequantize()), True)
+    return TunedEmbeddings(tuned, plain, by.error(w, tuned), True)
 
 
 def _best(
