@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
 
-__all__ = ["TunedEmbeddings", "embedding_metric", "encode_embeddings"]
+__all__ = ["USUAL", "Metric", "TunedEmbeddings", "embedding_metric", "encode_embeddings"]
 
 EXPONENTS = (0.5, 0.75, 1.0)  # that are tried
+USUAL = 0.75  # of them, where none is tried
 TOKENS = 2048  # that go through the model to find what reads the stream
 ROWS = 1024  # of each matrix that stand for the others
 EXPERTS = 2  # of each stack that stand for the others
@@ -110,7 +111,7 @@ def embedding_metric(model: Model, calibration: Calibration) -> "Doubles":
     return readers.metric
 
 
-class _Metric:
+class Metric:
     """M with its eigenvalues raised to a power."""
 
     def __init__(self, metric: "Doubles", exponent: float) -> None:
@@ -130,10 +131,11 @@ class _Metric:
                 w, qtype, like.name, self.factored, self.importance, self.root, like.parameters, context, model.workers
             )
 
-    def error(self, w: "Floats", decoded: "Floats") -> float:
-        """The error of the products, relative to them."""
-        size = float(np.square(w @ self.root.T, dtype=np.float64).sum())
-        return float(np.square((w - decoded) @ self.root.T, dtype=np.float64).sum()) / size if size else 0.0
+    def error(self, w: "Floats", decoded: "Floats", often: "NDArray[np.int64] | None" = None) -> float:
+        """The error of the products of rows, relative to them. ``often`` says how often each row occurs, int64 (n,)."""
+        energy = [np.square(rows @ self.root.T, dtype=np.float64).sum(axis=1) for rows in (w - decoded, w)]
+        wrong, size = (float(each.sum() if often is None else each @ often) for each in energy)
+        return wrong / size if size else 0.0
 
 
 def encode_embeddings(model: Model, calibration: Calibration, name: str, qtype: QuantType) -> TunedEmbeddings:
@@ -153,10 +155,10 @@ def encode_embeddings(model: Model, calibration: Calibration, name: str, qtype: 
         reason = "no matrix is known to read them"
     if reason is not None:
         return TunedEmbeddings(
-            ordinary, _Metric(np.eye(len(metric)), 1.0).error(w, ordinary.dequantize()), None, False, reason
+            ordinary, Metric(np.eye(len(metric)), 1.0).error(w, ordinary.dequantize()), None, False, reason
         )
     tuned = _best(model, calibration, metric, w, ordinary, qtype)
-    by = _Metric(metric, 1.0)
+    by = Metric(metric, 1.0)
     plain = by.error(w, ordinary.dequantize())
     if tuned is None:
         return TunedEmbeddings(ordinary, plain, plain, False, "feedback did not help on other tokens")
@@ -180,14 +182,14 @@ def _best(
     with Sensitivity(model, calibration, _chunks(model, calibration)) as sensitivity:
         least = sensitivity.divergence({ordinary.name: ordinary})
         for exponent in EXPONENTS:
-            data[rows] = _Metric(metric, exponent).encode(w[rows], ordinary, qtype, model).data
+            data[rows] = Metric(metric, exponent).encode(w[rows], ordinary, qtype, model).data
             tensor = QuantizedTensor(ordinary.name, ordinary.shape, qtype.name, data, ordinary.parameters)
             divergence = sensitivity.divergence({ordinary.name: tensor})
             if divergence < least:
                 best, least = exponent, divergence
     if best is None:
         return None
-    data = _Metric(metric, best).encode(w, ordinary, qtype, model).data
+    data = Metric(metric, best).encode(w, ordinary, qtype, model).data
     return QuantizedTensor(ordinary.name, ordinary.shape, qtype.name, data, ordinary.parameters)
 
 
