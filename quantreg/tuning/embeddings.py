@@ -131,10 +131,18 @@ class Metric:
                 w, qtype, like.name, self.factored, self.importance, self.root, like.parameters, context, model.workers
             )
 
-    def error(self, w: "Floats", decoded: "Floats", often: "NDArray[np.int64] | None" = None) -> float:
+    def error(self, w: "Floats", tensor: QuantizedTensor, often: "NDArray[np.int64] | None" = None) -> float:
         """The error of the products of rows, relative to them. ``often`` says how often each row occurs, int64 (n,)."""
-        energy = [np.square(rows @ self.root.T, dtype=np.float64).sum(axis=1) for rows in (w - decoded, w)]
-        wrong, size = (float(each.sum() if often is None else each @ often) for each in energy)
+        size = wrong = 0.0
+        for first in range(0, len(w), ROWS):  # a large vocabulary would need several times its size in memory
+            part = slice(first, first + ROWS)
+            energy = [
+                np.square(x @ self.root.T, dtype=np.float64).sum(axis=1) for x in (w[part], w[part] - tensor[part])
+            ]
+            size, wrong = (
+                total + float(each.sum() if often is None else each @ often[part])
+                for total, each in zip((size, wrong), energy, strict=True)
+            )
         return wrong / size if size else 0.0
 
 
@@ -154,15 +162,13 @@ def encode_embeddings(model: Model, calibration: Calibration, name: str, qtype: 
     if reason is None and not (np.isfinite(metric).all() and metric.any()):
         reason = "no matrix is known to read them"
     if reason is not None:
-        return TunedEmbeddings(
-            ordinary, Metric(np.eye(len(metric)), 1.0).error(w, ordinary.dequantize()), None, False, reason
-        )
+        return TunedEmbeddings(ordinary, Metric(np.eye(len(metric)), 1.0).error(w, ordinary), None, False, reason)
     tuned = _best(model, calibration, metric, w, ordinary, qtype)
     by = Metric(metric, 1.0)
-    plain = by.error(w, ordinary.dequantize())
+    plain = by.error(w, ordinary)
     if tuned is None:
         return TunedEmbeddings(ordinary, plain, plain, False, "feedback did not help on other tokens")
-    return TunedEmbeddings(tuned, plain, by.error(w, tuned.dequantize()), True)
+    return TunedEmbeddings(tuned, plain, by.error(w, tuned), True)
 
 
 def _best(

@@ -43,7 +43,7 @@ def output_errors(
 
     ``candidates`` says which types to try for each tensor. Feedback that does not help counts as the ordinary bytes.
     """
-    for _, inputs, same in layers(model, calibration):
+    for _, inputs, same in layers(model, calibration, [name for name in candidates if candidates[name]]):
         for leader, shared in inputs.items():
             names = [name for name, first in same.items() if first == leader and candidates.get(name)]
             names = [name for name in names if model.tensors[name].ndim in (2, 3)]
@@ -122,11 +122,11 @@ def embedding_errors(
     for qtype in types:
         ones = np.ones(w.shape[1], np.float32) if qtype.requires_importance else None
         plain = QuantizedTensor.from_array(name, w, qtype.name, ones)
-        before = after = metric.error(w, plain.dequantize(), counts)
+        before = after = metric.error(w, plain, counts)
         if known and takes_feedback(qtype):
             data = metric.encode(w, plain, qtype, model).data
             tuned = QuantizedTensor(name, w.shape, qtype.name, data, plain.parameters)
-            after = min(before, metric.error(w, tuned.dequantize(), counts))
+            after = min(before, metric.error(w, tuned, counts))
         found[qtype.name] = RelativeError(before, after)
     return found
 
