@@ -115,12 +115,13 @@ class Metric:
     """M with its eigenvalues raised to a power."""
 
     def __init__(self, metric: "Doubles", exponent: float) -> None:
-        values, vectors = np.linalg.eigh(metric)
-        powers = np.maximum(values, 1e-9 * values[-1]) ** exponent
-        powers /= powers.mean()
-        self.root: Floats = np.ascontiguousarray((vectors * np.sqrt(powers)).T, np.float32)  # M = root^T root
-        m: Floats = ((vectors * powers) @ vectors.T).astype(np.float32)
-        self.factored = factor(m)
+        with one_blas_thread():  # the bytes must not depend on the number of threads
+            values, vectors = np.linalg.eigh(metric)
+            powers = np.maximum(values, 1e-9 * values[-1]) ** exponent
+            powers /= powers.mean()
+            self.root: Floats = np.ascontiguousarray((vectors * np.sqrt(powers)).T, np.float32)  # M = root^T root
+            m: Floats = ((vectors * powers) @ vectors.T).astype(np.float32)
+            self.factored = factor(m)
         self.importance: Floats = np.ascontiguousarray(np.diagonal(m))
 
     def encode(self, w: "Floats", like: QuantizedTensor, qtype: QuantType, model: Model) -> "Encoded":
