@@ -46,7 +46,8 @@ def vocabulary(
     if hint.space_prefix == "config" and isinstance(files.config.get("add_prefix_space"), bool):
         values["tokenizer.ggml.add_space_prefix"] = Value("bool", files.config["add_prefix_space"])
     if hint.token_types:
-        values["tokenizer.ggml.token_type_count"] = Value("u32", config.get("type_vocab_size", 1))
+        count = whole_number(config.get("type_vocab_size", 1), '"type_vocab_size" in config.json')
+        values["tokenizer.ggml.token_type_count"] = Value("u32", count)
     kind = _kind(files, hint)
     if kind == "sentencepiece":
         values |= sentencepiece_values(files, config, hint)
@@ -79,9 +80,7 @@ def vocabulary(
 def _kind(files: TokenizerFiles, hint: Vocabulary) -> str:
     """The first kind of vocabulary for which the folder has the files."""
     there = {
-        "sentencepiece": lambda: (
-            files.has("tokenizer.model") and not (files.has("tokenizer.json") and is_tiktoken(files))
-        ),
+        "sentencepiece": lambda: files.has("tokenizer.model") and not is_tiktoken(files),
         "llama": lambda: is_llama(files),
         "bpe": lambda: files.model_type == "BPE" or files.has("vocab.json"),
         "wordpiece": lambda: files.model_type == "WordPiece" or files.has("vocab.txt"),
