@@ -36,10 +36,11 @@ def measure(types=None, rounds=5, tell=print):
         row = {"": name, "MB": layer.packed.bytes.numel() / 1e6}
         for batch in BATCHES:
             x = torch.randn(batch, WIDTH)
+            half = x.bfloat16()
             works = {
                 "QuantLinear": lambda x=x, layer=layer: layer(x),
                 "nn.Linear F32": lambda x=x: floats(x),
-                "nn.Linear BF16": lambda x=x.bfloat16(): halves(x),
+                "nn.Linear BF16": lambda x=half: halves(x),
                 "decoded": lambda x=x, layer=layer: torch.nn.functional.linear(x, layer.weight.dequantize()),
             }
             with torch.inference_mode(), one_thread(torch), pinned():

@@ -23,6 +23,7 @@ __all__ = [
     "LAYER_NORMS",
     "OUTER",
     "PAIRED_ATTENTION",
+    "PAIRED_WEIGHTS",
     "POOLING",
     "experts",
     "head_size",
@@ -90,10 +91,11 @@ def llama3_factors(config: Config) -> Generated | None:
     factor, low = float(rope.get("factor", 8.0)), float(rope.get("low_freq_factor", 1.0))
     high, trained = float(rope.get("high_freq_factor", 4.0)), float(rope.get("original_max_position_embeddings", 8192))
     size = config.head_size
-    # float32 throughout, so that the bits are those of a converter that computes them with torch
+    # float32 throughout, and a number divided by a tensor as its reciprocal times the number, so that the bits are
+    # those of a converter that computes them with torch. Its powers are within one unit of these in the last place.
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    frequencies = np.float32(1) / np.power(np.float32(rope.get("rope_theta", 10000.0)), exponents)
-    waves = np.float32(2 * np.pi) / frequencies
+    powers = np.power(float(rope.get("rope_theta", 10000.0)), exponents.astype(np.float64)).astype(np.float32)
+    waves = np.float32(1) / (np.float32(1) / powers) * np.float32(2 * np.pi)
     values = []
     for wave in waves:
         if wave < trained / high:
@@ -101,7 +103,8 @@ def llama3_factors(config: Config) -> Generated | None:
         elif wave > trained / low:
             values.append(factor)
         else:
-            smooth = (np.float32(trained) / wave - np.float32(low)) / np.float32(high - low)
+            turns = np.float32(1) / wave * np.float32(trained)
+            smooth = (turns - np.float32(low)) / np.float32(high - low)
             mixed = (np.float32(1) - smooth) / np.float32(factor) + smooth
             values.append(float(np.float32(1) / mixed))
     return Generated(tuple(values))
@@ -138,6 +141,7 @@ DENSE: tuple[Row, ...] = named(
 
 # The same weights in models without biases.
 ATTENTION_WEIGHTS: tuple[Row, ...] = tuple(row for row in ATTENTION if row.new.endswith(".weight"))
+PAIRED_WEIGHTS: tuple[Row, ...] = tuple(row for row in PAIRED_ATTENTION if row.new.endswith(".weight"))
 DENSE_WEIGHTS: tuple[Row, ...] = named(
     {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}, bias=False
 )
@@ -149,10 +153,15 @@ DEFAULTS: tuple[tuple[str, Any], ...] = (
 )
 
 
-def experts(prefix: str, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj") -> tuple[Row, ...]:
-    """The rows of experts that are stored one by one. ``prefix`` contains "{i}" and "{e}"; the others follow it."""
+def experts(
+    prefix: str, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj", *, unless: str = ""
+) -> tuple[Row, ...]:
+    """The rows of experts that are stored one by one.
+
+    ``prefix`` contains "{i}" and "{e}", and what follows it is the name of a matrix. ``unless`` is that of `Row`.
+    """
     parts = (("gate", gate), ("up", up), ("down", down))
-    return tuple(Row(f"blk.{{i}}.ffn_{new}_exps.weight", f"{prefix}{old}.weight") for new, old in parts)
+    return tuple(Row(f"blk.{{i}}.ffn_{new}_exps.weight", f"{prefix}{old}.weight", unless=unless) for new, old in parts)
 
 
 def without(keys: tuple[Key, ...], *names: str) -> tuple[Key, ...]:

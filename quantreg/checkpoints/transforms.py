@@ -13,6 +13,7 @@ from quantreg.errors import CheckpointError
 __all__ = [
     "Apart",
     "Generated",
+    "Heads",
     "Layout",
     "Mxfp4",
     "Pairs",
@@ -21,6 +22,7 @@ __all__ = [
     "Squeezed",
     "Transform",
     "Transposed",
+    "arranged",
     "shape_before",
 ]
 
@@ -142,6 +144,33 @@ class Apart(Transform):
 
 
 @dataclass(frozen=True)
+class Heads(Transform):
+    """A part of each head of a matrix, along a new first axis: rows ``first`` to ``first + count`` of ``size``.
+
+    ``heads`` is the number of heads. DeepSeek stores what makes keys and what makes values in one matrix like this.
+    """
+
+    heads: int
+    size: int
+    first: int
+    count: int
+
+    def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape (heads, count, ...)."""
+        if not shape or shape[0] != self.heads * self.size:
+            raise CheckpointError(f"{_rows(shape)} are not {self.heads} heads of {self.size}")
+        return (self.heads, self.count, *shape[1:])
+
+    def before(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the matrix with all rows of all heads."""
+        return (shape[0] * self.size, *shape[2:])
+
+    def pieces(self, whole: Layout) -> tuple[Layout, ...]:
+        """One layout."""
+        return (whole.split(0, (self.heads, self.size)).taken(1, self.first, self.count),)
+
+
+@dataclass(frozen=True)
 class Share(Transform):
     """One of ``of`` equal parts of a tensor along an axis, the one with number ``index``.
 
@@ -251,6 +280,17 @@ class Generated(Transform):
     """A tensor that follows from the configuration: a vector of float32 ``values``. Its row has no ``old``."""
 
     values: tuple[float, ...]
+
+
+def arranged(shape: tuple[int, ...], how: tuple[Transform, ...]) -> tuple[tuple[int, ...], tuple[Layout, ...]]:
+    """The shape of a tensor after some transforms, and where its values come from."""
+    layouts: tuple[Layout, ...] = (Layout.whole(shape),)
+    for step in how:
+        if len(layouts) != 1 or len(layouts[0].shape) != len(shape):
+            raise CheckpointError(f"{step} follows a transform that must be the last: correct the table of the plugin")
+        shape = step.after(shape)
+        layouts = step.pieces(layouts[0])
+    return shape, layouts
 
 
 def shape_before(how: tuple[Transform, ...], shape: tuple[int, ...]) -> tuple[int, ...]:

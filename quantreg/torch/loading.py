@@ -206,8 +206,8 @@ def _parts(found: Match, tensor: torch.Tensor, own: dict[str, torch.Tensor], whe
     if tuple(tensor.shape) != total:
         own_names = [part.name for part in parts]
         raise ShapeError(
-            f"{where}: {found.name} has the shape {tuple(tensor.shape)}, but {named(own_names)} of the model make {total}: "
-            "make the model with the configuration that belongs to the file"
+            f"{where}: {found.name} has the shape {tuple(tensor.shape)}, but {named(own_names)} of the model make "
+            f"{total}: make the model with the configuration that belongs to the file"
         )
     return parts
 
