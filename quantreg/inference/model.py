@@ -41,7 +41,7 @@ __all__ = ["Model", "load"]
 
 
 def load(path: str | bytes | os.PathLike[str], threads: int | None = None) -> "Model":
-    """Open a GGUF model to run it. Its weights stay in the file, mapped and quantized.
+    """Open a GGUF model, or the folder of a published one, to run it. Its weights stay in the file, mapped.
 
     ``threads``: how many threads a pass uses, by default as many as processors. Raises ModelError if the file holds
     no model that quantreg can compute, or if a tensor is missing or has the wrong shape; what `quantreg.open` raises.
