@@ -12,13 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bench import codecs, files, products, quality, report, running, startup
+from bench import codecs, files, products, published, quality, report, running, startup, torch_layers
 from bench.options import refuse_unknown, words
 from bench.timing import cpu_model
 
 from quantreg_kernels import LEVELS, usable_levels
 
-SECTIONS = ("codecs", "matmul", "run", "files", "memory", "open", "startup", "quality")
+SECTIONS = ("codecs", "matmul", "torch", "run", "files", "convert", "memory", "open", "startup", "quality")
 
 
 def arguments():
@@ -100,6 +100,12 @@ def part_matmul(given):
     return result, f"{title}\n\n{report.rows_table(result['rows'])}"
 
 
+def part_torch(given):
+    result = torch_layers.measure(given.types, given.rounds or 5, tell)
+    title = f"## Layers of PyTorch, {torch_layers.WIDTH} x {torch_layers.WIDTH}, one core"
+    return result, f"{title}\n\n{report.rows_table(result['rows'])}"
+
+
 def part_run(given):
     result = running.measure(int(given.params), given.workdir, given.rounds or 3, given.types, tell)
     size = f"{result['params'] / 1e6:,.0f} M parameters, two threads, {running.CHUNKS} chunks of {running.CONTEXT}"
@@ -114,6 +120,13 @@ def part_files(given):
     if result["scaling"]:
         text += f"\n\n{report.rows_table(result['scaling'])}"
     return result, text
+
+
+def part_convert(given):
+    result = published.measure(int(given.params), given.workdir, given.rounds or 1, max(map(int, given.threads)), tell)
+    size = f"{result['params'] / 1e6:,.0f} M parameters, {result['source_bytes'] / 1e9:.2f} GB"
+    text = f"## From a published folder to {published.FILE_TYPE}: an F16 Llama of {size}"
+    return result, f"{text}\n\n{report.rows_table(result['rows'])}"
 
 
 def part_memory(given):

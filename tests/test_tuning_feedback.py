@@ -1,6 +1,6 @@
 """Error feedback: it lowers the loss on H for every type, and H may be as bad as it likes."""
 
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import pytest
@@ -94,7 +94,7 @@ def test_feedback_without_any_is_the_ordinary_encoding():
     plain = decoded(qtype, encoding._plain(w, qtype, qtype.codec, np.ones(COLS, np.float32), "w"))
     codes = encoding._common_chooser(qtype)
     encode = encoding._encoder(w, qtype, qtype.codec, np.ones(COLS, np.float32), "w")
-    data = feedback.feedback(w, factor(h), partial(encode, 0), codes.decode, codes, 256, sweeps=0)
+    data = feedback.feedback(w, factor(h), encode, codes.decode, codes, 256, sweeps=0)
     assert np.allclose(decoded(qtype, data.reshape(len(w), -1)), plain, rtol=0, atol=1e-6)
 
 
@@ -116,6 +116,13 @@ def test_bytes_do_not_depend_on_threads_nor_on_other_rows(name, monkeypatch):
     assert alone.kept
     for workers in (on_threads, backwards):
         assert (encoded(types[name], workers=workers).data == alone.data).all()
+
+
+def test_wide_matrices_are_encoded_in_parts_of_fewer_rows():
+    assert encoding.row_spans(2000, 2048) == [(0, 1024), (1024, 2000)]
+    assert encoding.row_spans(1024, 5632) == [(0, 512), (512, 1024)]
+    assert encoding.row_spans(600, 28672) == [(0, 256), (256, 512), (512, 600)]
+    assert encoding.row_spans(3, 64) == [(0, 3)]
 
 
 def rank_one():

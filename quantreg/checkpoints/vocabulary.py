@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from quantreg.checkpoints.tokenizer_files import TokenizerFiles
+from quantreg.checkpoints.tokenizer_files import TokenizerFiles, whole_number
 from quantreg.checkpoints.vocab_bpe import bpe_values, is_llama, llama_values, vocabulary_size
 from quantreg.checkpoints.vocab_spm import is_tiktoken, sentencepiece_values
 from quantreg.checkpoints.vocab_wordpiece import wordpiece_values
@@ -46,7 +46,8 @@ def vocabulary(
     if hint.space_prefix == "config" and isinstance(files.config.get("add_prefix_space"), bool):
         values["tokenizer.ggml.add_space_prefix"] = Value("bool", files.config["add_prefix_space"])
     if hint.token_types:
-        values["tokenizer.ggml.token_type_count"] = Value("u32", config.get("type_vocab_size", 1))
+        count = whole_number(config.get("type_vocab_size", 1), '"type_vocab_size" in config.json')
+        values["tokenizer.ggml.token_type_count"] = Value("u32", count)
     kind = _kind(files, hint)
     if kind == "sentencepiece":
         values |= sentencepiece_values(files, config, hint)
@@ -60,6 +61,14 @@ def vocabulary(
         values.setdefault("tokenizer.ggml.eot_token_id", Value("u32", hint.eot))
     if kind == "sentencepiece" and isinstance(hint.space_prefix, bool):
         values["tokenizer.ggml.add_space_prefix"] = Value("bool", hint.space_prefix)
+    for role, name in hint.config_ids:
+        if config.get(name) is not None:
+            id = whole_number(config[name], f'"{name}" in config.json')
+            values[f"tokenizer.ggml.{role}_token_id"] = Value("u32", id)
+    ends = files.mapping("generation_config.json").get("eos_token_id") if hint.eot_first else None
+    if isinstance(ends, list) and len(ends) > 1:
+        id = whole_number(ends[0], '"eos_token_id" in generation_config.json')
+        values["tokenizer.ggml.eot_token_id"] = Value("u32", id)
     for size, keys in hint.sizes:
         if vocabulary_size(config) == size:
             values.update(keys)
@@ -71,9 +80,7 @@ def vocabulary(
 def _kind(files: TokenizerFiles, hint: Vocabulary) -> str:
     """The first kind of vocabulary for which the folder has the files."""
     there = {
-        "sentencepiece": lambda: (
-            files.has("tokenizer.model") and not (files.has("tokenizer.json") and is_tiktoken(files))
-        ),
+        "sentencepiece": lambda: files.has("tokenizer.model") and not is_tiktoken(files),
         "llama": lambda: is_llama(files),
         "bpe": lambda: files.model_type == "BPE" or files.has("vocab.json"),
         "wordpiece": lambda: files.model_type == "WordPiece" or files.has("vocab.txt"),

@@ -62,6 +62,7 @@ class Model:
     - ``facts``: the numbers in its metadata. ``width``, ``n_layers``, ``n_vocab``: the length of a hidden state, and
       the numbers of layers and tokens. ``context``: how many tokens the model was trained on at once.
     - ``threads``: how many threads a pass uses. The results do not depend on it.
+    - ``matrices``: the names of those that a pass multiplies activations by, in its order.
 
     Use it in a ``with`` statement, or call `close`, to let go of the file.
     """
@@ -97,13 +98,15 @@ class Model:
         self.facts = read_facts(metadata, embeddings[0])
         self.width, self.n_layers, self.n_vocab = self.facts.width, self.facts.n_layers, embeddings[0]
         self.context = self.facts.context
+        self.matrices: list[str] = []
         self._layers: list[Layer] = []
         self._pool: ThreadPoolExecutor | None = None
         self._check()
 
     def _check(self) -> None:
         """Go through the model once without computing anything, to find what is missing or has the wrong shape."""
-        run = Pass(1, 1, ids=np.zeros((1, 1), np.intp), dry=True)
+        watch = lambda name, x, experts: self.matrices.append(name)  # noqa: E731
+        run = Pass(1, 1, ids=np.zeros((1, 1), np.intp), dry=True, observe=watch)
         try:
             self._layers = [Layer(i, self.facts, self.graph, self._weights) for i in range(self.n_layers)]
             states = self._states(run)

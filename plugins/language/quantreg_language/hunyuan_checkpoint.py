@@ -14,7 +14,7 @@ HUNYUAN = (
         ),
         keys=common.DECODER_KEYS,
         model_type="hunyuan_v1_dense",
-        vocabulary="bpe",
+        vocabulary="hunyuan",
         defaults=(("rope_theta", 10000.0),),
     ),
 )
