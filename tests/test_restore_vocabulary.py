@@ -129,6 +129,15 @@ def test_the_post_processor_puts_around_a_text_what_the_file_says(flags, single)
         assert [next(iter(part.values()))["id"] for part in found["single"]] == single
 
 
+def test_tokens_that_swallow_white_space_are_marked():
+    added = {entry["content"]: entry for entry in parsed({**SMALL, "general.name": "Phi-3 mini"})["added_tokens"]}
+    assert {text: (entry["lstrip"], entry["rstrip"]) for text, entry in added.items()} == {
+        "<s>": (False, False),
+        "</s>": (False, True),
+        "<tool>": (False, True),
+    }
+
+
 def test_chat_templates_become_files():
     key = "tokenizer.chat_template"
     found = tokenizer_files({**SMALL, key: "{{x}}", f"{key}.tool_use": "T", f"{key}.../evil": "no"})
@@ -177,6 +186,12 @@ def test_a_vocabulary_of_scores_gets_merges_that_give_its_ids(tmp_path):
     alone = Tokenizer.of(plain(vocabulary(tmp_path, {}, "llama")))
     for text in ("ab abb", "bbb a", "xab  ab", "é\n"):
         assert alone.encode(text) == Tokenizer.of(metadata).encode(text)
+
+
+def test_odd_types_of_tokens_count_as_normal_and_a_missing_name_as_the_default():
+    found = parsed({**SMALL, PREFIX + "token_type": [0, 99, -3, 3, 3, 4, 5], PREFIX + "pre": ""})
+    assert [entry["content"] for entry in found["added_tokens"]] == ["<s>", "</s>", "<tool>"]
+    assert len(found["pre_tokenizer"]["pretokenizers"]) == 5
 
 
 def test_a_file_without_a_vocabulary_is_refused():

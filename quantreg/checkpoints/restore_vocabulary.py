@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quantreg.checkpoints.restore_models import as_bert, as_bpe, as_llama, is_padding
+from quantreg.checkpoints.restore_models import as_bert, as_bpe, as_llama, is_padding, with_strips
 from quantreg.checkpoints.vocab_spm import Piece, encoded_pieces
 from quantreg.errors import TokenizerError
 from quantreg.tokenization import Kind
@@ -30,11 +30,14 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     Raises TokenizerError if there is no vocabulary, if it is damaged, or if a folder cannot hold it.
     """
     vocabulary = Vocabulary.of(metadata)
-    tokens = list(metadata[_PREFIX + "tokens"])
-    kinds = list(metadata.get(_PREFIX + "token_type") or [1] * len(tokens))[: len(tokens)]
+    tokens = list(vocabulary.tokens)
+    known = {int(kind) for kind in Kind} - {Kind.UNDEFINED}
+    numbers = metadata.get(_PREFIX + "token_type") or [1] * len(tokens)
+    # As the file has them: `Vocabulary` corrects some, and would take tokens of other models for special ones.
+    kinds = [number if number in known else int(Kind.NORMAL) for number in numbers[: len(tokens)]]
     roles = vocabulary.roles
     if vocabulary.model == BPE:
-        name = "gemma4" if metadata[_PREFIX + "model"] == "gemma4" else metadata.get(_PREFIX + "pre", "default")
+        name = "gemma4" if metadata[_PREFIX + "model"] == "gemma4" else metadata.get(_PREFIX + "pre") or "default"
         parts = as_bpe(tokens, kinds, vocabulary.merges, name, PRETOKENIZERS[name].whole_words)
     elif vocabulary.model == BERT:
         roles = _bert_roles(metadata, vocabulary)
@@ -47,6 +50,7 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
         )
     else:
         parts = as_llama(tokens, kinds, vocabulary.scores, roles.get("unknown"), vocabulary.add_space_prefix)
+    parts["added_tokens"] = with_strips(parts["added_tokens"], vocabulary.lstrip, vocabulary.rstrip)
     content = {entry["id"]: entry["content"] for entry in parts["added_tokens"]}
     content = {**dict(enumerate(tokens)), **content}
     special = {f"{_NAMES[role]}_token": content[id] for role, id in _named(metadata, vocabulary).items()}
