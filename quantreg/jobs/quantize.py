@@ -56,7 +56,8 @@ def quantize_file(
     - ``threads``: how many slabs are in work at a time; by default as many as processors. The bytes do not depend on
       it.
     - ``executor``: any `concurrent.futures.Executor` whose workers see the files under the same paths; by default a
-      pool of threads.
+      pool of threads. With a calibration text, they also see the folder of dst, and compute as this process does:
+      QuantregError if one has another NumPy, BLAS or CPU.
     - ``force``: replace an existing dst.
     - ``resumable``: keep what is done in dst.partial if the run ends early. ``resume``: also continue such a run.
     - ``split_max_size`` ("4G" or bytes) or ``split_max_tensors``: write shards ``dst-00001-of-00003.gguf`` and so on;
