@@ -22,6 +22,7 @@ _HOMES = {
     "Architecture": "recipes",
     "Calibration": "tuning.calibration",
     "CodecError": "errors",
+    "DeviceError": "errors",
     "Comparison": "jobs.compare",
     "Coverage": "importance.coverage",
     "Divergence": "quality",

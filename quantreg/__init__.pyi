@@ -10,6 +10,7 @@ from quantreg.codec import RowCodec as RowCodec
 from quantreg.dispatch import dequantize as dequantize
 from quantreg.dispatch import quantize as quantize
 from quantreg.errors import CodecError as CodecError
+from quantreg.errors import DeviceError as DeviceError
 from quantreg.errors import GGUFFormatError as GGUFFormatError
 from quantreg.errors import ImportanceError as ImportanceError
 from quantreg.errors import LossWarning as LossWarning

@@ -18,7 +18,7 @@ PACKAGES = [
     "quantreg", "quantreg.gguf", "quantreg.storage", "quantreg.recipes", "quantreg.importance", "quantreg.evaluation",
     "quantreg.jobs", "quantreg.safetensors", "quantreg.testing", "quantreg.scaffold", "quantreg.cli",
     "quantreg.inference", "quantreg.tokenization", "quantreg.quality", "quantreg.products",
-    "quantreg.tuning",
+    "quantreg.tuning", "quantreg.devices",
 ]  # fmt: skip
 
 
@@ -56,7 +56,10 @@ def test_no_import_of_a_submodule_replaces_a_public_name(name):
         "before = {name: getattr(package, name) for name in names}\n"
         "for module in iter_modules(package.__path__):\n"
         "    if module.name != '__main__':\n"
-        "        import_module(f'{package.__name__}.{module.name}')\n"
+        "        try:\n"
+        "            import_module(f'{package.__name__}.{module.name}')\n"
+        "        except ModuleNotFoundError as error:\n"
+        "            assert error.name == 'torch', error\n"
         "print([name for name in names if getattr(package, name) is not before[name]])\n"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantreg import files
+from quantreg.devices import DeviceLike, open_device
 from quantreg.dispatch import cpu_count
 from quantreg.errors import ModelError, QuantregError, ShapeError, TokenizerError
 from quantreg.inference import chat
@@ -39,15 +40,17 @@ if TYPE_CHECKING:
 __all__ = ["Model", "load"]
 
 
-def load(path: str | bytes | os.PathLike[str], threads: int | None = None) -> "Model":
+def load(path: str | bytes | os.PathLike[str], threads: int | None = None, device: DeviceLike | None = None) -> "Model":
     """Open a GGUF model to run it. Its weights stay in the file, mapped and quantized.
 
-    ``threads``: how many threads a pass uses, by default as many as processors. Raises ModelError if the file holds
-    no model that quantreg can compute, or if a tensor is missing or has the wrong shape; what `quantreg.open` raises.
+    ``threads``: how many threads a pass uses, by default as many as processors. ``device``: what computes the products,
+    "cpu", or with torch installed "cuda", "cuda:1" or "mps". Raises ModelError if the file holds no model that quantreg
+    can compute, or if a tensor is missing or has the wrong shape; DeviceError; what `quantreg.open` raises.
     """
+    device = open_device(device)
     file = files.open(path)
     try:
-        return Model(file.metadata, file, threads=threads, file=file)
+        return Model(file.metadata, file, threads=threads, device=device, file=file)
     except BaseException:
         file.close()
         raise
@@ -61,6 +64,7 @@ class Model:
     - ``facts``: the numbers in its metadata. ``width``, ``n_layers``, ``n_vocab``: the length of a hidden state, and
       the numbers of layers and tokens. ``context``: how many tokens the model was trained on at once.
     - ``threads``: how many threads a pass uses. The results do not depend on it.
+    - ``device``: what computes the products with matrices (see `load`).
 
     Use it in a ``with`` statement, or call `close`, to let go of the file.
     """
@@ -80,15 +84,16 @@ class Model:
         tensors: Mapping[str, QuantizedTensor],
         *,
         threads: int | None = None,
+        device: DeviceLike | None = None,
         file: "files.File | None" = None,
     ) -> None:
         self.metadata, self.tensors, self._file = metadata, tensors, file
-        self.threads = threads or cpu_count()
+        self.threads, self.device = threads or cpu_count(), open_device(device)
         self.architecture: Architecture = architecture_of(metadata)
         graph = self.architecture.graph
         assert graph is not None
         self.graph: Graph = graph
-        self._weights = Weights(tensors)
+        self._weights = Weights(tensors, self.device)
         embeddings = self._weights["token_embd.weight"].shape
         self.facts = read_facts(metadata, embeddings[0])
         self.width, self.n_layers, self.n_vocab = self.facts.width, self.facts.n_layers, embeddings[0]
@@ -285,7 +290,7 @@ class Model:
         for name in tensors:  # what the old type read beside its tensor is no business of the new one
             for parameter in self._weights.parameters(name):
                 others.pop(parameter, None)
-        return Model(self.metadata, others | dict(tensors), threads=self.threads)
+        return Model(self.metadata, others | dict(tensors), threads=self.threads, device=self.device)
 
     def _ids(self, ids: "ArrayLike") -> "NDArray[np.intp]":
         given = np.asarray(ids)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantreg.devices import Device
 from quantreg.dispatch import decode_slab, encode_slab, quantize
 from quantreg.errors import NonFiniteError
 from quantreg.fitting import fit
@@ -90,7 +91,7 @@ def encode_matrix(
     if reason is None and not np.isfinite(w).all():
         reason = "its weights hold NaN or infinity"
     if reason is not None:
-        error = _error(w, _decoded(qtype, codec, plain, w.shape[1]), held_out)
+        error = _error(w, _decoded(qtype, codec, plain, w.shape[1]), held_out, factored.device)
         return Encoded(plain, parameters, error, None, False, reason)
     chooser = _chooser(qtype, codec, parameters, plain)
     encode = _encoder(w, qtype, codec, importance, name)
@@ -115,10 +116,10 @@ def encode_matrix(
         else:
             workers(work, starts)
     except NonFiniteError:  # what other columns got wrong made these too large
-        error = _error(w, _decoded(qtype, codec, plain, w.shape[1]), held_out)
+        error = _error(w, _decoded(qtype, codec, plain, w.shape[1]), held_out, factored.device)
         return Encoded(plain, parameters, error, None, False, f"feedback makes weights too large for {qtype.name}")
-    before = _error(w, _decoded(qtype, codec, plain, w.shape[1]), held_out)
-    after = _error(w, _decoded(qtype, codec, tuned, w.shape[1]), held_out)
+    before = _error(w, _decoded(qtype, codec, plain, w.shape[1]), held_out, factored.device)
+    after = _error(w, _decoded(qtype, codec, tuned, w.shape[1]), held_out, factored.device)
     kept = after < before
     reason = None if kept else "feedback did not help on other tokens"
     return Encoded(tuned if kept else plain, parameters, before, after, kept, reason)
@@ -176,11 +177,12 @@ def _decoded(qtype, codec, data, cols):
     return out
 
 
-def _error(w: "Floats", decoded: "Floats", inputs: "Floats") -> float:
+def _error(w: "Floats", decoded: "Floats", inputs: "Floats", device: Device) -> float:
     """|X (W - Q)^T|^2 / |X W^T|^2 over the inputs X, or without any of them |W - Q|^2 / |W|^2."""
     wrong, right = w - decoded, w
     if len(inputs):
-        wrong, right = inputs @ wrong.T, inputs @ right.T
+        size = device.energy(inputs, right)
+        return device.energy(inputs, wrong) / size if size else 0.0
     size = float(np.einsum("ij,ij->", right, right, dtype=np.float64))
     return float(np.einsum("ij,ij->", wrong, wrong, dtype=np.float64)) / size if size else 0.0
 

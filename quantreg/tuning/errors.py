@@ -58,7 +58,7 @@ def _group(
     found: dict[str, list[dict[str, RelativeError]]] = {name: [] for name in names}
     for matrix in _sampled(shared):
         h = shared.h[matrix]
-        factored = factor(h)
+        factored = factor(h, device=model.device)
         importance = (np.diagonal(h) / np.float32(max(1, int(shared.count[matrix])))).astype(np.float32)
 
         rows = {name: sampled_rows(model.tensors[name], matrix) for name in names}

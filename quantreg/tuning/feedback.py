@@ -9,9 +9,11 @@ chosen unit by unit.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from quantreg.devices import CPU, Device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,25 +37,28 @@ class Factor:
     """What error feedback needs of H: ``upper``, float32 (cols, cols), with H^-1 = upper^T upper; and H itself.
 
     ``ridge`` is what the sweeps add to the diagonal of H, so that they do not move weights whose inputs say little.
-    If H cannot be factored, ``reason`` says why, and there is no feedback.
+    If H cannot be factored, ``reason`` says why, and there is no feedback. ``there`` holds both matrices on the
+    ``device`` that sends errors to later columns.
     """
 
     upper: "Floats"
     h: "Floats"
     reason: str | None = None
     ridge: float = 0.0
+    device: Device = CPU
+    there: tuple[Any, Any] = (None, None)
 
 
-def factor(h: "NDArray[np.floating]", damping: float = 0.01) -> Factor:
+def factor(h: "NDArray[np.floating]", damping: float = 0.01, device: Device = CPU) -> Factor:
     """Factor the inverse of H = X^T X, float (cols, cols), for `feedback`.
 
     ``damping`` times the mean of the diagonal is added to the diagonal, so that H can be inverted. A column that is
-    always zero gets the mean.
+    always zero gets the mean. ``device`` factors it, and serves `feedback`.
     """
     a = np.array(h, np.float64)
-    f = np.asarray(h, np.float32)
+    f, none = np.asarray(h, np.float32), np.empty((0, 0), np.float32)
     if not np.isfinite(a).all():
-        return Factor(np.empty((0, 0), np.float32), f, "its inputs are so large that their squares overflow")
+        return Factor(none, f, "its inputs are so large that their squares overflow", device=device)
     diagonal = np.einsum("ii->i", a)
     mean = float(diagonal.mean())
     dead = diagonal <= 0
@@ -61,29 +66,14 @@ def factor(h: "NDArray[np.floating]", damping: float = 0.01) -> Factor:
         diagonal += damping * mean if mean > 0 else 1.0
         diagonal[dead] = mean if mean > 0 else 1.0
         try:
-            # With J the reversal of order, J H J = L L^T gives H = R R^T, where R = J L J is upper triangular, and so
-            # is R^-1.
-            lower = np.linalg.cholesky(a[::-1, ::-1])
+            upper = device.inverse_factor(a)
         except np.linalg.LinAlgError:  # rounding made H lose what little the smallest eigenvalue had
             damping *= 10
             if damping > 1:
-                return Factor(np.empty((0, 0), np.float32), f, "the products of its inputs are no covariance")
+                return Factor(none, f, "the products of its inputs are no covariance", device=device)
             continue
-        upper = _inverse(np.ascontiguousarray(lower[::-1, ::-1])).astype(np.float32)
-        return Factor(upper, f, ridge=damping * mean if mean > 0 else 1.0)
-
-
-def _inverse(upper: "NDArray[np.float64]") -> "NDArray[np.float64]":
-    """The inverse of an upper triangular matrix, by halves, so that nearly all of the work is products."""
-    n = len(upper)
-    if n <= 128:
-        return np.triu(np.linalg.inv(upper))
-    out = np.zeros_like(upper)
-    half = n // 2
-    a, d = _inverse(upper[:half, :half]), _inverse(upper[half:, half:])
-    out[:half, :half], out[half:, half:] = a, d
-    out[:half, half:] = -(a @ (upper[:half, half:] @ d))
-    return out
+        ridge = damping * mean if mean > 0 else 1.0
+        return Factor(upper, f, ridge=ridge, device=device, there=(device.keep(upper), device.keep(f)))
 
 
 def feedback(
@@ -98,26 +88,28 @@ def feedback(
     """
     rows, cols = w.shape
     # A column of all rows lies together: the work goes from column to column.
-    left = np.ascontiguousarray(w.T)
+    left = f.device.columns(np.ascontiguousarray(w.T))
     coded = [np.empty(0, np.uint8)] * (cols // block)
-    decoded = np.empty_like(left)
+    decoded = np.empty((cols, rows), np.float32)
     width = max(block, GROUP // block * block)
     for first in range(0, cols, width):
         last = min(first + width, cols)
+        near = left[first:last]
         errors = np.empty((last - first, rows), np.float32)
         for a in range(first, last, block):
             b = a + block
             sent = errors[a - first : b - first]
-            coded[a // block] = encode(left[a:b].T, first=a, last=b)
+            mine = near[a - first : b - first]
+            coded[a // block] = encode(mine.T, first=a, last=b)
             if chooser is None:
                 decoded[a:b] = decode(coded[a // block]).T
-                sent[:] = np.linalg.solve(f.upper[a:b, a:b].T.astype(np.float64), left[a:b] - decoded[a:b])
+                sent[:] = np.linalg.solve(f.upper[a:b, a:b].T.astype(np.float64), mine - decoded[a:b])
             else:
                 blocks = chooser.blocks(coded[a // block])
-                _one_block(left[a:b], decoded[a:b], sent, chooser.triangle(f.upper, a), blocks, chooser)
+                _one_block(mine, decoded[a:b], sent, chooser.triangle(f.upper, a), blocks, chooser)
                 coded[a // block] = blocks.bytes()
-            left[b:last] -= f.upper[a:b, b:last].T @ sent
-        left[last:] -= f.upper[first:last, last:].T @ errors
+            near[b - first :] -= f.upper[a:b, b:last].T @ sent
+        left.spread(f.there[0], slice(first, last), errors)
     if chooser is not None and sweeps:
         _descend(np.ascontiguousarray(w.T), decoded, f, coded, chooser, sweeps, encode)
     return np.stack(coded, axis=1)
@@ -174,7 +166,7 @@ def _descend(
     ``w`` and ``decoded`` are float32 (columns, rows).
     """
     block, h, ridge = chooser.block_size, f.h, np.float32(f.ridge)
-    gradient = h @ (w - decoded) + ridge * (w - decoded)
+    gradient = f.device.gradient(f.there[1], ridge, w - decoded)
     diagonal = ridge * np.eye(block, dtype=np.float32)
     for sweep in range(sweeps):
         for index, encoded in enumerate(coded):
@@ -189,8 +181,7 @@ def _descend(
                 blocks = chooser.blocks(encoded)
                 decoded[order], change = _again(q, g, local, blocks, chooser)
                 coded[index] = blocks.bytes()
-            gradient -= h[:, order] @ change
-            gradient[order] -= ridge * change
+            gradient.follow(f.there[1], order, change, ridge)
 
 
 def _encode_again(

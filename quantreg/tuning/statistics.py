@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,6 +47,7 @@ class _Watch:
         self.inputs: dict[str, Inputs] = {}  # by the first matrix that has them
         self.same: dict[str, str] = {}  # matrix -> the first one with the same inputs
         self.fitting = True
+        self._sums: dict[str, Any] = {}  # on the device, if it adds them up
         self._model = model
         self._last: tuple[object, object, str] | None = None
 
@@ -72,12 +73,16 @@ class _Watch:
         if name not in self.inputs:
             none = [np.empty((0, cols), np.float32) for _ in range(n)]
             self.inputs[name] = Inputs(np.zeros((n, cols, cols), np.float32), np.zeros(n, np.int64), none)
+            self._sums[name] = self._model.device.sums(n, cols)
         inputs = self.inputs[name]
         for expert, x in parts:
             if not np.isfinite(x).all():
                 raise ModelError(f"the input of {name} holds NaN or infinity: check the model with `quantreg validate`")
             if self.fitting:
-                self._outer(inputs.h[expert], x)
+                if self._sums[name] is None:
+                    self._outer(inputs.h[expert], x)
+                else:
+                    self._sums[name].add(expert, x)
                 inputs.count[expert] += len(x)
             else:
                 left = HELD_OUT - len(inputs.held_out[expert])
@@ -97,7 +102,11 @@ class _Watch:
 
     def close(self) -> "tuple[dict[str, Inputs], dict[str, str]]":
         """The inputs by their first matrix, whole, and for each matrix which one that is."""
-        for inputs in self.inputs.values():
+        for name, inputs in self.inputs.items():
+            sums = self._sums.pop(name)
+            if sums is not None:
+                inputs.h = sums.result()
+                continue
             for h in inputs.h:
                 for first in range(0, len(h), STRIP):
                     last = min(first + STRIP, len(h))

@@ -76,7 +76,7 @@ def _group(
     together = shared.h.sum(axis=0) if count > 1 else None
     for matrix in range(count):
         h = _shrunk(shared, matrix, together)
-        factored: Factor = factor(h)
+        factored: Factor = factor(h, device=model.device)
         importance = np.ascontiguousarray(np.diagonal(h)) / max(1, int(shared.count[matrix]))
         for name, tensor in tensors.items():
             w = (tensor[matrix] if tensor.ndim == 3 else tensor.dequantize()).astype(np.float32, copy=False)

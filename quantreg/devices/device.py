@@ -1,0 +1,113 @@
+"""The device that computes the large products, and the arrays that stay on it. Here it is NumPy, on the processors."""
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from quantreg.products import matmul
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quantreg.products.weights import Weights
+
+    Floats = NDArray[np.float32]
+    Order = slice | NDArray[np.intp]
+
+__all__ = ["CPU", "Columns", "Device", "Sums"]
+
+
+class Sums(Protocol):
+    """Sums of x^T x that grow on a device: one matrix for each expert."""
+
+    def add(self, matrix: int, x: "Floats") -> None:
+        """Add x^T x to one of the matrices; x is float32 (tokens, cols)."""
+
+    def result(self) -> "Floats":
+        """The sums, float32 (matrices, cols, cols). Nothing can be added afterwards."""
+
+
+class Columns:
+    """Values of some rows of weights, column by column, that later columns' updates change: float32 (cols, rows).
+
+    The matrices in its methods are those that `Device.keep` gave.
+    """
+
+    def __init__(self, values: "Floats") -> None:
+        self._values = values
+
+    def __getitem__(self, columns: "Order") -> "Floats":
+        """Some of the columns, as an array on the processors. What the caller does to it need not come back."""
+        return self._values[columns]
+
+    def spread(self, upper: Any, span: slice, errors: "Floats") -> None:
+        """Let all columns after ``span`` make up for its errors: float32 (columns of the span, rows)."""
+        self._values[span.stop :] -= upper[span, span.stop :].T @ errors
+
+    def follow(self, h: Any, columns: "Order", change: "Floats", ridge: np.float32) -> None:
+        """Subtract what a change of some columns, float32 (columns, rows), does: (h + ridge I)[:, columns] @ change."""
+        self._values -= h[:, columns] @ change
+        self._values[columns] -= ridge * change
+
+
+class Device:
+    """NumPy on the processors. A subclass computes the same elsewhere; arrays come from there as NumPy arrays.
+
+    - ``name``: what the user calls it. ``identity``: what the last bits of its results depend on.
+    """
+
+    name = "cpu"
+    identity = "cpu"
+
+    def multiply(
+        self, x: "Floats", w: "Weights", expert: "NDArray[np.intp] | None" = None, threads: int | None = None
+    ) -> "Floats":
+        """The product of activations with encoded weights; see `quantreg.products.matmul`."""
+        return matmul(x, w, threads=threads, expert=expert)
+
+    def sums(self, matrices: int, cols: int) -> Sums | None:
+        """Sums of x^T x on the device, all zero; or None if the caller should add them up in NumPy."""
+        return None
+
+    def inverse_factor(self, a: "NDArray[np.float64]") -> "Floats":
+        """The upper triangular U, float32 (cols, cols), with a^-1 = U^T U.
+
+        Raises numpy.linalg.LinAlgError if ``a`` is not positive definite.
+        """
+        # With J the reversal of order, J A J = L L^T gives A = R R^T, where R = J L J is upper triangular, and so is
+        # R^-1.
+        lower = np.linalg.cholesky(a[::-1, ::-1])
+        return inverse(np.ascontiguousarray(lower[::-1, ::-1])).astype(np.float32)
+
+    def keep(self, matrix: "Floats") -> Any:
+        """A matrix for the methods of `Columns`. It stays on the device as long as the caller keeps the result."""
+        return matrix
+
+    def columns(self, values: "Floats") -> Columns:
+        """Take over values, float32 (cols, rows)."""
+        return Columns(values)
+
+    def gradient(self, h: Any, ridge: np.float32, difference: "Floats") -> Columns:
+        """(h + ridge I) @ difference, where h is what `keep` gave and difference is float32 (cols, rows)."""
+        return Columns(h @ difference + ridge * difference)
+
+    def energy(self, x: "Floats", w: "Floats") -> float:
+        """The sum of the squares of x @ w.T, for float32 (tokens, cols) and (rows, cols)."""
+        y = x @ w.T
+        return float(np.einsum("ij,ij->", y, y, dtype=np.float64))
+
+
+def inverse(upper: Any, xp: Any = np) -> Any:
+    """The inverse of an upper triangular matrix of the module xp, by halves, so that nearly all work is products."""
+    n = len(upper)
+    if n <= 128:
+        return xp.triu(xp.linalg.inv(upper))
+    out = xp.zeros_like(upper)
+    half = n // 2
+    a, d = inverse(upper[:half, :half], xp), inverse(upper[half:, half:], xp)
+    out[:half, :half], out[half:, half:] = a, d
+    out[:half, half:] = -(a @ (upper[:half, half:] @ d))
+    return out
+
+
+CPU = Device()
