@@ -17,6 +17,7 @@ from quantreg.qtype import QuantType
 from quantreg.recipes import FileType, Plan, PlanFile, PlanOptions
 
 if TYPE_CHECKING:
+    from quantreg.devices import DeviceLike
     from quantreg.jobs.tuning_options import CalibrationLike
 
 __all__ = ["plan", "read_plan", "rehearse_run"]
@@ -53,6 +54,7 @@ def plan(
     types: str | Sequence[str] = (),
     tuning_cache: str | bytes | PathLike[str] | None = None,
     datasets: Sequence[str] = (),
+    device: "DeviceLike | None" = None,
     threads: int | None = None,
     progress: Callable[[Event], object] | None = None,
 ) -> Plan:
@@ -81,7 +83,7 @@ def plan(
     )  # fmt: skip
     tuning = TuningOptions(
         calibration, n_ctx=n_ctx, chunks=chunks, target_size=target_size, target_bpw=target_bpw, types=types,
-        tuning_cache=tuning_cache, datasets=datasets,
+        tuning_cache=tuning_cache, datasets=datasets, device=device,
     )  # fmt: skip
     rehearsal = rehearse_run(
         src, file_type, imatrix, options, tuning, names=names, threads=threads, progress=progress

@@ -26,6 +26,7 @@ from quantreg.recipes import FileType, Plan, PlanOptions
 from quantreg.storage import PartialFile
 
 if TYPE_CHECKING:
+    from quantreg.devices import DeviceLike
     from quantreg.jobs.tuning_options import CalibrationLike
 
 __all__ = ["quantize_events", "quantize_file"]
@@ -70,6 +71,7 @@ def quantize_file(
     types: str | Sequence[str] = (),
     tuning_cache: str | bytes | PathLike[str] | None = None,
     datasets: Sequence[str] = (),
+    device: "DeviceLike | None" = None,
 ) -> QuantizeResult:
     """Quantize the model at src to dst.
 
@@ -89,13 +91,15 @@ def quantize_file(
       an ``imatrix``, and tensors are encoded with error feedback: each is as large as without, and its outputs are
       closer to those of the source. A str, token ids, the Path of a file, or a sequence of these. ``n_ctx``: tokens of
       a chunk of it; ``chunks``: the largest number of chunks. ``datasets``: the names of the texts, for the metadata.
+      ``device``: what computes the products meanwhile, such as "cuda" (see `quantreg.load`).
     - ``target_size`` ("4.2GB" or bytes of the file) or ``target_bpw`` (bits per weight): the types are chosen so that
       the loss is least at this size, among ``types`` (names; by default those that suit the tensors). ``file_type`` is
       then None. ``tuning_cache``: a file that keeps what does not depend on the target, for other targets.
 
     dst appears under its name only when it is complete. Raises what `quantreg.plan` raises; NonFiniteError, naming
     tensor and row, for NaN or infinity; OutputError if dst exists, is the source, or does not fit on the disk. With a
-    calibration text, also ModelError if the model cannot run, TokenizerError, and QualityError for a short text.
+    calibration text, also ModelError if the model cannot run, TokenizerError, DeviceError, and QualityError for a short
+    text.
     """
     options = PlanOptions(
         pure=pure, leave_output_tensor=leave_output_tensor, output_tensor_type=output_tensor_type,
@@ -106,7 +110,7 @@ def quantize_file(
     )  # fmt: skip
     tuning = TuningOptions(
         calibration, n_ctx=n_ctx, chunks=chunks, target_size=target_size, target_bpw=target_bpw, types=types,
-        tuning_cache=tuning_cache, datasets=datasets,
+        tuning_cache=tuning_cache, datasets=datasets, device=device,
     )  # fmt: skip
     events = _events(
         src, dst, file_type, imatrix, options, tuning, threads=threads, executor=executor, force=force,
@@ -160,6 +164,7 @@ def quantize_events(
     types: str | Sequence[str] = (),
     tuning_cache: str | bytes | PathLike[str] | None = None,
     datasets: Sequence[str] = (),
+    device: "DeviceLike | None" = None,
 ) -> Iterator[Event]:
     """Quantize the model at src to dst, as an iterator of the events of `quantreg.events`; the last is Finished.
 
@@ -175,7 +180,7 @@ def quantize_events(
     )  # fmt: skip
     tuning = TuningOptions(
         calibration, n_ctx=n_ctx, chunks=chunks, target_size=target_size, target_bpw=target_bpw, types=types,
-        tuning_cache=tuning_cache, datasets=datasets,
+        tuning_cache=tuning_cache, datasets=datasets, device=device,
     )  # fmt: skip
     return _events(
         src, dst, file_type, imatrix, options, tuning, threads=threads, executor=executor, force=force,

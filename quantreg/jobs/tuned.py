@@ -41,6 +41,7 @@ from quantreg.tuning.tune import Tuned, tune
 from quantreg.words import count, named
 
 if TYPE_CHECKING:
+    from quantreg.devices import DeviceLike
     from quantreg.events import Event
     from quantreg.importance import ImatrixLike
     from quantreg.jobs.tuning_options import TuningOptions
@@ -103,11 +104,11 @@ class Tuning:
             if self._tuning.calibration is None:
                 self._stack = stack.pop_all()
                 return self
-            self.model: Model = _loaded(self._file, first, self._threads)
+            self.model: Model = _loaded(self._file, first, self._threads, self._tuning.device)
             self.calibration: Calibration = calibration_of(self.model, self._tuning)
             stack.enter_context(self._folder)
             self._names = {tensor.source.name: tensor.name for tensor in first.plan.tensors}
-            self.identity = _identity(first, self.calibration)
+            self.identity = _identity(first, self.calibration, self.model)
             self._folder.agree(self.identity)
             self._stack = stack.pop_all()
         return self
@@ -304,10 +305,10 @@ def _check_outputs(first: Rehearsal, force: bool, resume: bool, inputs: Sequence
             AtomicFile(file.path, force=force, source=[*first.source.paths, *inputs]).check()
 
 
-def _identity(first: Rehearsal, calibration: Calibration) -> dict[str, Any]:
+def _identity(first: Rehearsal, calibration: Calibration, model: Model) -> dict[str, Any]:
     """JSON-ready facts on which the results depend, besides the plan, under the names by which errors mention them.
 
-    Sums of floating-point numbers depend on the BLAS and on the CPU that it is made for.
+    Sums of floating-point numbers depend on the BLAS, on the CPU that it is made for, and on the device.
     """
     digest = hashlib.blake2b(np.ascontiguousarray(calibration.tokens).data, digest_size=16).hexdigest()
     return {
@@ -315,10 +316,11 @@ def _identity(first: Rehearsal, calibration: Calibration) -> dict[str, Any]:
         "source": [list(stamp_of(path)) for path in first.source.paths],
         "calibration": [digest, list(calibration.tokens.shape)],
         "arithmetic": _arithmetic(),
+        "device": model.device.identity,
     }
 
 
-def _loaded(file: files.File, first: Rehearsal, threads: int | None) -> Model:
+def _loaded(file: files.File, first: Rehearsal, threads: int | None, device: "DeviceLike | None") -> Model:
     """The model as the output will have it: without pruned layers, and with the metadata that was overridden."""
     planned = first.plan
     if first.source.stored or not first.source.headers:
@@ -330,8 +332,8 @@ def _loaded(file: files.File, first: Rehearsal, threads: int | None) -> Model:
         if planned.options.prune_layers or planned.options.override_kv:
             metadata = edited(file.metadata, planned.metadata)
             tensors = {tensor.name: file[tensor.source.name] for tensor in planned.tensors}
-            return Model(metadata, tensors, threads=threads, file=file)
-        return Model(file.metadata, file, threads=threads, file=file)
+            return Model(metadata, tensors, threads=threads, device=device, file=file)
+        return Model(file.metadata, file, threads=threads, device=device, file=file)
     except ModelError as error:
         raise ModelError(
             f"{error}; without a calibration text, the model need not "

@@ -20,6 +20,7 @@ from quantreg.tuning.report import Search, TuningReport, Variant
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from quantreg.devices import DeviceLike
     from quantreg.importance import ImatrixLike
     from quantreg.jobs.tuning_options import CalibrationLike
     from quantreg.tuning.calibration import Calibration
@@ -43,19 +44,20 @@ def tuning_report(
     target: int | None = None,
     recipes: Sequence[str] | None = None,
     threads: int | None = None,
+    device: "DeviceLike | None" = None,
 ) -> TuningReport:
     """Report on what `quantreg.quantize_file` made of the model at src with a calibration text.
 
-    ``calibration``, ``n_ctx``, ``chunks`` and ``imatrix`` are those of that run: the tenth of the text that decided
-    nothing measures the result. ``found`` is what a search for types found, and ``target`` the bytes that were asked
-    for. ``recipes``: file types that are made, measured and removed, to compare with; by default `near`, the two next
-    smaller and the two next larger ones. Without an ``imatrix``, they get one of the same text.
+    ``calibration``, ``n_ctx``, ``chunks``, ``imatrix`` and ``device`` are those of that run: the tenth of the text that
+    decided nothing measures the result. ``found`` is what a search for types found, and ``target`` the bytes that were
+    asked for. ``recipes``: file types that are made, measured and removed, to compare with; by default `near`, the two
+    next smaller and the two next larger ones. Without an ``imatrix``, they get one of the same text.
 
     If fewer than two chunks of the text are left to report, nothing is measured. Raises what `quantreg.load`,
     `quantreg.kl_divergence` and `quantreg.quantize_file` raise.
     """
     with files.open(src) as file:
-        model = Model(file.metadata, file, threads=threads)
+        model = Model(file.metadata, file, threads=threads, device=device)
         cut = calibration_of(model, TuningOptions(calibration, n_ctx=n_ctx, chunks=chunks))
         measured: dict[str, Any] = {
             "model": str(file.metadata.get("general.name") or ""),
@@ -70,11 +72,11 @@ def tuning_report(
             with tempfile.TemporaryDirectory(prefix=".quantreg-report-", dir=folder) as temporary:
                 base = Path(temporary, "base.kld")
                 perplexity(model, _ids(cut, "report"), n_ctx=cut.tokens.shape[1], save_base=base)
-                measured["divergence"] = kl_divergence(result.path, base, threads=threads)
+                measured["divergence"] = kl_divergence(result.path, base, threads=threads, device=device)
                 if imatrix is None and recipes != ():
                     imatrix = collect_imatrix(model, _ids(cut, "fit"), n_ctx=cut.tokens.shape[1])
                 names = near(src, result.plan.bytes) if recipes is None else recipes
-                measured["variants"] = list(_measured(src, names, imatrix, base, Path(temporary), threads))
+                measured["variants"] = list(_measured(src, names, imatrix, base, Path(temporary), threads, device))
     return TuningReport.of(result.plan, result.tuned, found, measured)
 
 
@@ -93,7 +95,13 @@ def near(src: str | bytes | os.PathLike[str], nbytes: int, each: int = 2) -> tup
 
 
 def _measured(
-    src: Any, names: Sequence[str], imatrix: Any, base: Path, folder: Path, threads: int | None
+    src: Any,
+    names: Sequence[str],
+    imatrix: Any,
+    base: Path,
+    folder: Path,
+    threads: int | None,
+    device: "DeviceLike | None",
 ) -> Iterator[Variant]:
     """Make each file type, measure it and remove it."""
     for name in names:
@@ -101,7 +109,7 @@ def _measured(
         made = quantize_file(
             src, path, name, imatrix, allow_requantize=True, on_missing_importance="fallback", threads=threads
         )
-        yield Variant(name, made.size, kl_divergence(path, base, threads=threads).kl_mean)
+        yield Variant(name, made.size, kl_divergence(path, base, threads=threads, device=device).kl_mean)
         path.unlink()
 
 
