@@ -21,6 +21,8 @@ if _is_source and not type(__spec__.loader).__module__.startswith("_quantreg_edi
 _HOMES = {
     "Architecture": "recipes",
     "Calibration": "tuning.calibration",
+    "Checkpoint": "checkpoints",
+    "CheckpointError": "errors",
     "CodecError": "errors",
     "DeviceError": "errors",
     "Comparison": "jobs.compare",
@@ -99,7 +101,7 @@ _HOMES = {
 }
 
 # modules that people use by their name, as in quantreg.gguf.Value; also imported on first use
-_MODULES = ("errors", "events", "gguf", "quality", "recipes", "testing")
+_MODULES = ("checkpoints", "errors", "events", "gguf", "quality", "recipes", "testing")
 
 __all__ = ["__version__", *sorted(_HOMES)]
 

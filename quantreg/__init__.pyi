@@ -1,14 +1,17 @@
 """The public names with their types; `__init__.py` imports each on first use."""
 
+from quantreg import checkpoints as checkpoints
 from quantreg import errors as errors
 from quantreg import events as events
 from quantreg import gguf as gguf
 from quantreg import quality as quality
 from quantreg import recipes as recipes
 from quantreg import testing as testing
+from quantreg.checkpoints import Checkpoint as Checkpoint
 from quantreg.codec import RowCodec as RowCodec
 from quantreg.dispatch import dequantize as dequantize
 from quantreg.dispatch import quantize as quantize
+from quantreg.errors import CheckpointError as CheckpointError
 from quantreg.errors import CodecError as CodecError
 from quantreg.errors import DeviceError as DeviceError
 from quantreg.errors import GGUFFormatError as GGUFFormatError

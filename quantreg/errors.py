@@ -3,6 +3,7 @@
 import os
 
 __all__ = [
+    "CheckpointError",
     "CodecError",
     "DeviceError",
     "GGUFFormatError",
@@ -107,6 +108,10 @@ class DeviceError(QuantregError):
 
 class SafetensorsError(QuantregError, ValueError):
     """A safetensors file or its index is damaged, or holds data for which GGUF has no type."""
+
+
+class CheckpointError(QuantregError, ValueError):
+    """A folder with a published model cannot be converted: no plugin knows its class, or its files do not fit."""
 
 
 class ModelError(QuantregError, ValueError):

@@ -18,7 +18,7 @@ PACKAGES = [
     "quantreg", "quantreg.gguf", "quantreg.storage", "quantreg.recipes", "quantreg.importance", "quantreg.evaluation",
     "quantreg.jobs", "quantreg.safetensors", "quantreg.testing", "quantreg.scaffold", "quantreg.cli",
     "quantreg.inference", "quantreg.tokenization", "quantreg.quality", "quantreg.products",
-    "quantreg.tuning", "quantreg.devices",
+    "quantreg.tuning", "quantreg.checkpoints", "quantreg.devices",
 ]  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def declared():
     return found
 
 
-MODULES = ["errors", "events", "gguf", "quality", "recipes", "testing"]
+MODULES = ["checkpoints", "errors", "events", "gguf", "quality", "recipes", "testing"]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,7 +1,10 @@
 """The part `quality` of the benchmarks, on a tiny model: calibration lowers the divergence at equal size."""
 
+import json
+import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,10 +14,12 @@ import quantreg
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
+import quality_chart
 from bench import texts
 from bench.calibrated import Source
 from bench.resampling import geometric_mean, ratio
 
+ROOT = Path(__file__).resolve().parent.parent
 CONTEXT, VOCABULARY = 32, 64
 
 
@@ -99,3 +104,36 @@ def test_texts_that_fit_and_judge_come_from_different_packages(tmp_path):
     assert len(judge[0]) >= 10_000
     assert not set(fit[1]) & set(judge[1])
     assert texts.python_source(10_000, texts.JUDGE, [root]) == judge
+
+
+# ---- the figures that the pages show ----
+
+MEASURED = json.loads((ROOT / "benchmarks" / "results" / "quality-pycode.json").read_text(encoding="utf-8"))
+
+
+def test_the_chart_of_the_readme_is_drawn_from_the_stored_figures(tmp_path, monkeypatch):
+    out = tmp_path / "chart.svg"
+    stored = ROOT / "benchmarks" / "results" / "quality-pycode.json"
+    monkeypatch.setattr(sys, "argv", ["quality_chart.py", str(stored), str(out)])
+    quality_chart.main()
+    drawn = out.read_text(encoding="utf-8")
+    assert drawn == (ROOT / "docs" / "quality-chart.svg").read_text(encoding="utf-8"), quality_chart.__doc__
+    assert "(docs/quality-chart.svg)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    titles = [element.text for element in ElementTree.fromstring(drawn).iter() if element.tag.endswith("title")]
+    assert len(titles) == 16
+    assert "Q4_K_M: 4.26 MB, KL divergence 0.009442 nats" in titles
+    assert "the size of Q4_K_M: 4.26 MB, KL divergence 0.003507 nats" in titles
+    assert "prefers-color-scheme: dark" in drawn
+
+
+def test_the_table_of_the_page_about_tuning_shows_the_stored_figures():
+    page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    shown = {
+        row[0]: row[1:] for row in re.findall(r"^\| (\w+) " + r"\| ([\d.]+) " * 4 + r"\| \*\*", page, re.MULTILINE)
+    }
+    assert len(shown) == 8
+    for size, (base, *figures) in shown.items():
+        rows = {row["way"]: row for row in MEASURED["quality"]["rows"] if row["size of"] == size and row["text"] == 1}
+        assert float(base) == pytest.approx(rows["both"]["base KL"], rel=0.005)
+        for way, figure in zip(("types kept", "allocation", "both"), figures, strict=True):
+            assert float(figure) == pytest.approx(rows[way]["KL"], rel=0.005)

@@ -4,7 +4,6 @@ import errno
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -160,12 +159,6 @@ def test_one_block_at_a_time_runs_for_a_folder(tmp_path):
             assert not entered.wait(0.1)
     assert entered.wait(10)
     second.join()
-
-
-def test_where_folders_cannot_be_locked_nobody_waits(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    with one_at_a_time(tmp_path), one_at_a_time(tmp_path):
-        pass
 
 
 def test_a_locked_file_is_free_again_when_it_is_closed(tmp_path):

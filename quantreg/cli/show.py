@@ -1,6 +1,7 @@
 """Print sizes, tables, JSON and warnings."""
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,9 @@ def _kept_higher(plan: "Plan") -> "list[TensorPlan]":
 
 def print_json(data: object) -> None:
     """Print indented JSON, with escapes for the characters that a terminal would obey."""
-    lines = json.dumps(data, indent=2, ensure_ascii=False).split("\n")
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    escaped = "utf" not in encoding.lower()  # Windows' cp1252, for one, lacks most characters
+    lines = json.dumps(data, indent=2, ensure_ascii=escaped).split("\n")
     click.echo("\n".join(_without_controls(line, lambda c: json.dumps(c)[1:-1]) for line in lines))
 
 

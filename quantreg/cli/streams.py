@@ -23,6 +23,8 @@ def guarded(program: bool) -> Iterator[None]:
     if before is None or sys.stderr is None:  # closed
         yield
         return
+    for stream in (before, sys.stderr):
+        _accept_all(stream)
     moved = _move(before) if program else None
     sys.stdout = _Stdout(moved or before, moved is not None)
     try:
@@ -71,6 +73,12 @@ def _called_by_a_plugin() -> bool:
             return foreign
         frame = frame.f_back
     return False
+
+
+def _accept_all(stream: TextIO) -> None:
+    """Let a stream take every character: what its encoding lacks, as Windows' cp1252 does most, becomes an escape."""
+    if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _move(stdout: TextIO) -> TextIO | None:

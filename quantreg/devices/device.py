@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from quantreg.products.weights import Weights
 
     Floats = NDArray[np.float32]
-    Order = slice | NDArray[np.intp]
 
-__all__ = ["CPU", "Columns", "Device", "Sums"]
+__all__ = ["CPU", "Device", "Errors", "Sums"]
 
 
 class Sums(Protocol):
@@ -27,8 +26,8 @@ class Sums(Protocol):
         """The sums, float32 (matrices, cols, cols). Nothing can be added afterwards."""
 
 
-class Columns:
-    """Values of some rows of weights, column by column, that later columns' updates change: float32 (cols, rows).
+class Errors:
+    """The errors of some rows of weights, column by column: float32 (cols, rows), which the caller changes.
 
     The matrices in its methods are those that `Device.keep` gave.
     """
@@ -36,18 +35,18 @@ class Columns:
     def __init__(self, values: "Floats") -> None:
         self._values = values
 
-    def __getitem__(self, columns: "Order") -> "Floats":
-        """Some of the columns, as an array on the processors. What the caller does to it need not come back."""
-        return self._values[columns]
+    def changed(self, first: int, last: int) -> None:
+        """Say that the caller has changed the columns [first, last)."""
 
-    def spread(self, upper: Any, span: slice, errors: "Floats") -> None:
-        """Let all columns after ``span`` make up for its errors: float32 (columns of the span, rows)."""
-        self._values[span.stop :] -= upper[span, span.stop :].T @ errors
+    def before(self, upper: Any, first: int, last: int) -> "Floats":
+        """What the columns before ``first`` got wrong, as the columns [first, last) see it: float32 (columns, rows)."""
+        found: Floats = upper[:first, first:last].T @ self._values[:first]
+        return found
 
-    def follow(self, h: Any, columns: "Order", change: "Floats", ridge: np.float32) -> None:
-        """Subtract what a change of some columns, float32 (columns, rows), does: (h + ridge I)[:, columns] @ change."""
-        self._values -= h[:, columns] @ change
-        self._values[columns] -= ridge * change
+    def product(self, h: Any, first: int, last: int) -> "Floats":
+        """h[first:last] times all errors: float32 (columns, rows)."""
+        found: Floats = h[first:last] @ self._values
+        return found
 
 
 class Device:
@@ -80,16 +79,12 @@ class Device:
         return inverse(np.ascontiguousarray(lower[::-1, ::-1])).astype(np.float32)
 
     def keep(self, matrix: "Floats") -> Any:
-        """A matrix for the methods of `Columns`. It stays on the device as long as the caller keeps the result."""
+        """A matrix for the methods of `Errors`. It stays on the device as long as the caller keeps the result."""
         return matrix
 
-    def columns(self, values: "Floats") -> Columns:
-        """Take over values, float32 (cols, rows)."""
-        return Columns(values)
-
-    def gradient(self, h: Any, ridge: np.float32, difference: "Floats") -> Columns:
-        """(h + ridge I) @ difference, where h is what `keep` gave and difference is float32 (cols, rows)."""
-        return Columns(h @ difference + ridge * difference)
+    def errors(self, values: "Floats") -> Errors:
+        """Errors in an array of the caller, float32 (cols, rows). The device sees a column when it is told of it."""
+        return Errors(values)
 
     def energy(self, x: "Floats", w: "Floats") -> float:
         """The sum of the squares of x @ w.T, for float32 (tokens, cols) and (rows, cols)."""

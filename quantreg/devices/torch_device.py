@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from quantreg.devices.device import Columns, Device, inverse
+from quantreg.devices.device import Device, Errors, inverse
 from quantreg.devices.resident import Resident
 from quantreg.dispatch import cpu_count, decode_slab
 from quantreg.errors import DeviceError
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from quantreg.products.weights import Prepared, Weights
 
     Floats = NDArray[np.float32]
-    Order = slice | NDArray[np.intp]
 
 __all__ = ["TorchDevice"]
 
@@ -155,15 +154,8 @@ class TorchDevice(Device):
     def keep(self, matrix: "Floats") -> torch.Tensor:
         return self._other(matrix.nbytes, lambda: torch.from_numpy(_writable(matrix)).to(self._where, copy=True))
 
-    def columns(self, values: "Floats") -> "_TorchColumns":
-        return _TorchColumns(self.keep(values), self)
-
-    def gradient(self, h: torch.Tensor, ridge: np.float32, difference: "Floats") -> "_TorchColumns":
-        def work() -> torch.Tensor:
-            there = torch.from_numpy(difference).to(self._where)
-            return torch.addmm(there, h, there, beta=float(ridge))
-
-        return _TorchColumns(self._other(difference.nbytes, work), self)
+    def errors(self, values: "Floats") -> "_TorchErrors":
+        return _TorchErrors(values, self._other(values.nbytes, lambda: torch.zeros(values.shape, device=self._where)))
 
     def energy(self, x: "Floats", w: "Floats") -> float:
         def work() -> float:
@@ -212,29 +204,21 @@ class _TorchSums:
         return _numpy(self._sums)
 
 
-class _TorchColumns(Columns):
+class _TorchErrors(Errors):
     """The same on the device."""
 
-    def __init__(self, values: torch.Tensor, device: TorchDevice) -> None:
-        self._there, self._device = values, device
+    def __init__(self, values: "Floats", there: torch.Tensor) -> None:
+        super().__init__(values)
+        self._there = there
 
-    def __getitem__(self, columns: "Order") -> "Floats":
-        return _numpy(self._there[self._index(columns)])
+    def changed(self, first: int, last: int) -> None:
+        self._there[first:last].copy_(torch.from_numpy(self._values[first:last]))
 
-    def spread(self, upper: torch.Tensor, span: slice, errors: "Floats") -> None:
-        if span.stop < len(self._there):
-            self._there[span.stop :].addmm_(upper[span, span.stop :].T, self._send(errors), alpha=-1)
+    def before(self, upper: torch.Tensor, first: int, last: int) -> "Floats":
+        return _numpy(upper[:first, first:last].T @ self._there[:first])
 
-    def follow(self, h: torch.Tensor, columns: "Order", change: "Floats", ridge: np.float32) -> None:
-        index, there = self._index(columns), self._send(change)
-        self._there.addmm_(h[:, index], there, alpha=-1)
-        self._there[index] -= float(ridge) * there
-
-    def _index(self, columns: "Order") -> Any:
-        return columns if isinstance(columns, slice) else torch.from_numpy(columns).to(self._there.device)
-
-    def _send(self, values: "Floats") -> torch.Tensor:
-        return torch.from_numpy(_writable(values)).to(self._there.device)
+    def product(self, h: torch.Tensor, first: int, last: int) -> "Floats":
+        return _numpy(h[first:last] @ self._there)
 
 
 def _decoded(w: "Prepared", name: str, matrix: int, threads: int | None) -> "Floats":

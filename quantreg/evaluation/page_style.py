@@ -1,6 +1,6 @@
-"""The style sheet of the page, for light and dark screens, wide and narrow ones."""
+"""The style sheet of the page, for light and dark screens, wide and narrow ones, and that of a chart alone."""
 
-__all__ = ["DARK", "LIGHT", "STYLE"]
+__all__ = ["DARK", "LIGHT", "PICTURE_STYLE", "STYLE"]
 
 LIGHT: dict[str, str] = {
     "back": "#ffffff", "text": "#1f2328", "soft": "#57606a", "grid": "#e4e7eb", "edge": "#d0d7de", "known": "#2f6690",
@@ -16,6 +16,16 @@ def _variables(colours: dict[str, str]) -> str:
     return "; ".join(f"--{name}: {value}" for name, value in colours.items())
 
 
+_CHART = """svg text { font-family: system-ui, sans-serif; fill: var(--soft); paint-order: stroke; stroke: var(--back);
+  stroke-width: 3px; stroke-linejoin: round }
+svg text.known-name { fill: var(--text) } svg text.new-name { fill: var(--new); font-weight: 700 }
+.grid { stroke: var(--grid) } .frontier { fill: none; stroke: var(--line); stroke-dasharray: 5 4; stroke-width: 1.5 }
+.known-leader { stroke: var(--line); stroke-width: .8 } .new-leader { stroke: var(--new); stroke-width: .8 }
+.known { fill: var(--known); stroke: var(--back) } .new { fill: var(--new); stroke: var(--back) }
+.partly { fill: var(--back); stroke-width: 1.5 } .known.partly { stroke: var(--known) }
+.new.partly { stroke: var(--new); stroke-width: 2.5 }
+.measured { fill: none; stroke: var(--new); stroke-width: 1.5 }
+"""
 _RULES = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62em; margin: 1.5em auto; padding: 0 1em;
   background: var(--back); color: var(--text); overflow-wrap: break-word }
@@ -24,14 +34,6 @@ h1 { font-size: 1.6em; line-height: 1.2; margin: 0 0 .2em } h2 { font-size: 1.2e
 figure { margin: 1em 0 } svg { display: block; width: 100%; height: auto }
 svg.narrow { display: none; max-width: 480px; margin: 0 auto }
 @media (max-width: 760px) { svg.wide { display: none } svg.narrow { display: block } body { margin: 1em auto } }
-svg text { font-family: system-ui, sans-serif; fill: var(--soft); paint-order: stroke; stroke: var(--back);
-  stroke-width: 3px; stroke-linejoin: round }
-svg text.known-name { fill: var(--text) } svg text.new-name { fill: var(--new); font-weight: 700 }
-.grid { stroke: var(--grid) } .frontier { fill: none; stroke: var(--line); stroke-dasharray: 5 4; stroke-width: 1.5 }
-.known-leader { stroke: var(--line); stroke-width: .8 } .new-leader { stroke: var(--new); stroke-width: .8 }
-.known { fill: var(--known); stroke: var(--back) } .new { fill: var(--new); stroke: var(--back) }
-.partly { fill: var(--back); stroke-width: 1.5 } .known.partly { stroke: var(--known) }
-.new.partly { stroke: var(--new); stroke-width: 2.5 }
 .scroll { overflow-x: auto; margin: .5em 0 }
 table { border-collapse: collapse; font-size: .85em; font-variant-numeric: tabular-nums; white-space: nowrap }
 th, td { text-align: right; padding: .25em .5em; border-bottom: 1px solid var(--edge) }
@@ -42,10 +44,12 @@ table.reasons td { vertical-align: top }
 tr.new td { color: var(--new); font-weight: 600; background: var(--tint) }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2em 1em; font-size: .9em }
 dt { color: var(--soft) } dd { margin: 0 } summary { cursor: pointer; margin: 1.2em 0 .4em }
+@media print { details { display: block } }
 """
 
-STYLE: str = (
+_COLOURS = (
     f":root {{ color-scheme: light dark; {_variables(LIGHT)} }}\n"
-    f"@media (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK)} }} }}{_RULES}"
-    "@media print { details { display: block } }\n"
+    f"@media (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK)} }} }}\n"
 )
+PICTURE_STYLE: str = f"{_COLOURS}svg {{ background: var(--back) }}\n{_CHART}"
+STYLE: str = f"{_COLOURS}{_RULES}{_CHART}"

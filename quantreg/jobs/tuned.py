@@ -92,6 +92,7 @@ class Tuning:
             self._given = file_type.imatrix
         self.identity: dict[str, Any] = {}
         self._tuned: list[Tuned] = []
+        self._notes: list[str] = []  # what the user should know about the choice of types
 
     def __enter__(self) -> Self:
         first = self.rehearsal = self._first()
@@ -104,7 +105,17 @@ class Tuning:
             if self._tuning.calibration is None:
                 self._stack = stack.pop_all()
                 return self
-            self.model: Model = _loaded(self._file, first, self._threads, self._tuning.device)
+            try:
+                self.model: Model = _loaded(self._file, first, self._threads, self._tuning.device)
+            except ModelError as error:
+                if not self._tuning.has_target:
+                    raise ModelError(
+                        f"{error}; without a calibration text, the model need not run: leave --calibration out, and "
+                        "give --imatrix if you have one"
+                    ) from None
+                self._give_up_calibration(error)
+                self._stack = stack.pop_all()
+                return self
             self.calibration: Calibration = calibration_of(self.model, self._tuning)
             stack.enter_context(self._folder)
             self._names = {tensor.source.name: tensor.name for tensor in first.plan.tensors}
@@ -117,6 +128,12 @@ class Tuning:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
+
+    def _give_up_calibration(self, why: ModelError) -> None:
+        """Go on as without a text: types can be chosen for a target by the error of the weights alone."""
+        self._notes.append(f"the calibration text is not used, and there is no error feedback, because {why}")
+        self._tuning = replace(self._tuning, calibration=None, n_ctx=512, chunks=None, datasets=(), device=None)
+        self.rehearsal = self._rehearsal(self._given)
 
     def _first(self) -> Rehearsal:
         """The run as it can be planned before the text runs."""
@@ -167,15 +184,24 @@ class Tuning:
         cache: Any = tuning.tuning_cache
         if cache is None and tuning.calibration is not None and self._writes:
             cache = self._folder.path / "search.npz"  # a run that goes on measures nothing again
-        found = yield from told(
-            lambda tell: search(
-                draft, dict(self._file), budget, imatrix=base.imatrix, types=tuning.types or None, cache=cache,
-                progress=lambda what, done, total: tell(Calibrating("allocation", done, total)), **runs,
-            )
-        )  # fmt: skip
+
+        def searched(**runs: Any) -> "Generator[Event, None, Found]":
+            return told(
+                lambda tell: search(
+                    draft, dict(self._file), budget, imatrix=base.imatrix, types=tuning.types or None, cache=cache,
+                    progress=lambda what, done, total: tell(Calibrating("allocation", done, total)), **runs,
+                )
+            )  # fmt: skip
+
+        try:
+            found = yield from searched(**runs)
+        except ModelError as error:  # the predictions are not finite, so nothing can be measured on them
+            self._notes.append(f"types cannot be chosen by running the model, because {error}")
+            cache = None  # it is for measurements with this text
+            found = yield from searched()
         self.found = found
         chosen = draft.retyped(found.decisions)
-        notes = (f"types for the target: by {found.how}", *([found.gap] if found.gap else []))
+        notes = (*self._notes, f"types for the target: by {found.how}", *([found.gap] if found.gap else []))
         chosen = replace(chosen, warnings=(*chosen.warnings, *notes))
         self.rehearsal = rehearse(self._src, chosen, base.imatrix, PlanOptions(), **self._layout)
 
@@ -185,7 +211,8 @@ class Tuning:
         if path.exists():
             return
         sums = Sums()
-        activations = Activations(self.model, sums)
+        overflowed: set[str] = set()
+        activations = Activations(self.model, sums, overflowed=overflowed)
         total = self.calibration.part("fit").size
         done = 0
         yield Calibrating("importance", done, total)
@@ -194,12 +221,17 @@ class Tuning:
             activations.keep()
             if self.model.graph.generates:
                 rows = states.reshape(-1, states.shape[-1]).astype(np.float64)
-                sums.add(self.model.output_name, np.einsum("ij,ij->j", rows, rows), np.array([len(rows)], np.int64))
+                squares = np.einsum("ij,ij->j", rows, rows)
+                if np.isfinite(squares.astype(np.float32)).all():
+                    sums.add(self.model.output_name, squares, np.array([len(rows)], np.int64))
+                else:
+                    overflowed.add(self.model.output_name)
             done += ids.size
             yield Calibrating("importance", done, total)
         n_ctx = self.calibration.tokens.shape[1]
         chunks = len(self.calibration.part("fit"))
-        ImportanceMatrix(sums, datasets=self._tuning.datasets, chunk_count=chunks, chunk_size=n_ctx).write(path)
+        entries = {name: sums[name] for name in sums if name not in overflowed} if overflowed else sums
+        ImportanceMatrix(entries, datasets=self._tuning.datasets, chunk_count=chunks, chunk_size=n_ctx).write(path)
 
     def _matrix(self) -> ImportanceMatrix:
         """The importance that `_collect` has kept. It has no path, because its file is not there for long."""
@@ -237,7 +269,7 @@ class Tuning:
         if done < total:  # no product reads some of them
             yield Calibrating("feedback", total, total)
         # Where feedback did not help, the ordinary bytes are made as ever.
-        kept = frozenset(one.name for one in self._tuned if one.kept or planned[one.name].importance is None)
+        kept = frozenset(one.name for one in self._tuned if one.kept)
         return _Part(store, kept)
 
     @property
@@ -250,9 +282,10 @@ class Tuning:
         if self._tuning.calibration is None:
             return
         why: dict[str, list[str]] = {}
+        partly: dict[str, list[str]] = {}
         for one in self._tuned:
             if one.reason:
-                why.setdefault(one.reason, []).append(one.name)
+                (partly if one.kept else why).setdefault(one.reason, []).append(one.name)
         seen = {one.name for one in self._tuned}
         missed = [
             tensor.name
@@ -268,6 +301,9 @@ class Tuning:
         for reason, names in why.items():
             noun = "tensor keeps its" if len(names) == 1 else "tensors keep their"
             yield f"{len(names)} {noun} ordinary bytes, because {reason} ({named(names)})"
+        for reason, names in partly.items():
+            noun = "tensor keeps" if len(names) == 1 else "tensors keep"
+            yield f"{len(names)} {noun} ordinary bytes in part, because {reason} ({named(names)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,17 +364,11 @@ def _loaded(file: files.File, first: Rehearsal, threads: int | None, device: "De
             f"{first.source.paths[0]}: calibration needs a GGUF model that quantreg can run: convert it first "
             "(quantreg quantize IN model.gguf F16)"
         )
-    try:
-        if planned.options.prune_layers or planned.options.override_kv:
-            metadata = edited(file.metadata, planned.metadata)
-            tensors = {tensor.name: file[tensor.source.name] for tensor in planned.tensors}
-            return Model(metadata, tensors, threads=threads, device=device, file=file)
-        return Model(file.metadata, file, threads=threads, device=device, file=file)
-    except ModelError as error:
-        raise ModelError(
-            f"{error}; without a calibration text, the model need not "
-            "run: leave --calibration out, and give --imatrix if you have one"
-        ) from None
+    if planned.options.prune_layers or planned.options.override_kv:
+        metadata = edited(file.metadata, planned.metadata)
+        tensors = {tensor.name: file[tensor.source.name] for tensor in planned.tensors}
+        return Model(metadata, tensors, threads=threads, device=device, file=file)
+    return Model(file.metadata, file, threads=threads, device=device, file=file)
 
 
 def calibration_of(model: Model, options: "TuningOptions") -> Calibration:

@@ -11,16 +11,20 @@ from types import TracebackType
 from typing import Any, Self
 
 from quantreg.errors import OutputError
+from quantreg.storage import BINARY, lock_file
 from quantreg.tuning.store import Store
 
 __all__ = ["Folder"]
+
+_LOCK = "lock"  # the file in the folder that a run holds
 
 
 class Folder:
     """The folder beside an output where results wait until the output is written. A context manager.
 
     If the run is ``resumable``, it is ``OUT.tuning`` and stays there when the run ends early; ``resume`` goes on with
-    it. Without an output, as for a plan, it is among the temporary files. Raises OutputError.
+    it. It is locked, so only one run uses it at a time. Without an output, as for a plan, it is among the temporary
+    files. Raises OutputError.
     """
 
     path: Path
@@ -37,6 +41,7 @@ class Folder:
         self._resume, self._force = resume, force
         self._out = None if out is None else os.path.realpath(os.fsdecode(out))
         self.path = Path()
+        self._lock = -1
 
     def __enter__(self) -> Self:
         try:
@@ -47,14 +52,10 @@ class Folder:
                 self.path = Path(tempfile.mkdtemp(prefix=".quantreg-", suffix=f"-{name[:40]}.tuning", dir=folder))
             else:
                 self.path = Path(f"{self._out}.tuning")
-                if self.path.exists() and not self._resume:
-                    if not self._force:
-                        raise OutputError(
-                            f"{self.path}: holds an unfinished run: go on with resume (--resume), or start over with "
-                            "force (--force)"
-                        )
-                    shutil.rmtree(self.path)
-                self.path.mkdir(exist_ok=True)
+                begun = self.path.exists()
+                self._make_and_lock()
+                if begun and not self._resume:
+                    self._start_over()
         except OSError as error:
             where = self.path if self.path.name else self._out
             raise OutputError(f"{where}: cannot keep results beside the output: {error.strerror}") from None
@@ -63,11 +64,52 @@ class Folder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        worth = self.importance.exists()  # it comes first
+        worth = any((self.path / name).exists() for name in (self.importance.name, "search.npz", "tensors"))
         if kind is not None and self._keeps and worth:
-            return
+            self._unlock()
+        else:
+            self._remove()
+
+    def _make_and_lock(self) -> None:
+        while True:
+            self.path.mkdir(exist_ok=True)
+            lock = self.path / _LOCK
+            try:
+                self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | BINARY, 0o666)
+            except FileNotFoundError:  # another run has ended in the meantime and removed the folder
+                continue
+            try:
+                lock_file(self._lock)
+            except OSError:
+                self._unlock()
+                raise OutputError(f"{self.path}: another run is using it: wait for it or stop it") from None
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._lock), os.stat(lock)):
+                    return
+            self._unlock()
+
+    def _start_over(self) -> None:
+        if not self._force:
+            self._unlock()
+            raise OutputError(
+                f"{self.path}: holds an unfinished run: go on with resume (--resume), or start over with force "
+                "(--force)"
+            )
+        for entry in self.path.iterdir():
+            if entry.name != _LOCK:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def _remove(self) -> None:
+        if os.name == "nt":  # Windows cannot remove an open file; elsewhere the lock must last until then
+            self._unlock()
         with suppress(OSError):
             shutil.rmtree(self.path)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     @property
     def importance(self) -> Path:
@@ -92,5 +134,8 @@ class Folder:
                     "repeat the command with which it was begun, or remove the folder to start over"
                 )
         new = note.with_suffix(".new")
-        new.write_text(json.dumps(begun | mine), encoding="utf-8")
-        os.replace(new, note)
+        try:
+            new.write_text(json.dumps(begun | mine), encoding="utf-8")
+            os.replace(new, note)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot keep results beside the output: {error.strerror}") from None

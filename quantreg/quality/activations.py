@@ -29,14 +29,19 @@ class Activations:
     What was observed joins ``sums`` when `keep` is called, all at once: chunks are counted whole or not at all.
 
     - ``output``: whether the input of output.weight counts, too.
+    - ``overflowed``: None, or a set that takes the names of the matrices with inputs that are not finite or too large
+      to be squared. Otherwise these raise ModelError.
 
     Raises ImportanceError if ``sums`` already has entries, and they are of another model.
     """
 
     sums: "Sums"
 
-    def __init__(self, model: "Model", sums: "Sums", output: bool = False) -> None:
+    def __init__(
+        self, model: "Model", sums: "Sums", output: bool = False, overflowed: "set[str] | None" = None
+    ) -> None:
         self.sums = sums
+        self._overflowed = overflowed
         for name in sums:
             if name in model.tensors:
                 _check(name, sums.n_values(name), model.tensors[name].shape)
@@ -66,6 +71,9 @@ class Activations:
             sums, counts = _by_expert(x, experts, self._experts[name])
         self._last = x, experts, sums, counts
         if not np.isfinite(sums).all():
+            if self._overflowed is not None:
+                self._overflowed.add(name)
+                return
             raise ModelError(
                 f"the input of {name} holds NaN, infinity or numbers above 1e19: check the model with `quantreg "
                 "validate`, or quantize it anew"

@@ -11,6 +11,7 @@ from quantreg.recipes.plugged import Plugged
 from quantreg.recipes.rules import Candidate, Condition, Rule
 
 if TYPE_CHECKING:
+    from quantreg.checkpoints.checkpoint import Checkpoint
     from quantreg.inference.graph import Graph
 
 __all__ = ["ORIGINAL_SHAPE", "Architecture", "Architectures", "Keep", "Recognised"]
@@ -62,6 +63,9 @@ class Architecture:
       if its size allows. It applies to models that are read from safetensors. The shape before is stored as
       ``comfy.gguf.orig_shape.NAME``.
     - ``graph``: how such a model is computed, a `quantreg.Graph`. None means that quantreg cannot run it.
+    - ``checkpoints``: how models of this architecture are stored in the folders in which they are published, as
+      `quantreg.Checkpoint`; several if several classes of transformers become this architecture. Without one, quantreg
+      cannot convert such a folder.
     """
 
     name: str
@@ -76,6 +80,7 @@ class Architecture:
     blocks: tuple[str, ...] = ()
     reshape_rows: int = 0
     graph: "Graph | None" = None
+    checkpoints: "tuple[Checkpoint, ...]" = ()
 
     def role_of(self, name: str) -> str | None:
         """The role of a tensor by ``roles``, or None if the names are those of GGUF."""
@@ -140,7 +145,7 @@ class Architectures(Plugged[Architecture]):
                 f"architecture {new.name!r} is registered already: choose another name, or use "
                 "register(..., replace=True) to replace it on purpose"
             )
-        for field in ("signatures", "foreign", "prefixes", "ignored", "keep", "rules", "blocks"):
+        for field in ("signatures", "foreign", "prefixes", "ignored", "keep", "rules", "blocks", "checkpoints"):
             if isinstance(getattr(new, field), str) or callable(getattr(new, field)):
                 raise PluginError(f"architecture {new.name!r}: {field} is not a tuple: write {field}=(..., )")
         signatures = (*new.signatures, *new.foreign)

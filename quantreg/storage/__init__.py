@@ -1,18 +1,22 @@
 """Files that appear under their names only when they are complete. This package does not know what they contain."""
 
 from quantreg.storage.atomic import AtomicFile
-from quantreg.storage.locks import one_at_a_time, signals_held
+from quantreg.storage.locks import lock_file, one_at_a_time, signals_held
 from quantreg.storage.partial import PartialFile, journal_path, partial_path
-from quantreg.storage.system import PositionedFile, allocated_bytes, free_bytes
+from quantreg.storage.scratch import reserve
+from quantreg.storage.system import BINARY, PositionedFile, allocated_bytes, free_bytes
 
 __all__ = [
+    "BINARY",
     "AtomicFile",
     "PartialFile",
     "PositionedFile",
     "allocated_bytes",
     "free_bytes",
     "journal_path",
+    "lock_file",
     "one_at_a_time",
     "partial_path",
+    "reserve",
     "signals_held",
 ]

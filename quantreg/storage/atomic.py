@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from quantreg.errors import OutputError
-from quantreg.storage.system import BINARY, PositionedFile, free_bytes
+from quantreg.storage import system
+from quantreg.storage.system import BINARY, PositionedFile, free_bytes, sync, usable
 
 if TYPE_CHECKING:
     from typing import Self
@@ -78,7 +79,7 @@ class AtomicFile:
                 "appears: give the name of a file (./- for one with this name)"
             )
         # A link stays a link: the file that it points to is replaced, in the folder of that file.
-        self.path = Path(os.path.realpath(path))
+        self.path = Path(usable(os.path.realpath(path)))
         self._given = os.path.abspath(path)  # if /dev/stdout is a pipe, realpath gives a name that does not exist
         self.force = force
         self.size = size
@@ -156,7 +157,7 @@ class AtomicFile:
                     f"{self.path}: {written} bytes were written, but {self.size} were planned: the file was "
                     "discarded; please report this as a bug"
                 )
-            os.fsync(self._fd)
+            sync(self._fd)
             self._check_target()
 
     def retire(self) -> None:
@@ -164,15 +165,16 @@ class AtomicFile:
 
         Used for the first of several shards: without it, nobody can open a mix of old and new shards.
         """
-        with self._errors(), suppress(FileNotFoundError):
+        with self._errors(), self._replacing(), suppress(FileNotFoundError):
             os.unlink(self.path)
 
     def _commit(self) -> None:
         self.settle()
-        if os.name == "nt":  # Windows cannot rename an open file; elsewhere a lock on the file must last until then
+        if not system.OPEN_FILES_MOVE:  # elsewhere a lock on the file must last until then
             os.close(self._fd)
             self._fd = -1
-        os.replace(self._temporary, self.path)
+        with self._replacing():
+            os.replace(self._temporary, self.path)
         if os.name == "posix":
             folder = os.open(self.path.parent, os.O_RDONLY)
             try:
@@ -210,6 +212,19 @@ class AtomicFile:
             self._fd = -1
         with suppress(FileNotFoundError):
             os.unlink(self._temporary)
+
+    @contextmanager
+    def _replacing(self) -> Iterator[None]:
+        """Say what to do where the system does not let an old file go that a program has open."""
+        try:
+            yield
+        except PermissionError as error:
+            if system.OPEN_FILES_MOVE or not self.path.exists():
+                raise
+            raise OutputError(
+                f"{self._shown}: cannot be written: a program has the file {self.path} open: close the program, or in "
+                "Python the File, Model or QuantizedTensor that maps it, or choose another name"
+            ) from error
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

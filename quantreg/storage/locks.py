@@ -11,11 +11,14 @@ __all__ = ["lock_file", "one_at_a_time", "signals_held"]
 
 @contextmanager
 def one_at_a_time(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Run the block in one process at a time per folder. Does not wait on Windows, which cannot lock folders."""
+    """Run the block in one process at a time per folder."""
     try:
         import fcntl
     except ImportError:
-        yield
+        from quantreg.storage import windows
+
+        with windows.one_at_a_time(folder):
+            yield
         return
     fd = os.open(folder, os.O_RDONLY)
     try:
@@ -28,13 +31,14 @@ def one_at_a_time(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Deliver Ctrl-C, SIGTERM and SIGHUP after the block instead of during it."""
+    """Deliver Ctrl-C, SIGTERM, SIGHUP and Windows' SIGBREAK after the block instead of during it."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python runs signal handlers only in the main thread
         return
     waiting: list[int] = []
     handlers = {}
-    for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
+    named = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"))
+    for number in {number for number in named if number is not None}:
         if signal.getsignal(number) is not None:  # None: Python did not install this handler and cannot restore it
             handlers[number] = signal.signal(number, lambda number, frame: waiting.append(number))
     try:
@@ -51,9 +55,8 @@ def lock_file(fd: int) -> None:
     try:
         import fcntl
     except ImportError:
-        import msvcrt
+        from quantreg.storage import windows
 
-        os.lseek(fd, 1 << 62, os.SEEK_SET)  # a lock beyond the end of the file does not block readers
-        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        windows.lock_file(fd)
     else:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

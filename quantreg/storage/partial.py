@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from quantreg.errors import OutputError
+from quantreg.storage import system
 from quantreg.storage.atomic import AtomicFile, bytes_of
 from quantreg.storage.locks import lock_file
-from quantreg.storage.system import BINARY, PositionedFile, allocated_bytes
+from quantreg.storage.system import BINARY, PositionedFile, allocated_bytes, usable
 
 if TYPE_CHECKING:
     from typing import Self
@@ -29,7 +30,7 @@ _CHUNK = 1 << 22  # bytes read at a time to check a piece
 
 def partial_path(path: str | os.PathLike[str]) -> str:
     """Return the path of the unfinished file."""
-    return os.path.realpath(path) + ".partial"
+    return usable(os.path.realpath(path)) + ".partial"
 
 
 def journal_path(path: str | os.PathLike[str]) -> str:
@@ -153,8 +154,10 @@ class PartialFile(AtomicFile):
 
     def _forget(self) -> None:
         """Remove a partial file and a journal that hold nothing worth keeping. The caller holds the lock."""
+        if not system.OPEN_FILES_MOVE:
+            self._close()  # and with it the lock: a run that takes it at this moment keeps its files
         for path in (self._temporary, self._journal_path):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError) if system.OPEN_FILES_MOVE else suppress(OSError):
                 os.unlink(path)
 
     def _close(self) -> None:

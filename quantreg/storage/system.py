@@ -1,12 +1,19 @@
-"""What differs between operating systems: reading and writing at a position, and disk space."""
+"""What differs between operating systems: reading and writing at a position, open files, and disk space."""
 
 import os
+import sys
 import threading
 
-__all__ = ["BINARY", "PositionedFile", "allocated_bytes", "free_bytes"]
+__all__ = ["BINARY", "OPEN_FILES_MOVE", "PositionedFile", "allocated_bytes", "free_bytes", "sync", "usable"]
 
 # Flags for os.open: on Windows do not translate line ends, elsewhere close the file in child processes.
 BINARY: int = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+# Whether an open file can be renamed, replaced and removed. Windows refuses.
+OPEN_FILES_MOVE: bool = os.name != "nt"
+
+_LONG = 240  # of the 260 characters that Windows allows in a path, a file's temporary names need some
 
 
 class PositionedFile:
@@ -52,6 +59,26 @@ class PositionedFile:
             data = os.read(self.fd, len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+
+def usable(path: str) -> str:
+    """Return the path in a form that the system takes at any length: Windows wants a prefix before long paths."""
+    if OPEN_FILES_MOVE or len(path) < _LONG or path.startswith("\\\\?\\"):
+        return path
+    return "\\\\?\\UNC" + path[1:] if path.startswith("\\\\") else "\\\\?\\" + path
+
+
+def sync(fd: int) -> None:
+    """Write a file to the disk itself. On macOS, fsync leaves it in the memory of the disk. Raises OSError."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        try:
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+        except OSError:  # network disks cannot
+            pass
+    os.fsync(fd)
 
 
 def free_bytes(folder: str | os.PathLike[str]) -> int:

@@ -89,7 +89,7 @@ def encode_matrix(
     plain = _plain(w, qtype, codec, importance, name)
     reason = why_no_feedback(qtype) or factored.reason
     if reason is None and not np.isfinite(w).all():
-        reason = "its weights hold NaN or infinity"
+        reason = "weights hold NaN or infinity"
     if reason is not None:
         error = _error(w, _decoded(qtype, codec, plain, w.shape[1]), held_out, factored.device)
         return Encoded(plain, parameters, error, None, False, reason)

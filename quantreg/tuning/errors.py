@@ -14,7 +14,7 @@ from quantreg.tensor import QuantizedTensor
 from quantreg.tuning.calibration import Calibration
 from quantreg.tuning.encoding import encode_matrix, fitted
 from quantreg.tuning.feedback import Factor, factor
-from quantreg.tuning.statistics import Inputs, layers
+from quantreg.tuning.statistics import Inputs, importance_of, layers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,8 +59,7 @@ def _group(
     for matrix in _sampled(shared):
         h = shared.h[matrix]
         factored = factor(h, device=model.device)
-        importance = (np.diagonal(h) / np.float32(max(1, int(shared.count[matrix])))).astype(np.float32)
-
+        importance = importance_of(h, int(shared.count[matrix]))
         rows = {name: sampled_rows(model.tensors[name], matrix) for name in names}
         errors: dict[str, dict[str, RelativeError]] = {name: {} for name in names}
         held_out = shared.held_out[matrix]

@@ -7,13 +7,13 @@ chosen unit by unit.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantreg.devices import CPU, Device
+from quantreg.devices import CPU, Device, Errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Factor:
 
     ``ridge`` is what the sweeps add to the diagonal of H, so that they do not move weights whose inputs say little.
     If H cannot be factored, ``reason`` says why, and there is no feedback. ``there`` holds both matrices on the
-    ``device`` that sends errors to later columns.
+    ``device`` that computes what errors do to all columns.
     """
 
     upper: "Floats"
@@ -47,6 +47,15 @@ class Factor:
     ridge: float = 0.0
     device: Device = CPU
     there: tuple[Any, Any] = (None, None)
+    _blocks: "dict[tuple[int, int], Floats]" = field(default_factory=dict)
+
+    def upper_of(self, first: int, last: int) -> "Floats":
+        """The factor of the inverse of H among these columns alone, damped once more. It is computed once."""
+        found = self._blocks.get((first, last))
+        if found is None:
+            local = self.h[first:last, first:last] + np.float32(self.ridge) * np.eye(last - first, dtype=np.float32)
+            found = self._blocks[first, last] = factor(local, LOCAL_DAMPING).upper
+        return found
 
 
 def factor(h: "NDArray[np.floating]", damping: float = 0.01, device: Device = CPU) -> Factor:
@@ -58,7 +67,7 @@ def factor(h: "NDArray[np.floating]", damping: float = 0.01, device: Device = CP
     a = np.array(h, np.float64)
     f, none = np.asarray(h, np.float32), np.empty((0, 0), np.float32)
     if not np.isfinite(a).all():
-        return Factor(none, f, "its inputs are so large that their squares overflow", device=device)
+        return Factor(none, f, "inputs are so large that their squares overflow", device=device)
     diagonal = np.einsum("ii->i", a)
     mean = float(diagonal.mean())
     dead = diagonal <= 0
@@ -70,7 +79,7 @@ def factor(h: "NDArray[np.floating]", damping: float = 0.01, device: Device = CP
         except np.linalg.LinAlgError:  # rounding made H lose what little the smallest eigenvalue had
             damping *= 10
             if damping > 1:
-                return Factor(none, f, "the products of its inputs are no covariance", device=device)
+                return Factor(none, f, "the products of inputs are no covariance", device=device)
             continue
         ridge = damping * mean if mean > 0 else 1.0
         return Factor(upper, f, ridge=ridge, device=device, there=(device.keep(upper), device.keep(f)))
@@ -88,31 +97,37 @@ def feedback(
     """
     rows, cols = w.shape
     # A column of all rows lies together: the work goes from column to column.
-    left = f.device.columns(np.ascontiguousarray(w.T))
+    errors, decoded = np.empty((2, cols, rows), np.float32)
+    all_errors = f.device.errors(errors)
     coded = [np.empty(0, np.uint8)] * (cols // block)
-    decoded = np.empty((cols, rows), np.float32)
-    width = max(block, GROUP // block * block)
-    for first in range(0, cols, width):
-        last = min(first + width, cols)
-        near = left[first:last]
-        errors = np.empty((last - first, rows), np.float32)
+    for first, last in _groups(cols, block):
+        left = np.ascontiguousarray(w[:, first:last].T)
+        if first:
+            left -= all_errors.before(f.there[0], first, last)
         for a in range(first, last, block):
-            b = a + block
-            sent = errors[a - first : b - first]
-            mine = near[a - first : b - first]
-            coded[a // block] = encode(mine.T, first=a, last=b)
+            b, near, sent = a + block, left[a - first : a - first + block], errors[a : a + block]
+            coded[a // block] = encode(near.T, first=a, last=b)
             if chooser is None:
                 decoded[a:b] = decode(coded[a // block]).T
-                sent[:] = np.linalg.solve(f.upper[a:b, a:b].T.astype(np.float64), mine - decoded[a:b])
+                sent[:] = np.linalg.solve(f.upper[a:b, a:b].T.astype(np.float64), near - decoded[a:b])
             else:
                 blocks = chooser.blocks(coded[a // block])
-                _one_block(mine, decoded[a:b], sent, chooser.triangle(f.upper, a), blocks, chooser)
+                _one_block(near, decoded[a:b], sent, chooser.triangle(f.upper, a), blocks, chooser)
                 coded[a // block] = blocks.bytes()
-            near[b - first :] -= f.upper[a:b, b:last].T @ sent
-        left.spread(f.there[0], slice(first, last), errors)
+            if b < last:
+                left[b - first :] -= f.upper[a:b, b:last].T @ sent
+        all_errors.changed(first, last)
     if chooser is not None and sweeps:
-        _descend(np.ascontiguousarray(w.T), decoded, f, coded, chooser, sweeps, encode)
+        np.subtract(w.T, decoded, out=errors)
+        all_errors.changed(0, cols)
+        _descend(errors, all_errors, decoded, f, coded, chooser, sweeps, encode)
     return np.stack(coded, axis=1)
+
+
+def _groups(cols: int, block: int) -> "list[tuple[int, int]]":
+    """The columns [first, last) of each group: whole blocks, among which errors go at once."""
+    width = max(block, GROUP // block * block)
+    return [(first, min(first + width, cols)) for first in range(0, cols, width)]
 
 
 def _one_block(
@@ -153,7 +168,8 @@ def _one_block(
 
 
 def _descend(
-    w: "Floats",
+    errors: "Floats",
+    all_errors: Errors,
     decoded: "Floats",
     f: Factor,
     coded: "list[NDArray[np.uint8]]",
@@ -163,25 +179,35 @@ def _descend(
 ) -> None:
     """Choose each unit again given all others, where that lowers the loss, several times. Changes ``coded``.
 
-    ``w`` and ``decoded`` are float32 (columns, rows).
+    ``decoded``, and ``errors``, how far the weights are from it, are float32 (columns, rows). Both are changed.
+    ``all_errors`` has the same errors on the device.
     """
     block, h, ridge = chooser.block_size, f.h, np.float32(f.ridge)
-    gradient = f.device.gradient(f.there[1], ridge, w - decoded)
     diagonal = ridge * np.eye(block, dtype=np.float32)
     for sweep in range(sweeps):
-        for index, encoded in enumerate(coded):
-            a, b = index * block, (index + 1) * block
-            # Whole sweeps go in the order of the columns, single units in their own.
-            order = np.arange(a, b) if sweep in ENCODED_AGAIN else chooser.columns + a
-            q, g, local = decoded[order], gradient[order], h[np.ix_(order, order)] + diagonal
-            if sweep in ENCODED_AGAIN:
-                coded[index], change = _encode_again(q, g, local, encoded, chooser, partial(encode, first=a, last=b))
-                decoded[order] = q + change
-            else:
-                blocks = chooser.blocks(encoded)
-                decoded[order], change = _again(q, g, local, blocks, chooser)
-                coded[index] = blocks.bytes()
-            gradient.follow(f.there[1], order, change, ridge)
+        whole = sweep in ENCODED_AGAIN
+        # Whole blocks go in the order of the columns, single units in their own.
+        order = np.arange(block) if whole else chooser.columns
+        for first, last in _groups(len(decoded), block):
+            gradient = all_errors.product(f.there[1], first, last)
+            gradient += ridge * errors[first:last]
+            for a in range(first, last, block):
+                b, index = a + block, a // block
+                q, g = decoded[a:b][order], gradient[a - first : b - first][order]
+                local = h[a:b, a:b][np.ix_(order, order)] + diagonal
+                if whole:
+                    again = partial(encode, first=a, last=b)
+                    coded[index], change = _encode_again(q, g, local, coded[index], chooser, again, f.upper_of(a, b))
+                    q += change
+                else:
+                    blocks = chooser.blocks(coded[index])
+                    q, change = _again(q, g, local, blocks, chooser)
+                    coded[index] = blocks.bytes()
+                decoded[a + order] = q
+                errors[a + order] -= change
+                if b < last:
+                    gradient[b - first :] -= h[b:last, a + order] @ change
+            all_errors.changed(first, last)
 
 
 def _encode_again(
@@ -191,9 +217,12 @@ def _encode_again(
     encoded: "NDArray[np.uint8]",
     chooser: "Chooser",
     encode: "Callable[[Floats], NDArray[np.uint8]]",
+    upper: "Floats",
 ) -> "tuple[NDArray[np.uint8], Floats]":
-    """Encode a block again, given the others, where that lowers the loss: the blocks, and how much they changed."""
-    upper = factor(local, LOCAL_DAMPING).upper
+    """Encode a block again, given the others, where that lowers the loss: the blocks, and how much they changed.
+
+    ``upper`` is the factor of ``local``, damped once more.
+    """
     left = q + upper.T @ (upper @ g)  # the best values, if the block could have any
     blocks = chooser.blocks(encode(left.T))
     new, sent = np.empty_like(q), np.empty_like(q)

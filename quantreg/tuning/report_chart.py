@@ -7,12 +7,15 @@ from itertools import pairwise
 
 from quantreg.evaluation.curve import NARROW, WIDE, Frame, label_leader, label_text, ticks
 from quantreg.evaluation.labels import place
+from quantreg.evaluation.page_style import PICTURE_STYLE
 from quantreg.tuning.report import Predicted, TuningReport, Variant
 
-__all__ = ["chart", "recipe_line"]
+__all__ = ["chart", "picture", "recipe_line"]
 
 _LEAST = 1e-5  # nats: less than that is rounding, and a logarithmic scale has no zero
 _CHARACTER, _BOLD = 0.62, 0.72  # upper estimates of the width of a letter, as a share of the font's size
+_RADIUS = 4.5  # of a mark
+_PICTURE = Frame("picture", 640, 440, 98, 52, font=17)
 _SPARE = 0.08  # of the sizes that were measured, to either side of them
 
 Place = Callable[[float], float]
@@ -26,6 +29,21 @@ def chart(report: TuningReport) -> str:
         return ""
     drawn = [_drawn(variants, curve, frame._replace(height=frame.height - 100)) for frame in (WIDE, NARROW)]
     return f"<figure>{''.join(drawn)}</figure>"
+
+
+def picture(variants: Sequence[Variant], theirs: str, ours: str) -> str:
+    """Draw measured files as an SVG file that stands alone: recipes with their names, and a line through the others.
+
+    ``theirs`` and ``ours`` say what the two kinds are. The colours are those of the reader's light or dark mode.
+    """
+    frame = _PICTURE
+    legend = [f"<style>{PICTURE_STYLE}</style>"]
+    for i, (style, text) in enumerate((("known", theirs), ("new", ours))):
+        x, y = 0.5 * frame.width, frame.top + 20.0 + 24 * i
+        legend.append(_mark(style, x, y, _RADIUS))
+        legend.append(f'<text class="{style}-name" x="{x + 14}" y="{y + 5}">{escape(text)}</text>')
+    drawn = _drawn(variants, (), frame, ("recipe",), legend)
+    return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
 
 
 def recipe_line(variants: Sequence[Variant], nbytes: int) -> float | None:
@@ -42,7 +60,14 @@ def recipe_line(variants: Sequence[Variant], nbytes: int) -> float | None:
     return next((v.kl for v in best if v.nbytes == nbytes), None)
 
 
-def _drawn(variants: Sequence[Variant], curve: Sequence[Predicted], frame: Frame) -> str:
+def _drawn(
+    variants: Sequence[Variant],
+    curve: Sequence[Predicted],
+    frame: Frame,
+    named: Sequence[str] = ("this", "tuned", "recipe"),
+    more: Sequence[str] = (),
+) -> str:
+    """One drawing. Files of the kinds ``named`` get their names; ``more`` is SVG beside the files."""
     sizes = [v.nbytes for v in variants] if len(variants) > 1 else [p.nbytes for p in curve] or [variants[0].nbytes]
     sizes += [v.nbytes for v in variants]
     spare = max(_SPARE * (max(sizes) - min(sizes)), 0.02 * max(sizes))
@@ -63,9 +88,10 @@ def _drawn(variants: Sequence[Variant], curve: Sequence[Predicted], frame: Frame
     parts = [
         f'<svg class="{frame.name}" viewBox="0 0 {frame.width} {frame.height}" font-size="{frame.font}" role="img" '
         'aria-label="KL divergence against file size">',
+        *more,
         *_grid(frame, (left, right), (low, high), x, y),
         *_lines(variants, line, x, y),
-        *_marks(variants, frame, x, y),
+        *_marks(variants, frame, x, y, named),
         "</svg>",
     ]
     return "\n".join(parts)
@@ -96,28 +122,34 @@ def _lines(variants: Sequence[Variant], line: Sequence[tuple[float, float]], x: 
     return [*found, path("measured", sorted(ours))] if len(ours) > 1 else found
 
 
-def _marks(variants: Sequence[Variant], frame: Frame, x: Place, y: Place) -> list[str]:
+def _marks(variants: Sequence[Variant], frame: Frame, x: Place, y: Place, named: Sequence[str]) -> list[str]:
     """A circle for each size of the tuned model, a square on its corner for each recipe, and their names."""
     keys = {str(i): v for i, v in enumerate(variants)}  # two files may have the same name
     places = {key: (x(v.nbytes), y(v.kl)) for key, v in keys.items()}
     texts = {
-        key: (v.name, len(v.name) * frame.font * (_BOLD if v.kind == "this" else _CHARACTER)) for key, v in keys.items()
+        key: (v.name, len(v.name) * frame.font * (_BOLD if v.kind == "this" else _CHARACTER))
+        for key, v in keys.items()
+        if v.kind in named
     }
     area = (frame.left + 1.0, 2.0, frame.width - 2.0, float(frame.height - frame.bottom))
     first = [key for key, v in keys.items() if v.kind == "this"]
     labels = place(places, texts, area, 1.1 * frame.font, first, farthest=frame.farthest)
     found = [label_leader(labels[key], _style(v)) for key, v in keys.items() if key in labels]
     for key, v in sorted(keys.items(), key=lambda item: item[1].kind == "this"):
-        (a, b), r = places[key], 7 if v.kind == "this" else 4.5
-        title = f"<title>{escape(v.name)}: {megabytes(v.nbytes)}, KL divergence {v.kl:.4g} nats</title>"
-        if v.kind == "recipe":
-            r *= 1.2
-            corners = f"M{a:.1f} {b - r:.1f}L{a + r:.1f} {b:.1f}L{a:.1f} {b + r:.1f}L{a - r:.1f} {b:.1f}Z"
-            found.append(f'<path class="known" d="{corners}">{title}</path>')
-        else:
-            found.append(f'<circle class="new" cx="{a:.1f}" cy="{b:.1f}" r="{r}">{title}</circle>')
+        title = f"{v.name}: {megabytes(v.nbytes)}, KL divergence {v.kl:.4g} nats"
+        found.append(_mark(_style(v), *places[key], 7 if v.kind == "this" else _RADIUS, title))
     found += [label_text(labels[key], _style(v)) for key, v in keys.items() if key in labels]
     return list(filter(None, found))
+
+
+def _mark(style: str, x: float, y: float, r: float, title: str = "") -> str:
+    """A circle, or a square on its corner for what is known."""
+    inside = f"<title>{escape(title)}</title>" if title else ""
+    if style == "new":
+        return f'<circle class="new" cx="{x:.1f}" cy="{y:.1f}" r="{r}">{inside}</circle>'
+    r *= 1.2
+    corners = f"M{x:.1f} {y - r:.1f}L{x + r:.1f} {y:.1f}L{x:.1f} {y + r:.1f}L{x - r:.1f} {y:.1f}Z"
+    return f'<path class="known" d="{corners}">{inside}</path>'
 
 
 def _style(variant: Variant) -> str:

@@ -13,7 +13,6 @@ _MOST_ROWS = 2000  # of the table of tensors
 _SHADE = 45  # per cent of colour of the largest type in the map: text stays readable on it, in both schemes
 
 _RULES = """
-.measured { fill: none; stroke: var(--new); stroke-width: 1.5 }
 .facts { display: flex; flex-wrap: wrap; gap: .8em; margin: 1em 0; padding: 0 }
 .facts div { flex: 1 1 9em; border: 1px solid var(--edge); border-radius: 6px; padding: .5em .8em }
 .facts b { display: block; font-size: 1.35em; line-height: 1.3; font-variant-numeric: tabular-nums }

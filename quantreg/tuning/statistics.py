@@ -7,10 +7,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantreg.errors import ModelError
 from quantreg.inference.model import Model
 from quantreg.inference.passes import Pass
 from quantreg.products import one_blas_thread
+from quantreg.storage import reserve
 from quantreg.tuning.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-__all__ = ["Inputs", "layers"]
+__all__ = ["Inputs", "importance_of", "layers"]
 
 BATCH = 2048  # tokens that go through a layer at once
 STRIP = 512  # columns of H per piece of work; the pieces, and so the sums, do not depend on the threads
 HELD_OUT = 2048  # tokens of the part that decides whose inputs are kept
+FEW = 64  # held-out inputs of an expert, below which those of others count, too
+LARGEST = 1e15  # of an input: products of larger ones overflow
 MEMORY = 1 << 30  # bytes of hidden states; more go to a file
 
 
@@ -33,11 +35,47 @@ class Inputs:
     - ``h``: X^T X over the tokens that fit, float32 (cols, cols), or (experts, cols, cols) for a stack.
     - ``count``: how many tokens those are, int64 (1,) or (experts,).
     - ``held_out``: inputs of tokens that decide, float32 (tokens, cols); of a stack a list with one array per expert.
+
+    If an input that fits is NaN, infinite or so large that its square overflows, ``h`` is not finite. Those that decide
+    are left out.
     """
 
     h: "Floats"
     count: "NDArray[np.int64]"
     held_out: "list[Floats]" = field(default_factory=list)
+
+    def shrunk(self, matrix: int, together: "Floats | None") -> "Floats":
+        """H of one matrix. That of an expert is drawn towards H of all, ``together``, by as many tokens as columns."""
+        h = self.h[matrix]
+        if together is None:
+            return h
+        return h + together * np.float32(len(h) / max(1, int(self.count.sum())))
+
+    def together(self) -> "Floats | None":
+        """H of all experts of a stack, float32 (cols, cols), without those whose inputs overflow; None for a matrix."""
+        if len(self.h) == 1:
+            return None
+        total = np.zeros_like(self.h[0])
+        for h in self.h:
+            if np.isfinite(h).all():
+                total += h
+        return total
+
+    def to_decide(self, matrix: int) -> "Floats":
+        """The inputs that decide about a matrix. An expert that saw few of them borrows some of other experts."""
+        found = self.held_out[matrix]
+        for other in self.held_out:
+            if len(found) >= FEW:
+                break
+            if other is not self.held_out[matrix]:
+                found = np.concatenate([found, other[: FEW - len(found)]])
+        return found
+
+
+def importance_of(h: "Floats", count: int) -> "Floats":
+    """The mean square of each column, float32 (cols,), from H of so many tokens; ones if some overflow."""
+    diagonal: Floats = np.ascontiguousarray(np.diagonal(h)) / np.float32(max(1, count))
+    return diagonal if np.isfinite(diagonal).all() else np.ones_like(diagonal)
 
 
 class _Watch:
@@ -76,8 +114,6 @@ class _Watch:
             self._sums[name] = self._model.device.sums(n, cols)
         inputs = self.inputs[name]
         for expert, x in parts:
-            if not np.isfinite(x).all():
-                raise ModelError(f"the input of {name} holds NaN or infinity: check the model with `quantreg validate`")
             if self.fitting:
                 if self._sums[name] is None:
                     self._outer(inputs.h[expert], x)
@@ -87,7 +123,8 @@ class _Watch:
             else:
                 left = HELD_OUT - len(inputs.held_out[expert])
                 if left > 0:
-                    inputs.held_out[expert] = np.concatenate([inputs.held_out[expert], x[:left]])
+                    usable = x[(abs(x) < LARGEST).all(axis=1)]
+                    inputs.held_out[expert] = np.concatenate([inputs.held_out[expert], usable[:left]])
 
     def _outer(self, h: "Floats", x: "Floats") -> None:
         """Add x^T x to h, of which only the upper part is filled."""
@@ -95,7 +132,8 @@ class _Watch:
 
         def strip(first: int) -> None:
             last = min(first + STRIP, x.shape[1])
-            h[first:last, first:] += x[:, first:last].T @ x[:, first:]
+            with np.errstate(all="ignore"):
+                h[first:last, first:] += x[:, first:last].T @ x[:, first:]
 
         starts = list(range(0, x.shape[1], STRIP))
         self._model.workers(strip, starts)
@@ -119,7 +157,7 @@ def layers(model: Model, calibration: Calibration) -> "Iterator[tuple[int, dict[
 
     Yields (layer, inputs by their first matrix, the first matrix for each matrix). After the last layer comes the
     output matrix, with the number of layers in place of its own. The hidden states are those of the model as it is.
-    Raises ModelError for inputs that are not finite.
+    Raises OutputError if they find no room on the disk.
     """
     batches = [(True, part) for part in calibration.batches("fit", BATCH)]
     batches += [(False, part) for part in calibration.batches("decide", BATCH)]
@@ -153,4 +191,5 @@ class _States:
         if size * 4 <= MEMORY:
             self.values = np.empty(size, np.float32)
         else:
+            reserve(spill, size * 4, "the hidden states of the calibration text")
             self.values = np.memmap(spill, np.float32, "w+", shape=(size,))

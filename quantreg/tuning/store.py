@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantreg.errors import OutputError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -48,7 +50,19 @@ class Store(Mapping[str, Path]):
         return found if whole else {}
 
     def put(self, name: str, data: "NDArray[np.uint8]", parameters: "Fitted | None" = None, facts: Any = None) -> None:
-        """Keep the bytes of a tensor, the parameters that its type was fitted to, and ``facts``, ready for JSON."""
+        """Keep the bytes of a tensor, the parameters that its type was fitted to, and ``facts``, ready for JSON.
+
+        Raises OutputError if they cannot be written, such as for want of space. The tensor is then not in the store.
+        """
+        try:
+            self._put(name, data, parameters, facts)
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder}: cannot keep {name} until the output is written, which takes {data.nbytes:,} bytes "
+                f"({error.strerror}): free some space, or write the output to another disk"
+            ) from None
+
+    def _put(self, name: str, data: "NDArray[np.uint8]", parameters: "Fitted | None", facts: Any) -> None:
         used = set(self._files.values())
         file = next(f"{i}.bin" for i in range(len(used) + 1) if f"{i}.bin" not in used)
         with open(self.folder / file, "wb") as out:
@@ -59,10 +73,11 @@ class Store(Mapping[str, Path]):
         if parameters:
             arrays: dict[str, Any] = {key: np.asarray(value) for key, value in parameters.items()}
             np.savez(self.folder / f"{file}.npz", **arrays)
-        self._files[name], self._facts[name] = file, facts
+        files, every = self._files | {name: file}, self._facts | {name: facts}
         new = self._listing.with_suffix(".new")
-        new.write_text(json.dumps({"identity": self._identity, "files": self._files, "facts": self._facts}))
+        new.write_text(json.dumps({"identity": self._identity, "files": files, "facts": every}))
         os.replace(new, self._listing)
+        self._files, self._facts = files, every
 
     def facts(self, name: str) -> Any:
         """What was kept with a tensor."""

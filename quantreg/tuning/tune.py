@@ -13,7 +13,7 @@ from quantreg.qtype import QuantType
 from quantreg.tuning.calibration import Calibration
 from quantreg.tuning.encoding import encode_matrix, fitted
 from quantreg.tuning.feedback import Factor, factor
-from quantreg.tuning.statistics import Inputs, layers
+from quantreg.tuning.statistics import Inputs, importance_of, layers
 from quantreg.tuning.store import Store
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 __all__ = ["Tuned", "tune"]
+
+NO_TOKEN = "no token of the text gets there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Tuned:
     - ``plain``, ``tuned``: the error of its outputs on held-out tokens, relative to them, with the ordinary bytes and
       with feedback. ``tuned`` is None if there was no feedback.
     - ``kept``: how many of its matrices keep the feedback, ``matrices``: of how many.
-    - ``reason``: why it has the ordinary bytes, or None.
+    - ``reason``: why it, or some of its matrices, have the ordinary bytes, or None.
     """
 
     name: str
@@ -69,15 +71,15 @@ def _group(
     encoded: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in names}
     figures: dict[str, list[tuple[float, float | None, bool, str | None]]] = {name: [] for name in names}
     parameters = {
-        name: fitted(tensor.dequantize(), wanted[name], _importance(shared, 0), name)
+        name: fitted(tensor.dequantize(), wanted[name], importance_of(shared.h[0], int(shared.count[0])), name)
         for name, tensor in tensors.items()
         if wanted[name].parameters is not None
     }
-    together = shared.h.sum(axis=0) if count > 1 else None
+    together = shared.together()
     for matrix in range(count):
-        h = _shrunk(shared, matrix, together)
-        factored: Factor = factor(h, device=model.device)
-        importance = np.ascontiguousarray(np.diagonal(h)) / max(1, int(shared.count[matrix]))
+        h = shared.shrunk(matrix, together)
+        factored: Factor = factor(h, device=model.device) if shared.count[matrix] else Factor(h, h, NO_TOKEN)
+        importance = importance_of(h, int(shared.count[matrix]))
         for name, tensor in tensors.items():
             w = (tensor[matrix] if tensor.ndim == 3 else tensor.dequantize()).astype(np.float32, copy=False)
             one = encode_matrix(
@@ -85,8 +87,8 @@ def _group(
                 wanted[name],
                 name,
                 factored,
-                importance.astype(np.float32),
-                shared.held_out[matrix],
+                importance,
+                shared.to_decide(matrix),
                 parameters.get(name),
                 TensorContext(name, tensor.shape, model.metadata, matrix),
                 model.workers,
@@ -104,19 +106,10 @@ def _summary(name: str, qtype: QuantType, figures: "list[tuple[float, float | No
     after = [before if tuned is None or not kept else tuned for before, tuned, kept, _ in figures]
     kept = sum(kept for _, _, kept, _ in figures)
     none = all(tuned is None for _, tuned, _, _ in figures)
-    reason = None if kept else next(why for *_, why in figures)
+    reason = next(why for *_, why in figures) if not kept else None
+    missed = sum(why == NO_TOKEN for *_, why in figures)
+    if missed:
+        reason = (
+            NO_TOKEN if missed == len(figures) else f"no token of the text gets to {missed} of {len(figures)} matrices"
+        )
     return Tuned(name, qtype.name, plain, None if none else float(np.mean(after)), kept, len(figures), reason)
-
-
-def _importance(shared: Inputs, matrix: int) -> "Floats":
-    diagonal: Floats = np.ascontiguousarray(np.diagonal(shared.h[matrix]))
-    return diagonal / np.float32(max(1, int(shared.count[matrix])))
-
-
-def _shrunk(shared: Inputs, matrix: int, together: "Floats | None") -> "Floats":
-    """H of one expert, drawn towards that of all of them if it saw few tokens: by as many tokens as it has columns."""
-    h = shared.h[matrix]
-    if together is None:
-        return h
-    total = max(1, int(shared.count.sum()))
-    return h + together * np.float32(h.shape[0] / total)

@@ -12,6 +12,7 @@ from importlib import import_module
 from zlib import crc32
 
 import numpy as np
+from steady import random
 
 import quantreg
 from quantreg.gguf import Value
@@ -20,13 +21,6 @@ __all__ = ["ENCODERS", "Small", "Value", "build", "decoder", "experts", "names",
 
 # These make embeddings, and predict no tokens.
 ENCODERS = ("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "gemma-embedding", "llama-embed")
-
-
-def random(name, shape):
-    """float32 numbers of mean 0 and deviation 1, roughly normal: sums of four 16-bit numbers, the same everywhere."""
-    raw = np.random.PCG64(crc32(name.encode())).random_raw(int(np.prod(shape)))
-    total = sum(((raw >> np.uint64(16 * k)) & np.uint64(0xFFFF)).astype(np.int64) for k in range(4)) - 2 * 0xFFFF
-    return (total * (3**0.5 / 0x10000)).astype(np.float32).reshape(shape)
 
 
 def token_ids(name, n_vocab, n=24):

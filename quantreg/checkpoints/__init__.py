@@ -1,0 +1,32 @@
+"""A model as it is published: a folder with config.json, the files of a tokenizer, and weights in safetensors files."""
+
+from quantreg.checkpoints.checkpoint import Checkpoint, Key, Row, named
+from quantreg.checkpoints.config import Config
+from quantreg.checkpoints.transforms import (
+    Apart,
+    Generated,
+    Mxfp4,
+    Pairs,
+    Plus,
+    Share,
+    Squeezed,
+    Transform,
+    Transposed,
+)
+
+__all__ = [
+    "Apart",
+    "Checkpoint",
+    "Config",
+    "Generated",
+    "Key",
+    "Mxfp4",
+    "Pairs",
+    "Plus",
+    "Row",
+    "Share",
+    "Squeezed",
+    "Transform",
+    "Transposed",
+    "named",
+]

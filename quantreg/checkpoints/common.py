@@ -1,0 +1,206 @@
+"""Rows and keys that most decoders share: those of Llama, from which published models seldom stray far."""
+
+from typing import Any
+
+from quantreg.checkpoints.checkpoint import Key, Row, named
+from quantreg.checkpoints.config import Config
+from quantreg.checkpoints.transforms import Generated, Pairs, Plus
+
+__all__ = [
+    "ATTENTION",
+    "DECODER_KEYS",
+    "DENSE",
+    "FILE_TYPE",
+    "FLOAT32",
+    "IGNORED",
+    "LAYER_NORMS",
+    "OUTER",
+    "PAIRED_ATTENTION",
+    "head_size",
+    "key_pairs",
+    "llama3_factors",
+    "plus_one",
+    "query_pairs",
+    "tied",
+]
+
+# Names of GGUF tensors that are stored as F32 in every model, as llama.cpp's converter does. It does the same with
+# vectors, with all tensors whose names do not end in ".weight", and with those whose names end in "_norm.weight".
+FLOAT32: tuple[str, ...] = (
+    "blk.{i}.ffn_gate_inp.weight",
+    "blk.{i}.ffn_gate_inp_shexp.weight",
+    "blk.{i}.ssm_conv1d.weight",
+    "blk.{i}.shortconv.conv.weight",
+    "position_embd.weight",
+    "token_types.weight",
+)
+# Tensors that hold no weights: masks, and frequencies that follow from the configuration.
+IGNORED: tuple[str, ...] = ("*.attention.masked_bias", "*.attention.bias", "*.rotary_emb.inv_freq")
+
+
+def query_pairs(config: Config) -> Pairs:
+    """The order of the rows of queries in models whose GGUF rotates neighbours."""
+    return Pairs(config.heads)
+
+
+def key_pairs(config: Config) -> Pairs:
+    """The order of the rows of keys in models whose GGUF rotates neighbours."""
+    return Pairs(config.kv_heads)
+
+
+def plus_one(config: Config) -> Plus:
+    """Norms that a checkpoint stores as their difference from 1."""
+    return Plus(1.0)
+
+
+def tied(config: Config) -> bool:
+    """Whether a model may lack an output matrix, because its embeddings are that matrix.
+
+    Whether they are if config.json does not say it depends on the model; so only a clear "no" counts.
+    """
+    return config.get("tie_word_embeddings", True) is not False
+
+
+def head_size(config: Config) -> int:
+    """The length of a head."""
+    return config.head_size
+
+
+def llama3_factors(config: Config) -> Generated | None:
+    """The factors by which Llama 3.1 divides its frequencies: one for each pair of a head; None for other models.
+
+    Frequencies with a long wave are divided by "factor", those with a short one by 1, and those between the two
+    bounds by a mixture of both (Llama 3.1's ``apply_scaling``).
+    """
+    rope = config.rope
+    if str(rope.get("rope_type", "")).lower() != "llama3":
+        return None
+    import numpy as np  # only models of this kind need it here
+
+    factor, low = float(rope.get("factor", 8.0)), float(rope.get("low_freq_factor", 1.0))
+    high, trained = float(rope.get("high_freq_factor", 4.0)), float(rope.get("original_max_position_embeddings", 8192))
+    size = config.head_size
+    # float32 throughout, so that the bits are those of a converter that computes them with torch
+    exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
+    frequencies = np.float32(1) / np.power(np.float32(rope.get("rope_theta", 10000.0)), exponents)
+    waves = np.float32(2 * np.pi) / frequencies
+    values = []
+    for wave in waves:
+        if wave < trained / high:
+            values.append(1.0)
+        elif wave > trained / low:
+            values.append(factor)
+        else:
+            smooth = (np.float32(trained) / wave - np.float32(low)) / np.float32(high - low)
+            mixed = (np.float32(1) - smooth) / np.float32(factor) + smooth
+            values.append(float(np.float32(1) / mixed))
+    return Generated(tuple(values))
+
+
+# Tensors outside of the layers.
+OUTER: tuple[Row, ...] = (
+    Row("token_embd.weight", "model.embed_tokens.weight"),
+    Row("output_norm.weight", "model.norm.weight"),
+    Row("output.weight", "lm_head.weight", optional=tied),
+)
+LAYER_NORMS: tuple[Row, ...] = named(
+    {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}, bias=False
+)
+ATTENTION: tuple[Row, ...] = named(
+    {
+        "attn_q": "self_attn.q_proj",
+        "attn_k": "self_attn.k_proj",
+        "attn_v": "self_attn.v_proj",
+        "attn_output": "self_attn.o_proj",
+    }
+)
+# The same for models whose GGUF rotates neighbours: llama and its close relatives.
+PAIRED_ATTENTION: tuple[Row, ...] = (
+    *named({"attn_q": "self_attn.q_proj"}, how=query_pairs),
+    *named({"attn_k": "self_attn.k_proj"}, how=key_pairs),
+    *named({"attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj"}),
+)
+# A feed-forward network without experts.
+DENSE: tuple[Row, ...] = named(
+    {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}, unless="ffn_gate_inp"
+)
+
+
+_SCALING = {"linear": "linear", "yarn": "yarn", "su": "longrope", "longrope": "longrope"}
+
+
+def _scaling(config: Config) -> str | None:
+    """The name in GGUF of the way in which a model was stretched to longer texts, or None."""
+    rope = config.rope
+    kind = _SCALING.get(str(rope.get("rope_type")))
+    return None if kind in ("linear", "yarn") and rope.get("factor") is None else kind
+
+
+def _scaling_factor(config: Config) -> Any:
+    return config.rope.get("factor") if _scaling(config) in ("linear", "yarn") else None
+
+
+def _yarn(*names: str) -> Any:
+    """A function of Config that returns a value of YaRN: the first of these names."""
+
+    def find(config: Config) -> Any:
+        if _scaling(config) != "yarn":
+            return None
+        rope = config.rope
+        return next((rope[name] for name in names if rope.get(name) is not None), None)
+
+    return find
+
+
+def _sections(config: Config) -> list[int] | None:
+    stored = config.first_of(("rope_parameters", "rope_scaling"), {})
+    found = stored.get("mrope_section") if isinstance(stored, dict) else None
+    return None if found is None else [*found, 0, 0, 0, 0][:4]
+
+
+def _gating(config: Config) -> int | None:
+    names = {"softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}
+    found = config.first_of(
+        ("score_function", "scoring_func", "score_func", "moe_router_activation", "moe_router_activation_func",
+         "expert_selection_fn")
+    )  # fmt: skip
+    return None if found is None else names.get(found)
+
+
+def _causal(config: Config) -> bool | None:
+    return False if config.get("is_causal") is False else None
+
+
+# The metadata of a decoder. The rules, the order and the types are those of llama.cpp's converter.
+FILE_TYPE: Key = Key("=general.file_type", lambda config: 0)  # its place: the file type is known later
+DECODER_KEYS: tuple[Key, ...] = (
+    Key("block_count", lambda config: config.n_layers),
+    Key("context_length", ("max_position_embeddings", "n_ctx", "n_positions", "max_length", "max_sequence_length",
+                           "model_max_length")),
+    Key("embedding_length", ("hidden_size", "n_embd", "dim")),
+    Key("feed_forward_length", ("prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size",
+                                "n_inner", "hidden_dim")),
+    Key("attention.head_count", ("num_attention_heads", "n_head", "n_heads")),
+    Key("attention.head_count_kv", ("num_key_value_heads", "n_kv_heads")),
+    Key("attention.causal", _causal, "bool"),
+    Key("rope.scaling.type", _scaling, "string"),
+    Key("rope.scaling.factor", _scaling_factor, "f32"),
+    Key("rope.scaling.original_context_length", _yarn("original_max_position_embeddings")),
+    Key("rope.scaling.yarn_ext_factor", _yarn("extrapolation_factor"), "f32"),
+    Key("rope.scaling.yarn_attn_factor", _yarn("attention_factor", "attn_factor"), "f32"),
+    Key("rope.scaling.yarn_beta_fast", _yarn("beta_fast"), "f32"),
+    Key("rope.scaling.yarn_beta_slow", _yarn("beta_slow"), "f32"),
+    Key("rope.dimension_sections", _sections, "array[i32]"),
+    Key("rope.freq_base", lambda config: config.rope.get("rope_theta"), "f32"),
+    Key("rope.freq_base_swa", lambda config: config.rope_of("sliding_attention").get("rope_theta"), "f32"),
+    Key("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps"), "f32"),
+    Key("attention.layer_norm_epsilon", ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"), "f32"),
+    Key("expert_count", ("num_local_experts", "num_experts", "n_routed_experts")),
+    Key("expert_used_count", ("num_experts_per_tok", "num_experts_per_token", "top_k_experts")),
+    Key("expert_group_count", "n_group"),
+    Key("expert_group_used_count", "topk_group"),
+    Key("expert_gating_func", _gating),
+    Key("attention.key_length", "head_dim"),
+    Key("attention.value_length", "head_dim"),
+    FILE_TYPE,
+)  # fmt: skip

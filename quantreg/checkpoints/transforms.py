@@ -1,0 +1,270 @@
+"""What is done to a tensor between a checkpoint and GGUF.
+
+A transform only says which value goes where: it changes a `Layout`, which describes a tensor as strides over the values
+in the file. So one piece of code reads every transform in slabs of rows, and the same strides, used for writing, undo
+it.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from quantreg.errors import CheckpointError
+
+__all__ = [
+    "Apart",
+    "Generated",
+    "Layout",
+    "Mxfp4",
+    "Pairs",
+    "Plus",
+    "Share",
+    "Squeezed",
+    "Transform",
+    "Transposed",
+    "shape_before",
+]
+
+
+class Layout(NamedTuple):
+    """Where the values of a tensor lie: the value at index (a, b, ...) is number start + a * strides[0] + ... .
+
+    ``shape`` is in NumPy order, and strides count values. `merged` axes that follow each other without a gap are one
+    axis of the tensor: ``shape`` may have more axes than the tensor itself, in the same order.
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    start: int = 0
+
+    @classmethod
+    def whole(cls, shape: tuple[int, ...]) -> "Layout":
+        """The layout of a tensor as it lies in a file: row after row."""
+        strides, step = [], 1
+        for n in reversed(shape):
+            strides.append(step)
+            step *= n
+        return cls(shape, tuple(reversed(strides)))
+
+    def split(self, axis: int, sizes: tuple[int, ...]) -> "Layout":
+        """Replace an axis by several, the first of which is the slowest."""
+        steps, step = [], self.strides[axis]
+        for n in reversed(sizes):
+            steps.append(step)
+            step *= n
+        after = axis + 1
+        shape = (*self.shape[:axis], *sizes, *self.shape[after:])
+        return Layout(shape, (*self.strides[:axis], *reversed(steps), *self.strides[after:]), self.start)
+
+    def moved(self, *axes: int) -> "Layout":
+        """The axes in another order."""
+        return Layout(tuple(self.shape[a] for a in axes), tuple(self.strides[a] for a in axes), self.start)
+
+    def taken(self, axis: int, first: int, count: int, step: int = 1) -> "Layout":
+        """Some of the indices of an axis: ``count`` of them from ``first`` on, each ``step`` after the one before."""
+        shape, strides = list(self.shape), list(self.strides)
+        shape[axis], strides[axis] = count, strides[axis] * step
+        return Layout(tuple(shape), tuple(strides), self.start + first * self.strides[axis])
+
+
+class Transform:
+    """The base class of transforms. They are frozen dataclasses, so that they compare and pickle.
+
+    `after` and `before` map shapes (NumPy order) from the checkpoint to GGUF and back, and `pieces` says where the
+    values come from. ``plus`` is a number that is added to each value, in the type in which the checkpoint stores it.
+    """
+
+    plus: float = 0.0
+
+    def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in GGUF of a tensor with this shape in the checkpoint.
+
+        Raises CheckpointError if the shape does not fit.
+        """
+        return shape
+
+    def before(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in the checkpoint of a tensor with this shape in GGUF."""
+        return shape
+
+    def pieces(self, whole: Layout) -> tuple[Layout, ...]:
+        """The layouts of the parts that follow each other in GGUF, of a tensor that lies in the checkpoint like this.
+
+        ``whole`` has one axis for each of the tensor.
+        """
+        return (whole,)
+
+
+@dataclass(frozen=True)
+class Pairs(Transform):
+    """Rows of queries or keys, in the order in which GGUF's ``llama`` rotates them: neighbours make a pair.
+
+    In the checkpoint, row j of a head is rotated with row j + half. ``heads`` is the number of heads. Used for weights
+    and for biases.
+    """
+
+    heads: int
+
+    def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The same shape."""
+        if not shape or self.heads < 1 or shape[0] % (2 * self.heads):
+            raise CheckpointError(f"{_rows(shape)} are not {self.heads} heads with an even number of rows")
+        return shape
+
+    def pieces(self, whole: Layout) -> tuple[Layout, ...]:
+        """One layout."""
+        half = whole.shape[0] // self.heads // 2
+        split = whole.split(0, (self.heads, 2, half))
+        return (split.moved(0, 2, 1, *range(3, len(split.shape))),)
+
+
+@dataclass(frozen=True)
+class Apart(Transform):
+    """Rows that are stored in groups of queries, keys and values: all queries first, then all keys, then all values.
+
+    ``sizes`` are the numbers of rows of each kind in a group, and ``groups`` is the number of groups. Used for weights
+    and for biases.
+    """
+
+    groups: int
+    sizes: tuple[int, ...]
+
+    def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The same shape."""
+        if not shape or shape[0] != self.groups * sum(self.sizes):
+            sizes = " + ".join(map(str, self.sizes))
+            raise CheckpointError(f"{_rows(shape)} are not {self.groups} groups of {sizes}")
+        return shape
+
+    def pieces(self, whole: Layout) -> tuple[Layout, ...]:
+        """One layout for each kind."""
+        split = whole.split(0, (self.groups, sum(self.sizes)))
+        return tuple(split.taken(1, sum(self.sizes[:k]), size) for k, size in enumerate(self.sizes))
+
+
+@dataclass(frozen=True)
+class Share(Transform):
+    """One of ``of`` equal parts of a tensor along an axis, the one with number ``index``.
+
+    The parts follow each other or, with ``alternating``, take turns: part 0 has the indices 0, of, 2 * of and so on.
+    ``axis`` counts from the end if it is negative.
+    """
+
+    index: int
+    of: int
+    axis: int = 0
+    alternating: bool = False
+
+    def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one part."""
+        axis = _axis(shape, self.axis)
+        if shape[axis] % self.of:
+            raise CheckpointError(f"axis {axis} of the shape {list(shape)} is not {self.of} equal parts")
+        return (*shape[:axis], shape[axis] // self.of, *shape[axis + 1 :])
+
+    def before(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of all parts together."""
+        axis = _axis(shape, self.axis)
+        return (*shape[:axis], shape[axis] * self.of, *shape[axis + 1 :])
+
+    def pieces(self, whole: Layout) -> tuple[Layout, ...]:
+        """One layout."""
+        axis = _axis(whole.shape, self.axis)
+        count = whole.shape[axis] // self.of
+        if self.alternating:
+            return (whole.taken(axis, self.index, count, self.of),)
+        return (whole.taken(axis, self.index * count, count),)
+
+
+@dataclass(frozen=True)
+class Transposed(Transform):
+    """The last two axes exchanged, as for the ``Conv1D`` matrices of GPT-2, which are stored with inputs as rows."""
+
+    def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape with its last two numbers exchanged."""
+        if len(shape) < 2:
+            raise CheckpointError(f"the shape {list(shape)} is not that of a matrix")
+        return (*shape[:-2], shape[-1], shape[-2])
+
+    def before(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape with its last two numbers exchanged."""
+        return (*shape[:-2], shape[-1], shape[-2])
+
+    def pieces(self, whole: Layout) -> tuple[Layout, ...]:
+        """One layout."""
+        n = len(whole.shape)
+        return (whole.moved(*range(n - 2), n - 1, n - 2),)
+
+
+@dataclass(frozen=True)
+class Squeezed(Transform):
+    """An axis of length 1 left out. ``axis`` counts from the start."""
+
+    axis: int
+
+    def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape without the axis."""
+        if self.axis >= len(shape) or shape[self.axis] != 1:
+            raise CheckpointError(f"axis {self.axis} of the shape {list(shape)} is not of length 1")
+        return (*shape[: self.axis], *shape[self.axis + 1 :])
+
+    def before(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape with the axis."""
+        return (*shape[: self.axis], 1, *shape[self.axis :])
+
+    def pieces(self, whole: Layout) -> tuple[Layout, ...]:
+        """One layout."""
+        return (whole.taken(self.axis, 0, 1).moved(*(a for a in range(len(whole.shape)) if a != self.axis)),)
+
+
+@dataclass(frozen=True)
+class Plus(Transform):
+    """A number added to each value: 1 for Gemma's norms, which a checkpoint stores as their difference from 1."""
+
+    plus: float = 1.0
+
+
+@dataclass(frozen=True)
+class Mxfp4(Transform):
+    """Blocks of MXFP4 that stay as they are: ``old`` of the row names the tensor of codes and that of scales.
+
+    Codes are U8 (..., rows, blocks, 16) and scales U8 (..., rows, blocks): neighbours share a byte, the first in the
+    low bits. GGUF's block is the scale, and then 16 bytes in which value j shares a byte with value j + 16. ``index``
+    and ``of`` select every ``of``-th row from ``index`` on.
+    """
+
+    index: int = 0
+    of: int = 1
+
+    def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the weights, from that of the codes."""
+        if len(shape) < 3 or shape[-1] != 16 or shape[-3] % self.of:
+            raise CheckpointError(f"the shape {list(shape)} is not that of MXFP4 codes, (..., rows, blocks, 16)")
+        return (*shape[:-3], shape[-3] // self.of, shape[-2] * 32)
+
+    def before(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the codes."""
+        return (*shape[:-2], shape[-2] * self.of, shape[-1] // 32, 16)
+
+
+@dataclass(frozen=True)
+class Generated(Transform):
+    """A tensor that follows from the configuration: a vector of float32 ``values``. Its row has no ``old``."""
+
+    values: tuple[float, ...]
+
+
+def shape_before(how: tuple[Transform, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in the checkpoint of a tensor with this shape in GGUF, after several transforms."""
+    for transform in reversed(how):
+        shape = transform.before(shape)
+    return shape
+
+
+def _axis(shape: tuple[int, ...], axis: int) -> int:
+    if not -len(shape) <= axis < len(shape):
+        raise CheckpointError(f"the shape {list(shape)} has no axis {axis}")
+    return axis % len(shape)
+
+
+def _rows(shape: tuple[int, ...]) -> str:
+    return f"the {shape[0]} rows of the shape {list(shape)}" if shape else "a single number's rows"

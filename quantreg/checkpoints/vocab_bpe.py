@@ -1,0 +1,149 @@
+"""Byte pairs from a `tokenizer.json`: the tokenizer model "gpt2" over bytes, and "llama" over plain text."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from quantreg.checkpoints.added_tokens import AddedToken, added_tokens, named_tokens
+from quantreg.checkpoints.decoders import decoded
+from quantreg.checkpoints.pretokenizers import pretokenizer_name
+from quantreg.checkpoints.special_ids import special_values
+from quantreg.checkpoints.tokenizer_files import TokenizerFiles, whole_number
+from quantreg.errors import TokenizerError
+from quantreg.gguf import Value
+from quantreg.tokenization import Kind
+
+__all__ = ["MAX_TOKENS", "base_vocabulary", "bpe_values", "is_llama", "llama_values", "tokens_by_id", "vocabulary_size"]
+
+MAX_TOKENS = 1 << 24
+
+
+def bpe_values(files: TokenizerFiles, config: Mapping[str, Any], pre: str | None) -> dict[str, Value]:
+    """Return the keys of the model "gpt2". ``pre`` names the pre-tokenizer; None recognises it."""
+    base = base_vocabulary(files)
+    kind = _text(config.get("model_type"))
+    added = added_tokens(files, base, kind)
+    tokens, types = tokens_by_id(files, base, added, vocabulary_size(config))
+    if pre is None:
+        pre = pretokenizer_name(files, kind, {*base, *(token.content for token in added.values())})
+    return {
+        "tokenizer.ggml.model": Value("string", "gpt2"),
+        "tokenizer.ggml.pre": Value("string", pre),
+        "tokenizer.ggml.tokens": Value("array[string]", tokens),
+        "tokenizer.ggml.token_type": Value("array[i32]", types),
+        **special_values(files, config, merges=True),
+    }
+
+
+def base_vocabulary(files: TokenizerFiles) -> dict[str, int]:
+    """The vocabulary of the model in `tokenizer.json` or `vocab.json`, without added tokens. Each id occurs once."""
+    if files.tokenizer:
+        name, vocabulary = "tokenizer.json", files.model.get("vocab")
+    else:
+        name, vocabulary = "vocab.json", files.mapping("vocab.json")
+    path = files.folder / name
+    if not isinstance(vocabulary, dict) or not vocabulary:
+        raise TokenizerError(f"{path} has no vocabulary that maps tokens to ids: download the file again")
+    ids: dict[int, str] = {}
+    for token, id in vocabulary.items():
+        other = ids.setdefault(whole_number(id, f"the id of the token {token!r} in {path}"), token)
+        if other is not token:
+            raise TokenizerError(f"{path} gives {other!r} and {token!r} the same id {id}: correct the file")
+    return vocabulary
+
+
+def vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    """The size of the vocabulary in config.json: the number of rows of the embedding, or None."""
+    size = config.get("vocab_size")
+    if size is None:
+        return None
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= MAX_TOKENS:
+        raise TokenizerError(
+            f'"vocab_size" in config.json is {size!r}, not a number from 1 to {MAX_TOKENS}: correct it'
+        )
+    return size
+
+
+def tokens_by_id(
+    files: TokenizerFiles, base: Mapping[str, int], added: Mapping[int, AddedToken], size: int | None
+) -> tuple[list[str], list[int]]:
+    """Return the texts and types of all tokens; ids without a token, up to ``size``, are "[PAD17]" and unused."""
+    texts = {id: token for token, id in base.items()} | {id: token.content for id, token in added.items()}
+    last = max(texts)
+    if size is None:
+        size = last + 1
+    if last >= size or size > MAX_TOKENS:
+        raise TokenizerError(
+            f"the tokenizer in {files.folder} has the token {texts[last]!r} with the id {last}, but config.json gives "
+            f'the model a "vocab_size" of {size}: the tokenizer belongs to another model, or tokens were added without '
+            "making the embedding larger; remove those tokens from the tokenizer's files"
+        )
+    tokens: list[str] = []
+    types: list[int] = []
+    for id in range(size):
+        text = texts.get(id)
+        if text is None:
+            tokens.append(f"[PAD{id}]")
+            types.append(Kind.UNUSED)
+        elif id in added:
+            text = text if added[id].normalized else decoded(files, text)
+            control = added[id].special or looks_special(text)
+            tokens.append(text if control else text.replace("▁", " "))
+            types.append(Kind.CONTROL if control else Kind.USER_DEFINED)
+        else:
+            tokens.append(text)
+            types.append(Kind.NORMAL)
+    return tokens, types
+
+
+def looks_special(token: str) -> bool:
+    """Say whether an added token is a control token although its folder does not say so, as the reference decides."""
+    ends = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
+    return token in ("<pad>", "<mask>", "<2mass>", "[@BOS@]") or any(
+        token.startswith(start) and token.endswith(end) for start, end in ends
+    )
+
+
+def is_llama(files: TokenizerFiles) -> bool:
+    """Say whether `tokenizer.json` holds byte pairs over plain text with a token for each byte, as Llama 2's does."""
+    decoder = files.tokenizer.get("decoder")
+    return (
+        files.model_type == "BPE"
+        and bool(files.model.get("byte_fallback"))
+        and isinstance(decoder, dict)
+        and decoder.get("type") == "Sequence"
+    )
+
+
+def llama_values(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, Value]:
+    """Return the keys of the model "llama" from a `tokenizer.json`. All scores are -1000, as the reference writes."""
+    base = base_vocabulary(files)
+    kind = _text(config.get("model_type"))
+    named = set(named_tokens(files, kind, base))
+    added = added_tokens(files, base, kind)
+    ids = {id: token for token, id in base.items()}
+    tokens: list[str] = []
+    types: list[int] = []
+    for id in range(len(base)):
+        text = ids.get(id)
+        if text is None:
+            raise TokenizerError(f"{files.folder / 'tokenizer.json'} has no token with the id {id}: download it again")
+        tokens.append(text)
+        byte = re.fullmatch("<0x[0-9A-Fa-f]{2}>", text)
+        types.append(Kind.BYTE if byte else Kind.CONTROL if text in named else Kind.NORMAL)
+    for id, token in sorted(added.items()):
+        if id >= len(base):
+            tokens.append(token.content)
+            types.append(Kind.CONTROL if token.content in named else Kind.USER_DEFINED)
+    return {
+        "tokenizer.ggml.model": Value("string", "llama"),
+        "tokenizer.ggml.pre": Value("string", "default"),
+        "tokenizer.ggml.tokens": Value("array[string]", tokens),
+        "tokenizer.ggml.scores": Value("array[f32]", [-1000.0] * len(tokens)),
+        "tokenizer.ggml.token_type": Value("array[i32]", types),
+        **special_values(files, config, limit=len(tokens)),
+    }
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,60 @@
+"""What an architecture's table may say about its vocabulary."""
+
+from dataclasses import dataclass
+
+from quantreg.gguf import Value
+
+__all__ = ["HINTS", "Vocabulary"]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """How the models of an architecture keep their vocabulary. The default suits most decoders.
+
+    - ``kinds``: the kinds of vocabulary to look for, in this order. The first whose files are in the folder is taken.
+      "sentencepiece" is a `tokenizer.model`; "llama" a `tokenizer.json` of byte pairs over plain text with byte
+      fallback; "bpe" a `tokenizer.json` of byte pairs over bytes; "wordpiece" a `vocab.txt` or `tokenizer.json`.
+    - ``bpe_classes``: if `tokenizer_config.json` names one of these classes, "bpe" comes first.
+    - ``looks_special``: an added token of a `tokenizer.model` whose text looks like that of a special token, such as
+      "<|end|>", becomes a control token although the files do not say so.
+    - ``added_from_json``: the added tokens of `tokenizer.json` replace those of a `tokenizer.model`.
+    - ``space_prefix``: what `tokenizer.ggml.add_space_prefix` becomes for a `tokenizer.model`; "config" takes it from
+      `tokenizer_config.json` for every kind, and writes it first.
+    - ``eot``: the id of the token that ends a turn, if the files name none.
+    - ``token_types``: write how many token types there are ("type_vocab_size").
+    - ``sizes``: a vocabulary size, and the keys that are written only for a model with that "vocab_size".
+    - ``keys``: further keys, which are written last.
+    """
+
+    kinds: tuple[str, ...] = ("sentencepiece", "llama", "bpe", "wordpiece")
+    bpe_classes: tuple[str, ...] = ()
+    looks_special: bool = True
+    added_from_json: bool = False
+    space_prefix: bool | str | None = None
+    eot: int | None = None
+    token_types: bool = False
+    sizes: tuple[tuple[int, tuple[tuple[str, Value], ...]], ...] = ()
+    keys: tuple[tuple[str, Value], ...] = ()
+
+
+# How the reference looks for the vocabulary of the architectures that it knows, under names for tables.
+HINTS: dict[str, Vocabulary] = {
+    "bpe": Vocabulary(kinds=("bpe",)),
+    "qwen2": Vocabulary(kinds=("sentencepiece", "bpe")),
+    # Code Llama has 32016 tokens, and Granite's small models have 49152.
+    "llama": Vocabulary(
+        kinds=("sentencepiece", "llama", "bpe"),
+        space_prefix="config",
+        sizes=(
+            (32016, (("tokenizer.ggml.eot_token_id", Value("u32", 32010)),)),
+            (49152, (("tokenizer.ggml.add_bos_token", Value("bool", False)),)),
+        ),
+    ),
+    "gemma": Vocabulary(kinds=("sentencepiece",), space_prefix=False, eot=107),
+    "gemma2": Vocabulary(kinds=("sentencepiece",), space_prefix=False),
+    "gemma3": Vocabulary(kinds=("sentencepiece", "bpe"), space_prefix=False),
+    "phi3": Vocabulary(
+        kinds=("sentencepiece",), bpe_classes=("GPT2Tokenizer",), looks_special=False, added_from_json=True
+    ),
+    "bert": Vocabulary(kinds=("wordpiece",), token_types=True),
+}

@@ -1,0 +1,101 @@
+"""Small tokenizers of each kind, written byte by byte: what is needed to convert a folder, not to read texts."""
+
+import json
+import string
+import struct
+
+__all__ = ["SIZE", "VOCABULARY", "write_tokenizer"]
+
+SIZE = 93  # tokens; the models have embeddings for a few more, which a file gets as unused tokens
+VOCABULARY = 96
+
+_WORDS, _DIGITS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+", r"\p{N}"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+REGEXES = {"qwen2": f"{_WORDS}|{_DIGITS}|{_REST}", "llama-bpe": f"{_WORDS}|{_DIGITS}{{1,3}}|{_REST}"}
+LETTERS = string.ascii_letters + string.digits
+
+
+def write_tokenizer(kind, folder):
+    """Write the files of a tokenizer: "spm", "wordpiece", or the name of a BPE pre-tokenizer in the pinned list."""
+    {"spm": _sentencepiece, "wordpiece": _wordpiece}.get(kind, lambda to: _bpe(kind, to))(folder)
+
+
+def _dump(folder, name, what):
+    (folder / name).write_text(json.dumps(what, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _added(id_, text):
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": id_, "content": text, **flags, "special": True}
+
+
+def _bpe(pre, folder):
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    pairs = [f"Ġ{letter}" for letter in LETTERS[: SIZE - len(LETTERS) - 1 - len(special)]]
+    vocabulary = {token: i for i, token in enumerate([*LETTERS, "Ġ", *pairs])}
+    added = [_added(len(vocabulary) + i, text) for i, text in enumerate(special)]
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    if pre == "gpt-2":
+        splits = {**level, "use_regex": True}
+    else:
+        split = {"type": "Split", "pattern": {"Regex": REGEXES[pre]}, "behavior": "Isolated", "invert": False}
+        splits = {"type": "Sequence", "pretokenizers": [split, {**level, "use_regex": False}]}
+    model = {"type": "BPE", "dropout": None, "unk_token": None, "byte_fallback": False, "ignore_merges": False}
+    model |= {"vocab": vocabulary, "merges": [["Ġ", pair[1]] for pair in pairs]}
+    whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None}
+    whole |= {"pre_tokenizer": splits, "post_processor": None, "decoder": level, "model": model}
+    _dump(folder, "tokenizer.json", whole)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": special[-1], "pad_token": special[0]}
+    _dump(folder, "tokenizer_config.json", config)
+
+
+def _wordpiece(folder):
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [*special, *LETTERS[:40], *(f"##{letter}" for letter in LETTERS)][:SIZE]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    lower = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True}
+    lower |= {"strip_accents": None, "lowercase": True}
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
+    model |= {"max_input_chars_per_word": 100, "vocab": {word: i for i, word in enumerate(words)}}
+    around = [{"SpecialToken": {"id": text, "type_id": 0}} for text in ("[CLS]", "[SEP]")]
+    around.insert(1, {"Sequence": {"id": "A", "type_id": 0}})
+    tokens = {text: {"id": text, "ids": [words.index(text)], "tokens": [text]} for text in ("[CLS]", "[SEP]")}
+    process = {"type": "TemplateProcessing", "single": around, "pair": around, "special_tokens": tokens}
+    whole = {"version": "1.0", "truncation": None, "padding": None, "normalizer": lower}
+    whole |= {"added_tokens": [_added(i, text) for i, text in enumerate(special)], "model": model}
+    whole |= {"pre_tokenizer": {"type": "BertPreTokenizer"}, "post_processor": process}
+    _dump(folder, "tokenizer.json", whole | {"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}})
+    roles = zip(("pad", "unk", "cls", "sep", "mask"), special, strict=True)
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    _dump(folder, "tokenizer_config.json", config | {f"{role}_token": text for role, text in roles})
+
+
+def _sentencepiece(folder):
+    """tokenizer.model: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto."""
+    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)]
+    words = [*(f"▁{letter}" for letter in LETTERS), *LETTERS][: SIZE - len(pieces)]
+    pieces += [(word, -float(i), 1) for i, word in enumerate(words)]
+    data = b"".join(_message(1, _piece(*piece)) for piece in pieces)
+    data += _message(2, _number(3, 2) + _number(4, len(pieces)) + _number(40, 0) + _number(41, 1) + _number(42, 2))
+    data += _message(3, _number(3, 1) + _number(4, 0) + _number(5, 1))
+    (folder / "tokenizer.model").write_bytes(data)
+    config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False}
+    config |= {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    _dump(folder, "tokenizer_config.json", config)
+
+
+def _piece(text, score, kind):
+    return _message(1, text.encode()) + _varint(2 << 3 | 5) + struct.pack("<f", score) + _number(3, kind)
+
+
+def _message(field, data):
+    return _varint(field << 3 | 2) + _varint(len(data)) + data
+
+
+def _number(field, value):
+    return _varint(field << 3) + _varint(value)
+
+
+def _varint(n):
+    low = bytes([n & 0x7F | (0x80 if n > 0x7F else 0)])
+    return low + _varint(n >> 7) if n > 0x7F else low
