@@ -1,7 +1,6 @@
 """From the name of a device to the device."""
 
 import re
-import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -33,13 +32,21 @@ def open_device(name: "DeviceLike | None") -> Device:
         return CPU
     if not isinstance(name, str) or not _NAMES.fullmatch(name):
         raise DeviceError(f"the device {name!r} is unknown: expected cpu, cuda, cuda:1 (a second card) or mps")
-    return _opened("cuda:0" if name == "cuda" else name)
+    full = "cuda:0" if name == "cuda" else name
+    _check(full, _torch(name))
+    return _opened(full)
 
 
 @cache
 def _opened(name: str) -> "TorchDevice":
-    torch = _torch(name)
-    kind, _, index = name.removeprefix("torch:").partition(":")
+    from quantreg.devices.torch_device import TorchDevice  # loads torch
+
+    return TorchDevice(name.removeprefix("torch:"), name)
+
+
+def _check(name: str, torch: Any) -> None:
+    """Raise DeviceError if torch does not find the device."""
+    kind, _, index = name.partition(":")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not count:
@@ -49,18 +56,15 @@ def _opened(name: str) -> "TorchDevice":
             raise DeviceError(f"the device {name} is not there: torch finds that there {cards}")
     elif kind == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("the device mps is not there: it needs a Mac with an Apple processor and macOS 14 or later")
-    from quantreg.devices.torch_device import TorchDevice  # loads torch
-
-    return TorchDevice(name.removeprefix("torch:"), name)
 
 
 def _torch(name: str) -> Any:
     try:
         import torch  # takes seconds to load
     except ImportError as error:
-        if "torch" in sys.modules or getattr(error, "name", None) not in ("torch", None):
-            raise DeviceError(f"the device {name} needs torch, which is installed but fails to load: {error}") from None
-        raise DeviceError(f"the device {name} needs torch, which is not installed: {_INSTALL}") from None
+        if error.name == "torch":
+            raise DeviceError(f"the device {name} needs torch, which is not installed: {_INSTALL}") from None
+        raise DeviceError(f"the device {name} needs torch, which is installed but does not load: {error}") from None
     return torch
 
 
