@@ -71,6 +71,7 @@ _HOMES = {
     "allocate": "tuning.allocation",
     "collect_imatrix": "quality",
     "compare": "jobs.compare",
+    "convert": "jobs.convert",
     "coverage": "importance.coverage",
     "dequantize": "dispatch",
     "edit_metadata": "jobs.repack",

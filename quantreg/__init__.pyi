@@ -44,6 +44,7 @@ from quantreg.inference.model import Model as Model
 from quantreg.inference.model import load as load
 from quantreg.jobs.compare import Comparison as Comparison
 from quantreg.jobs.compare import compare as compare
+from quantreg.jobs.convert import convert as convert
 from quantreg.jobs.estimate import ModelEstimate as ModelEstimate
 from quantreg.jobs.estimate import estimate_model as estimate_model
 from quantreg.jobs.export import export as export

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import numpy as np
 
 from quantreg import gguf
+from quantreg.checkpoints.folder import is_published, read_folder
+from quantreg.checkpoints.scratch import Scratch
 from quantreg.errors import GGUFFormatError
 from quantreg.html import table
 from quantreg.registry import layout_of, types
-from quantreg.safetensors import Stored, is_safetensors, read_model
+from quantreg.safetensors import Read, Stored, is_safetensors, read_model
 from quantreg.tensor import QuantizedTensor
 from quantreg.whatis import model_path
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from quantreg.checkpoints.building import How
     from quantreg.parameters import Fitted
 
 __all__ = ["File", "open"]
@@ -30,16 +33,16 @@ __all__ = ["File", "open"]
 class _Place(NamedTuple):
     """Where a tensor is: its file, the mapping of the whole file, and the position of its data in both.
 
-    ``stored`` says how to decode a tensor that is not described as the file stores it; its scales are in ``scales``,
-    a path and a mapping.
+    ``stored`` says how to decode a tensor that is not described as the file stores it, and ``files`` holds the number,
+    the path and the mapping of each file that it is made of.
     """
 
     info: gguf.TensorInfo
     path: str
     mapped: mmap.mmap
     start: int
-    stored: Stored | None = None
-    scales: tuple[str, mmap.mmap] | None = None
+    stored: "Stored | How | None" = None
+    files: tuple[tuple[int, str, mmap.mmap], ...] = ()
 
 
 class _Kept(NamedTuple):
@@ -76,6 +79,31 @@ def _piece(name: str, path: str, mapped: mmap.mmap, start: int, nbytes: int) -> 
     return np.frombuffer(mapped, np.uint8)[start:end]
 
 
+def _maker(place: _Place, how: "How | Stored", scratch: Scratch) -> "Callable[[], NDArray[np.uint8]]":
+    """Return a function that makes the bytes of a tensor at its first call, and keeps them in a temporary file."""
+    views = [np.frombuffer(mapped, np.uint8) for _, _, mapped in place.files]  # a file with a view stays mapped
+    read = _reader(place)
+    kept: list[NDArray[np.uint8]] = []
+
+    def made() -> "NDArray[np.uint8]":
+        if not kept:
+            kept.append(scratch.keep(place.info.nbytes, lambda offset, buffer: how.read_into(read, offset, buffer)))
+            del views[:]
+        return kept[0]
+
+    return made
+
+
+def _reader(place: _Place) -> Read:
+    """A function that reads the files of a tensor by their numbers."""
+    files = {number: (path, mapped) for number, path, mapped in place.files}
+
+    def read(file: int, position: int, out: "NDArray[np.uint8]") -> None:
+        out[:] = _piece(place.info.name, *files[file], position, len(out))
+
+    return read
+
+
 def _decoder(place: _Place, stored: Stored) -> "Callable[[], NDArray[np.uint8]]":
     """Return a function that makes the bytes of a tensor which the file stores in another way.
 
@@ -83,18 +111,12 @@ def _decoder(place: _Place, stored: Stored) -> "Callable[[], NDArray[np.uint8]]"
     """
     codes = _piece(place.info.name, place.path, place.mapped, stored.codes.position, stored.codes.nbytes)
     # A file with a view stays mapped.
-    views = [codes, *(np.frombuffer(mapped, np.uint8) for _, mapped in ([place.scales] if place.scales else []))]
-
-    def reader(path: str, mapped: mmap.mmap) -> "Callable[[int, NDArray[np.uint8]], None]":
-        def read(position: int, out: "NDArray[np.uint8]") -> None:
-            out[:] = _piece(place.info.name, path, mapped, position, len(out))
-
-        return read
+    views = [codes, *(np.frombuffer(mapped, np.uint8) for _, _, mapped in place.files)]
+    read = _reader(place)
 
     def decoded() -> "NDArray[np.uint8]":
         out = np.empty(place.info.nbytes, np.uint8)
-        codes_of = reader(place.path, place.mapped)
-        stored.read_into(codes_of, reader(*place.scales) if place.scales else codes_of, 0, out)
+        stored.read_into(read, 0, out)
         del views[:]
         return out
 
@@ -121,9 +143,12 @@ class File(Mapping[str, QuantizedTensor]):
     def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
         self._tensors: dict[str, _Place] = {}
         self._maps: list[mmap.mmap] = []
-        path = model_path(path)
+        self._scratch: Scratch | None = None
+        self._made: dict[str, Callable[[], NDArray[np.uint8]]] = {}
         try:
-            if is_safetensors(path):
+            if isinstance(path, (str, bytes, os.PathLike)) and is_published(os.fsdecode(path)):
+                self._read_folder(os.fsdecode(path))
+            elif is_safetensors(path := model_path(path)):
                 self._read_safetensors(path)
             else:
                 self._read_gguf(path)
@@ -150,11 +175,19 @@ class File(Mapping[str, QuantizedTensor]):
         maps = [self._map(name, size) for name, size in zip(self.paths, model.sizes, strict=True)]
         for info, (number, start) in model.places.items():
             how = model.stored.get(info.name)
-            scales = None if how is None or how.scales is None else how.scales.file
-            self._tensors[info.name] = _Place(
-                info, self.paths[number], maps[number], start, how,
-                None if scales is None else (self.paths[scales], maps[scales]),
-            )  # fmt: skip
+            files = tuple((n, self.paths[n], maps[n]) for n in (() if how is None else how.files))
+            self._tensors[info.name] = _Place(info, self.paths[number], maps[number], start, how, files)
+
+    def _read_folder(self, path: str) -> None:
+        model = read_folder(path)
+        self.headers, self.metadata, self.warnings = (), gguf.Metadata.of(model.metadata), model.warnings
+        self.paths = tuple(model.paths)
+        self._scratch = Scratch()
+        maps = [self._map(name, size) for name, size in zip(self.paths, model.sizes, strict=True)]
+        for info, (number, start) in model.places.items():
+            how = model.how.get(info.name)
+            files = tuple((n, self.paths[n], maps[n]) for n in (() if how is None else how.files))
+            self._tensors[info.name] = _Place(info, self.paths[number], maps[number], start, how, files)
 
     def _map(self, path: str, size: int) -> mmap.mmap:
         """Map a file, which must still have the size that it had when its header was read."""
@@ -170,7 +203,12 @@ class File(Mapping[str, QuantizedTensor]):
 
     def __getitem__(self, name: str) -> QuantizedTensor:
         place = self._tensors[name]
-        if place.stored is not None:
+        if place.stored is not None and self._scratch is not None:
+            made = self._made.get(name)
+            if made is None:  # once: to make it again would take its space again
+                made = self._made[name] = _maker(place, place.stored, self._scratch)
+            return QuantizedTensor.from_info(place.info, made)
+        if isinstance(place.stored, Stored):
             return QuantizedTensor.from_info(place.info, _decoder(place, place.stored))
         data = _bytes_of(place)
         # The parameters may be in other files, which must stay mapped, too, when the model is closed.
@@ -190,11 +228,13 @@ class File(Mapping[str, QuantizedTensor]):
 
     def close(self) -> None:
         """Forget the tensors and unmap the file. A tensor that is still in use keeps the file mapped."""
-        self._tensors = {}
+        self._tensors, self._made = {}, {}
         for mapped in self._maps:
             with suppress(BufferError):
                 mapped.close()
         self._maps = []
+        if self._scratch is not None:
+            self._scratch.close()
 
     def __enter__(self) -> "Self":
         return self
@@ -227,7 +267,10 @@ _open = open
 def open(path: str | bytes | os.PathLike[str]) -> File:
     """Open a GGUF or safetensors model to read its metadata and tensors.
 
-    ``path`` is a file, any shard of a split model, the index of a safetensors model, or a folder with one model.
+    ``path`` is a file, any shard of a split model, the index of a safetensors model, or a folder with one model. A
+    folder with a config.json that names a class is opened as the GGUF model that it becomes: with its names, its
+    metadata and its order of rows. Tensors that a folder stores in another way are made when they are first used, in a
+    temporary file (in ``TMPDIR``).
 
     The result is a context manager and a mapping::
 

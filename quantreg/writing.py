@@ -88,9 +88,9 @@ def write(
     - ``metadata``: a mapping from key to value: a Python object, whose type `gguf.Value.of` picks, or a typed value
       such as ``gguf.Value("u64", 5)``. The metadata of an open file is copied byte for byte. No key is added, so
       include ``general.architecture`` and whatever else a loader needs. ``general.alignment`` is obeyed.
-    - ``tensors``: a mapping, such as an open file, from name to `QuantizedTensor`, NumPy array or torch tensor. Arrays
-      have their axes in NumPy order and the dtype float16, float32, float64, bfloat16 or int8 to int64. The order is
-      kept.
+    - ``tensors``: a mapping, such as an open file or a state dict, from name to `QuantizedTensor`, NumPy array or torch
+      tensor. Arrays have their axes in NumPy order and the dtype float16, float32, float64, bfloat16 or int8 to int64;
+      a `quantreg.torch.GGUFTensor` is written as it is encoded. The order is kept.
     - ``force``: replace an existing file.
 
     A header states the size of each tensor, and comes first. So that not all tensors have to be in memory at once,
@@ -295,8 +295,9 @@ def _parameters(name: str, tensor: object) -> Iterator[_Entry]:
 
 
 def _made(value: Any) -> Any:
-    """Call a function that makes a tensor; return anything else as it is."""
-    return value() if callable(value) else value
+    """Call a function that makes a tensor; return anything else as it is, but a GGUFTensor of torch with its bytes."""
+    made = value() if callable(value) else value
+    return made.__quantreg_tensor__() if hasattr(made, "__quantreg_tensor__") else made
 
 
 def _stored(name: str, tensor: Any) -> "tuple[tuple[int, ...], int, int, NDArray[np.uint8]]":

@@ -121,20 +121,17 @@ def test_any_piece_of_a_scaled_tensor_can_be_read():
     weights, scales = codes(37, 50)[1], RNG.random((37, 5), np.float32)
     whole = (weights.astype(np.float32) * scales.repeat(10, 1)).reshape(-1)
     how = stored.Stored(
-        stored.Part(0, 0, "F8_E4M3", (37, 50)), "F32", scales=stored.Part(0, 0, "F32", (37, 5)), block=(1, 10)
+        stored.Part(0, 0, "F8_E4M3", (37, 50)), "F32", scales=stored.Part(1, 0, "F32", (37, 5)), block=(1, 10)
     )
 
-    def reader(array):
-        raw = array.reshape(-1).view(np.uint8)
+    files = [array.reshape(-1).view(np.uint8) for array in (weights, scales)]
 
-        def read(position, buffer):
-            buffer[:] = raw[position : position + len(buffer)]
-
-        return read
+    def read(file, position, buffer):
+        buffer[:] = files[file][position : position + len(buffer)]
 
     for start, count in ((0, 1), (49, 2), (13, 1000), (1849, 1), (0, 1850)):
         buffer = np.empty(count * 4, np.uint8)
-        how.read_into(reader(weights), reader(scales), start * 4, buffer)
+        how.read_into(read, start * 4, buffer)
         np.testing.assert_array_equal(buffer.view(np.float32), whole[start : start + count])
 
 

@@ -5,7 +5,7 @@ names those with a role, which are special whatever their flags say. Folders fro
 `special_tokens_map.json` and `added_tokens.json`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ _CLASS_NAMES = {
     "GPTNeoXTokenizer": ("<|endoftext|>",),
     "LlamaTokenizer": ("<unk>", "<s>", "</s>"),
 }
+_LISTS = ("additional_special_tokens", "extra_special_tokens")
 _MODEL_CLASSES = {"bert": "BertTokenizer", "gpt2": "GPT2Tokenizer", "llama": "LlamaTokenizer"}
 
 
@@ -101,25 +102,25 @@ def _token(entry: Mapping[str, Any], named: bool = False) -> AddedToken:
 
 def named_tokens(files: TokenizerFiles, kind: str, base: Mapping[str, int]) -> Iterator[str]:
     """The texts of the tokens with a role: BOS, EOS, padding and so on; some come several times."""
-    sources: list[Mapping[str, Any]] = [files.config]
-    if "added_tokens_decoder" not in files.config:
-        sources.append(files.mapping("special_tokens_map.json"))
-    merged: dict[str, Any] = {}
-    for source in sources:
-        merged.update(source)
     name = files.tokenizer_class or _MODEL_CLASSES.get(kind, "")
-    added = {entry["content"] for entry in files.added}
-    yield from (text for text in _CLASS_NAMES.get(name, ()) if text in base or text in added)
+    known = {*base, *(entry["content"] for entry in files.added)}
+    yield from (text for text in _CLASS_NAMES.get(name, ()) if text in known)
+    merged = dict(files.config)
+    if "added_tokens_decoder" not in files.config:
+        old = files.mapping("special_tokens_map.json")
+        merged.update((key, value) for key, value in old.items() if key not in _LISTS)
+        # Those that the old file lists are special only if no other file has them.
+        yield from (text for key in _LISTS for text in _texts(old.get(key)) if text not in known)
     for key, value in merged.items():
         if key.endswith("_token"):
             yield from _texts([value])
-    for key in ("additional_special_tokens", "extra_special_tokens"):
-        value = merged.get(key)
-        yield from _texts(value.values() if isinstance(value, dict) else value if isinstance(value, list) else [])
+        elif key in _LISTS:
+            yield from _texts(value)
 
 
 def _texts(values: Any) -> Iterator[str]:
-    for value in values:
+    values = values.values() if isinstance(values, dict) else values
+    for value in values if isinstance(values, Collection) else ():
         text = value.get("content") if isinstance(value, dict) else value
         if isinstance(text, str) and text:
             yield text

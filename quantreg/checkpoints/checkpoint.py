@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from quantreg.checkpoints.config import Config
     from quantreg.checkpoints.transforms import Transform
+    from quantreg.checkpoints.vocabulary_hint import Vocabulary
 
 __all__ = ["Checkpoint", "How", "Key", "Row", "named"]
 
@@ -84,8 +85,10 @@ class Checkpoint:
       second: ("model.language_model.", "model."). The first pair that fits is used, once.
     - ``model_type``: the "model_type" of config.json, which `quantreg export` writes. A folder whose config.json does
       not name its class is recognised by it.
-    - ``vocabulary``: a hint for the tokenizer: how this kind of model stores it, see
-      `quantreg.checkpoints.vocabulary`. None means that the files of the folder decide.
+    - ``vocabulary``: how this kind of model keeps its tokenizer: a `quantreg.checkpoints.Vocabulary`, or the name of
+      one of those in `vocabulary_hint`. None means that the files of the folder decide.
+    - ``defaults``: pairs (name, value) of what config.json may leave out because the class of transformers says it. A
+      value may be a function of `Config`, without these defaults.
     - ``float32``: names of GGUF tensors, with "{i}" for the layer, that are always stored as F32, beyond vectors and
       norms and those of `quantreg.checkpoints.common.FLOAT32`.
     """
@@ -96,8 +99,9 @@ class Checkpoint:
     ignored: tuple[str, ...] = ()
     starts: tuple[tuple[str, str], ...] = ()
     model_type: str = ""
-    vocabulary: str | None = None
+    vocabulary: "Vocabulary | str | None" = None
     float32: tuple[str, ...] = ()
+    defaults: "tuple[tuple[str, Any | Callable[[Config], Any]], ...]" = ()
 
 
 def named(

@@ -1,27 +1,36 @@
 """Rows and keys that most decoders share: those of Llama, from which published models seldom stray far."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from quantreg.checkpoints.checkpoint import Key, Row, named
 from quantreg.checkpoints.config import Config
-from quantreg.checkpoints.transforms import Generated, Pairs, Plus
+from quantreg.checkpoints.transforms import Generated, Pairs
+from quantreg.errors import CheckpointError
 
 __all__ = [
     "ATTENTION",
+    "ATTENTION_WEIGHTS",
+    "BLOCK_COUNT",
     "DECODER_KEYS",
+    "DEFAULTS",
     "DENSE",
+    "DENSE_WEIGHTS",
     "FILE_TYPE",
     "FLOAT32",
     "IGNORED",
     "LAYER_NORMS",
     "OUTER",
     "PAIRED_ATTENTION",
+    "POOLING",
+    "experts",
     "head_size",
     "key_pairs",
     "llama3_factors",
-    "plus_one",
     "query_pairs",
     "tied",
+    "without",
 ]
 
 # Names of GGUF tensors that are stored as F32 in every model, as llama.cpp's converter does. It does the same with
@@ -46,11 +55,6 @@ def query_pairs(config: Config) -> Pairs:
 def key_pairs(config: Config) -> Pairs:
     """The order of the rows of keys in models whose GGUF rotates neighbours."""
     return Pairs(config.kv_heads)
-
-
-def plus_one(config: Config) -> Plus:
-    """Norms that a checkpoint stores as their difference from 1."""
-    return Plus(1.0)
 
 
 def tied(config: Config) -> bool:
@@ -126,6 +130,30 @@ DENSE: tuple[Row, ...] = named(
 )
 
 
+# The same weights in models without biases.
+ATTENTION_WEIGHTS: tuple[Row, ...] = tuple(row for row in ATTENTION if row.new.endswith(".weight"))
+DENSE_WEIGHTS: tuple[Row, ...] = named(
+    {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}, bias=False
+)
+# What most classes of transformers take if config.json does not say it.
+DEFAULTS: tuple[tuple[str, Any], ...] = (
+    ("rope_theta", 10000.0),
+    ("rms_norm_eps", 1e-6),
+    ("num_key_value_heads", lambda config: config.heads),
+)
+
+
+def experts(prefix: str, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj") -> tuple[Row, ...]:
+    """The rows of experts that are stored one by one. ``prefix`` contains "{i}" and "{e}"; the others follow it."""
+    parts = (("gate", gate), ("up", up), ("down", down))
+    return tuple(Row(f"blk.{{i}}.ffn_{new}_exps.weight", f"{prefix}{old}.weight") for new, old in parts)
+
+
+def without(keys: tuple[Key, ...], *names: str) -> tuple[Key, ...]:
+    """The keys but those of these names."""
+    return tuple(key for key in keys if key.new not in names)
+
+
 _SCALING = {"linear": "linear", "yarn": "yarn", "su": "longrope", "longrope": "longrope"}
 
 
@@ -171,10 +199,33 @@ def _causal(config: Config) -> bool | None:
     return False if config.get("is_causal") is False else None
 
 
+def _pooling(config: Config) -> int | None:
+    """How the states of tokens become one embedding, as modules.json of sentence-transformers and its files say it."""
+    folder = Path(config.path).parent
+    if not (folder / "modules.json").is_file():
+        return None
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    paths = (module["path"] for module in modules if module["type"].endswith("Pooling"))
+    path = next(paths, None)
+    if path is None:
+        return None
+    told = json.loads((folder / path / "config.json").read_text(encoding="utf-8"))
+    kinds = {"mean": 1, "cls": 2, "lasttoken": 3}
+    flags = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2, "pooling_mode_lasttoken": 3}
+    found = next((kind for flag, kind in flags.items() if told.get(flag)), kinds.get(told.get("pooling_mode")))
+    if found is None:
+        raise CheckpointError(
+            f"{folder / path / 'config.json'} names no kind of pooling that GGUF has: expected mean, cls or lasttoken"
+        )
+    return found
+
+
+BLOCK_COUNT: Key = Key("block_count", lambda config: config.n_layers)
+POOLING: Key = Key("pooling_type", _pooling)
 # The metadata of a decoder. The rules, the order and the types are those of llama.cpp's converter.
 FILE_TYPE: Key = Key("=general.file_type", lambda config: 0)  # its place: the file type is known later
 DECODER_KEYS: tuple[Key, ...] = (
-    Key("block_count", lambda config: config.n_layers),
+    BLOCK_COUNT,
     Key("context_length", ("max_position_embeddings", "n_ctx", "n_positions", "max_length", "max_sequence_length",
                            "model_max_length")),
     Key("embedding_length", ("hidden_size", "n_embd", "dim")),

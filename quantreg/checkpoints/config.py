@@ -1,6 +1,6 @@
 """The configuration of a model: config.json as a mapping that explains what it lacks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from quantreg.errors import CheckpointError
@@ -49,6 +49,13 @@ class Config(Mapping[str, Any]):
     def first_of(self, names: tuple[str, ...], default: Any = None) -> Any:
         """The value of the first name that is there, or the default."""
         return next((self._data[name] for name in names if name in self._data), default)
+
+    def filled(self, defaults: tuple[tuple[str, Any | Callable[["Config"], Any]], ...]) -> "Config":
+        """The same with the defaults of a `Checkpoint` for what is missing."""
+        full = Config(self.outer, self.path)
+        missing = ((name, value) for name, value in defaults if name not in self._data)
+        full._data = self._data | {name: value(self) if callable(value) else value for name, value in missing}
+        return full
 
     def number(self, *names: str, default: int | None = None) -> int:
         """The positive whole number under the first of these names that is there.

@@ -7,20 +7,27 @@ from typing import Any
 from quantreg.checkpoints.tokenizer_files import TokenizerFiles
 from quantreg.tokenization.utf8 import CHARACTER_BYTES
 
-__all__ = ["decoded"]
+__all__ = ["decoded", "marks_spaces"]
 
 
 def decoded(files: TokenizerFiles, token: str) -> str:
     """Return the text that a text of this one token decodes to."""
-    decoder = files.tokenizer.get("decoder")
-    if decoder is None and "decoder" not in files.tokenizer and files.has("vocab.json"):
-        decoder = {"type": "ByteLevel"}
     text = token
-    for step in _steps(decoder):
+    for step in _steps(_decoder(files)):
         text = _step(step, text)
     if files.config.get("clean_up_tokenization_spaces") is True and files.model_type != "BPE":
         text = _without_spaces(text)
     return text
+
+
+def marks_spaces(files: TokenizerFiles) -> bool:
+    """Say whether "▁" stands for a space in tokens: not where the characters of tokens stand for bytes."""
+    return all(step.get("type") != "ByteLevel" for step in _steps(_decoder(files)))
+
+
+def _decoder(files: TokenizerFiles) -> Any:
+    bytes_alone = "decoder" not in files.tokenizer and files.has("vocab.json")
+    return {"type": "ByteLevel"} if bytes_alone else files.tokenizer.get("decoder")
 
 
 def _steps(decoder: Any) -> Iterator[dict[str, Any]]:
@@ -36,9 +43,7 @@ def _steps(decoder: Any) -> Iterator[dict[str, Any]]:
 def _step(step: dict[str, Any], text: str) -> str:
     kind = step.get("type")
     if kind == "ByteLevel":
-        raw = [CHARACTER_BYTES.get(character) for character in text]
-        # One character that is no byte, and the token is taken as it is.
-        return text if None in raw else bytes(byte for byte in raw if byte is not None).decode("utf-8", "replace")
+        return _of_bytes(text)
     if kind == "Replace":
         pattern, content = step.get("pattern"), step.get("content")
         if isinstance(pattern, dict) and isinstance(pattern.get("String"), str) and isinstance(content, str):
@@ -59,6 +64,19 @@ def _step(step: dict[str, Any], text: str) -> str:
     elif kind == "BPEDecoder":
         return text.replace(step.get("suffix") or "</w>", "")
     return text
+
+
+def _of_bytes(text: str) -> str:
+    """The text whose bytes the characters stand for; the same text where they stand for none.
+
+    The reference writes "\ufffd" where the bytes are no UTF-8, as those of "é" are not. Such a token would never be
+    found in a text.
+    """
+    raw = [CHARACTER_BYTES.get(character) for character in text]
+    try:
+        return text if None in raw else bytes(byte for byte in raw if byte is not None).decode("utf-8")
+    except UnicodeDecodeError:
+        return text
 
 
 def _stripped(step: dict[str, Any], text: str) -> str:

@@ -56,6 +56,9 @@ _SAME = {
     "bloom": ("gpt3-finnish", "poro-chat"),
 }
 
+# Classes of tokenizers whose splits are fixed, for folders that have vocab.json and merges.txt alone.
+_CLASSES = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2", "RobertaTokenizer": "roberta-bpe"}
+
 
 @dataclass(frozen=True)
 class _Model:
@@ -120,6 +123,8 @@ def pretokenizer_name(files: TokenizerFiles, kind: str, tokens: Collection[str])
     ``kind`` is the "model_type" in config.json, and ``tokens`` has all tokens. Raises TokenizerError if the structure
     is unknown.
     """
+    if not files.tokenizer and files.tokenizer_class in _CLASSES:
+        return _CLASSES[files.tokenizer_class]
     normalizer = list(_flat(files.tokenizer.get("normalizer"), "normalizers"))
     steps, problem = found_structure(files.tokenizer)
     whole = bool(files.model.get("ignore_merges"))

@@ -5,7 +5,7 @@ among the added tokens of `tokenizer.json`; then `config.json` gives ids. What t
 adds around a text counts more than the flags of `tokenizer_config.json`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from string import ascii_letters, digits
 from typing import Any
 
@@ -32,16 +32,16 @@ _ADDED = ("bos", "eos", "sep")  # those with a key that says whether they are ad
 
 
 def special_values(
-    files: TokenizerFiles, config: Mapping[str, Any], *, merges: bool = False, limit: int | None = None
+    files: TokenizerFiles, config: Mapping[str, Any], *, merges: Sequence[str] = (), limit: int | None = None
 ) -> dict[str, Value]:
     """Return the keys that follow the tokens in a GGUF file, in the order of the reference.
 
-    ``merges``: the merges of byte pairs come first. ``limit``: ids from this number on are left out.
+    ``merges``: the merges of byte pairs, which come first. ``limit``: ids from this number on are left out.
     """
     found = _Special(files, config, limit)
     values: dict[str, Value] = {}
     if merges:
-        values[_PREFIX + "merges"] = Value("array[string]", _merges(files))
+        values[_PREFIX + "merges"] = Value("array[string]", merges)
     for role, id in found.ids.items():
         if role in _ID_KEYS:
             values[_PREFIX + _ID_KEYS[role]] = Value("u32", id)
@@ -206,31 +206,6 @@ def _sequence(part: dict[str, Any]) -> str | None:
 def _id(entry: Any) -> str | None:
     found = entry.get("id") if isinstance(entry, dict) else None
     return found if isinstance(found, str) else None
-
-
-def _merges(files: TokenizerFiles) -> list[str]:
-    """The merges as "left right". A space within a part, which only some vocabularies have, is written as "Ġ"."""
-    merges = files.model.get("merges")
-    path = files.folder / "tokenizer.json"
-    if not merges and files.has("merges.txt"):
-        return _merges_of_text(files)
-    if not isinstance(merges, list) or not merges:
-        raise TokenizerError(f"{path} has no merges, which byte pairs need: download the file again")
-    found = []
-    for number, merge in enumerate(merges):
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) and part for part in pair):
-            raise TokenizerError(f"{path}: merge {number} is {merge!r}, not two tokens: the file is damaged")
-        found.append(merge if isinstance(merge, str) else " ".join(part.replace(" ", "Ġ") for part in pair))
-    return found
-
-
-def _merges_of_text(files: TokenizerFiles) -> list[str]:
-    lines = files.text("merges.txt").split("\n")
-    if lines[0].strip().startswith("#"):
-        del lines[0]
-    pairs = (line.split() for line in lines)
-    return [" ".join(pair) for pair in pairs if len(pair) == 2]
 
 
 def _normalizer(normalizer: dict[str, Any]) -> dict[str, bool]:

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from quantreg.checkpoints.added_tokens import AddedToken, added_tokens, named_tokens
-from quantreg.checkpoints.decoders import decoded
+from quantreg.checkpoints.added_tokens import AddedToken, added_tokens
+from quantreg.checkpoints.decoders import decoded, marks_spaces
+from quantreg.checkpoints.merges import merge_texts, read_merges
 from quantreg.checkpoints.pretokenizers import pretokenizer_name
 from quantreg.checkpoints.special_ids import special_values
 from quantreg.checkpoints.tokenizer_files import TokenizerFiles, whole_number
@@ -31,7 +32,7 @@ def bpe_values(files: TokenizerFiles, config: Mapping[str, Any], pre: str | None
         "tokenizer.ggml.pre": Value("string", pre),
         "tokenizer.ggml.tokens": Value("array[string]", tokens),
         "tokenizer.ggml.token_type": Value("array[i32]", types),
-        **special_values(files, config, merges=True),
+        **special_values(files, config, merges=merge_texts(read_merges(files))),
     }
 
 
@@ -78,6 +79,7 @@ def tokens_by_id(
             f'the model a "vocab_size" of {size}: the tokenizer belongs to another model, or tokens were added without '
             "making the embedding larger; remove those tokens from the tokenizer's files"
         )
+    marked = marks_spaces(files)
     tokens: list[str] = []
     types: list[int] = []
     for id in range(size):
@@ -88,7 +90,7 @@ def tokens_by_id(
         elif id in added:
             text = text if added[id].normalized else decoded(files, text)
             control = added[id].special or looks_special(text)
-            tokens.append(text if control else text.replace("▁", " "))
+            tokens.append(text.replace("▁", " ") if marked and not control else text)
             types.append(Kind.CONTROL if control else Kind.USER_DEFINED)
         else:
             tokens.append(text)
@@ -116,30 +118,33 @@ def is_llama(files: TokenizerFiles) -> bool:
 
 
 def llama_values(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, Value]:
-    """Return the keys of the model "llama" from a `tokenizer.json`. All scores are -1000, as the reference writes."""
+    """Return the keys of the model "llama" from a `tokenizer.json`.
+
+    The score of a token is minus the rank of the merge that makes it, so that the highest score merges first, as in a
+    `tokenizer.model`. (The reference writes -1000 for all, so that a text is merged from the left: with the vocabulary
+    of Llama 2, half of the longer texts become other tokens.) There is no padding up to "vocab_size".
+    """
     base = base_vocabulary(files)
     kind = _text(config.get("model_type"))
-    named = set(named_tokens(files, kind, base))
     added = added_tokens(files, base, kind)
-    ids = {id: token for token, id in base.items()}
-    tokens: list[str] = []
-    types: list[int] = []
-    for id in range(len(base)):
-        text = ids.get(id)
-        if text is None:
-            raise TokenizerError(f"{files.folder / 'tokenizer.json'} has no token with the id {id}: download it again")
-        tokens.append(text)
-        byte = re.fullmatch("<0x[0-9A-Fa-f]{2}>", text)
-        types.append(Kind.BYTE if byte else Kind.CONTROL if text in named else Kind.NORMAL)
-    for id, token in sorted(added.items()):
-        if id >= len(base):
-            tokens.append(token.content)
-            types.append(Kind.CONTROL if token.content in named else Kind.USER_DEFINED)
+    size = max(*base.values(), *added) + 1
+    if size > len(base.keys() | {token.content for token in added.values()}):
+        raise TokenizerError(f"{files.folder / 'tokenizer.json'} has ids without a token: download it again")
+    tokens, types = tokens_by_id(files, base, added, max(size, vocabulary_size(config) or 0))
+    del tokens[size:], types[size:]
+    types = [
+        Kind.BYTE if type == Kind.NORMAL and re.fullmatch("<0x[0-9A-Fa-f]{2}>", token) else type
+        for token, type in zip(tokens, types, strict=True)
+    ]
+    ranks: dict[str, int] = {}
+    merges = read_merges(files)
+    for rank, (left, right) in enumerate(merges):
+        ranks.setdefault(left + right, rank)
     return {
         "tokenizer.ggml.model": Value("string", "llama"),
         "tokenizer.ggml.pre": Value("string", "default"),
         "tokenizer.ggml.tokens": Value("array[string]", tokens),
-        "tokenizer.ggml.scores": Value("array[f32]", [-1000.0] * len(tokens)),
+        "tokenizer.ggml.scores": Value("array[f32]", [-float(ranks.get(token, len(merges))) for token in tokens]),
         "tokenizer.ggml.token_type": Value("array[i32]", types),
         **special_values(files, config, limit=len(tokens)),
     }

@@ -37,8 +37,8 @@ def wordpiece_values(files: TokenizerFiles, config: Mapping[str, Any], pre: str 
         "tokenizer.ggml.token_type": Value("array[i32]", types),
         **special_values(files, config, limit=len(texts)),
     }
-    if not files.tokenizer and isinstance(files.config.get("do_lower_case"), bool):
-        values.setdefault("tokenizer.ggml.normalizer.lowercase", Value("bool", files.config["do_lower_case"]))
+    if not files.tokenizer and files.config.get("do_lower_case") is False:
+        values.setdefault("tokenizer.ggml.normalizer.lowercase", Value("bool", False))
     return values
 
 

@@ -19,6 +19,7 @@ __all__ = ["main"]
 # subcommand -> (module, first line of its help), so that --help does not load the modules
 COMMANDS: dict[str, tuple[str, str]] = {
     "quantize": ("quantize", "Quantize a GGUF or safetensors model, with llama-quantize's arguments."),
+    "convert": ("convert", "Convert a Hugging Face folder to a GGUF file."),
     "plan": ("plan", "Write the type chosen for each tensor to a file that you can edit."),
     "split": ("split", "Split a GGUF model into shards."),
     "merge": ("merge", "Merge the shards of a model into one GGUF file."),

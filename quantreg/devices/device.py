@@ -68,15 +68,12 @@ class Device:
         """Sums of x^T x on the device, all zero; or None if the caller should add them up in NumPy."""
         return None
 
-    def inverse_factor(self, a: "NDArray[np.float64]") -> "Floats":
-        """The upper triangular U, float32 (cols, cols), with a^-1 = U^T U.
+    def inverse_factor(self, a: "NDArray[np.float64]") -> "Floats | None":
+        """The upper triangular U, float32 (cols, cols), with a^-1 = U^T U; or None if the caller should compute it.
 
         Raises numpy.linalg.LinAlgError if ``a`` is not positive definite.
         """
-        # With J the reversal of order, J A J = L L^T gives A = R R^T, where R = J L J is upper triangular, and so is
-        # R^-1.
-        lower = np.linalg.cholesky(a[::-1, ::-1])
-        return inverse(np.ascontiguousarray(lower[::-1, ::-1])).astype(np.float32)
+        return None
 
     def keep(self, matrix: "Floats") -> Any:
         """A matrix for the methods of `Errors`. It stays on the device as long as the caller keeps the result."""
@@ -90,19 +87,6 @@ class Device:
         """The sum of the squares of x @ w.T, for float32 (tokens, cols) and (rows, cols)."""
         y = x @ w.T
         return float(np.einsum("ij,ij->", y, y, dtype=np.float64))
-
-
-def inverse(upper: Any, xp: Any = np) -> Any:
-    """The inverse of an upper triangular matrix of the module xp, by halves, so that nearly all work is products."""
-    n = len(upper)
-    if n <= 128:
-        return xp.triu(xp.linalg.inv(upper))
-    out = xp.zeros_like(upper)
-    half = n // 2
-    a, d = inverse(upper[:half, :half], xp), inverse(upper[half:, half:], xp)
-    out[:half, :half], out[half:, half:] = a, d
-    out[:half, half:] = -(a @ (upper[:half, half:] @ d))
-    return out
 
 
 CPU = Device()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from quantreg.devices.device import Device, Errors, inverse
+from quantreg.devices.device import Device, Errors
 from quantreg.devices.resident import Resident
 from quantreg.dispatch import cpu_count, decode_slab
 from quantreg.errors import DeviceError
@@ -135,19 +135,21 @@ class TorchDevice(Device):
         zeros = self._other(nbytes, lambda: torch.zeros(matrices, cols, cols, device=self._where))
         return _TorchSums(zeros, self)
 
-    def inverse_factor(self, a: "NDArray[np.float64]") -> "Floats":
+    def inverse_factor(self, a: "NDArray[np.float64]") -> "Floats | None":
         nbytes = FACTOR_COPIES * a.nbytes
         if self._where.type == "mps" or nbytes + self.resident.held() > self.resident.budget:  # no float64; no room
-            return super().inverse_factor(a)
+            return None
         self.resident.room(nbytes)
 
         def work() -> "Floats":
+            # With J the reversal of order, J A J = L L^T gives A = R R^T, where R = J L J is upper triangular, and so
+            # is R^-1.
             there = torch.from_numpy(a).to(self._where, copy=True).flip(0, 1)
             lower, info = torch.linalg.cholesky_ex(there)
             del there
             if int(info):
                 raise np.linalg.LinAlgError("the matrix is not positive definite")
-            return _numpy(inverse(lower.flip(0, 1), torch).float())
+            return _numpy(_inverse(lower.flip(0, 1)).float())
 
         return self._run(work)
 
@@ -177,7 +179,7 @@ class TorchDevice(Device):
         """Call work, and say what to do if there is no memory for it."""
         try:
             return work()
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             raise DeviceError(
                 f"{self.name} has no memory left: end other programs that use it, give shorter chunks (-c), or leave "
                 f"--device out ({str(error).splitlines()[0]:.120})"
@@ -219,6 +221,19 @@ class _TorchErrors(Errors):
 
     def product(self, h: torch.Tensor, first: int, last: int) -> "Floats":
         return _numpy(h[first:last] @ self._there)
+
+
+def _inverse(upper: torch.Tensor) -> torch.Tensor:
+    """The inverse of an upper triangular matrix, by halves, so that nearly all of the work is products."""
+    n = len(upper)
+    if n <= 128:
+        return torch.linalg.inv(upper).triu()
+    out = torch.zeros_like(upper)
+    half = n // 2
+    a, d = _inverse(upper[:half, :half]), _inverse(upper[half:, half:])
+    out[:half, :half], out[half:, half:] = a, d
+    out[:half, half:] = -(a @ (upper[:half, half:] @ d))
+    return out
 
 
 def _decoded(w: "Prepared", name: str, matrix: int, threads: int | None) -> "Floats":

@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
+from quantreg.checkpoints.folder import is_published
 from quantreg.errors import PlanError
 from quantreg.importance import ImatrixLike, ImportanceMatrix
+from quantreg.jobs.folder import FolderSource
 from quantreg.jobs.safetensors import SafetensorsSource
 from quantreg.jobs.source import Source
 from quantreg.safetensors import SUFFIX, is_safetensors
@@ -22,13 +25,20 @@ def open_source(
     partial: bool = False,
     any_type: bool = False,
     decode: bool = True,
+    given: Mapping[str, Any] | None = None,
 ) -> Source:
     """The model at path: a GGUF or safetensors file, any of several shards, their index, or the folder of one model.
+
+    A folder with a config.json that names a class is read as the GGUF model that it becomes, see `FolderSource`, unless
+    there are ``names`` or ``decode`` is False: then its tensors keep the names that they have. ``given`` is metadata
+    that the user sets, by key: it may make up for what the files do not say.
 
     What the file holds decides, not its name. ``names`` maps the names in a safetensors file to GGUF's, see
     `SafetensorsSource`; ``partial``, ``any_type`` and ``decode`` are those of the sources. Raises GGUFFormatError,
     SafetensorsError, PlanError, OSError.
     """
+    if decode and names is None and isinstance(path, (str, bytes, os.PathLike)) and is_published(os.fsdecode(path)):
+        return FolderSource(os.fsdecode(path), given)
     path = model_path(path)
     if is_safetensors(path):
         return SafetensorsSource(path, names, partial=partial, any_type=any_type, decode=decode)

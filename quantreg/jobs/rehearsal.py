@@ -17,6 +17,7 @@ from quantreg.jobs.inputs import open_imatrix, open_source
 from quantreg.jobs.source import Source
 from quantreg.qtype import QuantType
 from quantreg.recipes import FileType, Plan, PlanOptions, plan_header
+from quantreg.recipes.options import pairs
 from quantreg.registry import types
 from quantreg.words import count, named
 
@@ -61,7 +62,7 @@ def rehearse(
 
     Raises what `quantreg.plan` raises, except for problems of the plan: `Rehearsal.check` raises those.
     """
-    source = adapt(open_source(src, names))
+    source = adapt(open_source(src, names, given=dict(pairs(options.override_kv))))
     if isinstance(file_type, Plan):
         made = _fitting(file_type, source, options)
         if imatrix is None and any(tensor.importance for tensor in made.tensors):

@@ -18,13 +18,12 @@ from quantreg.faults import unknown_elsewhere
 from quantreg.ggml import INTEGER_TYPES
 from quantreg.gguf import TensorInfo
 from quantreg.importance import ImportanceMatrix
-from quantreg.jobs.source import DataFile, Source, read_stored, stamp_of
+from quantreg.jobs.source import DataFile, How, Source, stamp_of
 from quantreg.loss import Loss, has_limit, measured
 from quantreg.parameters import TensorContext
 from quantreg.qtype import QuantType
 from quantreg.recipes import TensorPlan
 from quantreg.registry import registry, types
-from quantreg.safetensors import Stored
 from quantreg_kernels._run import first_nonfinite
 
 if TYPE_CHECKING:
@@ -62,8 +61,8 @@ class Slab:
     says which tensor and matrix of the source it is, and ``becomes`` what it is in the output, where the name, the
     shape and the metadata may differ; each is None if the codec does not ask. ``had`` are the fitted parameters of the
     source, and ``parameters`` those of the result, or None. With ``stored``, the bytes are made while reading:
-    ``position`` then counts from the start of the tensor, and ``scales`` are the path and stamp of the file that holds
-    its scales.
+    ``position`` then counts from the start of the tensor, and ``files`` are the number, the path and the stamp of each
+    file that they are made of.
     """
 
     tensor: str
@@ -80,8 +79,8 @@ class Slab:
     had: "Fitted | None" = None
     becomes: TensorContext | None = None
     parameters: "Fitted | None" = None
-    stored: Stored | None = None
-    scales: tuple[str, tuple[int, int]] | None = None
+    stored: How | None = None
+    files: tuple[tuple[int, str, tuple[int, int]], ...] = ()
 
 
 class Done(NamedTuple):
@@ -137,8 +136,7 @@ def slabs_of(
     shard, position = source.place(info)
     path, stamp = os.path.abspath(source.paths[shard]), stamps[shard]  # a worker may be in another folder
     stored = source.stored.get(info.name)
-    beside = stored.scales.file if stored and stored.scales else shard
-    scales = (os.path.abspath(source.paths[beside]), stamps[beside]) if stored else None
+    files = tuple((n, os.path.abspath(source.paths[n]), stamps[n]) for n in (stored.files if stored else ()))
     if not tensor.converted:
         qtype = types.get(info.type_id)
         look = check and qtype is not None and info.known and qtype.name not in INTEGER_TYPES
@@ -147,7 +145,7 @@ def slabs_of(
             context = None if had is None else source.context(info, matrix_of(info, first // info.row_bytes))
             slab = Slab(
                 info.name, path, stamp, position + first, nbytes, qtype.name if look else None,
-                None, info.n_cols, first, context=context, had=had, stored=stored, scales=scales,
+                None, info.n_cols, first, context=context, had=had, stored=stored, files=files,
             )  # fmt: skip
             yield slab, first, nbytes
         return
@@ -171,7 +169,7 @@ def slabs_of(
         slab = Slab(
             info.name, path, stamp, position + first * info.row_bytes,
             (last - first) * info.row_bytes, types[info.type_id].name, types[tensor.to_id].name, info.n_cols, first,
-            importance[matrix % len(importance)], context, had, becomes, parameters, stored, scales,
+            importance[matrix % len(importance)], context, had, becomes, parameters, stored, files,
         )  # fmt: skip
         yield slab, first * out_bytes, (last - first) * out_bytes
         first = last
@@ -216,11 +214,13 @@ class Worker:
     def _raw(self, slab: Slab) -> NDArray[np.uint8]:
         """The bytes of the slab in ``slab.from_type``, in this thread's buffer."""
         raw = self._buffer("raw", slab.nbytes)
-        file = self._open(slab.path, slab.stamp)
-        if slab.stored is None or slab.scales is None:
-            file.read_into(slab.position, raw, slab.tensor)
+        if slab.stored is None:
+            self._open(slab.path, slab.stamp).read_into(slab.position, raw, slab.tensor)
         else:
-            read_stored(slab.stored, file, self._open(*slab.scales), slab.position, raw, slab.tensor)
+            files = {number: self._open(path, stamp) for number, path, stamp in slab.files}
+            slab.stored.read_into(
+                lambda file, position, out: files[file].read_into(position, out, slab.tensor), slab.position, raw
+            )
         return raw
 
     def _encode(self, slab: Slab, raw: NDArray[np.uint8]) -> Done:

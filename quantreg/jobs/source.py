@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from quantreg.errors import GGUFFormatError
 from quantreg.ggml import REMOVED_LAYOUTS, REMOVED_TYPES, TypeLayout
 from quantreg.parameters import TensorContext, without_tokenizer
 from quantreg.registry import layout_of, types
-from quantreg.safetensors import Stored
+from quantreg.safetensors import Read
 from quantreg.storage import PositionedFile
 
 if TYPE_CHECKING:
@@ -22,7 +22,20 @@ if TYPE_CHECKING:
 
     from quantreg.parameters import Fitted
 
-__all__ = ["DataFile", "Source", "read_stored", "stamp_of"]
+__all__ = ["DataFile", "How", "Source", "stamp_of"]
+
+
+class How(Protocol):
+    """How to read a tensor that the files store in another way: `safetensors.Stored` and those of `checkpoints.made`.
+
+    It pickles. ``files`` are the numbers of the files that it reads, and ``read_into(read, offset, buffer)`` fills the
+    buffer with the bytes of the tensor from ``offset`` on, where ``read(file, position, out)`` reads a file.
+    """
+
+    @property
+    def files(self) -> tuple[int, ...]: ...
+
+    def read_into(self, read: Read, offset: int, buffer: "NDArray[np.uint8]") -> None: ...
 
 
 class Source:
@@ -47,7 +60,7 @@ class Source:
     paths: list[str]
     size: int
     warnings: list[str]
-    stored: dict[str, Stored]
+    stored: "dict[str, How]"
 
     def __init__(
         self,
@@ -81,7 +94,7 @@ class Source:
         paths: list[str],
         size: int,
         warnings: list[str],
-        stored: Mapping[str, Stored] | None = None,
+        stored: "Mapping[str, How] | None" = None,
     ) -> None:
         self.headers, self.metadata, self.tensors = headers, metadata, tuple(places)
         self.paths, self.size, self.warnings, self.stored = paths, size, warnings, dict(stored or {})
@@ -190,24 +203,13 @@ class Source:
         Raises GGUFFormatError "tensor-past-end" if the file has shrunk since its header was read.
         """
         shard, start = self._place[info.name]
-        file, how = self._files[shard], self.stored.get(info.name)
+        how = self.stored.get(info.name)
         if how is None:
-            file.read_into(start + offset, buffer, info.name)
+            self._files[shard].read_into(start + offset, buffer, info.name)
         else:
-            scales = self._files[how.scales.file] if how.scales else file
-            read_stored(how, file, scales, offset, buffer, info.name)
-
-
-def read_stored(
-    how: Stored, file: "DataFile", scales: "DataFile", offset: int, buffer: "NDArray[np.uint8]", name: str
-) -> None:
-    """Fill the buffer with the bytes from ``offset`` on of a tensor that is decoded while it is read."""
-    how.read_into(
-        lambda position, out: file.read_into(position, out, name),
-        lambda position, out: scales.read_into(position, out, name),
-        offset,
-        buffer,
-    )
+            how.read_into(
+                lambda file, position, out: self._files[file].read_into(position, out, info.name), offset, buffer
+            )
 
 
 def _any_layout(type_id: int) -> TypeLayout | None:

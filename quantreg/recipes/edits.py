@@ -1,7 +1,7 @@
 """The changes to a model's metadata, in the order in which the reference makes them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from quantreg.errors import PlanError
@@ -15,8 +15,9 @@ from quantreg.recipes.options import PlanOptions, pairs
 from quantreg.recipes.order import arrange
 from quantreg.recipes.plans import MetadataEdit
 
-__all__ = ["imatrix_edits", "metadata_edits"]
+__all__ = ["imatrix_edits", "labelled", "metadata_edits"]
 
+_LABEL = "general.file_type"
 _GUESSED = 1024  # the reference adds this to a file type that it guessed from the tensors
 
 
@@ -37,7 +38,7 @@ def metadata_edits(
     number = _copied_number(header, options) if file_type.only_copy else file_type.number
     edits = [
         MetadataEdit("general.quantization_version", "u32", 2),
-        MetadataEdit("general.file_type") if number is None else MetadataEdit("general.file_type", "u32", number),
+        _label(number),
         *(MetadataEdit(key) for key in SPLIT_KEYS),
         *(_override(key, value) for key, value in pairs(options.override_kv)),
     ]
@@ -46,6 +47,19 @@ def metadata_edits(
         edits += _pruned_arrays(header, options, architecture)
         edits.append(MetadataEdit(f"{architecture}.block_count", "u32", block_count))
     return tuple(edits)
+
+
+def labelled(edits: Sequence[MetadataEdit], file_type: FileType) -> tuple[MetadataEdit, ...]:
+    """The edits of a file of another file type. One that an override gives the number of stays."""
+    found = list(edits)
+    at = next((i for i, edit in enumerate(found) if edit.key == _LABEL), None)
+    if at is not None:
+        found[at] = _label(file_type.number)
+    return tuple(found)
+
+
+def _label(number: int | None) -> MetadataEdit:
+    return MetadataEdit(_LABEL) if number is None else MetadataEdit(_LABEL, "u32", number)
 
 
 def imatrix_edits(imatrix: Importance | None, n_entries: int) -> Iterator[MetadataEdit]:
@@ -114,9 +128,9 @@ def _cut(text: str) -> str:
 def _copied_number(header: ModelHeader, options: PlanOptions) -> int:
     """The file type that a copy stores: the override, else the model's own, else a guess from the tensors."""
     for key, value in pairs(options.override_kv):
-        if key == "general.file_type" and isinstance(value, int) and not isinstance(value, bool):
+        if key == _LABEL and isinstance(value, int) and not isinstance(value, bool):
             return value & 0xFFFFFFFF
-    stored = header.metadata.get("general.file_type")
+    stored = header.metadata.get(_LABEL)
     if isinstance(stored, int):
         return stored
     counts: dict[str, int] = {}

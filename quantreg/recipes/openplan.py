@@ -1,11 +1,14 @@
 """A plan whose tensors may still get other types, each chosen one by one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from quantreg.recipes.calibration import Calibration, Importance, decided
+from quantreg.recipes.catalog import file_types
 from quantreg.recipes.checks import Checks
+from quantreg.recipes.edits import labelled
+from quantreg.recipes.filetype import FileType
 from quantreg.recipes.fitted import with_parameters
 from quantreg.recipes.model import ModelHeader
 from quantreg.recipes.order import trimmed
@@ -60,8 +63,9 @@ class OpenPlan:
     def retyped(self, chosen: Mapping[str, tuple[str, str]]) -> Plan:
         """Return the plan with other types for some tensors: name -> (type, reason).
 
-        What depends on the types is worked out again: sizes, importance entries, fitted parameters and problems. Raises
-        KeyError for a tensor that the plan does not have, UnknownTypeError and PlanError.
+        What depends on the types is worked out again: sizes, importance entries, fitted parameters, problems, and the
+        file type, which is that of the type of most weights. Raises KeyError for a tensor that the plan does not have,
+        UnknownTypeError and PlanError.
         """
         planned, header, types = self.planned, self.header, self._types
         tensors = {tensor.name: tensor for tensor in planned.tensors}
@@ -69,8 +73,23 @@ class OpenPlan:
             old = tensors[name]
             tensors[name] = decided(name, old.source, old.dims, types[type_name], reason, self._calibration)
         made = list(tensors.values())
-        kept = with_parameters(made, header.tensors, header.metadata, planned.metadata, types, planned.file_type)
+        file_type = _mostly(made, types)
+        edits = labelled(planned.metadata, file_type)
+        kept = with_parameters(made, header.tensors, header.metadata, edits, types, file_type)
         decodable = {qtype.type_id for qtype in types.values()}
-        checks = Checks(header, planned.file_type, planned.options, decodable, self._calibration)
-        problems = checks.problems(made)
-        return replace(planned, tensors=kept.tensors, parameters=kept.parameters, problems=problems)
+        checks = Checks(header, file_type, planned.options, decodable, self._calibration)
+        return replace(
+            planned, file_type=file_type, tensors=kept.tensors, metadata=edits, parameters=kept.parameters,
+            problems=checks.problems(made),
+        )  # fmt: skip
+
+
+def _mostly(tensors: Sequence[TensorPlan], types: "Mapping[str, QuantType]") -> FileType:
+    """The file type that says what a file mostly holds: that of the type of most weights, such as Q4_K_M of Q4_K.
+
+    llama.cpp calls a file after its most frequent type, in the same way, if it does not say what it is.
+    """
+    weights: dict[str, int] = {}
+    for tensor in tensors:
+        weights[tensor.to_type] = weights.get(tensor.to_type, 0) + tensor.n_elements
+    return file_types.find(max(weights, key=weights.__getitem__), types)

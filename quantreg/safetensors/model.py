@@ -17,7 +17,7 @@ from quantreg.safetensors.stored import Stored
 from quantreg.whatis import model_path
 from quantreg.words import count, named
 
-__all__ = ["Model", "read_model"]
+__all__ = ["Model", "every_place", "read_model", "read_numbers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def read_model(
     if decode:
         left_out = {name for name, new in renamed.items() if new is None}
         try:
-            found = decoding(_every(headers), left_out, _data)
+            found = decoding(every_place(headers), left_out, read_numbers)
         except SafetensorsError:
             if not any_dtype:  # else the tensors are taken as they are stored
                 raise
@@ -97,7 +97,8 @@ def read_model(
     return Model(paths, places, [header.file_size for header in headers], warnings, stored)
 
 
-def _every(headers: Sequence[Header]) -> dict[str, Place]:
+def every_place(headers: Sequence[Header]) -> dict[str, Place]:
+    """Where each tensor of some files is; the number of a file is its place in ``headers``."""
     return {
         name: Place(number, header.path, header.data_offset + entry.start, entry)
         for number, header in enumerate(headers)
@@ -105,7 +106,8 @@ def _every(headers: Sequence[Header]) -> dict[str, Place]:
     }
 
 
-def _data(place: Place) -> bytes:
+def read_numbers(place: Place) -> bytes:
+    """The data of a small tensor, such as a scale."""
     with open(place.path, "rb") as file:
         file.seek(place.position)
         return file.read(place.entry.nbytes)

@@ -12,12 +12,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FP8", "Part", "Stored", "blocks_of", "fp8_values", "to_floats"]
+__all__ = ["FP8", "Part", "Read", "Stored", "blocks_of", "fp8_values", "to_floats"]
+
+# read(file, position, out) fills an array of bytes from the file with this number.
+Read: TypeAlias = Callable[[int, int, NDArray[np.uint8]], None]
 
 # dtype -> bits of the mantissa, bias of the exponent, and what the codes with the largest exponent mean: "ieee" is
 # infinity and NaN; "fn" is NaN for the last code only; in "fnuz" NaN is the code of minus zero.
@@ -79,27 +82,27 @@ class Stored:
     scales: Part | None = None
     block: tuple[int, ...] = ()
 
-    def read_into(
-        self,
-        read: Callable[[int, Any], None],
-        read_scales: Callable[[int, Any], None],
-        offset: int,
-        buffer: NDArray[np.uint8],
-    ) -> None:
+    @property
+    def files(self) -> tuple[int, ...]:
+        """The numbers of the files that hold the codes and the scales."""
+        found = {self.codes.file: None} if self.scales is None else {self.codes.file: None, self.scales.file: None}
+        return tuple(found)
+
+    def read_into(self, read: Read, offset: int, buffer: NDArray[np.uint8]) -> None:
         """Fill the buffer with the bytes from ``offset`` on that the tensor would have if it were stored as floats.
 
-        ``read(position, buffer)`` fills a buffer from the file of the codes, and ``read_scales`` from that of the
-        scales. Both ``offset`` and the length of the buffer are whole numbers of weights.
+        ``read(file, position, out)`` fills an array from the file with this number. Both ``offset`` and the length of
+        the buffer are whole numbers of weights.
         """
         size = _itemsize(self.to_type)
         first, count = offset // size, len(buffer) // size
         step = max(_CHUNK, self._n_cols if self.scales else 0)
-        table = self._scale_table(read_scales) if self.scales else None
+        table = self._scale_table(read) if self.scales else None
         for start in range(first, first + count, step):
             n = min(step, first + count - start)
             out = buffer[(start - first) * size : (start - first + n) * size]
             raw = np.empty(n * _itemsize(self.codes.dtype), np.uint8)
-            read(self.codes.position + start * _itemsize(self.codes.dtype), raw)
+            read(self.codes.file, self.codes.position + start * _itemsize(self.codes.dtype), raw)
             values = to_floats(raw, self.codes.dtype)
             if table is not None:
                 values = values * self._scales_of(table, start, n)
@@ -114,11 +117,11 @@ class Stored:
     def _n_cols(self) -> int:
         return self.codes.shape[-1] if self.codes.shape else 1
 
-    def _scale_table(self, read: Callable[[int, Any], None]) -> NDArray[np.float32]:
+    def _scale_table(self, read: Read) -> NDArray[np.float32]:
         """All scales: float32, with one dimension per dimension of the tensor."""
         assert self.scales is not None
         raw = np.empty(self.scales.nbytes, np.uint8)
-        read(self.scales.position, raw)
+        read(self.scales.file, self.scales.position, raw)
         return to_floats(raw, self.scales.dtype).reshape(_padded(self.scales.shape, len(self.codes.shape)))
 
     def _scales_of(self, table: NDArray[np.float32], start: int, count: int) -> NDArray[np.float32]:

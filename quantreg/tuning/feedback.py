@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantreg.devices import CPU, Device, Errors
+from quantreg.tuning.triangular import inverse_factor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quantreg.tuning.choice import Blocks, Chooser
+    from quantreg.tuning.triangular import Workers
 
     Floats = NDArray[np.float32]
     Encode = Callable[..., NDArray[np.uint8]]
@@ -58,24 +60,31 @@ class Factor:
         return found
 
 
-def factor(h: "NDArray[np.floating]", damping: float = 0.01, device: Device = CPU) -> Factor:
+def factor(
+    h: "NDArray[np.floating]", damping: float = 0.01, workers: "Workers | None" = None, device: Device = CPU
+) -> Factor:
     """Factor the inverse of H = X^T X, float (cols, cols), for `feedback`.
 
     ``damping`` times the mean of the diagonal is added to the diagonal, so that H can be inverted. A column that is
-    always zero gets the mean. ``device`` factors it, and serves `feedback`.
+    always zero gets the mean. ``workers(work, items)`` calls work with each item, on threads or not.
+    ``device`` serves `feedback`, and factors H if it can.
     """
-    a = np.array(h, np.float64)
-    f, none = np.asarray(h, np.float32), np.empty((0, 0), np.float32)
-    if not np.isfinite(a).all():
+    f = np.asarray(h, np.float32)
+    none = np.empty((0, 0), np.float32)
+    if not np.isfinite(f).all():
         return Factor(none, f, "inputs are so large that their squares overflow", device=device)
-    diagonal = np.einsum("ii->i", a)
-    mean = float(diagonal.mean())
-    dead = diagonal <= 0
+    before = np.diagonal(h).astype(np.float64)
+    mean = float(before.mean())
+    dead = before <= 0
+    added = 0.0
     while True:
-        diagonal += damping * mean if mean > 0 else 1.0
-        diagonal[dead] = mean if mean > 0 else 1.0
+        added += damping * mean if mean > 0 else 1.0
+        a = np.array(h, np.float64)
+        np.einsum("ii->i", a)[:] = np.where(dead, mean if mean > 0 else 1.0, before + added)
         try:
             upper = device.inverse_factor(a)
+            if upper is None:
+                upper = inverse_factor(a, workers).astype(np.float32)
         except np.linalg.LinAlgError:  # rounding made H lose what little the smallest eigenvalue had
             damping *= 10
             if damping > 1:

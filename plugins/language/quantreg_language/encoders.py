@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from quantreg import Architecture, Graph
 from quantreg.inference.feed_forward import feed_forward, gated
 from quantreg.inference.graph import Router
+from quantreg_language import encoders_checkpoint as published
 from quantreg_language.slopes import slopes
 
 if TYPE_CHECKING:
@@ -39,8 +40,13 @@ def _graph(**differences: object) -> Graph:
 
 
 ARCHITECTURES = (
-    Architecture("bert", "BERT and models of its shape", graph=_graph(activation="gelu", rope=None, positions=True)),
-    Architecture("nomic-bert", "Nomic Embed", graph=_graph(rope="halves")),
+    Architecture(
+        "bert",
+        "BERT and models of its shape",
+        graph=_graph(activation="gelu", rope=None, positions=True),
+        checkpoints=published.BERT,
+    ),
+    Architecture("nomic-bert", "Nomic Embed", graph=_graph(rope="halves"), checkpoints=published.NOMIC_BERT),
     Architecture(
         "nomic-bert-moe",
         "Nomic Embed 2",

@@ -6,6 +6,7 @@ from math import sqrt
 
 from quantreg import Architecture, Graph
 from quantreg.inference.facts import Facts
+from quantreg_language import gemma_checkpoint as published
 from quantreg_language.windows import windowed
 
 
@@ -30,7 +31,7 @@ GEMMA_3 = replace(
 )
 
 ARCHITECTURES = (
-    Architecture("gemma", "Gemma", graph=GEMMA),
+    Architecture("gemma", "Gemma", graph=GEMMA, checkpoints=published.GEMMA),
     Architecture(
         "gemma2",
         "Gemma 2",
@@ -42,7 +43,13 @@ ARCHITECTURES = (
             attention_softcap=50.0,
             logit_softcap=30.0,
         ),
+        checkpoints=published.GEMMA_2,
     ),
-    Architecture("gemma3", "Gemma 3", graph=replace(GEMMA_3, attention_scale=_scale(62), logit_softcap=0.0)),
+    Architecture(
+        "gemma3",
+        "Gemma 3",
+        graph=replace(GEMMA_3, attention_scale=_scale(62), logit_softcap=0.0),
+        checkpoints=published.GEMMA_3,
+    ),
     Architecture("gemma-embedding", "EmbeddingGemma", graph=replace(GEMMA_3, causal=False, generates=False)),
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from quantreg import Architecture, Graph
 from quantreg.inference.facts import Facts
 from quantreg.inference.feed_forward import gated
+from quantreg_language import gpt_checkpoint as published
 from quantreg_language.slopes import slopes
 
 if TYPE_CHECKING:
@@ -49,16 +50,19 @@ NEOX = replace(GPT, rope="halves")
 LAYER_NORM = Graph(norm="layer", rope=None)
 
 ARCHITECTURES = (
-    Architecture("gpt2", "GPT-2", graph=GPT_2),
+    Architecture("gpt2", "GPT-2", graph=GPT_2, checkpoints=published.GPT_2),
     Architecture("starcoder", "StarCoder", graph=GPT_2),
-    Architecture("starcoder2", "StarCoder 2", graph=NEOX),
+    Architecture("starcoder2", "StarCoder 2", graph=NEOX, checkpoints=published.STARCODER_2),
     Architecture("codeshell", "CodeShell", graph=NEOX),
     Architecture(
         "gptneox",
         "GPT-NeoX, Pythia, Dolly and RedPajama",
         graph=replace(NEOX, parallel=lambda layer: layer.facts.flag("use_parallel_residual")),
+        checkpoints=published.GPT_NEOX,
     ),
-    Architecture("falcon", "Falcon 7B, 40B and 180B", graph=replace(NEOX, layer=_two_norms)),
+    Architecture(
+        "falcon", "Falcon 7B, 40B and 180B", graph=replace(NEOX, layer=_two_norms), checkpoints=published.FALCON
+    ),
     Architecture("bloom", "BLOOM", graph=replace(GPT, slopes=_alibi(8.0), embedding_norm="token_embd_norm")),
     Architecture("mpt", "MPT", graph=replace(GPT, slopes=_alibi(0.0), positions=None, feed_forward=_divided)),
     Architecture("refact", "Refact", graph=Graph(rope=None, slopes=_alibi(8.0))),

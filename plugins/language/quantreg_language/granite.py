@@ -4,6 +4,7 @@ import math
 
 from quantreg import Architecture, Graph
 from quantreg.inference.facts import Facts
+from quantreg_language import granite_checkpoint as published
 
 
 def _or_one(facts: Facts, key: str) -> float:
@@ -26,7 +27,7 @@ _MINICPM = Graph(
 )
 
 ARCHITECTURES = (
-    Architecture("granite", "Granite", graph=_GRANITE),
+    Architecture("granite", "Granite", graph=_GRANITE, checkpoints=published.GRANITE),
     Architecture("granitemoe", "Granite with experts", graph=_GRANITE_EXPERTS),
     Architecture("minicpm", "MiniCPM 1 and 2", graph=_MINICPM),
 )

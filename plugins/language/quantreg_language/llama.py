@@ -9,7 +9,7 @@ from quantreg.errors import ModelError
 from quantreg.inference.attention import norm_and_rotate
 from quantreg.inference.facts import Facts
 from quantreg.inference.rope import yarn_magnitude
-from quantreg_language.llama_checkpoint import LLAMA
+from quantreg_language import llama_checkpoint as published
 from quantreg_language.slopes import slopes
 from quantreg_language.temperature import temperatures
 
@@ -52,7 +52,12 @@ def _mistral3_prepare(
 
 
 ARCHITECTURES = (
-    Architecture("llama", "Llama, Mistral, Mixtral and models of the same shape", graph=Graph(), checkpoints=LLAMA),
+    Architecture(
+        "llama",
+        "Llama, Mistral, Mixtral and models of the same shape",
+        graph=Graph(),
+        checkpoints=published.LLAMA,
+    ),
     Architecture(
         "mistral3",
         "Mistral 3",

@@ -1,44 +1,43 @@
 """How Llama, Mistral and Mixtral are published."""
 
-from quantreg.checkpoints import Checkpoint, Config, Key, Row, common
+from dataclasses import replace
 
-# The experts of Mixtral: w1 is the gate, w2 leads down, w3 up.
-_MIXTRAL = (
-    Row("blk.{i}.ffn_gate_inp.weight", "model.layers.{i}.block_sparse_moe.gate.weight", optional=True),
-    *(
-        Row(
-            f"blk.{{i}}.ffn_{new}_exps.weight",
-            f"model.layers.{{i}}.block_sparse_moe.experts.{{e}}.{old}.weight",
-            unless=f"blk.{{i}}.ffn_{new}.weight",
-        )
-        for new, old in (("gate", "w1"), ("down", "w2"), ("up", "w3"))
+from quantreg.checkpoints import Checkpoint, Key, Row, common
+
+_LLAMA = Checkpoint(
+    classes=("LlamaForCausalLM", "LLaMAForCausalLM", "IQuestCoderForCausalLM"),
+    rows=(
+        *common.OUTER,
+        Row("rope_freqs.weight", (), common.llama3_factors),
+        *common.LAYER_NORMS,
+        *common.PAIRED_ATTENTION,
+        *common.DENSE,
     ),
+    keys=(
+        *common.DECODER_KEYS,
+        Key("vocab_size", "vocab_size", needed=True),
+        Key("rope.dimension_count", common.head_size),
+    ),
+    model_type="llama",
+    defaults=(*common.DEFAULTS, ("head_dim", common.head_size)),
 )
-
-
-def _rotated(config: Config) -> int:
-    return config.head_size
-
-
-LLAMA = (
-    Checkpoint(
-        classes=(
-            "LLaMAForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM",
-            "IQuestCoderForCausalLM",
-        ),
-        rows=(
-            *common.OUTER,
-            Row("rope_freqs.weight", (), common.llama3_factors),
-            *common.LAYER_NORMS,
-            *common.PAIRED_ATTENTION,
-            *common.DENSE,
-            *_MIXTRAL,
-        ),
-        keys=(
-            *common.DECODER_KEYS,
-            Key("vocab_size", "vocab_size", needed=True),
-            Key("rope.dimension_count", _rotated),
-        ),
-        model_type="llama",
+_MISTRAL = replace(
+    _LLAMA,
+    classes=("MistralForCausalLM",),
+    model_type="mistral",
+    defaults=(*common.DEFAULTS, ("head_dim", common.head_size), ("num_key_value_heads", 8)),
+)
+_MIXTRAL = replace(
+    _LLAMA,
+    classes=("MixtralForCausalLM",),
+    rows=(
+        *common.OUTER,
+        *common.LAYER_NORMS,
+        *common.PAIRED_ATTENTION,
+        Row("blk.{i}.ffn_gate_inp.weight", "model.layers.{i}.block_sparse_moe.gate.weight"),
+        *common.experts("model.layers.{i}.block_sparse_moe.experts.{e}.", gate="w1", down="w2", up="w3"),
     ),
-)  # fmt: skip
+    model_type="mixtral",
+    defaults=(("rope_theta", 1e6), ("rms_norm_eps", 1e-5), ("num_key_value_heads", 8)),
+)
+LLAMA = (_LLAMA, _MISTRAL, _MIXTRAL)

@@ -2,6 +2,7 @@
 
 from quantreg import Architecture, Graph
 from quantreg.inference.graph import Router
+from quantreg_language import olmo_checkpoint as published
 from quantreg_language.windows import unscaled, windowed
 
 ARCHITECTURES = (
@@ -18,6 +19,7 @@ ARCHITECTURES = (
             windows=windowed(4),
             window_rope=unscaled,
         ),
+        checkpoints=published.OLMO_2,
     ),
     Architecture("olmoe", "OLMoE", graph=Graph(rope="halves", router=Router(norm=False))),
 )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantreg import Architecture, Graph
+from quantreg_language import openai_checkpoint as published
 from quantreg_language.windows import windowed
 
 if TYPE_CHECKING:
@@ -32,5 +33,6 @@ ARCHITECTURES = (
             windows=windowed(2),
             window_base=lambda facts, base: facts.number("rope.freq_base_swa", base),
         ),
+        checkpoints=published.GPT_OSS,
     ),
 )

@@ -10,7 +10,7 @@ from quantreg import Architecture, Graph
 from quantreg.inference.attention import head_norm
 from quantreg.inference.graph import Router
 from quantreg.inference.rope import rotate
-from quantreg_language.qwen_checkpoint import QWEN3
+from quantreg_language import qwen_checkpoint as published
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,11 +47,16 @@ _QWEN3VL = Graph(rope="halves", prepare=_prepare_qwen3vl)
 
 ARCHITECTURES = (
     Architecture("qwen", "The first Qwen", graph=Graph(rope="halves")),
-    Architecture("qwen2", "Qwen 1.5, 2 and 2.5", graph=Graph(rope="halves")),
-    Architecture("qwen2moe", "Qwen 1.5 and 2 with experts", graph=Graph(rope="halves", router=Router(norm=False))),
+    Architecture("qwen2", "Qwen 1.5, 2 and 2.5", graph=Graph(rope="halves"), checkpoints=published.QWEN2),
+    Architecture(
+        "qwen2moe",
+        "Qwen 1.5 and 2 with experts",
+        graph=Graph(rope="halves", router=Router(norm=False)),
+        checkpoints=published.QWEN2_MOE,
+    ),
     Architecture("qwen2vl", "the language model of Qwen2-VL and Qwen2.5-VL", graph=Graph(rope="halves")),
-    Architecture("qwen3", "Qwen 3", graph=Graph(rope="halves"), checkpoints=QWEN3),
-    Architecture("qwen3moe", "Qwen 3 with experts", graph=Graph(rope="halves")),
+    Architecture("qwen3", "Qwen 3", graph=Graph(rope="halves"), checkpoints=published.QWEN3),
+    Architecture("qwen3moe", "Qwen 3 with experts", graph=Graph(rope="halves"), checkpoints=published.QWEN3_MOE),
     Architecture("qwen3vl", "the language model of Qwen3-VL", graph=_QWEN3VL),
     Architecture("qwen3vlmoe", "the language model of Qwen3-VL with experts", graph=_QWEN3VL),
 )

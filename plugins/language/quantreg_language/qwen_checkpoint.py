@@ -1,14 +1,59 @@
 """How Qwen is published."""
 
-from quantreg.checkpoints import Checkpoint, common, named
+from quantreg.checkpoints import Checkpoint, Key, Row, common, named
 
+_LAYERS = (*common.OUTER, *common.LAYER_NORMS, *common.ATTENTION)
 _HEAD_NORMS = named({"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}, bias=False)
+_EXPERTS = (
+    Row("blk.{i}.ffn_gate_inp.weight", "model.layers.{i}.mlp.gate.weight"),
+    *common.experts("model.layers.{i}.mlp.experts.{e}."),
+)
+_SHARED = named(
+    {
+        "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+        "ffn_up_shexp": "mlp.shared_expert.up_proj",
+        "ffn_down_shexp": "mlp.shared_expert.down_proj",
+        "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    },
+    bias=False,
+)
+_DEFAULTS = (("rope_theta", 10000.0), ("rms_norm_eps", 1e-6))
+_KEYS = (*common.DECODER_KEYS, common.POOLING)
+_EXPERT_KEYS = (*common.DECODER_KEYS, Key("expert_feed_forward_length", "moe_intermediate_size"))
 
+QWEN2 = (
+    Checkpoint(
+        classes=("Qwen2ForCausalLM",),
+        rows=(*_LAYERS, *common.DENSE),
+        keys=_KEYS,
+        model_type="qwen2",
+        defaults=(*_DEFAULTS, ("num_key_value_heads", 32)),
+    ),
+)
+QWEN2_MOE = (
+    Checkpoint(
+        classes=("Qwen2MoeForCausalLM",),
+        rows=(*_LAYERS, *_EXPERTS, *_SHARED),
+        keys=(*_EXPERT_KEYS, Key("expert_shared_feed_forward_length", "shared_expert_intermediate_size")),
+        model_type="qwen2_moe",
+        defaults=(*_DEFAULTS, ("num_key_value_heads", 16)),
+    ),
+)
 QWEN3 = (
     Checkpoint(
         classes=("Qwen3ForCausalLM",),
-        rows=(*common.OUTER, *common.LAYER_NORMS, *common.ATTENTION, *_HEAD_NORMS, *common.DENSE),
-        keys=common.DECODER_KEYS,
+        rows=(*_LAYERS, *_HEAD_NORMS, *common.DENSE),
+        keys=_KEYS,
         model_type="qwen3",
+        defaults=(*_DEFAULTS, ("num_key_value_heads", 32), ("head_dim", 128)),
+    ),
+)
+QWEN3_MOE = (
+    Checkpoint(
+        classes=("Qwen3MoeForCausalLM",),
+        rows=(*_LAYERS, *_HEAD_NORMS, *_EXPERTS),
+        keys=_EXPERT_KEYS,
+        model_type="qwen3_moe",
+        defaults=(*_DEFAULTS, ("num_key_value_heads", 4)),
     ),
 )

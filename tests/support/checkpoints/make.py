@@ -1,8 +1,10 @@
 """Write the goldens of ``tests/golden/checkpoints`` with the reference converter and with transformers.
 
-Usage: PYTHONPATH=tests/support python -m checkpoints.make LLAMA_CPP [NAME...], with transformers==5.24.0, torch==2.13.0 and sentencepiece. LLAMA_CPP is the source
-tree of the pinned llama.cpp. transformers says how the tensors of each model are named and shaped, reads the folder
-that `write_folder` writes, and computes logits; the converter converts it to each of its types.
+Usage: PYTHONPATH=tests/support python -m checkpoints.make LLAMA_CPP [NAME...]
+
+It needs transformers==5.24.0, torch==2.13.0 and sentencepiece. LLAMA_CPP is the source tree of the pinned llama.cpp.
+transformers says how the tensors of each model are named and shaped, reads the folder that `write_folder` writes, and
+computes logits; the converter converts it to each of its types.
 """
 
 import contextlib

@@ -1,0 +1,77 @@
+"""How models that make embeddings are published."""
+
+from quantreg.checkpoints import Checkpoint, Key, common, named
+
+_LAYER = "encoder.layer.{i}."
+_NOMIC = "encoder.layers.{i}."
+
+_KEYS = (
+    *common.DECODER_KEYS,
+    Key("attention.causal", lambda config: False, "bool"),
+    common.POOLING,
+)
+
+BERT = (
+    Checkpoint(
+        classes=("BertModel", "BertForMaskedLM"),
+        rows=(
+            *named(
+                {
+                    "token_embd": "embeddings.word_embeddings",
+                    "position_embd": "embeddings.position_embeddings",
+                    "token_types": "embeddings.token_type_embeddings",
+                },
+                "",
+                bias=False,
+            ),
+            *named({"token_embd_norm": "embeddings.LayerNorm"}, ""),
+            *named(
+                {
+                    "attn_q": "attention.self.query",
+                    "attn_k": "attention.self.key",
+                    "attn_v": "attention.self.value",
+                    "attn_output": "attention.output.dense",
+                    "attn_output_norm": "attention.output.LayerNorm",
+                    "ffn_up": "intermediate.dense",
+                    "ffn_down": "output.dense",
+                    "layer_output_norm": "output.LayerNorm",
+                },
+                _LAYER,
+            ),
+        ),
+        keys=_KEYS,
+        ignored=("embeddings.position_ids", "pooler.*", "cls.*"),
+        starts=(("bert.", ""),),
+        model_type="bert",
+        vocabulary="bert",
+        defaults=(("layer_norm_eps", 1e-12), ("max_position_embeddings", 512)),
+    ),
+)
+NOMIC_BERT = (
+    Checkpoint(
+        classes=("NomicBertModel",),
+        rows=(
+            *named(
+                {"token_embd": "embeddings.word_embeddings", "token_types": "embeddings.token_type_embeddings"},
+                "",
+                bias=False,
+            ),
+            *named({"token_embd_norm": "emb_ln"}, ""),
+            *named(
+                {
+                    "attn_qkv": "attn.Wqkv",
+                    "attn_output": "attn.out_proj",
+                    "attn_output_norm": "norm1",
+                    "ffn_up": "mlp.fc11",
+                    "ffn_gate": "mlp.fc12",
+                    "ffn_down": "mlp.fc2",
+                    "layer_output_norm": "norm2",
+                },
+                _NOMIC,
+            ),
+        ),
+        keys=_KEYS,
+        model_type="nomic_bert",
+        vocabulary="bert",
+    ),
+)

@@ -1,0 +1,142 @@
+"""How the family of GPT-2 and GPT-NeoX is published."""
+
+from quantreg.checkpoints import Apart, Checkpoint, Config, Key, Row, Transposed, common, named
+
+_GPT2 = "h.{i}."
+_NEOX = "gpt_neox.layers.{i}."
+_FALCON = "transformer.h.{i}."
+
+
+_TURNED = {
+    "attn_qkv": "attn.c_attn",
+    "attn_output": "attn.c_proj",
+    "ffn_up": "mlp.c_fc",
+    "ffn_down": "mlp.c_proj",
+}
+
+GPT_2 = (
+    Checkpoint(
+        classes=("GPT2LMHeadModel",),
+        rows=(
+            Row("token_embd.weight", "wte.weight"),
+            Row("position_embd.weight", "wpe.weight"),
+            *named({"output_norm": "ln_f"}, ""),
+            Row("output.weight", "lm_head.weight", optional=True),
+            *named({"attn_norm": "ln_1", "ffn_norm": "ln_2"}, _GPT2),
+            *named(_TURNED, _GPT2, how=Transposed(), bias=False),
+            *(Row(f"blk.{{i}}.{new}.bias", f"{_GPT2}{old}.bias") for new, old in _TURNED.items()),
+        ),
+        keys=(
+            common.BLOCK_COUNT,
+            Key("context_length", ("n_ctx", "n_positions"), needed=True),
+            Key("embedding_length", "n_embd", needed=True),
+            Key("feed_forward_length", lambda config: 4 * config.width),
+            Key("attention.head_count", "n_head", needed=True),
+            Key("attention.layer_norm_epsilon", "layer_norm_epsilon", "f32"),
+            common.FILE_TYPE,
+        ),
+        ignored=("h.*.attn.bias", "h.*.attn.masked_bias"),  # masks
+        starts=(("transformer.", ""),),
+        model_type="gpt2",
+        defaults=(("layer_norm_epsilon", 1e-5),),
+    ),
+)
+
+
+def _neox_parts(config: Config) -> Apart:
+    return Apart(config.heads, (config.width // config.heads,) * 3)
+
+
+def _neox_rotated(config: Config) -> int:
+    return int(config.get("rotary_pct", config.rope.get("partial_rotary_factor", 0.25)) * config.head_size)
+
+
+GPT_NEOX = (
+    Checkpoint(
+        classes=("GPTNeoXForCausalLM",),
+        rows=(
+            Row("token_embd.weight", "gpt_neox.embed_in.weight"),
+            *named({"output_norm": "gpt_neox.final_layer_norm"}, ""),
+            Row("output.weight", "embed_out.weight"),
+            *named({"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}, _NEOX),
+            *named({"attn_qkv": "attention.query_key_value"}, _NEOX, how=_neox_parts),
+            *named(
+                {"attn_output": "attention.dense", "ffn_up": "mlp.dense_h_to_4h", "ffn_down": "mlp.dense_4h_to_h"},
+                _NEOX,
+            ),
+        ),
+        keys=(
+            Key("context_length", "max_position_embeddings", needed=True),
+            Key("embedding_length", "hidden_size", needed=True),
+            common.BLOCK_COUNT,
+            Key("feed_forward_length", "intermediate_size", needed=True),
+            Key("rope.dimension_count", _neox_rotated),
+            Key("attention.head_count", "num_attention_heads", needed=True),
+            Key("use_parallel_residual", "use_parallel_residual", "bool"),
+            Key("attention.layer_norm_epsilon", "layer_norm_eps", "f32"),
+            common.FILE_TYPE,
+        ),
+        model_type="gpt_neox",
+        defaults=(("use_parallel_residual", True), ("layer_norm_eps", 1e-5), ("max_position_embeddings", 2048)),
+    ),
+)
+
+
+def _falcon_kv_heads(config: Config) -> int:
+    """Of the first models all heads share keys and values; what config.json says then does not count."""
+    if config.get("new_decoder_architecture") or not config.get("multi_query", True):
+        return config.number("num_kv_heads", "n_head_kv", default=config.heads)
+    return 1
+
+
+def _falcon_parts(config: Config) -> Apart:
+    groups, size = _falcon_kv_heads(config), config.width // config.heads
+    return Apart(groups, (config.heads // groups * size, size, size))
+
+
+FALCON = (
+    Checkpoint(
+        classes=("FalconForCausalLM", "RWForCausalLM"),
+        rows=(
+            Row("token_embd.weight", "transformer.word_embeddings.weight"),
+            *named({"output_norm": "transformer.ln_f"}, ""),
+            Row("output.weight", "lm_head.weight", optional=True),
+            *named({"attn_norm": "input_layernorm"}, _FALCON, optional=True),
+            *named({"attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"}, _FALCON, optional=True),
+            *named({"attn_qkv": "self_attention.query_key_value"}, _FALCON, how=_falcon_parts),
+            *named(
+                {"attn_output": "self_attention.dense", "ffn_up": "mlp.dense_h_to_4h", "ffn_down": "mlp.dense_4h_to_h"},
+                _FALCON,
+            ),
+        ),
+        keys=(
+            Key("context_length", lambda config: 2048),  # config.json does not say it
+            Key("tensor_data_layout", lambda config: "jploski", "string"),
+            Key("embedding_length", "hidden_size", needed=True),
+            Key("feed_forward_length", lambda config: 4 * config.width),
+            common.BLOCK_COUNT,
+            Key("attention.head_count", lambda config: config.heads),
+            Key("attention.head_count_kv", _falcon_kv_heads),
+            Key("attention.layer_norm_epsilon", "layer_norm_epsilon", "f32"),
+            common.FILE_TYPE,
+        ),
+        model_type="falcon",
+        defaults=(("layer_norm_epsilon", 1e-5),),
+    ),
+)
+STARCODER_2 = (
+    Checkpoint(
+        classes=("Starcoder2ForCausalLM",),
+        rows=(
+            Row("token_embd.weight", "model.embed_tokens.weight"),
+            *named({"output_norm": "model.norm"}, ""),
+            Row("output.weight", "lm_head.weight", optional=common.tied),
+            *named({"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}),
+            *common.ATTENTION,
+            *named({"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}),
+        ),
+        keys=common.DECODER_KEYS,
+        model_type="starcoder2",
+        defaults=(("rope_theta", 10000.0), ("norm_epsilon", 1e-5), ("num_key_value_heads", 2)),
+    ),
+)

@@ -1,0 +1,52 @@
+"""How gpt-oss is published: experts as blocks of MXFP4, or decoded."""
+
+from quantreg.checkpoints import Checkpoint, Key, Mxfp4, Row, Share, Transposed, common, named
+
+_EXPERTS = "model.layers.{i}.mlp.experts."
+
+
+def _halves(new: str, index: int) -> tuple[Row, ...]:
+    """Gate or up, whose rows take turns in one tensor: as blocks, as a matrix whose rows are inputs, and the bias."""
+    weight, old = f"blk.{{i}}.{new}.weight", f"{_EXPERTS}gate_up_proj"
+    return (
+        Row(weight, (f"{old}_blocks", f"{old}_scales"), Mxfp4(index, 2), optional=True),
+        Row(weight, old, (Transposed(), Share(index, 2, -2, alternating=True)), optional=True),
+        Row(f"blk.{{i}}.{new}.bias", f"{old}_bias", Share(index, 2, -1, alternating=True)),
+    )
+
+
+GPT_OSS = (
+    Checkpoint(
+        classes=("GptOssForCausalLM",),
+        rows=(
+            *common.OUTER,
+            *named({"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"}, bias=False),
+            *common.ATTENTION,
+            Row("blk.{i}.attn_sinks.weight", "model.layers.{i}.self_attn.sinks"),
+            *named({"ffn_gate_inp": "mlp.router"}),
+            *_halves("ffn_gate_exps", 0),
+            *_halves("ffn_up_exps", 1),
+            Row(
+                "blk.{i}.ffn_down_exps.weight",
+                (f"{_EXPERTS}down_proj_blocks", f"{_EXPERTS}down_proj_scales"),
+                Mxfp4(),
+                optional=True,
+            ),
+            Row("blk.{i}.ffn_down_exps.weight", f"{_EXPERTS}down_proj", Transposed(), optional=True),
+            Row("blk.{i}.ffn_down_exps.bias", f"{_EXPERTS}down_proj_bias"),
+        ),
+        keys=(
+            *common.DECODER_KEYS,
+            Key("attention.sliding_window", "sliding_window"),
+            Key("expert_feed_forward_length", "intermediate_size"),
+        ),
+        model_type="gpt_oss",
+        defaults=(
+            ("rope_theta", 150000.0),
+            ("rms_norm_eps", 1e-5),
+            ("num_key_value_heads", 8),
+            ("head_dim", 64),
+            ("sliding_window", 128),
+        ),
+    ),
+)

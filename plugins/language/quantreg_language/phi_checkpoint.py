@@ -1,0 +1,87 @@
+"""How Phi is published: queries, keys and values in one matrix, and gate and up in one."""
+
+import math
+from typing import Any
+
+from quantreg.checkpoints import Checkpoint, Config, Generated, Key, Row, common, named
+from quantreg.errors import CheckpointError
+
+
+def _trained(config: Config) -> int:
+    """The length of the texts of training, before the model was stretched."""
+    return int(config.rope.get("original_max_position_embeddings") or config.number("max_position_embeddings"))
+
+
+def _factors(name: str) -> Any:
+    """A function of Config that makes the tensor of the factors for long or short texts, if config.json has them."""
+
+    def make(config: Config) -> Generated | None:
+        found = config.rope.get(name)
+        if not found:
+            return None
+        pairs = _rotated(config) // 2
+        if len(found) != pairs:
+            raise CheckpointError(
+                f"{config.path}: rope_scaling has {len(found)} numbers in {name}, but expected {pairs}, "
+                "one for each pair that rotates: download the file again"
+            )
+        return Generated(tuple(map(float, found)))
+
+    return make
+
+
+def _magnitude(config: Config) -> float | None:
+    """By how much queries and keys grow in a stretched model (LongRoPE, Ding et al. 2024, arXiv:2402.13753)."""
+    rope, trained = config.rope, _trained(config)
+    if not rope.get("long_factor"):
+        return None
+    scale = config.number("max_position_embeddings") / trained
+    if scale <= 1:
+        return 1.0
+    if rope.get("rope_type") == "yarn":
+        return 0.1 * math.log(scale) + 1
+    return math.sqrt(1 + math.log(scale) / math.log(trained))
+
+
+def _rotated(config: Config) -> int:
+    return int(config.rope.get("partial_rotary_factor", 1.0) * config.width) // config.heads
+
+
+PHI_3 = (
+    Checkpoint(
+        classes=("Phi3ForCausalLM",),
+        rows=(
+            *common.OUTER,
+            Row("rope_factors_long.weight", (), _factors("long_factor")),
+            Row("rope_factors_short.weight", (), _factors("short_factor")),
+            *common.LAYER_NORMS,
+            *named(
+                {
+                    "attn_qkv": "self_attn.qkv_proj",
+                    "attn_output": "self_attn.o_proj",
+                    "ffn_up": "mlp.gate_up_proj",
+                    "ffn_down": "mlp.down_proj",
+                },
+                bias=False,
+            ),
+        ),
+        keys=(
+            Key("rope.scaling.attn_factor", _magnitude, "f32"),
+            Key("context_length", "max_position_embeddings"),
+            Key("rope.scaling.original_context_length", _trained),
+            Key("embedding_length", "hidden_size", needed=True),
+            Key("feed_forward_length", "intermediate_size", needed=True),
+            common.BLOCK_COUNT,
+            Key("attention.head_count", "num_attention_heads", needed=True),
+            Key("attention.head_count_kv", lambda config: config.kv_heads),
+            Key("attention.layer_norm_rms_epsilon", "rms_norm_eps", "f32"),
+            Key("rope.dimension_count", _rotated),
+            Key("rope.freq_base", lambda config: config.rope["rope_theta"], "f32"),
+            common.FILE_TYPE,
+            Key("attention.sliding_window", lambda config: config.get("sliding_window", 0)),
+        ),
+        model_type="phi3",
+        vocabulary="phi3",
+        defaults=(("rope_theta", 10000.0), ("rms_norm_eps", 1e-5), ("max_position_embeddings", 4096)),
+    ),
+)

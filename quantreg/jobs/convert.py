@@ -1,0 +1,75 @@
+"""Converting a folder with a published model to a GGUF file of plain types, as llama.cpp's converter does."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from os import PathLike
+from typing import Any
+
+from quantreg.checkpoints.folder import is_published, stored_type
+from quantreg.errors import CheckpointError
+from quantreg.events import Event
+from quantreg.jobs.quantize import quantize_file
+from quantreg.jobs.results import QuantizeResult
+from quantreg.keywords import names_nearest
+
+__all__ = ["TYPES", "convert", "file_type_of"]
+
+# The types that a converted file may have, besides "auto".
+TYPES: tuple[str, ...] = ("F16", "BF16", "F32", "Q8_0")
+
+
+@names_nearest
+def convert(
+    src: str | bytes | PathLike[str],
+    dst: str | bytes | PathLike[str],
+    type: str = "auto",
+    *,
+    progress: Callable[[Event], object] | None = None,
+    threads: int | None = None,
+    executor: Executor | None = None,
+    force: bool = False,
+    resumable: bool = False,
+    resume: bool = False,
+    split_max_size: int | str | None = None,
+    split_max_tensors: int | None = None,
+    override_kv: Mapping[str, Any] | Sequence[tuple[str, Any]] = (),
+) -> QuantizeResult:
+    """Convert a folder with a published model to a GGUF file.
+
+    ``src`` is a folder with config.json, the files of a tokenizer, and safetensors files. ``type`` is the type of the
+    matrices: "F16", "BF16", "F32", "Q8_0", or "auto", which is BF16 or F16, as most of the model is stored. Vectors,
+    norms and a few small matrices are F32 in each. Tensors that are stored as MXFP4 stay MXFP4. ``override_kv`` sets
+    metadata. The other arguments are those of `quantreg.quantize_file`.
+
+    The bytes of the tensors are those that llama.cpp's convert_hf_to_gguf.py writes. Neither PyTorch nor transformers
+    is needed, and tensors are read piece by piece, so memory does not grow with the model.
+
+    Raises CheckpointError if ``src`` is not such a folder, or no plugin knows its class; and what
+    `quantreg.quantize_file` raises.
+    """
+    return quantize_file(
+        src, dst, file_type_of(src, type), progress=progress, threads=threads, executor=executor, force=force,
+        resumable=resumable, resume=resume, split_max_size=split_max_size, split_max_tensors=split_max_tensors,
+        override_kv=override_kv, keep_dims=True,
+    )  # fmt: skip
+
+
+def file_type_of(src: str | bytes | PathLike[str], type: str = "auto") -> str:
+    """The file type for `convert`: ``type``, or what "auto" means for this folder.
+
+    Raises CheckpointError if the folder is not that of a published model, and for a type that is none of `TYPES`.
+    """
+    wanted = type.upper()
+    if wanted not in (*TYPES, "AUTO"):
+        raise CheckpointError(
+            f"cannot convert to {type!r:.40}: the types are auto, {', '.join(TYPES)}. For others, use `quantreg "
+            "quantize FOLDER OUT.gguf TYPE`, which needs no converted file"
+        )
+    folder = os.fsdecode(src)
+    if not is_published(folder):
+        raise CheckpointError(
+            f"{folder} is not the folder of a published model: expected config.json, which names the class of the "
+            "model, and *.safetensors beside it. A model in GGUF is converted already: use `quantreg quantize`"
+        )
+    return stored_type(folder) if wanted == "AUTO" else wanted
