@@ -40,7 +40,7 @@ class Factor:
 
     ``ridge`` is what the sweeps add to the diagonal of H, so that they do not move weights whose inputs say little.
     If H cannot be factored, ``reason`` says why, and there is no feedback. ``there`` holds both matrices on the
-    ``device`` that computes what errors do to all columns.
+    ``device`` that computes what errors do to all columns, or is None if they are no others.
     """
 
     upper: "Floats"
@@ -48,7 +48,7 @@ class Factor:
     reason: str | None = None
     ridge: float = 0.0
     device: Device = CPU
-    there: tuple[Any, Any] = (None, None)
+    there: tuple[Any, Any] | None = None
     _blocks: "dict[tuple[int, int], Floats]" = field(default_factory=dict)
 
     def upper_of(self, first: int, last: int) -> "Floats":
@@ -108,11 +108,12 @@ def feedback(
     # A column of all rows lies together: the work goes from column to column.
     errors, decoded = np.empty((2, cols, rows), np.float32)
     all_errors = f.device.errors(errors)
+    upper_there, h_there = f.there or (f.upper, f.h)
     coded = [np.empty(0, np.uint8)] * (cols // block)
     for first, last in _groups(cols, block):
         left = np.ascontiguousarray(w[:, first:last].T)
         if first:
-            left -= all_errors.before(f.there[0], first, last)
+            left -= all_errors.before(upper_there, first, last)
         for a in range(first, last, block):
             b, near, sent = a + block, left[a - first : a - first + block], errors[a : a + block]
             coded[a // block] = encode(near.T, first=a, last=b)
@@ -129,7 +130,7 @@ def feedback(
     if chooser is not None and sweeps:
         np.subtract(w.T, decoded, out=errors)
         all_errors.changed(0, cols)
-        _descend(errors, all_errors, decoded, f, coded, chooser, sweeps, encode)
+        _descend(errors, all_errors, h_there, decoded, f, coded, chooser, sweeps, encode)
     return np.stack(coded, axis=1)
 
 
@@ -179,6 +180,7 @@ def _one_block(
 def _descend(
     errors: "Floats",
     all_errors: Errors,
+    h_there: Any,
     decoded: "Floats",
     f: Factor,
     coded: "list[NDArray[np.uint8]]",
@@ -189,7 +191,7 @@ def _descend(
     """Choose each unit again given all others, where that lowers the loss, several times. Changes ``coded``.
 
     ``decoded``, and ``errors``, how far the weights are from it, are float32 (columns, rows). Both are changed.
-    ``all_errors`` has the same errors on the device.
+    ``all_errors`` and ``h_there`` are the same errors and H on the device.
     """
     block, h, ridge = chooser.block_size, f.h, np.float32(f.ridge)
     diagonal = ridge * np.eye(block, dtype=np.float32)
@@ -198,7 +200,7 @@ def _descend(
         # Whole blocks go in the order of the columns, single units in their own.
         order = np.arange(block) if whole else chooser.columns
         for first, last in _groups(len(decoded), block):
-            gradient = all_errors.product(f.there[1], first, last)
+            gradient = all_errors.product(h_there, first, last)
             gradient += ridge * errors[first:last]
             for a in range(first, last, block):
                 b, index = a + block, a // block
