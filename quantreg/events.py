@@ -6,22 +6,34 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from quantreg.jobs.results import QuantizeResult
     from quantreg.recipes import Plan, TensorPlan
+    from quantreg.tuning.sensitivity import Cost
     from quantreg.tuning.tune import Tuned
 
-__all__ = ["Advanced", "Calibrating", "Event", "Finished", "Started", "TensorDone", "TensorTuned"]
+__all__ = ["Advanced", "Calibrating", "Event", "Finished", "Probing", "Started", "TensorDone", "TensorTuned"]
 
 
 @dataclass(frozen=True, slots=True)
 class Calibrating:
-    """The calibration text has come so far, before Started. ``done`` of ``total`` units of ``phase`` are over.
+    """The calibration text has come so far. ``done`` of ``total`` units of ``phase`` are over.
 
-    The phases come in this order: "importance", in tokens; "allocation", in tensors, only with a target; "feedback", in
-    weights.
+    Before Started, the phases come in this order: "importance", in tokens; only with a target "errors", in tensors, and
+    "sensitivities" and "solution", in groups of tensors; "feedback", in weights. A report about the output
+    (`quantreg.jobs.tuning_report.tuning_report`) has the phase "report", in chunks that a model runs on.
     """
 
     phase: str
     done: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """The sensitivities of tensors will be measured, which takes this ``cost`` (a `quantreg.tuning.sensitivity.Cost`).
+
+    It comes before "sensitivities" and "solution", unless a tuning cache knows them.
+    """
+
+    cost: "Cost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +81,4 @@ class Finished:
     result: "QuantizeResult"
 
 
-Event = Calibrating | TensorTuned | Started | Advanced | TensorDone | Finished
+Event = Calibrating | Probing | TensorTuned | Started | Advanced | TensorDone | Finished

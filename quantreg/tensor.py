@@ -1,6 +1,7 @@
 """QuantizedTensor: one tensor of a GGUF file, with its type, its shape and its bytes."""
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
@@ -12,7 +13,7 @@ from quantreg.arrays import as_array, as_shape
 from quantreg.dispatch import dequantize, quantize
 from quantreg.errors import ShapeError
 from quantreg.fitting import fit
-from quantreg.ggml import EXACT_TYPES
+from quantreg.ggml import EXACT_TYPES, PLAIN_TYPES
 from quantreg.html import figures
 from quantreg.parameters import TensorContext
 from quantreg.products import matmul
@@ -215,6 +216,35 @@ class QuantizedTensor(NDArrayOperatorsMixin):
                 "the values of a QuantizedTensor are decoded, which makes a new array: leave copy=False out"
             )
         return self[...] if dtype is None else np.asarray(self[...], dtype)
+
+    def __dlpack__(self, *, copy: bool | None = None, **keywords: Any) -> Any:
+        """The values for `numpy.from_dlpack`, `torch.from_dlpack` and others. Plain numbers are not copied.
+
+        Encoded values are decoded. Memory that must not be written to, such as a mapped file, is copied unless
+        ``copy`` is False, because some libraries write to it all the same. Raises BufferError if ``copy`` is False and
+        the values are decoded.
+        """
+        array = self._plain()
+        if array is None:
+            if copy is False:
+                raise BufferError(
+                    f"{self.name}: {self.type_name} is decoded, which makes a new array: leave copy=False out"
+                )
+            return self.dequantize().__dlpack__(**keywords)
+        if copy or (copy is None and not array.flags.writeable):
+            array = array.copy()
+        return array.__dlpack__(**keywords)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0  # DLPack's number of the CPU
+
+    def _plain(self) -> "NDArray[Any] | None":
+        """The data as an array of plain numbers on the same memory, or None if they must be decoded."""
+        dtype = PLAIN_TYPES.get(self.type_name, "bfloat16")
+        if dtype == "bfloat16" or sys.byteorder != "little":  # NumPy has no bfloat16
+            return None
+        array = self.data.reshape(-1).view(dtype).reshape(self.shape)
+        return array if array.flags.aligned else array.copy()
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **keywords: Any) -> Any:
         if any(isinstance(out, QuantizedTensor) for out in keywords.get("out") or ()):

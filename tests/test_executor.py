@@ -198,3 +198,26 @@ def test_a_dask_cluster_gives_the_same_bytes_and_survives_the_loss_of_a_worker(a
         )
         assert killed
         assert Path("b.gguf").read_bytes() == Path("whole.gguf").read_bytes()
+
+
+def test_a_worker_that_serves_two_runs_uses_the_imatrix_of_each(at):
+    recorder = Recorder()
+    quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", "imatrix.gguf", executor=recorder)
+    slab = pickle.loads(recorder.items[-1])[1][0]
+    right = slabs.Worker(slabs._OpenFiles()).columns(slab)
+    wrong = slabs.ImportanceMatrix.read("imatrix.gguf")
+    wrong.row = lambda *_: np.zeros((1, slab.n_cols), np.float32)
+    others = iter([None])
+
+    class Shared(slabs.Worker):
+        """A worker to which another thread gives the imatrix of its run whenever it can."""
+
+        @property
+        def _imatrix(self):
+            return next(others, ("other.gguf", (0, 0), wrong))
+
+        @_imatrix.setter
+        def _imatrix(self, new):
+            pass
+
+    assert np.array_equal(Shared(slabs._OpenFiles()).columns(slab), right)

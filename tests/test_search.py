@@ -9,6 +9,9 @@ from quantreg.errors import PlanError
 from quantreg.jobs.budget import budget_for
 from quantreg.jobs.planning import rehearse
 from quantreg.recipes import OpenPlan, PlanOptions
+from quantreg.tensor import QuantizedTensor
+from quantreg.tuning import search as search_module
+from quantreg.tuning import sensitivity
 from quantreg.tuning.calibration import Calibration
 from quantreg.tuning.search import search
 
@@ -198,6 +201,88 @@ def test_a_file_that_is_no_tuning_cache_is_refused_and_kept(source, tmp_path, co
     with pytest.raises(PlanError, match="not a tuning cache"):
         found(source, size=int(source.stat().st_size * 0.16), cache=path)
     assert path.read_bytes() == content
+
+
+# ---- many tensors, and few bits ----
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    """Twelve layers: a model with more tensors than there is time to probe each."""
+    return written(tmp_path_factory.mktemp("deep"), width=64, ff=96, heads=4, layers=12, name="deep")
+
+
+def test_tensors_of_a_model_with_many_are_probed_in_groups_within_the_work_that_is_allowed(deep, monkeypatch):
+    costs, steps = [], []
+    told = {"announce": costs.append, "progress": lambda *step: steps.append(step)}
+    size = int(deep.stat().st_size * 0.16)
+    one_by_one, _ = found(deep, size=size, calibrated=True, **told)
+    assert [cost.runs for cost in costs] == [12 * 7 + 2 + 2]  # and the model as it is, twice
+    all_of_it = costs[0].multiplications
+    costs.clear()
+    monkeypatch.setattr(sensitivity, "MOST_WORK", all_of_it / 2)
+    grouped, _ = found(deep, size=size, calibrated=True, **told)
+    assert len(costs) == 1
+    assert costs[0].tensors == 12 * 7 + 2
+    assert costs[0].runs == 3 * 7 + 2 + 2  # each role in each third, the output and the embeddings
+    assert costs[0].multiplications <= all_of_it / 2
+    assert "86 tensors are probed: 25 runs of the model" in str(costs[0])
+    probes = [step for step in steps[-25:] if step[0] == "sensitivities"]
+    assert probes[-1] == ("sensitivities", 23, 23)
+    # The result is close to that of all single probes, by the losses that these measured.
+    losses = {name: {c.type: c.loss for c in choices} for name, choices in one_by_one.choices.items()}
+    total = sum(losses[name][kind] for name, kind in grouped.types.items())
+    assert grouped.size <= size
+    assert total < 1.5 * one_by_one.loss
+    again, _ = found(deep, size=size, calibrated=True)
+    assert again.types == grouped.types
+
+
+def test_work_that_allows_few_chunks_takes_two(deep, monkeypatch):
+    costs = []
+    monkeypatch.setattr(sensitivity, "MOST_WORK", 1.0)
+    result, _ = found(deep, size=int(deep.stat().st_size * 0.16), calibrated=True, announce=costs.append)
+    assert costs[0].chunks == 2
+    assert "on 2 chunks" in result.how
+
+
+def test_below_a_few_bits_the_model_is_probed_again_and_the_cost_is_told_first(source, monkeypatch):
+    told = []
+    told_of = {"announce": told.append, "progress": lambda *step: told.append(step)}
+    result, _ = found(source, bpw=2.7, calibrated=True, **told_of)
+    costs = [event for event in told if not isinstance(event, tuple)]
+    assert [cost.again for cost in costs] == [False, True]
+    assert costs[1].runs == search_module.ROUNDS * (len(result.types) + 1)
+    assert str(costs[1]).startswith(f"the types are probed again: at most {costs[1].runs} runs of the model")
+    at = told.index(costs[1])
+    assert {step[0] for step in told[:at] if isinstance(step, tuple)} == {"errors", "sensitivities"}
+    assert {step[0] for step in told[at + 1 :]} == {"solution"}
+    # What is found is no worse, measured as a whole, than what is found without.
+    monkeypatch.setattr(search_module, "LOW", 0.0)
+    once, _ = found(source, bpw=2.7, calibrated=True)
+    assert result.size <= once.size * 1.01
+    with quantreg.load(source, threads=2) as model:
+        calibration = Calibration.cut(model, some_tokens(), n_ctx=32)
+        with sensitivity.Sensitivity(model, calibration, 2) as measured:
+            both = [measured.divergence(stand_ins(model, one)) for one in (result, once)]
+    assert both[0] <= 1.1 * both[1]
+
+
+def stand_ins(model, one):
+    return {
+        name: QuantizedTensor.from_array(
+            name, model.tensors[name].dequantize(), kind, np.ones(model.tensors[name].shape[-1], np.float32)
+        )
+        for name, kind in one.types.items()
+    }
+
+
+def test_a_tuning_cache_spares_the_cost_and_it_is_not_told(deep, tmp_path):
+    costs, cache = [], tmp_path / "tuning.npz"
+    size = int(deep.stat().st_size * 0.16)
+    found(deep, size=size, calibrated=True, cache=cache, announce=costs.append)
+    found(deep, size=size + 5000, calibrated=True, cache=cache, announce=costs.append)
+    assert len(costs) == 1
 
 
 @pytest.mark.parametrize("given", [{"bpw": 0}, {"bpw": -1.0}, {"bpw": 33}, {}, {"bpw": 4, "size": 10**6}])

@@ -224,7 +224,14 @@ def test_a_tuned_model_is_measured_on_text_that_decided_nothing(model, tmp_path)
     out = tmp_path / "out.gguf"
     calibration = {"calibration": ids(60 * N_CTX), "n_ctx": N_CTX}
     result = quantreg.quantize_file(model, out, "Q4_0", **calibration)
-    report = tuning_report(model, result, ids(60 * N_CTX), n_ctx=N_CTX, recipes=("Q4_0", "Q8_0"))
+    seen = []
+    report = tuning_report(model, result, ids(60 * N_CTX), n_ctx=N_CTX, recipes=("Q4_0", "Q8_0"), progress=seen.append)
+    assert {event.phase for event in seen} == {"report"}
+    steps = [event.done for event in seen]
+    # Six chunks of the model and of each of three files, 48 for the imatrix, and two files that are made.
+    assert (steps[0], steps[-1]) == (0, seen[0].total)
+    assert seen[0].total == 6 * (1 + 3 + 2) + 48
+    assert steps == sorted(steps)
     assert report.nbytes == out.stat().st_size
     text = ids(60 * N_CTX)[54 * N_CTX :]  # the last tenth
     expected = quantreg.kl_divergence(out, model, text, n_ctx=N_CTX)
@@ -259,6 +266,7 @@ def test_the_command_writes_the_report_beside_the_file(run, model, tmp_path):
     given = ("--calibration", text, "--ids", "-c", N_CTX)
     code, _, err = run("quantize", *given, "--report", made, model, out, "Q4_0")
     assert code == 0, err
+    assert "measuring the result: 0%" in err
     text_of_page = made.read_text(encoding="utf-8")
     Tags(text_of_page)
     assert "<svg" in text_of_page

@@ -267,6 +267,35 @@ def test_a_model_given_as_another_input_is_refused_in_a_line(at, capsys):
     assert len(err) < 300
 
 
+@pytest.mark.parametrize(
+    ("metadata", "tensor", "says"),
+    [
+        ({"general.type": "imatrix"}, "blk.0.attn_q.weight.in_sum2", "an importance matrix: give the model that it"),
+        ({}, "blk.0.attn_q.weight.in_sum2", "an importance matrix: give the model that it"),
+        ({"general.type": "adapter", "general.architecture": "llama"}, "blk.0.attn_q.weight.lora_a", "a LoRA adapter"),
+        ({"general.architecture": "controlvector"}, "direction.1", "a control vector"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["perplexity", "-m", "it.gguf", "-f", "text.txt"],
+        ["generate", "-m", "it.gguf", "-p", "one"],
+        ["imatrix", "-m", "it.gguf", "-f", "text.txt", "-o", "o.gguf"],
+        ["quantize", "--calibration", "text.txt", "it.gguf", "o.gguf", "Q4_0"],
+        ["evaluate", "Q4_0", "--on", "it.gguf", "-f", "text.txt"],
+    ],
+)
+def test_a_gguf_file_that_is_no_model_is_not_run_but_called_what_it_is(at, capsys, command, metadata, tensor, says):
+    quantreg.write("it.gguf", metadata, {tensor: np.ones((2, 32), np.float32)})
+    Path("text.txt").write_text("one two three " * 100)
+    assert cli.main(command) == 1
+    err = capsys.readouterr().err
+    assert says in err
+    assert "--imatrix" not in err or command[0] == "quantize"
+    assert not Path("o.gguf").exists()
+
+
 def test_a_plan_in_utf_16_is_read(at):  # as a shell's redirection writes it on Windows
     small_model.write_model("m.gguf")
     quantreg.write_plan(quantreg.plan("m.gguf", "Q8_0"), "plan.json")

@@ -26,6 +26,7 @@ __all__ = [
     "POOLING",
     "experts",
     "head_size",
+    "heads",
     "key_pairs",
     "llama3_factors",
     "query_pairs",
@@ -63,6 +64,11 @@ def tied(config: Config) -> bool:
     Whether they are if config.json does not say it depends on the model; so only a clear "no" counts.
     """
     return config.get("tie_word_embeddings", True) is not False
+
+
+def heads(config: Config) -> int:
+    """The number of heads of attention."""
+    return config.heads
 
 
 def head_size(config: Config) -> int:
@@ -139,7 +145,7 @@ DENSE_WEIGHTS: tuple[Row, ...] = named(
 DEFAULTS: tuple[tuple[str, Any], ...] = (
     ("rope_theta", 10000.0),
     ("rms_norm_eps", 1e-6),
-    ("num_key_value_heads", lambda config: config.heads),
+    ("num_key_value_heads", heads),
 )
 
 

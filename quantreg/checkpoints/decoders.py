@@ -1,10 +1,9 @@
 """The text of one token, as the decoder in `tokenizer.json` makes it."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
-from quantreg.checkpoints.tokenizer_files import TokenizerFiles
+from quantreg.checkpoints.tokenizer_files import TokenizerFiles, steps_of
 from quantreg.tokenization.utf8 import CHARACTER_BYTES
 
 __all__ = ["decoded", "marks_spaces"]
@@ -13,7 +12,7 @@ __all__ = ["decoded", "marks_spaces"]
 def decoded(files: TokenizerFiles, token: str) -> str:
     """Return the text that a text of this one token decodes to."""
     text = token
-    for step in _steps(_decoder(files)):
+    for step in steps_of(_decoder(files)):
         text = _step(step, text)
     if files.config.get("clean_up_tokenization_spaces") is True and files.model_type != "BPE":
         text = _without_spaces(text)
@@ -22,22 +21,12 @@ def decoded(files: TokenizerFiles, token: str) -> str:
 
 def marks_spaces(files: TokenizerFiles) -> bool:
     """Say whether "▁" stands for a space in tokens: not where the characters of tokens stand for bytes."""
-    return all(step.get("type") != "ByteLevel" for step in _steps(_decoder(files)))
+    return all(step.get("type") != "ByteLevel" for step in steps_of(_decoder(files)))
 
 
 def _decoder(files: TokenizerFiles) -> Any:
     bytes_alone = "decoder" not in files.tokenizer and files.has("vocab.json")
     return {"type": "ByteLevel"} if bytes_alone else files.tokenizer.get("decoder")
-
-
-def _steps(decoder: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(decoder, dict):
-        parts = decoder.get("decoders")
-        if isinstance(parts, list):
-            for part in parts:
-                yield from _steps(part)
-        else:
-            yield decoder
 
 
 def _step(step: dict[str, Any], text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from quantreg.checkpoints.tokenizer_files import TokenizerFiles
+from quantreg.checkpoints.tokenizer_files import TokenizerFiles, steps_of
 from quantreg.errors import TokenizerError
 from quantreg.tokenization.pretokenizers import PRETOKENIZERS
 
@@ -125,7 +125,7 @@ def pretokenizer_name(files: TokenizerFiles, kind: str, tokens: Collection[str])
     """
     if not files.tokenizer and files.tokenizer_class in _CLASSES:
         return _CLASSES[files.tokenizer_class]
-    normalizer = list(_flat(files.tokenizer.get("normalizer"), "normalizers"))
+    normalizer = list(steps_of(files.tokenizer.get("normalizer")))
     steps, problem = found_structure(files.tokenizer)
     whole = bool(files.model.get("ignore_merges"))
     names = [] if problem else _candidates(steps, whole)
@@ -135,10 +135,7 @@ def pretokenizer_name(files: TokenizerFiles, kind: str, tokens: Collection[str])
         kind,
         tokens,
         any(step.get("type") == "NFC" for step in normalizer),
-        any(
-            step.get("type") == "RobertaProcessing"
-            for step in _flat(files.tokenizer.get("post_processor"), "processors")
-        ),
+        any(step.get("type") == "RobertaProcessing" for step in steps_of(files.tokenizer.get("post_processor"))),
     )
     return next((name for name, holds in _CUSTOMS if name in names and holds(model)), names[0])
 
@@ -158,12 +155,12 @@ def found_structure(tokenizer: Mapping[str, Any]) -> tuple[tuple[str, ...], str]
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if isinstance(model, dict) and model.get(key):
             return (), f'the model has "{key}": {model[key]!r}'
-    for step in _flat(tokenizer.get("normalizer"), "normalizers"):
+    for step in steps_of(tokenizer.get("normalizer")):
         if step.get("type") == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == "▁":
             steps.append(SPACES_MARKED)
         elif step.get("type") != "NFC":  # the reference leaves texts as they are; nearly all are NFC already
             return (), f"the normalizer {step.get('type')}"
-    for step in _flat(tokenizer.get("pre_tokenizer"), "pretokenizers"):
+    for step in steps_of(tokenizer.get("pre_tokenizer")):
         kind = step.get("type")
         if kind == "ByteLevel":
             byte_level += 1
@@ -233,16 +230,6 @@ def _by_structure() -> dict[tuple[str, ...], tuple[str, ...]]:
 
 
 _NAMES = _by_structure()
-
-
-def _flat(step: Any, inner: str) -> Iterator[dict[str, Any]]:
-    """The steps of a normalizer or pre-tokenizer, one after the other, however they are nested."""
-    if isinstance(step, dict):
-        if isinstance(step.get(inner), list):
-            for part in step[inner]:
-                yield from _flat(part, inner)
-        else:
-            yield step
 
 
 def _unknown(files: TokenizerFiles, steps: tuple[str, ...], problem: str) -> str:

@@ -1,7 +1,7 @@
 """The files of a folder that describe a tokenizer, read with checks: they come from strangers."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ from typing import Any
 from quantreg.errors import TokenizerError
 from quantreg.words import listed
 
-__all__ = ["TokenizerFiles", "whole_number"]
+__all__ = ["TokenizerFiles", "steps_of", "whole_number"]
 
 MAX_BYTES = 1 << 29  # the largest tokenizer.json in use has some 40 MB
+_INNER = ("normalizers", "pretokenizers", "processors", "decoders")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -163,6 +164,17 @@ class TokenizerFiles:
         return TokenizerError(
             f"{self.folder} has no {' and no '.join(names)}{found}: download the tokenizer's files into the folder"
         )
+
+
+def steps_of(step: object) -> Iterator[dict[str, Any]]:
+    """The steps of a normalizer, pre-tokenizer, post-processor or decoder one by one, however they are nested."""
+    if isinstance(step, dict):
+        inner = next((step[key] for key in _INNER if isinstance(step.get(key), list)), None)
+        if inner is None:
+            yield step
+        else:
+            for part in inner:
+                yield from steps_of(part)
 
 
 def whole_number(value: object, what: str) -> int:

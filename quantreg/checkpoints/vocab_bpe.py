@@ -9,7 +9,7 @@ from quantreg.checkpoints.decoders import decoded, marks_spaces
 from quantreg.checkpoints.merges import merge_texts, read_merges
 from quantreg.checkpoints.pretokenizers import pretokenizer_name
 from quantreg.checkpoints.special_ids import special_values
-from quantreg.checkpoints.tokenizer_files import TokenizerFiles, whole_number
+from quantreg.checkpoints.tokenizer_files import TokenizerFiles, steps_of, whole_number
 from quantreg.errors import TokenizerError
 from quantreg.gguf import Value
 from quantreg.tokenization import Kind
@@ -140,7 +140,7 @@ def llama_values(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, 
     merges = read_merges(files)
     for rank, (left, right) in enumerate(merges):
         ranks.setdefault(left + right, rank)
-    return {
+    values = {
         "tokenizer.ggml.model": Value("string", "llama"),
         "tokenizer.ggml.pre": Value("string", "default"),
         "tokenizer.ggml.tokens": Value("array[string]", tokens),
@@ -148,6 +148,19 @@ def llama_values(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, 
         "tokenizer.ggml.token_type": Value("array[i32]", types),
         **special_values(files, config, limit=len(tokens)),
     }
+    if not _starts_with_space(files):  # GGUF's default is that a text starts with a space
+        values["tokenizer.ggml.add_space_prefix"] = Value("bool", False)
+    return values
+
+
+def _starts_with_space(files: TokenizerFiles) -> bool:
+    """Say whether a text gets a space in front."""
+    return any(step.get("type") == "Prepend" for step in steps_of(files.tokenizer.get("normalizer"))) or any(
+        step.get("type") == "Metaspace"
+        and step.get("prepend_scheme", "always") != "never"
+        and step.get("add_prefix_space") is not False
+        for step in steps_of(files.tokenizer.get("pre_tokenizer"))
+    )
 
 
 def _text(value: object) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantreg.cli.show import printable, size
-from quantreg.events import Advanced, Calibrating, Event, Finished, Started, TensorDone, TensorTuned
+from quantreg.events import Advanced, Calibrating, Event, Finished, Probing, Started, TensorDone, TensorTuned
 
 if TYPE_CHECKING:
     from quantreg import TensorPlan
@@ -21,8 +21,11 @@ _PAUSE = 0.2  # seconds between two "progress" lines
 _QUIET = 10.0  # seconds between two lines about calibration where there is no terminal
 _PHASES = {
     "importance": "calibration text",
-    "allocation": "choosing types",
+    "errors": "errors of types",
+    "sensitivities": "sensitivities of tensors",
+    "solution": "probing around the types found",
     "feedback": "error feedback",
+    "report": "measuring the result",
 }
 
 
@@ -55,7 +58,9 @@ class _Lines:
 
 
 def _print_line(event: Event) -> None:
-    if isinstance(event, TensorTuned):
+    if isinstance(event, Probing):
+        click.echo(str(event.cost), err=True)
+    elif isinstance(event, TensorTuned):
         tuned = event.tuned
         after = "no feedback" if tuned.tuned is None else f"{tuned.tuned:.2e} with feedback"
         click.echo(printable(f"{tuned.name}: {tuned.type}, output error {tuned.plain:.2e}, {after}"), err=True)
@@ -69,7 +74,8 @@ def _print_line(event: Event) -> None:
 class _JsonLines:
     """Print the events started, progress (at most every 0.2 s), tensor (for each) and finished.
 
-    With a calibration text, calibrating (at most every 0.2 s) and tuned (for each tensor) come first.
+    With a calibration text, calibrating (at most every 0.2 s), probing (before each measurement of sensitivities) and
+    tuned (for each tensor) come first. With a report, calibrating comes after finished, too.
 
     Bytes are those of the source, except in output_bytes and size.
     """
@@ -85,6 +91,11 @@ class _JsonLines:
                 if done in (0, count) or time.monotonic() - self.told >= _PAUSE:
                     self.told = time.monotonic()
                     line = {"event": "calibrating", "phase": phase, "done": done, "total": count}
+            case Probing(cost):
+                line = {
+                    "event": "probing", "tensors": cost.tensors, "runs": cost.runs, "chunks": cost.chunks,
+                    "again": cost.again, "multiplications": cost.multiplications,
+                }  # fmt: skip
             case TensorTuned(tuned):
                 line = {
                     "event": "tuned", "name": tuned.name, "type": tuned.type, "error": tuned.plain,
@@ -143,6 +154,8 @@ def _bar() -> Iterator[Callable[[Event], None]]:
                     phase[:] = [event.phase]
                     bar.reset(task, total=event.total)
                 bar.update(task, completed=event.done, description=_PHASES.get(event.phase, event.phase))
+            elif isinstance(event, Probing):
+                bar.console.print(str(event.cost), markup=False, highlight=False)
             elif isinstance(event, Started):
                 bar.reset(task, total=event.source_bytes)
             elif isinstance(event, Advanced):

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from quantreg import FileType, Plan, QuantizeResult, TensorPlan
+    from quantreg.events import Event
     from quantreg.storage import AtomicFile
 
 
@@ -228,7 +229,7 @@ def _quantize(
 ) -> None:
     import quantreg
     from quantreg.cli.progress import listener
-    from quantreg.events import Event, Started
+    from quantreg.events import Started
     from quantreg.jobs.processes import worker_processes
 
     known: set[str] = set()
@@ -241,7 +242,7 @@ def _quantize(
             worker_processes(processes) if processes else nullcontext() as pool,
         ):
 
-            def told(event: Event) -> None:
+            def told(event: "Event") -> None:
                 if isinstance(event, Started) and not log_json:  # now, because the work may take hours
                     warn(event.plan.warnings)
                     known.update(event.plan.warnings)
@@ -250,7 +251,7 @@ def _quantize(
             keywords |= {"progress": told, "executor": pool}
             result = quantreg.quantize_file(source, out, file_type, imatrix, **keywords)
             if page is not None:
-                page.write(_reported(source, result, imatrix, keywords, as_json=str(report).endswith(".json")))
+                page.write(_reported(source, result, imatrix, keywords, str(report).endswith(".json"), listen))
     except KeyboardInterrupt:
         if keywords["resumable"]:
             kept = ".partial" if os.path.exists(f"{out}.partial") else ".tuning"
@@ -277,7 +278,12 @@ def _report_file(report: str | None, *read: str) -> "AbstractContextManager[Atom
 
 
 def _reported(
-    source: str, result: "QuantizeResult", imatrix: str | None, keywords: Mapping[str, Any], as_json: bool
+    source: str,
+    result: "QuantizeResult",
+    imatrix: str | None,
+    keywords: Mapping[str, Any],
+    as_json: bool,
+    progress: "Callable[[Event], None]",
 ) -> bytes:
     """Measure the result, and return the report as a web page or as JSON."""
     from quantreg.jobs.tuning_report import tuning_report
@@ -288,6 +294,6 @@ def _reported(
     found = tuning_report(
         source, result, keywords["calibration"], n_ctx=keywords["n_ctx"], chunks=keywords["chunks"], imatrix=imatrix,
         target=None if target is None else parse_bytes(target, "target_size"), threads=keywords["threads"],
-        found=result.found, device=keywords["device"],
+        found=result.found, device=keywords["device"], progress=progress,
     )  # fmt: skip
     return (json.dumps(found.to_dict(), indent=1) + "\n" if as_json else page(found)).encode()

@@ -1,7 +1,6 @@
 """A model that runs: token ids in, logits out, with the weights as they are in the file."""
 
 import os
-import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from quantreg.inference.layer import Layer
 from quantreg.inference.norms import normalise
 from quantreg.inference.passes import Observe, Pass
 from quantreg.inference.sampling import Sampler, tokens
+from quantreg.inference.unused import unused_tensors
 from quantreg.inference.weights import Weights
 from quantreg.products import one_blas_thread
 from quantreg.tensor import QuantizedTensor
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from quantreg.recipes import Architecture
+from quantreg.recipes.kinds import kind_of_file
 
 __all__ = ["Model", "load"]
 
@@ -89,6 +90,9 @@ class Model:
     ) -> None:
         self.metadata, self.tensors, self._file = metadata, tensors, file
         self.threads, self.device = threads or cpu_count(), open_device(device)
+        kind = kind_of_file(metadata, list(tensors), to_run=True)
+        if kind is not None:
+            raise ModelError(f"the file is no model that can run, but {kind}")
         self.architecture: Architecture = architecture_of(metadata)
         graph = self.architecture.graph
         assert graph is not None
@@ -115,8 +119,7 @@ class Model:
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
             what = f"{type(error).__name__}: {error}"
             raise ModelError(f"the tensors and the metadata of the model do not fit together: {what}") from error
-        used = self._weights.used.union(*map(self._weights.parameters, self._weights.used))
-        unused = [name for name in self.tensors if name not in used and not self._is_spare(name)]
+        unused = unused_tensors(self._weights, self.graph, self.n_layers)
         if unused:
             warnings.warn(
                 f"the graph of {self.architecture.name} does not use {unused[0]!r}"
@@ -125,16 +128,6 @@ class Model:
                 UserWarning,
                 stacklevel=4,
             )
-
-    def _is_spare(self, name: str) -> bool:
-        """Whether a model may have this tensor and not need it for its logits."""
-        layer = re.match(r"blk\.(\d+)\.", name, re.ASCII)
-        if layer and int(layer[1]) >= self.n_layers:  # they predict further tokens
-            return True
-        if name.startswith("output.") and not self.graph.generates:
-            return True
-        # Factors for another length of context, scales of quantized activations, and heads of other tasks.
-        return name.startswith(("rope_", "cls", "dense_")) or name.endswith(".input_scale")
 
     # ---- what it is ----
 

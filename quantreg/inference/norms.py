@@ -43,4 +43,7 @@ def normalise(
             out[part] += bias
 
     run.by_rows(work, rows.shape)
-    return out.reshape(x.shape)
+    found = out.reshape(x.shape)
+    if run.normed is not None:
+        run.normed(x, weight, found)
+    return found

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from quantreg.inference.cache import Cache
     from quantreg.inference.rope import Rope
 
-__all__ = ["Observe", "Pass"]
+__all__ = ["Normed", "Observe", "Pass"]
 
 Observe = Callable[[str, "NDArray[np.float32]", "NDArray[np.intp] | None"], None]
+Normed = Callable[["NDArray[np.float32]", "NDArray[np.float32] | None", "NDArray[np.float32]"], None]
 
 BLOCK = 1 << 18  # values per piece of work that goes over an array element by element
 
@@ -31,6 +32,7 @@ class Pass:
     - ``ids``: the tokens, intp (sequences, tokens).
     - ``cache``: the cache of the only sequence, or None.
     - ``observe``: called with the name of each matrix, its input, and the experts chosen for each row or None.
+    - ``normed``: called with the input of each norm, its weight or None, and its result.
     - ``threads``: how many threads may work; ``pool`` runs them, or is None for one.
     - ``dry``: only shapes are of interest. Products give zeros, and no weight is decoded.
     """
@@ -41,6 +43,7 @@ class Pass:
     ids: "NDArray[np.intp] | None" = None
     cache: "Cache | None" = None
     observe: Observe | None = None
+    normed: Normed | None = None
     threads: int = 1
     pool: ThreadPoolExecutor | None = None
     dry: bool = False

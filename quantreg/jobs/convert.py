@@ -3,18 +3,26 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
-from quantreg.checkpoints.folder import is_published, stored_type
+from quantreg.checkpoints.folder import is_published, read_config, stored_type
 from quantreg.errors import CheckpointError
 from quantreg.events import Event
+from quantreg.gguf import Value
+from quantreg.jobs.adapted import adapt
+from quantreg.jobs.inputs import open_source
 from quantreg.jobs.quantize import quantize_file
 from quantreg.jobs.results import QuantizeResult
 from quantreg.keywords import names_nearest
+from quantreg.recipes import Plan, PlanOptions, plan_header
+from quantreg.recipes.options import pairs
+from quantreg.recipes.retyped import retyped
 
 __all__ = ["TYPES", "convert", "file_type_of"]
 
+_MXFP4_MOE = 38  # the number of the file type
 # The types that a converted file may have, besides "auto".
 TYPES: tuple[str, ...] = ("F16", "BF16", "F32", "Q8_0")
 
@@ -48,11 +56,30 @@ def convert(
     Raises CheckpointError if ``src`` is not such a folder, or no plugin knows its class; and what
     `quantreg.quantize_file` raises.
     """
+    file_type: str | Plan = file_type_of(src, type)
+    options: dict[str, Any] = {"override_kv": override_kv, "keep_dims": True}
+    if _has_mxfp4(os.fsdecode(src)):
+        file_type, options = _keeping_mxfp4(os.fsdecode(src), str(file_type), PlanOptions(**options)), {}
     return quantize_file(
-        src, dst, file_type_of(src, type), progress=progress, threads=threads, executor=executor, force=force,
-        resumable=resumable, resume=resume, split_max_size=split_max_size, split_max_tensors=split_max_tensors,
-        override_kv=override_kv, keep_dims=True,
+        src, dst, file_type, progress=progress, threads=threads, executor=executor, force=force, resumable=resumable,
+        resume=resume, split_max_size=split_max_size, split_max_tensors=split_max_tensors, **options,
     )  # fmt: skip
+
+
+def _has_mxfp4(folder: str) -> bool:
+    said = read_config(folder).get("quantization_config")
+    return isinstance(said, dict) and said.get("quant_method") == "mxfp4"
+
+
+def _keeping_mxfp4(folder: str, file_type: str, options: PlanOptions) -> Plan:
+    """The plan in which tensors that are stored as MXFP4 stay so. The file type is then that of such models."""
+    source = adapt(open_source(folder, given=dict(pairs(options.override_kv))))
+    blocks = [info.name for info in source.tensors if info.type_name == "MXFP4"]
+    if blocks and file_type != "Q8_0":
+        given = (("general.file_type", Value("u32", _MXFP4_MOE)), *pairs(options.override_kv))
+        options = replace(options, override_kv=given)
+    made = plan_header(source, file_type, options=options, check=False)
+    return retyped(made, source, None, dict.fromkeys(blocks, ("MXFP4", "stored as MXFP4")))
 
 
 def file_type_of(src: str | bytes | PathLike[str], type: str = "auto") -> str:

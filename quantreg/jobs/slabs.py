@@ -250,11 +250,12 @@ class Worker:
         row = slab.importance
         if not isinstance(row, ImportanceRow):
             return row
-        if self._imatrix is None or self._imatrix[:2] != (row.path, row.stamp):
+        kept = self._imatrix  # read once: another thread may set it for another run at any time
+        if kept is None or kept[:2] != (row.path, row.stamp):
             if stamp_of(row.path) != tuple(row.stamp):
                 raise ImportanceError(f"{row.path}: the imatrix has changed since the run began: start the run again")
-            self._imatrix = (row.path, row.stamp, ImportanceMatrix.read(row.path))
-        rows = self._imatrix[2].row(row.entry, slab.n_cols, row.n_experts, row.floor)
+            kept = self._imatrix = (row.path, row.stamp, ImportanceMatrix.read(row.path))
+        rows = kept[2].row(row.entry, slab.n_cols, row.n_experts, row.floor)
         return rows.reshape(-1, slab.n_cols)[row.expert]
 
     def _check_finite(self, slab: Slab, raw: NDArray[np.uint8]) -> bool:

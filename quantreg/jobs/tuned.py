@@ -13,7 +13,7 @@ import numpy as np
 
 from quantreg import __version__, files
 from quantreg.errors import ModelError, PlanError, QualityError
-from quantreg.events import Calibrating, TensorTuned
+from quantreg.events import Calibrating, Probing, TensorTuned
 from quantreg.ggml import PLAIN_TYPES
 from quantreg.importance import ImportanceMatrix, Sums
 from quantreg.inference.model import Model
@@ -189,7 +189,7 @@ class Tuning:
             return told(
                 lambda tell: search(
                     draft, dict(self._file), budget, imatrix=base.imatrix, types=tuning.types or None, cache=cache,
-                    progress=lambda what, done, total: tell(Calibrating("allocation", done, total)), **runs,
+                    progress=lambda *step: tell(Calibrating(*step)), announce=lambda cost: tell(Probing(cost)), **runs,
                 )
             )  # fmt: skip
 

@@ -2,19 +2,20 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantreg import __version__, files
 from quantreg.errors import PlanError
+from quantreg.events import Advanced, Calibrating, Event, Started
 from quantreg.inference.model import Model
 from quantreg.jobs.planning import plan
 from quantreg.jobs.quantize import quantize_file
 from quantreg.jobs.results import QuantizeResult
 from quantreg.jobs.tuned import calibration_of
 from quantreg.jobs.tuning_options import TuningOptions
-from quantreg.quality import collect_imatrix, kl_divergence, perplexity
+from quantreg.quality import ChunkDone, collect_imatrix, kl_divergence, perplexity
 from quantreg.tuning.report import Search, TuningReport, Variant
 
 if TYPE_CHECKING:
@@ -45,13 +46,15 @@ def tuning_report(
     recipes: Sequence[str] | None = None,
     threads: int | None = None,
     device: "DeviceLike | None" = None,
+    progress: "Callable[[Event], object] | None" = None,
 ) -> TuningReport:
     """Report on what `quantreg.quantize_file` made of the model at src with a calibration text.
 
-    ``calibration``, ``n_ctx``, ``chunks``, ``imatrix`` and ``device`` are those of that run: the tenth of the text that
+    ``calibration``, ``n_ctx``, ``chunks``, ``imatrix`` and ``device`` are those of that run. The tenth of the text that
     decided nothing measures the result. ``found`` is what a search for types found, and ``target`` the bytes that were
     asked for. ``recipes``: file types that are made, measured and removed, to compare with; by default `near`, the two
-    next smaller and the two next larger ones. Without an ``imatrix``, they get one of the same text.
+    next smaller and the two next larger ones. Without an ``imatrix``, they get one of the same text. ``progress`` is
+    called with `quantreg.events.Calibrating`, in the phase "report".
 
     If fewer than two chunks of the text are left to report, nothing is measured. Raises what `quantreg.load`,
     `quantreg.kl_divergence` and `quantreg.quantize_file` raise.
@@ -70,13 +73,28 @@ def tuning_report(
         if len(cut.part("report")) >= FEWEST:
             folder = os.path.dirname(os.path.abspath(result.path))  # has room for files of this size
             with tempfile.TemporaryDirectory(prefix=".quantreg-report-", dir=folder) as temporary:
-                base = Path(temporary, "base.kld")
-                perplexity(model, _ids(cut, "report"), n_ctx=cut.tokens.shape[1], save_base=base)
-                measured["divergence"] = kl_divergence(result.path, base, threads=threads, device=device)
-                if imatrix is None and recipes != ():
-                    imatrix = collect_imatrix(model, _ids(cut, "fit"), n_ctx=cut.tokens.shape[1])
                 names = near(src, result.plan.bytes) if recipes is None else recipes
-                measured["variants"] = list(_measured(src, names, imatrix, base, Path(temporary), threads, device))
+                needed = imatrix is None and bool(names)
+                steps = _Steps(progress, (2 + 2 * len(names)) * len(cut.part("report")) + needed * len(cut.part("fit")))
+                base = Path(temporary, "base.kld")
+                given: dict[str, Any] = {"threads": threads, "device": device, "progress": steps.of_chunks}
+                perplexity(
+                    model, _ids(cut, "report"), n_ctx=cut.tokens.shape[1], save_base=base, progress=steps.of_chunks
+                )
+                measured["divergence"] = kl_divergence(result.path, base, **given)
+                if needed:
+                    imatrix = collect_imatrix(
+                        model, _ids(cut, "fit"), n_ctx=cut.tokens.shape[1], progress=steps.of_chunks
+                    )
+                variants = measured["variants"] = []
+                for name in names:
+                    path = Path(temporary, f"{name}.gguf")
+                    made = quantize_file(
+                        src, path, name, imatrix, allow_requantize=True, on_missing_importance="fallback",
+                        threads=threads, progress=steps.of_bytes(len(cut.part("report"))),
+                    )  # fmt: skip
+                    variants.append(Variant(name, made.size, kl_divergence(path, base, **given).kl_mean))
+                    path.unlink()
     return TuningReport.of(result.plan, result.tuned, found, measured)
 
 
@@ -94,23 +112,36 @@ def near(src: str | bytes | os.PathLike[str], nbytes: int, each: int = 2) -> tup
     return (*below[-each:], *above[:each])
 
 
-def _measured(
-    src: Any,
-    names: Sequence[str],
-    imatrix: Any,
-    base: Path,
-    folder: Path,
-    threads: int | None,
-    device: "DeviceLike | None",
-) -> Iterator[Variant]:
-    """Make each file type, measure it and remove it."""
-    for name in names:
-        path = folder / f"{name}.gguf"
-        made = quantize_file(
-            src, path, name, imatrix, allow_requantize=True, on_missing_importance="fallback", threads=threads
-        )
-        yield Variant(name, made.size, kl_divergence(path, base, threads=threads, device=device).kl_mean)
-        path.unlink()
+class _Steps:
+    """Tells how far a report is. One unit is a chunk that a model runs on; making a file counts like measuring it."""
+
+    def __init__(self, progress: "Callable[[Event], object] | None", total: int) -> None:
+        self._progress, self._total = progress, total
+        self._done = 0.0
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            self._progress(Calibrating("report", min(round(self._done), self._total), self._total))
+
+    def of_chunks(self, event: object) -> None:
+        """Count a chunk that is done; for `quantreg.perplexity` and its like."""
+        if isinstance(event, ChunkDone):
+            self._done += 1
+            self._tell()
+
+    def of_bytes(self, units: int) -> "Callable[[Event], None]":
+        """Return what counts the slabs of a file that is quantized, as so many units."""
+        total = [1]
+
+        def count(event: Event) -> None:
+            if isinstance(event, Started):
+                total[0] = max(1, event.source_bytes)
+            elif isinstance(event, Advanced):
+                self._done += units * event.source_bytes / total[0]
+                self._tell()
+
+        return count
 
 
 def _ids(calibration: "Calibration", part: Any) -> "NDArray[Any]":

@@ -37,13 +37,18 @@ _ADAPTER = re.compile(
     re.ASCII,
 )
 
-# general.type -> what the file is and what to do with it.
+# general.type -> what the file is, what to do with it to quantize the model, and what to do to run it.
+_MERGE = "merge it into the F16 model first (llama.cpp's llama-export-lora), and {} the result"
 _KINDS = {
-    "adapter": "a LoRA adapter, which is used beside its model: merge it into the F16 model first (llama.cpp's "
-    "llama-export-lora), and quantize the result",
-    "imatrix": "an importance matrix: give the model as IN, and this file as imatrix (--imatrix)",
-    "vocab": "a vocabulary without a model",
-}
+    "adapter": (
+        "a LoRA adapter, which is used beside its model: ", _MERGE.format("quantize"), _MERGE.format("run")
+    ),
+    "imatrix": (
+        "an importance matrix: ", "give the model as IN, and this file as imatrix (--imatrix)",
+        "give the model that it was made for"
+    ),
+    "vocab": ("a vocabulary without a model", "", ""),
+}  # fmt: skip
 
 
 def has_foreign_name(name: str) -> bool:
@@ -72,8 +77,8 @@ def about_foreign_names(names: Sequence[str], file_type: FileType | None = None)
     return f"{what} ({named(names)}): {why}: {how}{more}"
 
 
-def kind_of_file(metadata: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """Describe a file that is not a model to quantize, and what to do with it; None for a model."""
+def kind_of_file(metadata: Mapping[str, Any], names: Sequence[str], *, to_run: bool = False) -> str | None:
+    """Describe a file that is not a model to quantize, or to run, and what to do with it; None for a model."""
     kind = metadata.get("general.type")
     if kind == "model":
         kind = None
@@ -82,15 +87,18 @@ def kind_of_file(metadata: Mapping[str, Any], names: Sequence[str]) -> str | Non
     elif kind is None and ("imatrix.datasets" in metadata or any(name.endswith(".in_sum2") for name in names)):
         kind = "imatrix"
     elif kind is None and metadata.get("general.architecture") == "controlvector":
-        return "a control vector, which is used beside its model: quantize the model instead"
+        return f"a control vector, which is used beside its model: {'run' if to_run else 'quantize'} the model instead"
     elif kind is None and sum(map(_is_of_adapter, names)) * 2 > len(names):
         return (
             "a LoRA adapter, which is used beside its model: merge it into the model in F16 or BF16 first, and "
-            "quantize the result"
+            f"{'run' if to_run else 'quantize'} the result"
         )
     if not names and any(key.startswith("tokenizer.") for key in metadata):
         kind = "vocab"
-    return _KINDS.get(kind) if isinstance(kind, str) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
+        return None
+    what, quantize, run = _KINDS[kind]
+    return what + (run if to_run else quantize)
 
 
 def nothing_quantized(

@@ -97,16 +97,17 @@ class GGUFTensor(torch.Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: "Mapping[str, Any] | None" = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        rule = _RULES.get(func)
-        if rule is not None:
-            done = rule(func, *args, **kwargs)
-            if done is not None:
-                return done
+        changes = False
         for place, argument in enumerate(func._schema.arguments):
-            value = args[place] if place < len(args) else kwargs.get(argument.name)
-            if isinstance(value, GGUFTensor) and argument.alias_info is not None and argument.alias_info.is_write:
-                raise TypeError(_FIXED)
-        return func(*_plain(args), **_plain(kwargs))
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                changes = True
+                if isinstance(args[place] if place < len(args) else kwargs.get(argument.name), GGUFTensor):
+                    raise TypeError(_FIXED)
+        if torch.is_inference_mode_enabled() and not changes:
+            # torch takes the result of slicing for a view of this tensor, which must then be no inference tensor.
+            with torch.inference_mode(False), torch.no_grad():
+                return _performed(func, args, kwargs)
+        return _performed(func, args, kwargs)
 
     def __setitem__(self, key: object, value: object) -> NoReturn:
         raise TypeError(_FIXED)
@@ -155,6 +156,12 @@ def _rebuilt(cls: type[GGUFTensor], encoded: Encoded, dtype: torch.dtype, requir
     return made
 
 
+def _performed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    rule = _RULES.get(func)
+    done = None if rule is None else rule(func, *args, **kwargs)
+    return func(*_plain(args), **_plain(kwargs)) if done is None else done
+
+
 def _plain(value: Any) -> Any:
     """The same arguments, with decoded tensors."""
     if isinstance(value, GGUFTensor):
@@ -179,7 +186,7 @@ def _converted(func: Any, tensor: GGUFTensor, **how: Any) -> torch.Tensor | None
 
 
 def _copied(func: Any, out: torch.Tensor, tensor: torch.Tensor, *rest: Any) -> torch.Tensor | None:
-    if isinstance(out, GGUFTensor) or out.shape != tensor.shape or not isinstance(tensor, GGUFTensor):
+    if out.shape != tensor.shape or not isinstance(tensor, GGUFTensor):
         return None
     if not out.dtype.is_floating_point or tensor.dtype != own_dtype(tensor.type_name):
         return None

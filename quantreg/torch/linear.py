@@ -129,8 +129,9 @@ class QuantLinear(torch.nn.Module):
             )
         if not x.dtype.is_floating_point:
             raise TypeError(f"x is {x.dtype}: convert it to a floating-point dtype, such as torch.float32")
-        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-            x = x.to(torch.get_autocast_dtype(x.device.type))
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+            x = x.to(torch.get_autocast_dtype(kind))
         wants_gradient = x.requires_grad or (self.bias is not None and self.bias.requires_grad)
         if wants_gradient and torch.is_grad_enabled():
             found: torch.Tensor = _Product.apply(x, self.bias, self.packed)

@@ -52,7 +52,7 @@ class ModuleReport:
         ]
         lines += [f"  {name}: {self.reasons[name]}" for name in self.replaced]
         if self.left:
-            lines.append(f"{count(len(self.left), 'module')} left as they were:")
+            lines.append(f"{count(len(self.left), 'module')} left unchanged:")
             lines += [f"  {name}: {why}" for name, why in self.left.items()]
         return "\n".join(lines)
 

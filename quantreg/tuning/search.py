@@ -20,12 +20,13 @@ from quantreg.tuning.cache import TuningCache, identity_of
 from quantreg.tuning.calibration import Calibration
 from quantreg.tuning.candidates import candidates_for
 from quantreg.tuning.errors import RelativeError, embedding_errors, output_errors, weight_errors
-from quantreg.tuning.sensitivity import Sensitivity, groups_of
+from quantreg.tuning.sensitivity import Cost, Sensitivity, groups_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Progress = Callable[[str, int, int], object]
+    Announce = Callable[[Cost], object]
 
 __all__ = ["Budget", "Found", "search"]
 
@@ -102,6 +103,7 @@ def search(
     types: Sequence[str] | None = None,
     cache: str | bytes | PathLike[str] | None = None,
     progress: "Progress | None" = None,
+    announce: "Announce | None" = None,
 ) -> Found:
     """Choose a type for each free tensor of a plan.
 
@@ -110,7 +112,8 @@ def search(
       weighted by ``imatrix``, if there is one.
     - ``types``: the names of the types to choose from; by default ggml's from 2 to 8.5 bits that fit.
     - ``cache``: a file that keeps what was measured and does not depend on the budget.
-    - ``progress(what, done, total)`` is called now and then.
+    - ``progress(phase, done, total)`` is called now and then, in the phases "errors", "sensitivities" and "solution".
+      ``announce`` gets the `Cost` of runs of the model before they begin.
 
     The result is the same each time. Raises PlanError if even the smallest types do not fit the budget or nothing is
     free, and what the measurements raise.
@@ -127,7 +130,8 @@ def search(
     tokens = calibration.tokens if model is not None and calibration is not None else None
     device = model.device.identity if model is not None and tokens is not None else "cpu"
     kept = TuningCache(cache, identity_of(tensors, tokens, rows, device) if cache is not None else {})
-    work = _Search(draft, tensors, budget, candidates, rows, kept, progress or (lambda what, done, total: None))
+    told = (progress or (lambda phase, done, total: None), announce or (lambda cost: None))
+    work = _Search(draft, tensors, budget, candidates, rows, kept, *told)
     return work.measured(model, calibration) if model is not None and calibration is not None else work.by_error()
 
 
@@ -169,9 +173,10 @@ class _Search:
         rows: "Mapping[str, NDArray[np.float32]]",
         cache: TuningCache,
         progress: "Progress",
+        announce: "Announce",
     ) -> None:
         self.draft, self.budget, self.candidates = draft, budget, candidates
-        self.rows, self.cache, self.progress = rows, cache, progress
+        self.rows, self.cache, self.progress, self.announce = rows, cache, progress, announce
         self.tensors = {name: tensors[tensor.source.name] for name, tensor in draft.free.items()}
 
     # ---- without running the model ----
@@ -194,7 +199,7 @@ class _Search:
             missing = self._missing(name, types)
             if missing:
                 self._know(name, weight_errors(self.tensors[name], self.rows.get(name), missing))
-            self.progress("measuring errors", i + 1, len(wanted))
+            self.progress("errors", i + 1, len(wanted))
         self.cache.save()
 
     def _missing(self, name: str, types: Sequence[QuantType]) -> list[QuantType]:
@@ -239,7 +244,7 @@ class _Search:
             reached.add(by_source[source])
             self._know(by_source[source], errors)
             self.cache.save()
-            self.progress("measuring errors", len(reached), len(wanted))
+            self.progress("errors", len(reached), len(wanted))
         for name in list(wanted):
             if name not in reached and name == "token_embd.weight":
                 reached.add(name)
@@ -251,8 +256,15 @@ class _Search:
     ) -> dict[str, float]:
         """KL divergence per relative error of each tensor."""
         found: dict[str, float] = {}
+        keys = {
+            group: f"{group}: {', '.join(sorted({probed[name].name for name in names}))}, {chunks} chunks"
+            for group, names in groups.items()
+        }
+        missing = [group for group, key in keys.items() if key not in self.cache.divergences]
+        if missing:
+            self.announce(sensitivity.cost([name for group in missing for name in groups[group]], len(missing)))
         for i, (group, names) in enumerate(groups.items()):
-            key = f"{group}: {', '.join(sorted({probed[name].name for name in names}))}, {chunks} chunks"
+            key = keys[group]
             if key not in self.cache.divergences:
                 changed = {self.draft.free[name].source.name: self._quantized(name, probed[name]) for name in names}
                 self.cache.divergences[key] = sensitivity.divergence(changed)
@@ -260,7 +272,7 @@ class _Search:
             error = sum(self.cache.errors[name][probed[name].name].plain for name in names)
             for name in names:
                 found[name] = self.cache.divergences[key] / error if error else 0.0
-            self.progress("probing sensitivities", i + 1, len(groups))
+            self.progress("sensitivities", i + 1, len(groups))
         return _above_noise(found)
 
     def _refined(
@@ -278,6 +290,7 @@ class _Search:
         average = sum(choice.nbytes for choice in chosen.values()) * 8 / sum(t.size for t in self.tensors.values())
         if average > LOW:
             return choices, chosen
+        self.announce(sensitivity.cost(list(chosen), ROUNDS * (len(groups) + 1), again=True))
         whole = self._stand_ins(chosen)
         divergence = sensitivity.divergence(whole)
         best = divergence, choices, chosen
@@ -289,7 +302,7 @@ class _Search:
                 error = sum(self._error(name, chosen[name]) for name in names)
                 for name in names:
                     alphas[name] = max(0.0, divergence - less) / error if error else 0.0
-                self.progress("probing around the solution", done * len(groups) + i + 1, ROUNDS * len(groups))
+                self.progress("solution", done * len(groups) + i + 1, ROUNDS * len(groups))
             choices = self._choices(_above_noise(alphas))
             before, chosen = chosen, allocate(choices, self._room)
             if {n: c.type for n, c in chosen.items()} == {n: c.type for n, c in before.items()}:

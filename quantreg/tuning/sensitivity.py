@@ -3,6 +3,7 @@
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +14,47 @@ from quantreg.names import layer_of
 from quantreg.quality import kl_divergence, perplexity
 from quantreg.tensor import QuantizedTensor
 from quantreg.tuning.calibration import Calibration
+from quantreg.words import count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Sensitivity", "groups_of"]
+__all__ = ["Cost", "Sensitivity", "groups_of"]
 
 MOST_WORK = 5e13  # multiplications that all probes together may take: some ten minutes on two cores
 THIRDS = 3  # parts of the model, by depth, whose tensors of one role may be probed together
+
+
+PER_MINUTE = 5e12  # multiplications on two cores
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What it takes to measure sensitivities by running the model: it is told before it is paid.
+
+    - ``tensors``: how many of them the measurement is about. ``runs``: how often the model runs, on ``chunks`` chunks.
+    - ``again``: whether this is around a solution of few bits, after a first measurement.
+    - ``multiplications``: of all runs together.
+    """
+
+    tensors: int
+    runs: int
+    chunks: int
+    again: bool
+    multiplications: float
+
+    @property
+    def minutes(self) -> float:
+        """About how many minutes this takes on two cores."""
+        return self.multiplications / PER_MINUTE
+
+    def __str__(self) -> str:
+        what = "the types are probed again" if self.again else f"{count(self.tensors, 'tensor')} are probed"
+        long = "less than a minute" if self.minutes < 1 else f"about {self.minutes:.0f} min"
+        return (
+            f"{what}: {'at most ' if self.again else ''}{count(self.runs, 'run')} of the model on "
+            f"{count(self.chunks, 'chunk')}, {self.multiplications:.1e} multiplications, {long} on two cores"
+        )
 
 
 class Sensitivity:
@@ -39,6 +73,14 @@ class Sensitivity:
             tokens = np.concatenate([tokens, calibration.part("fit")])[:2]
         self._tokens: NDArray[np.int32] = tokens[: max(2, chunks or len(tokens))]
         self._floor: float | None = None
+
+    def cost(self, tensors: Sequence[str], runs: int, again: bool = False) -> Cost:
+        """What so many calls of `divergence` take, and what the first takes besides: two runs of the model as it is."""
+        runs += 2 if self._floor is None else 0
+        model = self._model
+        unused = {"token_embd.weight"} - {model.output_name}  # rows of it are looked up
+        each = self._tokens.size * sum(t.size for name, t in model.tensors.items() if t.ndim > 1 and name not in unused)
+        return Cost(len(tensors), runs, len(self._tokens), again, float(runs * each))
 
     def __enter__(self) -> "Sensitivity":
         return self

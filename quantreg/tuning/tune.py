@@ -11,6 +11,7 @@ from quantreg.parameters import TensorContext
 from quantreg.products import one_blas_thread
 from quantreg.qtype import QuantType
 from quantreg.tuning.calibration import Calibration
+from quantreg.tuning.embeddings import encode_embeddings
 from quantreg.tuning.encoding import encode_matrix, fitted
 from quantreg.tuning.feedback import Factor, factor
 from quantreg.tuning.statistics import Inputs, importance_of, layers
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 __all__ = ["Tuned", "tune"]
+
+EMBEDDINGS = ("token_embd.weight",)  # whose rows go into the residual stream
 
 NO_TOKEN = "no token of the text gets there"
 
@@ -50,7 +53,7 @@ def tune(model: Model, calibration: Calibration, wanted: Mapping[str, QuantType]
     """Encode tensors with feedback and put them into the store; yield what became of each.
 
     ``wanted`` maps names of tensors to the types that they become. A tensor that is in the store already is left as it
-    is. Tensors that no matrix product reads, such as embeddings, are not touched.
+    is. Embeddings come last. Other tensors that no matrix product reads are not touched.
     """
     for _, inputs, same in layers(model, calibration):
         for leader, shared in inputs.items():
@@ -60,6 +63,12 @@ def tune(model: Model, calibration: Calibration, wanted: Mapping[str, QuantType]
                 continue
             with one_blas_thread():
                 yield from _group(model, names, shared, wanted, store)
+    for name in EMBEDDINGS:
+        if name in wanted and name not in store and name != model.output_name:
+            one = encode_embeddings(model, calibration, name, wanted[name])
+            done = Tuned(name, wanted[name].name, one.plain, one.tuned, int(one.kept), 1, one.reason)
+            store.put(name, one.tensor.data, one.tensor.parameters, asdict(done))
+            yield done
 
 
 def _group(

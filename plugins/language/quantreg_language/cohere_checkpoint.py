@@ -29,7 +29,7 @@ COMMAND_R = (
         defaults=(
             ("rope_theta", 500000.0),
             ("layer_norm_eps", 1e-5),
-            common.DEFAULTS[2],
+            ("num_key_value_heads", common.heads),
             ("max_position_embeddings", 8192),
             ("logit_scale", 0.0625),
         ),
@@ -70,7 +70,6 @@ STABLELM = (
         model_type="stablelm",
         defaults=(
             ("max_position_embeddings", 4096),
-            ("num_key_value_heads", 32),
             ("use_parallel_residual", False),
             ("layer_norm_eps", 1e-5),
         ),

@@ -52,7 +52,7 @@ GEMMA = (
         ignored=_IGNORED,
         model_type="gemma",
         vocabulary="gemma",
-        defaults=(*_DEFAULTS, ("max_position_embeddings", 8192), ("num_key_value_heads", 16)),
+        defaults=(*_DEFAULTS, ("max_position_embeddings", 8192)),
     ),
 )
 GEMMA_2 = (

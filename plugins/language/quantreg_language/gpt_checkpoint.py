@@ -103,10 +103,11 @@ FALCON = (
             Row("output.weight", "lm_head.weight", optional=True),
             *named({"attn_norm": "input_layernorm"}, _FALCON, optional=True),
             *named({"attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"}, _FALCON, optional=True),
-            *named({"attn_qkv": "self_attention.query_key_value"}, _FALCON, how=_falcon_parts),
+            *named({"attn_qkv": "self_attention.query_key_value"}, _FALCON, how=_falcon_parts, bias=False),
             *named(
                 {"attn_output": "self_attention.dense", "ffn_up": "mlp.dense_h_to_4h", "ffn_down": "mlp.dense_4h_to_h"},
                 _FALCON,
+                bias=False,
             ),
         ),
         keys=(

@@ -1,47 +1,57 @@
 """How OLMo is published."""
 
-from typing import Any
+from dataclasses import replace
 
 from quantreg.checkpoints import Checkpoint, Config, Key, common, named
 
 
-def _window(config: Config) -> Any:
-    return config.get("sliding_window")
-
-
-def _pattern(config: Config) -> list[bool] | None:
+def _pattern(config: Config) -> list[bool]:
     """Which layers have a window."""
-    if config.get("sliding_window") is None:
-        return None
     kinds = config.get("layer_types")
     if kinds is None:
         return [(i + 1) % 4 != 0 for i in range(config.n_layers)]
     return [kind == "sliding_attention" for kind in kinds]
 
 
-OLMO_2 = (
-    Checkpoint(
-        classes=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
-        rows=(
-            *common.OUTER,
-            *named(
-                {
-                    "attn_q_norm": "self_attn.q_norm",
-                    "attn_k_norm": "self_attn.k_norm",
-                    "post_attention_norm": "post_attention_layernorm",
-                    "post_ffw_norm": "post_feedforward_layernorm",
-                },
-                bias=False,
-            ),
-            *common.ATTENTION_WEIGHTS,
-            *common.DENSE_WEIGHTS,
+def _theta(config: Config) -> float:
+    return float(config.get("rope_theta", 500000.0))
+
+
+_OLMO_2 = Checkpoint(
+    classes=("Olmo2ForCausalLM",),
+    rows=(
+        *common.OUTER,
+        *named(
+            {
+                "attn_q_norm": "self_attn.q_norm",
+                "attn_k_norm": "self_attn.k_norm",
+                "post_attention_norm": "post_attention_layernorm",
+                "post_ffw_norm": "post_feedforward_layernorm",
+            },
+            bias=False,
         ),
-        keys=(
-            *common.DECODER_KEYS,
-            Key("attention.sliding_window", _window),
-            Key("attention.sliding_window_pattern", _pattern, "array[bool]"),
-        ),
-        model_type="olmo2",
-        defaults=(*common.DEFAULTS[:1], ("rms_norm_eps", 1e-5), common.DEFAULTS[2]),
+        *common.ATTENTION_WEIGHTS,
+        *common.DENSE_WEIGHTS,
+    ),
+    keys=common.DECODER_KEYS,
+    model_type="olmo2",
+    defaults=(("rope_theta", 10000.0), ("rms_norm_eps", 1e-5), ("num_key_value_heads", common.heads)),
+)
+_OLMO_3 = replace(
+    _OLMO_2,
+    classes=("Olmo3ForCausalLM",),
+    keys=(
+        *common.DECODER_KEYS,
+        Key("attention.sliding_window", "sliding_window"),
+        Key("attention.sliding_window_pattern", _pattern, "array[bool]"),
+    ),
+    model_type="olmo3",
+    defaults=(
+        ("rope_theta", 500000.0),
+        ("rope_local_base_freq", _theta),
+        ("rms_norm_eps", 1e-5),
+        ("num_key_value_heads", common.heads),
+        ("sliding_window", 4096),
     ),
 )
+OLMO_2 = (_OLMO_2, _OLMO_3)

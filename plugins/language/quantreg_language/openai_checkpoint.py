@@ -44,8 +44,6 @@ GPT_OSS = (
         defaults=(
             ("rope_theta", 150000.0),
             ("rms_norm_eps", 1e-5),
-            ("num_key_value_heads", 8),
-            ("head_dim", 64),
             ("sliding_window", 128),
         ),
     ),

@@ -27,7 +27,7 @@ QWEN2 = (
         rows=(*_LAYERS, *common.DENSE),
         keys=_KEYS,
         model_type="qwen2",
-        defaults=(*_DEFAULTS, ("num_key_value_heads", 32)),
+        defaults=_DEFAULTS,
     ),
 )
 QWEN2_MOE = (
@@ -36,7 +36,7 @@ QWEN2_MOE = (
         rows=(*_LAYERS, *_EXPERTS, *_SHARED),
         keys=(*_EXPERT_KEYS, Key("expert_shared_feed_forward_length", "shared_expert_intermediate_size")),
         model_type="qwen2_moe",
-        defaults=(*_DEFAULTS, ("num_key_value_heads", 16)),
+        defaults=_DEFAULTS,
     ),
 )
 QWEN3 = (
@@ -45,7 +45,7 @@ QWEN3 = (
         rows=(*_LAYERS, *_HEAD_NORMS, *common.DENSE),
         keys=_KEYS,
         model_type="qwen3",
-        defaults=(*_DEFAULTS, ("num_key_value_heads", 32), ("head_dim", 128)),
+        defaults=(*_DEFAULTS, ("head_dim", 128)),
     ),
 )
 QWEN3_MOE = (

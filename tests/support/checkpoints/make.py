@@ -85,7 +85,7 @@ def shapes(model, golden, scratch):
 
 def run(name, model, folder):
     """The logits of transformers, float32. Fails if a weight of the folder is missing or not used."""
-    kind = getattr(transformers, model["class"])
+    kind = getattr(transformers, model.get("states", model["class"]))
     options = {"quantization_config": transformers.Mxfp4Config(dequantize=True)} if model.get("mxfp4") else {}
     with contextlib.redirect_stderr(io.StringIO()):
         built, info = kind.from_pretrained(

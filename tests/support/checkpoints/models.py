@@ -32,10 +32,16 @@ LLAMA3 |= {"original_max_position_embeddings": 64}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
+
+def _bare(found):
+    """The names of GPT-2 as OpenAI's are published, and an output matrix."""
+    return {name.removeprefix("transformer."): entry for name, entry in found.items()}
+
+
 MODELS = {
     # Llama
     "llama": llama(tokenizer="spm"),
-    "llama-first": llama({"num_key_value_heads": ..., "rms_norm_eps": 1e-6}, tokenizer="spm", dtype="F16"),
+    "llama-first": llama({"num_key_value_heads": ..., "rms_norm_eps": ...}, tokenizer="spm", dtype="F16"),
     "llama-3": llama(
         {"rope_theta": 500000.0, "rope_scaling": LLAMA3, "tie_word_embeddings": True},
         tokenizer="llama-bpe",
@@ -55,10 +61,13 @@ MODELS = {
         dtype="BF16",
         shards=2,
     ),
+    "mistral-defaults": model(
+        "mistral", "MistralForCausalLM", config={"num_attention_heads": 8, "sliding_window": None}, tokenizer="spm"
+    ),
     "mixtral": model(
         "mixtral",
         "MixtralForCausalLM",
-        config={**GROUPED, **RMS, "num_local_experts": 4, "num_experts_per_tok": 2, "rope_theta": 1e6},
+        config={"num_attention_heads": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
         tokenizer="spm",
         dtype="BF16",
         shards=2,
@@ -67,7 +76,7 @@ MODELS = {
     "qwen2": model(
         "qwen2",
         "Qwen2ForCausalLM",
-        config={**GROUPED, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": True},
+        config={**GROUPED, "rope_theta": 1e6, "tie_word_embeddings": True},
         dtype="BF16",
     ),
     "qwen2-yarn": model(
@@ -78,25 +87,25 @@ MODELS = {
     "qwen2moe": model(
         "qwen2_moe",
         "Qwen2MoeForCausalLM",
-        config={**GROUPED, **RMS, **EXPERTS, "shared_expert_intermediate_size": 48, "norm_topk_prob": False},
+        config={**GROUPED, **EXPERTS, "shared_expert_intermediate_size": 48, "norm_topk_prob": False},
         dtype="BF16",
     ),
     "qwen3": model(
         "qwen3",
         "Qwen3ForCausalLM",
-        config={**GROUPED, **RMS, "head_dim": 32, "rope_theta": 1e6, "tie_word_embeddings": True},
+        config={**GROUPED, "head_dim": 32, "rope_theta": 1e6, "tie_word_embeddings": True},
         dtype="BF16",
     ),
     "qwen3-yarn": model(
         "qwen3",
         "Qwen3ForCausalLM",
-        config={**GROUPED, **RMS, "head_dim": 32, "rope_scaling": YARN, "attention_bias": True},
+        config={**GROUPED, **RMS, "rope_scaling": YARN, "attention_bias": True},
         dtype="F16",
     ),
     "qwen3moe": model(
         "qwen3_moe",
         "Qwen3MoeForCausalLM",
-        config={**GROUPED, **RMS, **EXPERTS, "head_dim": 32, "norm_topk_prob": True},
+        config={**EXPERTS, "head_dim": 32, "norm_topk_prob": True},
         dtype="BF16",
         shards=2,
     ),
@@ -104,7 +113,7 @@ MODELS = {
     "gemma": model(
         "gemma",
         "GemmaForCausalLM",
-        config={"num_key_value_heads": 1, "head_dim": 32, "rms_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh"},
+        config={"num_key_value_heads": 1, "max_position_embeddings": ..., "hidden_act": "gelu_pytorch_tanh"},
         tokenizer="spm",
         norm=0,
     ),
@@ -124,6 +133,9 @@ MODELS = {
         tokenizer="spm",
         dtype="BF16",
         norm=0,
+    ),
+    "gemma2-defaults": model(
+        "gemma2", "Gemma2ForCausalLM", config={"max_position_embeddings": ...}, tokenizer="spm", norm=0
     ),
     "gemma3": model(
         "gemma3_text",
@@ -147,22 +159,27 @@ MODELS = {
         "gemma3_text",
         "Gemma3ForCausalLM",
         config={
-            **GROUPED,
-            "head_dim": 16,
-            "query_pre_attn_scalar": 16,
-            "sliding_window": 4,
-            "num_hidden_layers": 6,
-            "rope_theta": 1e6,
+            **GROUPED, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 4, "num_hidden_layers": 6,
             "rope_scaling": {"rope_type": "linear", "factor": 8.0},
-            "rms_norm_eps": 1e-6,
         },
+        tokenizer="spm",
+        norm=0,
+    ),
+    "gemma3-defaults": model(
+        "gemma3_text",
+        "Gemma3ForCausalLM",
+        config={"max_position_embeddings": ..., "num_attention_heads": ...},
+        tokenizer="spm",
         norm=0,
     ),
     # Phi
     "phi3": model(
         "phi3",
         "Phi3ForCausalLM",
-        config={**RMS, **GROUPED, "sliding_window": 2047, "original_max_position_embeddings": 128, "pad_token_id": 0},
+        config={
+            **GROUPED, "sliding_window": 2047, "original_max_position_embeddings": 4096, "pad_token_id": 0,
+            "max_position_embeddings": ...,
+        },
         tokenizer="spm",
         dtype="BF16",
     ),
@@ -188,14 +205,22 @@ MODELS = {
     "gpt2": model(
         "gpt2",
         "GPT2LMHeadModel",
-        like={"n_embd": 64, "n_layer": 2, "n_head": 4, "n_ctx": 128, "n_positions": 128, "layer_norm_epsilon": 1e-5},
+        like={"n_embd": 64, "n_layer": 2, "n_head": 4, "n_ctx": 128, "n_positions": 128},
         config={"bos_token_id": 90, "eos_token_id": 90},
         tokenizer="gpt-2",
+    ),
+    "gpt2-published": model(
+        "gpt2",
+        "GPT2LMHeadModel",
+        like={"n_embd": 64, "n_layer": 2, "n_head": 4, "n_ctx": 64, "n_positions": 64, "layer_norm_epsilon": 1e-6},
+        config={"bos_token_id": 90, "eos_token_id": 90, "tie_word_embeddings": False},
+        tokenizer="gpt-2",
+        tensors=_bare,
     ),
     "gptneox": model(
         "gpt_neox",
         "GPTNeoXForCausalLM",
-        config={"rotary_pct": 0.25, "rotary_emb_base": 10000, "layer_norm_eps": 1e-5, "use_parallel_residual": True},
+        config={"rotary_pct": 0.25, "rotary_emb_base": 10000, "max_position_embeddings": ...},
         tokenizer="gpt-2",
         hparams={"rotary_pct": 0.25},
         dtype="F16",
@@ -243,24 +268,28 @@ MODELS = {
     "starcoder2": model(
         "starcoder2",
         "Starcoder2ForCausalLM",
-        config={**GROUPED, "norm_epsilon": 1e-5, "use_bias": True, "rope_theta": 1e5, "tie_word_embeddings": True},
+        config={"use_bias": True, "tie_word_embeddings": True},
         tokenizer="gpt-2",
         dtype="BF16",
     ),
+    "starcoder2-untied": model(
+        "starcoder2",
+        "Starcoder2ForCausalLM",
+        config={**GROUPED, "norm_epsilon": 1e-6, "use_bias": True, "rope_theta": 1e5, "tie_word_embeddings": False},
+        tokenizer="gpt-2",
+        dtype="F16",
+    ),
     # Others
-    "olmo2": model("olmo2", "Olmo2ForCausalLM", config={**GROUPED, **RMS, "rope_theta": 5e5}, dtype="BF16"),
+    "olmo2": model("olmo2", "Olmo2ForCausalLM", dtype="BF16"),
     "olmo3": model(
         "olmo3",
         "Olmo3ForCausalLM",
         config={
-            **GROUPED,
-            **RMS,
-            "rope_theta": 5e5,
-            "sliding_window": 4,
-            "num_hidden_layers": 4,
-            "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+            **GROUPED, "rms_norm_eps": 1e-6, "rope_theta": 1e5, "sliding_window": 4, "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention"] * 3 + ["full_attention"], "rope_scaling": YARN,
         },
     ),
+    "olmo3-defaults": model("olmo3", "Olmo3ForCausalLM", config={"num_hidden_layers": 4}),
     "granite": model(
         "granite",
         "GraniteForCausalLM",
@@ -277,6 +306,7 @@ MODELS = {
         tokenizer="gpt-2",
         dtype="BF16",
     ),
+    "granite-defaults": model("granite", "GraniteForCausalLM", tokenizer="gpt-2"),
     "command-r": model(
         "cohere",
         "CohereForCausalLM",
@@ -286,12 +316,12 @@ MODELS = {
     "command-r-plus": model(
         "cohere",
         "CohereForCausalLM",
-        config={"layer_norm_eps": 1e-5, "logit_scale": 0.25, "use_qk_norm": True, **GROUPED},
+        config={"use_qk_norm": True, "max_position_embeddings": ...},
     ),
     "stablelm": model(
         "stablelm",
         "StableLmForCausalLM",
-        config={"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25, "use_qkv_bias": True, **GROUPED},
+        config={"use_qkv_bias": True, "max_position_embeddings": ..., **GROUPED},
         tokenizer="gpt-2",
         dtype="F16",
     ),
@@ -337,6 +367,7 @@ _GPT_OSS = {
     "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
     | {"original_max_position_embeddings": 32},
 }
+_GPT_OSS_DEFAULTS = {**_GPT_OSS, "rope_theta": ..., "rms_norm_eps": ..., "sliding_window": ...}
 _GPT_OSS_SIZES = {**SIZES, "intermediate_size": 64}
 
 MODELS |= {
@@ -349,7 +380,9 @@ MODELS |= {
         tensors=_mxfp4,
         mxfp4=True,
     ),
-    "gpt-oss-decoded": model("gpt_oss", "GptOssForCausalLM", like=_GPT_OSS_SIZES, config=_GPT_OSS, dtype="BF16"),
+    "gpt-oss-decoded": model(
+        "gpt_oss", "GptOssForCausalLM", like=_GPT_OSS_SIZES, config=_GPT_OSS_DEFAULTS, dtype="BF16"
+    ),
 }
 
 _MODULES = [
@@ -371,30 +404,30 @@ MODELS |= {
         tokenizer="wordpiece",
         files=_pooling("cls_token"),
     ),
+    "bert-masked": model(
+        "bert",
+        "BertForMaskedLM",
+        config={"type_vocab_size": 2, "pad_token_id": 0, "bos_token_id": ..., "max_position_embeddings": ...},
+        tokenizer="wordpiece",
+        dtype="F16",
+        files=_pooling("mean_tokens"),
+        states="BertModel",
+    ),
     "nomic-bert": model(
         "nomic_bert",
         "NomicBertModel",
         config={
-            "n_embd": 64,
-            "n_inner": 96,
-            "n_head": 4,
-            "n_layer": 2,
-            "n_positions": 8192,
-            "layer_norm_epsilon": 1e-12,
-            "activation_function": "swiglu",
-            "causal": False,
-            "qkv_proj_bias": False,
-            "mlp_fc1_bias": False,
-            "mlp_fc2_bias": False,
-            "prenorm": False,
-            "rotary_emb_fraction": 1.0,
-            "rotary_emb_interleaved": False,
-            "rotary_emb_scale_base": None,
-            "rotary_emb_base": 1000,
-            "max_trained_positions": 2048,
-            "max_position_embeddings": 2048,
-            "type_vocab_size": 2,
-            "pad_token_id": 0,
+
+                "n_embd": 64,
+                "n_inner": 96,
+                "n_head": 4,
+                "n_layer": 2,
+                "n_positions": 8192,
+                "max_trained_positions": 2048
+            ,
+            "activation_function": "swiglu", "causal": False, "qkv_proj_bias": False, "mlp_fc1_bias": False,
+            "mlp_fc2_bias": False, "prenorm": False, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False,
+            "rotary_emb_scale_base": None, "type_vocab_size": 2, "pad_token_id": 0, "max_position_embeddings": ...,
         },
         tokenizer="wordpiece",
         files=_pooling("mean_tokens"),
