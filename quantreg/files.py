@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -140,14 +140,14 @@ class File(Mapping[str, QuantizedTensor]):
     paths: tuple[str, ...]
     warnings: list[str]
 
-    def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
+    def __init__(self, path: str | bytes | os.PathLike[str], given: Mapping[str, Any] | None = None) -> None:
         self._tensors: dict[str, _Place] = {}
         self._maps: list[mmap.mmap] = []
         self._scratch: Scratch | None = None
         self._made: dict[str, Callable[[], NDArray[np.uint8]]] = {}
         try:
             if isinstance(path, (str, bytes, os.PathLike)) and is_published(os.fsdecode(path)):
-                self._read_folder(os.fsdecode(path))
+                self._read_folder(os.fsdecode(path), given)
             elif is_safetensors(path := model_path(path)):
                 self._read_safetensors(path)
             else:
@@ -178,8 +178,8 @@ class File(Mapping[str, QuantizedTensor]):
             files = tuple((n, self.paths[n], maps[n]) for n in (() if how is None else how.files))
             self._tensors[info.name] = _Place(info, self.paths[number], maps[number], start, how, files)
 
-    def _read_folder(self, path: str) -> None:
-        model = read_folder(path)
+    def _read_folder(self, path: str, given: Mapping[str, Any] | None) -> None:
+        model = read_folder(path, given)
         self.headers, self.metadata, self.warnings = (), gguf.Metadata.of(model.metadata), model.warnings
         self.paths = tuple(model.paths)
         self._scratch = Scratch()

@@ -1,34 +1,15 @@
-"""Quantizing with a calibration text: the same types and sizes, better bytes, and runs that end early and go on."""
+"""Quantizing with a calibration text: the same types and sizes, and better bytes."""
 
-import hashlib
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_models
+from calibration_text import CALIBRATION, N_CTX, OTHER, TEXT, digest, left_over
 
 import quantreg
 from quantreg import ModelError, OutputError, PlanError, QualityError, cli
-from quantreg.events import Calibrating, Finished, Probing, Started, TensorTuned
-
-N_CTX = 32
-TEXT = {"n_ctx": N_CTX, "chunks": 40}
-
-
-def ids(n, seed=0):
-    """Tokens that follow each other by a rule, with some noise."""
-    rng = np.random.default_rng(seed)
-    found = [1]
-    for _ in range(n - 1):
-        found.append((7 * found[-1] + 3) % 90 if rng.random() < 0.7 else int(rng.integers(0, 90)))
-    return np.array(found, np.int32)
-
-
-CALIBRATION = ids(40 * N_CTX)
-OTHER = ids(20 * N_CTX, seed=1)
+from quantreg.events import Calibrating, Finished, Started, TensorTuned
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +24,6 @@ def models(tmp_path_factory):
 def at(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def digest(path):
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def left_over(folder):
-    return [path.name for path in folder.iterdir() if path.suffix in (".tuning", ".partial", ".journal", ".tmp")]
 
 
 def divergence(path, model):
@@ -161,116 +134,6 @@ def test_shards_take_tuned_tensors_too(models, at):
     assert quantreg.compare("merged.gguf", "w.gguf").same
 
 
-class Stop(Exception):  # noqa: N818
-    pass
-
-
-@pytest.mark.parametrize("kind", [Calibrating, TensorTuned, Started, quantreg.events.TensorDone])
-@pytest.mark.parametrize("nth", [1, 5])
-def test_a_run_that_ends_early_goes_on_to_the_same_bytes(models, at, kind, nth):
-    source = models / "llama-experts.gguf"
-    given = {"calibration": CALIBRATION, **TEXT}
-    quantreg.quantize_file(source, "whole.gguf", "Q4_0", **given)
-    seen = []
-
-    def stop(event):
-        seen.append(event)
-        if isinstance(event, kind) and (kind is Started or sum(isinstance(one, kind) for one in seen) == nth):
-            raise Stop
-
-    with pytest.raises(Stop):
-        quantreg.quantize_file(source, "out.gguf", "Q4_0", resumable=True, progress=stop, **given)
-    if any(isinstance(event, TensorTuned) for event in seen):
-        with pytest.raises(OutputError, match="--resume"):
-            quantreg.quantize_file(source, "out.gguf", "Q4_0", resumable=True, **given)
-        with pytest.raises(OutputError, match="another calibration"):
-            quantreg.quantize_file(source, "out.gguf", "Q4_0", resume=True, calibration=OTHER, n_ctx=N_CTX)
-        with pytest.raises(OutputError, match="another plan"):
-            quantreg.quantize_file(source, "out.gguf", "Q5_0", resume=True, **given)
-    before = [event.tuned.name for event in seen if isinstance(event, TensorTuned)]
-    again = []
-    result = quantreg.quantize_file(source, "out.gguf", "Q4_0", resume=True, progress=again.append, **given)
-    after = [event.tuned.name for event in again if isinstance(event, TensorTuned)]
-    assert digest("out.gguf") == digest("whole.gguf")
-    assert sorted(before + after) == sorted(one.name for one in result.tuned)
-    assert left_over(at) == []
-
-
-_KILLED = """
-import os, signal, sys
-import numpy as np
-import quantreg
-from quantreg import events
-
-source, phase, nth = sys.argv[1:]
-seen = 0
-def stop(event):
-    global seen
-    seen += type(event).__name__ == phase
-    if seen == int(nth):
-        os.kill(os.getpid(), signal.SIGKILL)
-quantreg.quantize_file(source, "out.gguf", "Q4_0", calibration=np.load("ids.npy"), n_ctx=32, chunks=40,
-                       resume=True, progress=stop)
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
-def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bytes(models, at):
-    source = models / "llama.gguf"
-    quantreg.quantize_file(source, "whole.gguf", "Q4_0", calibration=CALIBRATION, **TEXT)
-    np.save("ids.npy", CALIBRATION)
-    # The text runs; feedback; feedback goes on; the output is written. None of it is done twice.
-    for phase, nth in [("Calibrating", 2), ("TensorTuned", 2), ("TensorTuned", 3), ("TensorDone", 6)]:
-        ended = subprocess.run(
-            [sys.executable, "-P", "-c", _KILLED, str(source), phase, str(nth)], check=False, timeout=120
-        )
-        assert ended.returncode == -signal.SIGKILL
-    again = []
-    quantreg.quantize_file(
-        source, "out.gguf", "Q4_0", calibration=CALIBRATION, resume=True, progress=again.append, **TEXT
-    )
-    assert not any(isinstance(event, TensorTuned) for event in again)
-    assert digest("out.gguf") == digest("whole.gguf")
-    assert left_over(at) == []
-
-
-_KILLED_IN = """
-import os, signal, sys
-import numpy as np
-import quantreg
-
-source, phase, nth = sys.argv[1:]
-seen = 0
-def stop(event):
-    global seen
-    seen += phase in (type(event).__name__, getattr(event, "phase", None))
-    if seen == int(nth):
-        os.kill(os.getpid(), signal.SIGKILL)
-quantreg.quantize_file(source, "out.gguf", target_size=60_000, calibration=np.load("ids.npy"), n_ctx=32, chunks=40,
-                       resume=True, progress=stop)
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
-def test_a_run_with_a_target_that_is_killed_in_each_phase_goes_on_to_the_same_bytes(models, at):
-    source = models / "llama.gguf"
-    given = {"target_size": 60_000, "calibration": CALIBRATION, **TEXT}
-    quantreg.quantize_file(source, "whole.gguf", **given)
-    np.save("ids.npy", CALIBRATION)
-    kills = [("importance", 1), ("errors", 3), ("Probing", 1), ("sensitivities", 4), ("feedback", 3), ("Advanced", 4)]
-    for phase, nth in kills:
-        ended = subprocess.run(
-            [sys.executable, "-P", "-c", _KILLED_IN, str(source), phase, str(nth)], check=False, timeout=120
-        )
-        assert ended.returncode == -signal.SIGKILL, phase
-        assert Path("out.gguf.tuning").exists()
-    again = []
-    quantreg.quantize_file(source, "out.gguf", resume=True, progress=again.append, **given)
-    assert not any(isinstance(event, (TensorTuned, Probing)) for event in again)
-    assert digest("out.gguf") == digest("whole.gguf")
-    assert left_over(at) == []
-
-
 # ---- the command ----
 
 
@@ -344,21 +207,6 @@ def test_a_target_in_bits_per_weight_takes_only_the_types_that_are_named(models,
     with pytest.raises(PlanError, match="smallest types"):
         quantreg.quantize_file(models / "llama.gguf", "small.gguf", target_size=20_000)
     assert not Path("small.gguf").exists()
-
-
-def test_a_run_with_a_target_goes_on_to_the_same_bytes(models, at):
-    given = {"calibration": CALIBRATION, "target_size": 60_000, **TEXT}
-    quantreg.quantize_file(models / "llama.gguf", "whole.gguf", **given)
-
-    def stop(event):
-        if isinstance(event, TensorTuned):
-            raise Stop
-
-    with pytest.raises(Stop):
-        quantreg.quantize_file(models / "llama.gguf", "out.gguf", resumable=True, progress=stop, **given)
-    quantreg.quantize_file(models / "llama.gguf", "out.gguf", resume=True, **given)
-    assert digest("out.gguf") == digest("whole.gguf")
-    assert left_over(at) == []
 
 
 def test_a_plan_for_a_target_shows_how_far_it_is_and_what_the_measurements_take(models, at, given, capsys):

@@ -6,34 +6,29 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import small_models
+from calibration_text import N_CTX, ids
 from hypothesis import given
 from hypothesis import strategies as st
 
 import quantreg
 from quantreg.jobs.tuning_report import near, tuning_report
 from quantreg.tuning.allocation import Choice, allocate
-from quantreg.tuning.report import Quality, TuningReport, Variant, predicted_curve
+from quantreg.tuning.report import TuningReport, Variant, predicted_curve
 from quantreg.tuning.report_chart import chart, recipe_line
 from quantreg.tuning.report_page import page
 from quantreg.tuning.tune import Tuned
 
-N_CTX = 32
 QUALITY = {
     "kl_mean": 0.0125, "kl_error": 0.0003, "kl_99": 0.2, "same_top": 0.962, "perplexity": 8.5, "perplexity_base": 8.4,
     "tokens": 10240,
 }  # fmt: skip
+MEASURED = quantreg.Divergence(
+    **dict.fromkeys(quantreg.Divergence.__dataclass_fields__, 0.0)
+    | {"running": (8.1, 8.5), "warnings": ()} | QUALITY
+)  # fmt: skip
 RECIPES = (Variant("Q3_K_M", 90_000, 0.08), Variant("Q4_K_M", 120_000, 0.02), Variant("Q6_K", 160_000, 0.002))
-
-
-def ids(n):
-    rng = np.random.default_rng(0)
-    found = [1]
-    for _ in range(n - 1):
-        found.append((7 * found[-1] + 3) % 90 if rng.random() < 0.7 else int(rng.integers(0, 90)))
-    return np.array(found, np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +68,7 @@ def feedback(plan):
 def report(plan):
     measured = {
         "model": "A <model> & more", "source": "/home/me/small.gguf", "output": "C:\\models\\out.gguf",
-        "file_bytes": 125_000, "target": 126_000, "divergence": QUALITY, "variants": RECIPES,
+        "file_bytes": 125_000, "target": 126_000, "divergence": MEASURED, "variants": RECIPES,
         "conditions": {"calibration text": "a <text>"},
     }  # fmt: skip
     return TuningReport.of(plan, feedback(plan), search(plan), measured)
@@ -111,7 +106,7 @@ def test_a_report_holds_what_each_tensor_became_and_why(report, plan):
     assert (one.plain, one.tuned, one.kept, one.matrices, one.remark) == (0.02, 0.01, 1, 1, None)
     assert one.reason == "4.2 % of the loss; one type up would cost 1.2 MB"
     assert sum(t.share for t in report.tensors) == pytest.approx(1)
-    assert report.quality == Quality(**QUALITY)
+    assert report.quality == MEASURED
     assert (report.source, report.output) == ("small.gguf", "out.gguf")
     assert [v.kind for v in report.variants].count("this") == 1
     assert next(v for v in report.variants if v.kind == "this").nbytes == 125_000

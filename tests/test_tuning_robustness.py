@@ -11,26 +11,13 @@ import numpy as np
 import pytest
 import quality_models
 import small_models
+from calibration_text import CALIBRATION, N_CTX, TEXT
 
 import quantreg
 from quantreg import ModelError, OutputError, PlanError, QualityError
 from quantreg.events import TensorTuned
 from quantreg.tuning.feedback import factor
 from quantreg.tuning.statistics import FEW, Inputs, importance_of
-
-N_CTX = 32
-TEXT = {"n_ctx": N_CTX, "chunks": 40}
-
-
-def ids(n, seed=0):
-    rng = np.random.default_rng(seed)
-    found = [1]
-    for _ in range(n - 1):
-        found.append((7 * found[-1] + 3) % 90 if rng.random() < 0.7 else int(rng.integers(0, 90)))
-    return np.array(found, np.int32)
-
-
-CALIBRATION = ids(40 * N_CTX)
 
 
 @pytest.fixture(scope="module")

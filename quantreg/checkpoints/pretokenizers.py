@@ -15,7 +15,7 @@ from quantreg.checkpoints.tokenizer_files import TokenizerFiles, steps_of
 from quantreg.errors import TokenizerError
 from quantreg.tokenization.pretokenizers import PRETOKENIZERS
 
-__all__ = ["ORIGINALS", "found_structure", "pretokenizer_name"]
+__all__ = ["ORIGINALS", "SAME", "escaped_characters", "found_structure", "plain", "pretokenizer_name"]
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # what ByteLevel splits by
 _PUNCTUATION = r"[\p{P}\$\+<=>\^~\|`]"
@@ -50,7 +50,7 @@ ORIGINALS: dict[str, tuple[str, ...]] = {
     "viking": (r" ?[^(\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+", r"\p{N}"),
 }
 # Names that split as another one does, so that the originals of that one are theirs, too.
-_SAME = {
+SAME = {
     "gpt-4o": ("llama4", "kanana2", "talkie", "minimax-m2", "granite-embed-multi-97m"),
     "tiny_aya": ("cohere2moe",),
     "bloom": ("gpt3-finnish", "poro-chat"),
@@ -202,7 +202,7 @@ def _expression(step: Mapping[str, Any]) -> str | None:
 
 def plain(expression: str) -> str:
     """Write a regular expression in one spelling, so that the same splits are the same text."""
-    text = re.sub(r"\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})", lambda code: chr(int(code[1] or code[2], 16)), expression)
+    text = escaped_characters(expression)
     for character, escape in (("\r", r"\r"), ("\n", r"\n"), ("\t", r"\t")):
         text = text.replace(character, escape)
     text = text.replace(_ENGLISH, r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])")
@@ -212,12 +212,17 @@ def plain(expression: str) -> str:
     return text.removesuffix(r"|\s+") if text.endswith(r"|\s+(?!\S)|\s+") else text
 
 
+def escaped_characters(expression: str) -> str:
+    """Replace escapes such as \\u4e00 by their characters."""
+    return re.sub(r"\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})", lambda code: chr(int(code[1] or code[2], 16)), expression)
+
+
 def _structures() -> Iterator[tuple[tuple[str, ...], str]]:
     for name, pre in PRETOKENIZERS.items():
         marked = (SPACES_MARKED,) if pre.spaces_marked else ()
         yield (*marked, *(() if marked else map(plain, pre.splits))), name
     for name, steps in ORIGINALS.items():
-        for other in (name, *_SAME.get(name, ())):
+        for other in (name, *SAME.get(name, ())):
             yield tuple(map(plain, steps)), other
 
 

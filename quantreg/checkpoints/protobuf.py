@@ -1,11 +1,11 @@
-"""A reader of protobuf messages, as far as a `tokenizer.model` needs it. No size in the file is trusted."""
+"""Protobuf messages, as far as a `tokenizer.model` needs them. No size in a file is trusted."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from quantreg.errors import TokenizerError
 
-__all__ = ["fields"]
+__all__ = ["encoded", "fields"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -39,6 +39,28 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | float | memoryview]
             yield number, part
         else:
             yield number, struct.unpack("<f" if kind == _FIXED32 else "<Q", part)[0]
+
+
+def encoded(values: Iterable[tuple[int, int | float | bytes]]) -> bytes:
+    """Encode the fields of a message: whole numbers from 0 on, float32 numbers, and texts or messages as bytes."""
+    parts = []
+    for number, value in values:
+        if isinstance(value, bytes):
+            parts += [_number(number << 3 | _BYTES), _number(len(value)), value]
+        elif isinstance(value, float):
+            parts += [_number(number << 3 | _FIXED32), struct.pack("<f", value)]
+        else:
+            parts += [_number(number << 3 | _VARINT), _number(value)]
+    return b"".join(parts)
+
+
+def _number(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:

@@ -1,11 +1,11 @@
 """SentencePiece: the tokenizer model "llama" from a `tokenizer.model`, which is a protobuf message."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quantreg.checkpoints.protobuf import fields
+from quantreg.checkpoints.protobuf import encoded, fields
 from quantreg.checkpoints.special_ids import special_values
 from quantreg.checkpoints.tokenizer_files import TokenizerFiles, whole_number
 from quantreg.checkpoints.vocab_bpe import looks_special, vocabulary_size
@@ -14,7 +14,7 @@ from quantreg.errors import TokenizerError
 from quantreg.gguf import Value
 from quantreg.tokenization import Kind
 
-__all__ = ["Piece", "is_tiktoken", "read_pieces", "sentencepiece_values"]
+__all__ = ["Piece", "encoded_pieces", "is_tiktoken", "read_pieces", "sentencepiece_values"]
 
 _FILE = "tokenizer.model"
 # Type of a piece in the file -> type of the token; the reference takes user-defined pieces for normal ones.
@@ -79,6 +79,16 @@ def _piece(message: object) -> Piece:
     if not text:
         raise TokenizerError("a piece without a text")
     return Piece(text, score, kind)
+
+
+def encoded_pieces(pieces: Sequence[Piece], *, space: bool) -> bytes:
+    """Encode a `tokenizer.model` of byte pairs. ``space``: a text gets a space in front."""
+    messages = [(1, encoded([(1, piece.text), (2, piece.score), (3, piece.type)])) for piece in pieces]
+    texts = [(number, piece.type) for number, piece in enumerate(pieces)]
+    unknown = next((number for number, kind in texts if kind == 2), 0)
+    trainer = encoded([(3, 2), (4, len(messages)), (35, int(any(kind == 6 for _, kind in texts))), (40, unknown)])
+    normalizer = encoded([(1, b"identity"), (3, int(space)), (4, 0), (5, 1)])
+    return encoded([*messages, (2, trainer), (3, normalizer)])
 
 
 def sentencepiece_values(files: TokenizerFiles, config: Mapping[str, Any], hint: Vocabulary) -> dict[str, Value]:

@@ -15,6 +15,16 @@ __all__ = ["wordpiece_values"]
 
 _CHINESE = 21128  # tokens of the Chinese BERT, whose models the reference calls by another name
 
+# Key -> the usual text of the token and its id in the first BERT models, which readers assume where a file names none.
+# (The reference relies on that for every vocabulary.)
+_USUAL = {
+    "bos": ("[CLS]", 101),
+    "unknown": ("[UNK]", 100),
+    "seperator": ("[SEP]", 102),
+    "padding": ("[PAD]", 0),
+    "mask": ("[MASK]", 103),
+}
+
 
 def wordpiece_values(files: TokenizerFiles, config: Mapping[str, Any], pre: str | None) -> dict[str, Value]:
     """Return the keys of the model "bert". ``pre`` is a label only; None gives the usual one.
@@ -37,6 +47,10 @@ def wordpiece_values(files: TokenizerFiles, config: Mapping[str, Any], pre: str 
         "tokenizer.ggml.token_type": Value("array[i32]", types),
         **special_values(files, config, limit=len(texts)),
     }
+    for role, (name, usual) in _USUAL.items():
+        id = base.get(name)
+        if id is not None and id != usual:
+            values.setdefault(f"tokenizer.ggml.{role}_token_id", Value("u32", id))
     if not files.tokenizer and files.config.get("do_lower_case") is False:
         values.setdefault("tokenizer.ggml.normalizer.lowercase", Value("bool", False))
     return values

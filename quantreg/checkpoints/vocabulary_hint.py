@@ -54,7 +54,7 @@ HINTS: dict[str, Vocabulary] = {
     "gemma2": Vocabulary(kinds=("sentencepiece",), space_prefix=False),
     "gemma3": Vocabulary(kinds=("sentencepiece", "bpe"), space_prefix=False),
     "phi3": Vocabulary(
-        kinds=("sentencepiece",), bpe_classes=("GPT2Tokenizer",), looks_special=False, added_from_json=True
+        kinds=("sentencepiece", "bpe"), bpe_classes=("GPT2Tokenizer",), looks_special=False, added_from_json=True
     ),
     "bert": Vocabulary(kinds=("wordpiece",), token_types=True),
 }

@@ -98,13 +98,15 @@ def compare(
 ) -> Comparison:
     """Compare two models: metadata by type and value, tensors by shape, type and bytes, or by numeric error.
 
-    Either may be GGUF or safetensors. Safetensors has no metadata, so metadata is compared only between GGUF models.
+    Either may be GGUF, safetensors, or a published folder, which is compared as the GGUF model that it becomes.
+    Safetensors files alone have no metadata, so metadata is compared only between the others.
     Raises GGUFFormatError, SafetensorsError, OSError.
     """
     first, second = (adapt(open_source(path, any_type=True)) for path in (a, b))
     with first, second:
+        both = first.is_described and second.is_described
         return Comparison(
-            tuple(_metadata_differences(first.metadata, second.metadata)) if first.headers and second.headers else (),
+            tuple(_metadata_differences(first.metadata, second.metadata)) if both else (),
             tuple(_tensor_differences(first, second, threads or cpu_count())),
             len({info.name for info in (*first.tensors, *second.tensors)}),
         )

@@ -19,6 +19,7 @@ class FolderSource(Source):
     """
 
     folder: Folder
+    is_described = True
 
     def __init__(self, path: str | os.PathLike[str], given: Mapping[str, Any] | None = None) -> None:
         self.folder = read_folder(path, given)

@@ -116,6 +116,11 @@ class Source:
         self.stored = {info.name: self.stored[old] for old, info in infos.items() if old in self.stored}
         self._parameters, self._facts = {}, None
 
+    @property
+    def is_described(self) -> bool:
+        """Whether the source says what model it is: a GGUF file does, and bare safetensors files do not."""
+        return bool(self.headers)
+
     def place(self, info: gguf.TensorInfo) -> tuple[int, int]:
         """The number of a tensor's file in ``paths``, and the position of its data in that file."""
         return self._place[info.name]

@@ -29,6 +29,7 @@ from quantreg.quality import read_text
 from quantreg.quality.activations import Activations
 from quantreg.recipes import OpenPlan, Plan, PlanOptions
 from quantreg.recipes.calibration import EMBEDDINGS
+from quantreg.recipes.options import pairs
 from quantreg.recipes.plans import edited
 from quantreg.recipes.retyped import retyped
 from quantreg.registry import types
@@ -101,7 +102,7 @@ class Tuning:
         if self._writes:
             _check_outputs(first, self._force, self._resume, self._inputs)
         with ExitStack() as stack:
-            self._file = stack.enter_context(files.open(self._src))
+            self._file = stack.enter_context(files.File(self._src, dict(pairs(self._options.override_kv))))
             if self._tuning.calibration is None:
                 self._stack = stack.pop_all()
                 return self
@@ -359,10 +360,10 @@ def _identity(first: Rehearsal, calibration: Calibration, model: Model) -> dict[
 def _loaded(file: files.File, first: Rehearsal, threads: int | None, device: "DeviceLike | None") -> Model:
     """The model as the output will have it: without pruned layers, and with the metadata that was overridden."""
     planned = first.plan
-    if first.source.stored or not first.source.headers:
+    if not first.source.is_described:
         raise PlanError(
-            f"{first.source.paths[0]}: calibration needs a GGUF model that quantreg can run: convert it first "
-            "(quantreg quantize IN model.gguf F16)"
+            f"{first.source.paths[0]}: calibration needs a model that quantreg can run, and safetensors files alone do "
+            "not say how: give the folder that holds its config.json"
         )
     if planned.options.prune_layers or planned.options.override_kv:
         metadata = edited(file.metadata, planned.metadata)

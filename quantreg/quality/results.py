@@ -132,8 +132,15 @@ class Divergence:
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready data. Numbers that are not finite become None."""
+        """Return the fields as JSON-ready data. Numbers that are not finite become None. `from_dict` reads it."""
         return _ready(asdict(self))
+
+    @classmethod
+    def from_dict(cls, data: "Mapping[str, Any]") -> "Divergence":
+        """Read what `to_dict` returned. None becomes NaN."""
+        found: dict[str, Any] = {name: math.nan if value is None else value for name, value in data.items()}
+        found |= {name: tuple(found[name]) for name in ("running", "warnings")}
+        return cls(**found)
 
     def __repr__(self) -> str:
         return (

@@ -7,13 +7,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from quantreg.names import ROLES, layer_of, role_of
+from quantreg.quality import Divergence
 from quantreg.tuning.tune import Tuned
 
 if TYPE_CHECKING:
     from quantreg.recipes import Plan
     from quantreg.tuning.allocation import Choice
 
-__all__ = ["Predicted", "Quality", "Search", "TensorReport", "TuningReport", "Variant", "predicted_curve"]
+__all__ = ["Predicted", "Search", "TensorReport", "TuningReport", "Variant", "predicted_curve"]
 
 Kind = Literal["this", "tuned", "recipe"]
 
@@ -80,32 +81,6 @@ class TensorReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
-    """What the result does to the predictions of a text that decided nothing.
-
-    - ``kl_mean``, ``kl_error``: the mean KL divergence from the source in nats, and its standard error.
-    - ``kl_99``: its 99 % quantile. ``same_top``: the share of predictions with the same most probable token.
-    - ``perplexity``, ``perplexity_base``: of the result, and of the source.
-    - ``tokens``: how many predictions were compared.
-    """
-
-    kl_mean: float
-    kl_error: float
-    kl_99: float
-    same_top: float
-    perplexity: float
-    perplexity_base: float
-    tokens: int
-
-    @classmethod
-    def of(cls, divergence: Any) -> "Quality":
-        """Take the figures from a `quantreg.Divergence`, or from a mapping with the same names."""
-        if not isinstance(divergence, Mapping):
-            divergence = {name: getattr(divergence, name) for name in cls.__dataclass_fields__}
-        return cls(**{name: divergence[name] for name in cls.__dataclass_fields__})
-
-
-@dataclass(frozen=True, slots=True)
 class Variant:
     """A file on the chart: its name, bytes, measured KL divergence, and what it is.
 
@@ -136,7 +111,7 @@ class TuningReport:
     - ``tensors``: a `TensorReport` for each tensor that is not kept as it was.
     - ``way``: what decided the types: "calibration", "imatrix" or "weights"; None if the file type did. ``how`` says it
       in words. ``loss``: the predicted loss; ``gap``: why the file is clearly below its target, or None.
-    - ``quality``: the `Quality` of the result, or None if it was not measured.
+    - ``quality``: a `quantreg.Divergence` of the result on text that decided nothing, or None if it was not measured.
     - ``variants``: files that were measured. ``predicted``: the predicted curve, the smallest file first.
     - ``conditions``: name -> text: the calibration text, versions, times and so on.
     """
@@ -153,7 +128,7 @@ class TuningReport:
     how: str | None = None
     loss: float | None = None
     gap: str | None = None
-    quality: Quality | None = None
+    quality: Divergence | None = None
     variants: tuple[Variant, ...] = ()
     predicted: tuple[Predicted, ...] = ()
     conditions: Mapping[str, str] = field(default_factory=dict)
@@ -179,8 +154,7 @@ class TuningReport:
         """
         measured = dict(measured or {})
         nbytes = int(measured.get("file_bytes", plan.bytes))
-        divergence = measured.get("divergence")
-        quality = None if divergence is None else Quality.of(divergence)
+        quality: Divergence | None = measured.get("divergence")
         variants = [v if isinstance(v, Variant) else Variant(**v) for v in measured.get("variants", ())]
         output = _file(measured.get("output", ""))
         if quality is not None and not any(v.kind == "this" for v in variants):
@@ -213,7 +187,8 @@ class TuningReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready data. `from_dict` reads it."""
-        return {**asdict(self), "conditions": dict(self.conditions)}
+        quality = None if self.quality is None else self.quality.to_dict()
+        return {**asdict(self), "quality": quality, "conditions": dict(self.conditions)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "TuningReport":
@@ -223,7 +198,7 @@ class TuningReport:
             **{
                 **data,
                 "tensors": tuple(TensorReport(**tensor) for tensor in data["tensors"]),
-                "quality": None if quality is None else Quality(**quality),
+                "quality": None if quality is None else Divergence.from_dict(quality),
                 "variants": tuple(Variant(**variant) for variant in data.get("variants", ())),
                 "predicted": tuple(Predicted(**point) for point in data.get("predicted", ())),
             }

@@ -26,6 +26,7 @@ COMMAND_R = (
             Key("rope.scaling.type", lambda config: "none", "string"),
         ),
         model_type="cohere",
+        vocabulary="bpe",
         defaults=(
             ("rope_theta", 500000.0),
             ("layer_norm_eps", 1e-5),
@@ -68,6 +69,7 @@ STABLELM = (
             common.FILE_TYPE,
         ),
         model_type="stablelm",
+        vocabulary="bpe",
         defaults=(
             ("max_position_embeddings", 4096),
             ("use_parallel_residual", False),

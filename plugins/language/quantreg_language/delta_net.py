@@ -10,14 +10,17 @@ from quantreg.inference.feed_forward import silu
 from quantreg.inference.norms import normalise
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from quantreg.inference.layer import Layer
     from quantreg.inference.passes import Pass
 
     Array = NDArray[np.float32]
+    Chunk = Callable[..., tuple[Array, Array]]
 
-__all__ = ["convolve", "delta_rule", "hybrid_attention", "sigmoid", "unit"]
+__all__ = ["convolve", "corrections", "delta_rule", "hybrid_attention", "in_chunks", "sigmoid", "unit"]
 
 CHUNK = 64  # tokens that are computed at once: a longer chunk costs more than it saves
 
@@ -100,6 +103,37 @@ def delta_rule(
     the outer product of k and u = beta * (v - k @ memory), and gets q @ memory / sqrt(length). Within a chunk the u are
     the solution of a triangular system (see section 3.3 of the paper), so that all else are products of matrices.
     """
+    return in_chunks(_chunk, CHUNK, q, k, v, fade, beta, memory, run)
+
+
+def _chunk(q: "Array", k: "Array", v: "Array", total: "Array", rate: "Array", before: "Array") -> "tuple[Array, Array]":
+    total = total[..., None]
+    grown = np.exp(total)
+    apart = np.exp(np.minimum(total - total.transpose(0, 2, 1), 0))
+    keys = k.transpose(0, 2, 1)
+    new = corrections(apart * np.matmul(k, keys), rate, v - grown * np.matmul(k, before))
+    found = grown * np.matmul(q, before)
+    found += np.matmul(np.tril(apart * np.matmul(q, keys)), new)
+    return found, grown[:, -1:] * before + np.matmul(keys, np.exp(total[:, -1:] - total) * new)
+
+
+def in_chunks(
+    chunk: "Chunk",
+    size: int,
+    q: "Array",
+    k: "Array",
+    v: "Array",
+    fade: "Array",
+    beta: "Array",
+    memory: "Array | None",
+    run: "Pass",
+) -> "tuple[Array, Array]":
+    """Take a memory through all tokens, ``size`` of them at once; return the answers and the last memory.
+
+    ``chunk(q, k, v, total, rate, before)`` returns q @ memory for the tokens of a chunk, and the memory after it. It
+    gets arrays that begin with (heads, tokens): ``total`` are the sums of ``fade`` up to each token, and ``rate`` is
+    ``beta``, (heads, tokens, 1).
+    """
     sequences, tokens, heads, length = q.shape
     out = np.empty((sequences, tokens, heads, length), np.float32)
     last = np.zeros((sequences, heads, length, length), np.float32) if memory is None else memory.copy()
@@ -107,24 +141,23 @@ def delta_rule(
 
     def work(item: tuple[int, slice]) -> None:
         s, mine = item
-        for first in range(0, tokens, CHUNK):
-            part = slice(first, min(first + CHUNK, tokens))
-            qs, ks, vs = (np.ascontiguousarray(each[s, part, mine].transpose(1, 0, 2)) for each in (q, k, v))
-            rate = beta[s, part, mine].T[..., None]
-            total = np.cumsum(fade[s, part, mine].T, axis=1)[..., None]  # of the logarithms, up to each token
-            grown, before = np.exp(total), last[s, mine]
-            apart = np.exp(np.minimum(total - total.transpose(0, 2, 1), 0))
-            keys = ks.transpose(0, 2, 1)
-            system = np.tril(apart * np.matmul(ks, keys), -1) * rate
-            system += np.eye(len(qs[0]), dtype=np.float32)
-            new = np.linalg.solve(system, rate * (vs - grown * np.matmul(ks, before)))
-            found = grown * np.matmul(qs, before)
-            found += np.matmul(np.tril(apart * np.matmul(qs, keys)), new)
+        for first in range(0, tokens, size):
+            part = slice(first, min(first + size, tokens))
+            qs, ks, vs, fs, rate = (
+                np.ascontiguousarray(each[s, part, mine].swapaxes(0, 1)) for each in (q, k, v, fade, beta)
+            )
+            found, last[s, mine] = chunk(qs, ks, vs, np.cumsum(fs, axis=1), rate[..., None], last[s, mine])
             out[s, part, mine] = (found * scale).transpose(1, 0, 2)
-            last[s, mine] = grown[:, -1:] * before + np.matmul(keys, np.exp(total[:, -1:] - total) * new)
 
     run.run(work, [(s, slice(a, a + 4)) for s in range(sequences) for a in range(0, heads, 4)])
     return out, last
+
+
+def corrections(products: "Array", rate: "Array", wrong: "Array") -> "Array":
+    """The u of a chunk: u + rate * tril(products, -1) @ u = rate * wrong."""
+    system = np.tril(products, -1) * rate
+    system += np.eye(products.shape[-1], dtype=np.float32)
+    return np.linalg.solve(system, rate * wrong)
 
 
 def _inputs(layer: "Layer", x: "Array", run: "Pass", length: int, n_keys: int, n_values: int) -> "tuple[Array, Array]":

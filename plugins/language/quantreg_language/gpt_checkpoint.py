@@ -38,6 +38,7 @@ GPT_2 = (
         ignored=("h.*.attn.bias", "h.*.attn.masked_bias"),  # masks
         starts=(("transformer.", ""),),
         model_type="gpt2",
+        vocabulary="bpe",
         defaults=(("layer_norm_epsilon", 1e-5),),
     ),
 )
@@ -77,6 +78,7 @@ GPT_NEOX = (
             common.FILE_TYPE,
         ),
         model_type="gpt_neox",
+        vocabulary="bpe",
         defaults=(("use_parallel_residual", True), ("layer_norm_eps", 1e-5), ("max_position_embeddings", 2048)),
     ),
 )
@@ -122,6 +124,7 @@ FALCON = (
             common.FILE_TYPE,
         ),
         model_type="falcon",
+        vocabulary="bpe",
         defaults=(("layer_norm_epsilon", 1e-5),),
     ),
 )
@@ -138,6 +141,7 @@ STARCODER_2 = (
         ),
         keys=common.DECODER_KEYS,
         model_type="starcoder2",
+        vocabulary="bpe",
         defaults=(("rope_theta", 10000.0), ("norm_epsilon", 1e-5), ("num_key_value_heads", 2)),
     ),
 )

@@ -27,6 +27,7 @@ GRANITE = (
             Key("logit_scale", _unless_zero("logits_scaling"), "f32"),
         ),
         model_type="granite",
+        vocabulary="llama",
         defaults=(
             *common.DEFAULTS,
             ("attention_multiplier", 1.0),

@@ -9,7 +9,7 @@ from quantreg import Architecture, Graph, ModelError
 from quantreg.inference.feed_forward import silu
 from quantreg.inference.graph import Router
 from quantreg.inference.norms import normalise
-from quantreg_language.delta_net import convolve, sigmoid, unit
+from quantreg_language.delta_net import convolve, corrections, in_chunks, sigmoid, unit
 from quantreg_language.latent import latent_attention, lengths
 from quantreg_language.routers import score_by_key
 
@@ -68,32 +68,18 @@ def delta_rule(
     """What `quantreg_language.delta_net.delta_rule` computes, with ``fade`` of the shape of ``k``: each row of the
     memory, which belongs to a value of the keys, fades by itself.
     """
-    sequences, tokens, heads, length = q.shape
-    out = np.empty((sequences, tokens, heads, length), np.float32)
-    last = np.zeros((sequences, heads, length, length), np.float32) if memory is None else memory.copy()
-    scale = np.float32(1 / math.sqrt(length))
+    return in_chunks(_chunk, CHUNK, q, k, v, fade, beta, memory, run)
 
-    def work(item: tuple[int, slice]) -> None:
-        s, mine = item
-        for first in range(0, tokens, CHUNK):
-            part = slice(first, min(first + CHUNK, tokens))
-            qs, ks, vs, fs = (np.ascontiguousarray(each[s, part, mine].transpose(1, 0, 2)) for each in (q, k, v, fade))
-            rate, before = beta[s, part, mine].T[..., None], last[s, mine]
-            total = np.cumsum(fs, axis=1)  # of the logarithms, up to each token
-            grown = np.exp(total)
-            apart = np.exp(np.minimum(total[:, :, None] - total[:, None], 0))  # (heads, later, earlier, values)
-            apart *= ks[:, None]
-            system = np.tril(np.matmul(apart, ks[..., None])[..., 0], -1) * rate
-            system += np.eye(len(qs[0]), dtype=np.float32)
-            new = np.linalg.solve(system, rate * (vs - np.matmul(ks * grown, before)))
-            found = np.matmul(qs * grown, before)
-            found += np.matmul(np.tril(np.matmul(apart, qs[..., None])[..., 0]), new)
-            out[s, part, mine] = (found * scale).transpose(1, 0, 2)
-            faded = (ks * np.exp(total[:, -1:] - total)).transpose(0, 2, 1)
-            last[s, mine] = grown[:, -1, :, None] * before + np.matmul(faded, new)
 
-    run.run(work, [(s, slice(a, a + 4)) for s in range(sequences) for a in range(0, heads, 4)])
-    return out, last
+def _chunk(q: "Array", k: "Array", v: "Array", total: "Array", rate: "Array", before: "Array") -> "tuple[Array, Array]":
+    grown = np.exp(total)
+    apart = np.exp(np.minimum(total[:, :, None] - total[:, None], 0))  # (heads, later, earlier, values)
+    apart *= k[:, None]
+    new = corrections(np.matmul(apart, k[..., None])[..., 0], rate, v - np.matmul(k * grown, before))
+    found = np.matmul(q * grown, before)
+    found += np.matmul(np.tril(np.matmul(apart, q[..., None])[..., 0]), new)
+    faded = (k * np.exp(total[:, -1:] - total)).transpose(0, 2, 1)
+    return found, grown[:, -1, :, None] * before + np.matmul(faded, new)
 
 
 ARCHITECTURES = (

@@ -19,6 +19,7 @@ _LLAMA = Checkpoint(
         Key("rope.dimension_count", common.head_size),
     ),
     model_type="llama",
+    vocabulary="llama",
     defaults=(*common.DEFAULTS, ("head_dim", common.head_size)),
 )
 _MISTRAL = replace(

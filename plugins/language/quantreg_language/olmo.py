@@ -18,6 +18,7 @@ ARCHITECTURES = (
             after_ffn="post_ffw_norm",
             windows=windowed(4),
             window_rope=unscaled,
+            window_base=lambda facts, base: facts.number("rope.freq_base_swa", base),
         ),
         checkpoints=published.OLMO_2,
     ),

@@ -13,10 +13,6 @@ def _pattern(config: Config) -> list[bool]:
     return [kind == "sliding_attention" for kind in kinds]
 
 
-def _theta(config: Config) -> float:
-    return float(config.get("rope_theta", 500000.0))
-
-
 _OLMO_2 = Checkpoint(
     classes=("Olmo2ForCausalLM",),
     rows=(
@@ -35,6 +31,7 @@ _OLMO_2 = Checkpoint(
     ),
     keys=common.DECODER_KEYS,
     model_type="olmo2",
+    vocabulary="bpe",
     defaults=(("rope_theta", 10000.0), ("rms_norm_eps", 1e-5), ("num_key_value_heads", common.heads)),
 )
 _OLMO_3 = replace(
@@ -48,7 +45,7 @@ _OLMO_3 = replace(
     model_type="olmo3",
     defaults=(
         ("rope_theta", 500000.0),
-        ("rope_local_base_freq", _theta),
+        ("rope_local_base_freq", 500000.0),
         ("rms_norm_eps", 1e-5),
         ("num_key_value_heads", common.heads),
         ("sliding_window", 4096),

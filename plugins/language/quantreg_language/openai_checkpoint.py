@@ -41,6 +41,7 @@ GPT_OSS = (
             Key("expert_feed_forward_length", "intermediate_size"),
         ),
         model_type="gpt_oss",
+        vocabulary="bpe",
         defaults=(
             ("rope_theta", 150000.0),
             ("rms_norm_eps", 1e-5),

@@ -27,6 +27,7 @@ QWEN2 = (
         rows=(*_LAYERS, *common.DENSE),
         keys=_KEYS,
         model_type="qwen2",
+        vocabulary="qwen2",
         defaults=_DEFAULTS,
     ),
 )
@@ -36,6 +37,7 @@ QWEN2_MOE = (
         rows=(*_LAYERS, *_EXPERTS, *_SHARED),
         keys=(*_EXPERT_KEYS, Key("expert_shared_feed_forward_length", "shared_expert_intermediate_size")),
         model_type="qwen2_moe",
+        vocabulary="bpe",
         defaults=_DEFAULTS,
     ),
 )
@@ -45,6 +47,7 @@ QWEN3 = (
         rows=(*_LAYERS, *_HEAD_NORMS, *common.DENSE),
         keys=_KEYS,
         model_type="qwen3",
+        vocabulary="qwen2",
         defaults=(*_DEFAULTS, ("head_dim", 128)),
     ),
 )
@@ -54,6 +57,7 @@ QWEN3_MOE = (
         rows=(*_LAYERS, *_HEAD_NORMS, *_EXPERTS),
         keys=_EXPERT_KEYS,
         model_type="qwen3_moe",
+        vocabulary="bpe",
         defaults=(*_DEFAULTS, ("num_key_value_heads", 4)),
     ),
 )

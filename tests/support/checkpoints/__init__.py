@@ -90,6 +90,8 @@ def _weights(name, tensor, dtype, shape, golden):
     if dtype == "U8":  # blocks and scales of MXFP4
         low, high = (118, 122) if tensor.endswith("_scales") else (0, 256)
         return (low + integers(seed, high - low, shape)).astype(np.uint8)
+    if dtype == "I64":  # positions
+        return np.arange(np.prod(shape), dtype=np.int64).reshape(shape)
     x = random(seed, shape)
     lower = tensor.lower()
     if tensor.endswith("bias"):

@@ -92,8 +92,8 @@ def run(name, model, folder):
             folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **options
         )
     wrong = {key: value for key, value in info.items() if value and key != "error_msgs"}
-    allowed = set(model.get("unused", ())) | set(model.get("absent", ()))
-    assert not {tensor for value in wrong.values() for tensor in value} - allowed, wrong
+    allowed = (*model.get("unused", ()), *model.get("absent", ()), "?")
+    assert all(tensor.startswith(allowed) for tensors in wrong.values() for tensor in tensors), wrong
     built = built.float().eval()
     with torch.inference_mode():
         out = built(torch.tensor([token_ids(name, SIZE)]))
@@ -107,6 +107,7 @@ def reference(source):
         import convert_hf_to_gguf
         import gguf
         from conversion.base import ModelBase, TextModel
+        from conversion.gpt2 import GPT2Model
         from conversion.stablelm import StableLMModel
 
     told = {}
@@ -119,6 +120,12 @@ def reference(source):
         yield from (yield from modify_tensors(self, *args)) or ()
 
     StableLMModel.modify_tensors = yielding
+    turned = GPT2Model.modify_tensors
+
+    def without_masks(self, data, name, bid):  # it looks for names for the masks that it says it does not need
+        return () if name.endswith((".attn.bias", ".attn.masked_bias")) else turned(self, data, name, bid)
+
+    GPT2Model.modify_tensors = without_masks
 
     def convert(folder, out, kind, tokenizer, model):
         told["pre"] = {"wordpiece": "jina-v2-en"}.get(tokenizer, tokenizer)

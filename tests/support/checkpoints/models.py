@@ -34,8 +34,12 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 
 
 def _bare(found):
-    """The names of GPT-2 as OpenAI's are published, and an output matrix."""
-    return {name.removeprefix("transformer."): entry for name, entry in found.items()}
+    """The names of GPT-2 as OpenAI's is published, with masks."""
+    masks = {f"h.{i}.attn.{name}": ("F32", shape) for i in (0, 1) for name, shape in _MASKS.items()}
+    return {name.removeprefix("transformer."): entry for name, entry in found.items()} | masks
+
+
+_MASKS = {"bias": (1, 1, 64, 64), "masked_bias": ()}
 
 
 MODELS = {
@@ -159,7 +163,11 @@ MODELS = {
         "gemma3_text",
         "Gemma3ForCausalLM",
         config={
-            **GROUPED, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 4, "num_hidden_layers": 6,
+            **GROUPED,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "sliding_window": 4,
+            "num_hidden_layers": 6,
             "rope_scaling": {"rope_type": "linear", "factor": 8.0},
         },
         tokenizer="spm",
@@ -177,7 +185,10 @@ MODELS = {
         "phi3",
         "Phi3ForCausalLM",
         config={
-            **GROUPED, "sliding_window": 2047, "original_max_position_embeddings": 4096, "pad_token_id": 0,
+            **GROUPED,
+            "sliding_window": 2047,
+            "original_max_position_embeddings": 4096,
+            "pad_token_id": 0,
             "max_position_embeddings": ...,
         },
         tokenizer="spm",
@@ -216,6 +227,7 @@ MODELS = {
         config={"bos_token_id": 90, "eos_token_id": 90, "tie_word_embeddings": False},
         tokenizer="gpt-2",
         tensors=_bare,
+        unused=("h.",),
     ),
     "gptneox": model(
         "gpt_neox",
@@ -241,7 +253,6 @@ MODELS = {
             "parallel_attn": True,
             "bias": False,
             "alibi": False,
-            "layer_norm_epsilon": 1e-5,
             "intermediate_size": ...,
         },
         tokenizer="gpt-2",
@@ -259,6 +270,7 @@ MODELS = {
             "alibi": False,
             "layer_norm_epsilon": 1e-5,
             "multi_query": True,
+            "tie_word_embeddings": False,
             "intermediate_size": ...,
         },
         tokenizer="gpt-2",
@@ -285,8 +297,13 @@ MODELS = {
         "olmo3",
         "Olmo3ForCausalLM",
         config={
-            **GROUPED, "rms_norm_eps": 1e-6, "rope_theta": 1e5, "sliding_window": 4, "num_hidden_layers": 4,
-            "layer_types": ["sliding_attention"] * 3 + ["full_attention"], "rope_scaling": YARN,
+            **GROUPED,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1e5,
+            "sliding_window": 4,
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+            "rope_scaling": YARN,
         },
     ),
     "olmo3-defaults": model("olmo3", "Olmo3ForCausalLM", config={"num_hidden_layers": 4}),
@@ -329,8 +346,8 @@ MODELS = {
         "stablelm",
         "StableLmForCausalLM",
         config={
-            "layer_norm_eps": 1e-5,
-            "partial_rotary_factor": 0.25,
+            "layer_norm_eps": 1e-6,
+            "partial_rotary_factor": 0.5,
             **GROUPED,
             "use_parallel_residual": True,
             "qk_layernorm": True,
@@ -412,22 +429,32 @@ MODELS |= {
         dtype="F16",
         files=_pooling("mean_tokens"),
         states="BertModel",
+        tensors=lambda found: found | {"bert.embeddings.position_ids": ("I64", (1, 512))},
+        unused=("cls.", "embeddings.position_ids", "bert.embeddings.position_ids"),
+        absent=("pooler.",),
     ),
     "nomic-bert": model(
         "nomic_bert",
         "NomicBertModel",
         config={
-
-                "n_embd": 64,
-                "n_inner": 96,
-                "n_head": 4,
-                "n_layer": 2,
-                "n_positions": 8192,
-                "max_trained_positions": 2048
-            ,
-            "activation_function": "swiglu", "causal": False, "qkv_proj_bias": False, "mlp_fc1_bias": False,
-            "mlp_fc2_bias": False, "prenorm": False, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False,
-            "rotary_emb_scale_base": None, "type_vocab_size": 2, "pad_token_id": 0, "max_position_embeddings": ...,
+            "n_embd": 64,
+            "n_inner": 96,
+            "n_head": 4,
+            "n_layer": 2,
+            "n_positions": 8192,
+            "max_trained_positions": 2048,
+            "activation_function": "swiglu",
+            "causal": False,
+            "qkv_proj_bias": False,
+            "mlp_fc1_bias": False,
+            "mlp_fc2_bias": False,
+            "prenorm": False,
+            "rotary_emb_fraction": 1.0,
+            "rotary_emb_interleaved": False,
+            "rotary_emb_scale_base": None,
+            "type_vocab_size": 2,
+            "pad_token_id": 0,
+            "max_position_embeddings": ...,
         },
         tokenizer="wordpiece",
         files=_pooling("mean_tokens"),

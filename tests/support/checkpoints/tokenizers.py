@@ -40,8 +40,8 @@ def _bpe(pre, folder):
     else:
         split = {"type": "Split", "pattern": {"Regex": REGEXES[pre]}, "behavior": "Isolated", "invert": False}
         splits = {"type": "Sequence", "pretokenizers": [split, {**level, "use_regex": False}]}
-    model = {"type": "BPE", "dropout": None, "unk_token": None, "byte_fallback": False, "ignore_merges": False}
-    model |= {"vocab": vocabulary, "merges": [["Ġ", pair[1]] for pair in pairs]}
+    model = {"type": "BPE", "dropout": None, "unk_token": None, "byte_fallback": False}
+    model |= {"ignore_merges": pre == "llama-bpe", "vocab": vocabulary, "merges": [["Ġ", pair[1]] for pair in pairs]}
     whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None}
     whole |= {"pre_tokenizer": splits, "post_processor": None, "decoder": level, "model": model}
     _dump(folder, "tokenizer.json", whole)

@@ -1,0 +1,189 @@
+"""What quantreg does with a GGUF model it does with the folder that it was published in, with the same bytes."""
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from published import write_llama
+
+import quantreg
+from quantreg import cli
+from quantreg.events import TensorDone
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_llama(tmp_path_factory.mktemp("published") / "Small-Llama")
+
+
+@pytest.fixture(scope="module")
+def converted(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("converted") / "m.gguf"
+    quantreg.convert(folder, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def text():
+    return " ".join(["abcdef ghij klm"] * 300)
+
+
+@pytest.mark.parametrize("file_type", ["Q4_K_M", "Q8_0", "F16", "Q2_K", "IQ4_XS", "COPY"])
+def test_a_folder_is_quantized_to_the_bytes_of_its_converted_file(folder, converted, tmp_path, file_type):
+    quantreg.quantize_file(folder, tmp_path / "a.gguf", file_type)
+    quantreg.quantize_file(converted, tmp_path / "b.gguf", file_type)
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+def test_a_converted_file_is_bf16_if_the_model_is_stored_so(converted):
+    header = quantreg.gguf.read_header(converted)
+    assert {t.type_name for t in header.tensors if len(t.dims) > 1} == {"BF16"}
+    assert {t.type_name for t in header.tensors if len(t.dims) == 1} == {"F32"}
+    assert header.metadata["general.file_type"] == 32
+    assert header.metadata["general.name"] == "Small Llama"
+
+
+def test_an_importance_matrix_collected_on_a_folder_is_that_of_the_file(folder, converted, tmp_path, text):
+    a = quantreg.collect_imatrix(folder, text, n_ctx=32, chunks=3)
+    b = quantreg.collect_imatrix(converted, text, n_ctx=32, chunks=3)
+    assert a.entries.keys() == b.entries.keys()
+    for name in a.entries:
+        np.testing.assert_array_equal(a.entries[name], b.entries[name])
+    a.write(tmp_path / "i.gguf")
+    for source, out in ((folder, "a.gguf"), (converted, "b.gguf")):
+        quantreg.quantize_file(source, tmp_path / out, "IQ2_XS", tmp_path / "i.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("target", [False, True])
+def test_calibration_and_a_target_size_give_the_bytes_of_the_file(folder, converted, tmp_path, text, target):
+    size = int(converted.stat().st_size * 0.32)
+    options = {"target_size": size, "types": ("Q3_K", "Q4_K")} if target else {"calibration": text, "n_ctx": 16}
+    for source, out in ((folder, "a.gguf"), (converted, "b.gguf")):
+        quantreg.quantize_file(
+            source, tmp_path / out, None if target else "Q4_0", chunks=None if target else 3, threads=1, **options
+        )
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+    assert not target or (tmp_path / "a.gguf").stat().st_size <= size
+
+
+def test_a_plan_for_a_folder_is_written_read_and_carried_out(folder, converted, tmp_path):
+    plan = quantreg.plan(folder, "Q4_K_M")
+    quantreg.write_plan(plan, tmp_path / "plan.json")
+    assert quantreg.plan(converted, "Q4_K_M").to_dict() == plan.to_dict()
+    again = quantreg.read_plan(tmp_path / "plan.json", folder)
+    quantreg.quantize_file(folder, tmp_path / "a.gguf", again)
+    quantreg.quantize_file(converted, tmp_path / "b.gguf", "Q4_K_M")
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+def test_a_folder_becomes_shards(folder, converted, tmp_path):
+    a = quantreg.quantize_file(folder, tmp_path / "a", "Q4_K_M", split_max_tensors=7)
+    b = quantreg.quantize_file(converted, tmp_path / "b", "Q4_K_M", split_max_tensors=7)
+    assert len(a.paths) == len(b.paths) > 2
+    for one, other in zip(a.paths, b.paths, strict=True):
+        with open(one, "rb") as left, open(other, "rb") as right:
+            assert left.read() == right.read()
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_after(count):
+    seen = []
+
+    def told(event):
+        seen.append(event)
+        if sum(isinstance(event, TensorDone) for event in seen) == count:
+            raise StoppedError
+
+    return told
+
+
+def test_a_run_that_was_stopped_goes_on_and_a_changed_folder_is_refused(folder, converted, tmp_path):
+    out = tmp_path / "a.gguf"
+    with pytest.raises(StoppedError):
+        quantreg.quantize_file(folder, out, "Q4_K_M", resumable=True, progress=stop_after(5), threads=1)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(quantreg.OutputError, match="was begun with another"):
+        quantreg.quantize_file(copy, out, "Q4_K_M", resume=True)
+    quantreg.quantize_file(folder, out, "Q4_K_M", resume=True)
+    quantreg.quantize_file(converted, tmp_path / "b.gguf", "Q4_K_M")
+    assert out.read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+def test_other_metadata_than_when_a_run_began_is_refused(tmp_path):
+    copy = write_llama(tmp_path / "Llama")
+    out = tmp_path / "a.gguf"
+    with pytest.raises(StoppedError):
+        quantreg.quantize_file(copy, out, "Q4_K_M", resumable=True, progress=stop_after(3), threads=1)
+    told = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(told | {"rope_theta": 5e5}))
+    with pytest.raises(quantreg.OutputError, match="was begun with another output"):
+        quantreg.quantize_file(copy, out, "Q4_K_M", resume=True)
+
+
+def test_processes_write_the_same_bytes(folder, converted, tmp_path):
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        quantreg.quantize_file(folder, tmp_path / "a.gguf", "Q4_K_M", executor=pool)
+    quantreg.quantize_file(converted, tmp_path / "b.gguf", "Q4_K_M")
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+def test_a_folder_opens_runs_and_is_measured_as_its_file(folder, converted, text):
+    ids = list(range(3, 30))
+    with quantreg.load(folder) as a, quantreg.load(converted) as b:
+        np.testing.assert_array_equal(a.logits(ids), b.logits(ids))
+    with quantreg.open(folder) as a, quantreg.open(converted) as b:
+        assert dict(a.metadata) == dict(b.metadata)
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name].data, b[name].data)
+        kept = a["blk.0.attn_q.weight"]
+    assert kept.dequantize().any()  # a tensor outlives its model
+    a, b = (quantreg.perplexity(path, text, n_ctx=32, chunks=2) for path in (folder, converted))
+    assert a.perplexity == b.perplexity
+
+
+def test_a_tensor_that_is_first_used_after_its_model_was_closed_is_read(folder, converted):
+    with quantreg.open(folder) as model:
+        tensor = model["blk.1.attn_k.weight"]
+    with quantreg.open(converted) as model:
+        np.testing.assert_array_equal(tensor.data, model["blk.1.attn_k.weight"].data)
+
+
+def test_commands_take_a_folder(folder, converted, tmp_path, text):
+    def run(*arguments):
+        found = CliRunner().invoke(cli.cli, [str(argument) for argument in arguments])
+        assert found.exit_code == 0, found.output
+        return found.output
+
+    out = tmp_path / "c.gguf"
+    assert "c.gguf" in run("convert", folder, out, "--type", "auto")
+    assert out.read_bytes() == converted.read_bytes()
+    assert "Q4_K" in run("quantize", "--dry-run", folder, "Q4_K_M")
+    run("compare", folder, converted)
+    run("estimate", folder, "--type", "Q4_K_M")
+    (tmp_path / "text.txt").write_text(text)
+    assert "PPL" in run("perplexity", folder, "-f", tmp_path / "text.txt", "-c", "32", "--chunks", "2").upper()
+    run("generate", folder, "-p", "abc", "-n", "3")
+
+
+def test_a_safetensors_file_in_a_folder_keeps_its_names(folder, tmp_path):
+    """A file is taken as it is. Only the folder is a model with names and metadata."""
+    plan = quantreg.plan(folder / "model-00001-of-00002.safetensors", "F16")
+    assert "model.embed_tokens.weight" in {tensor.name for tensor in plan.tensors}
+
+
+def test_types_that_no_converted_file_has_are_refused_with_what_to_do(folder, tmp_path):
+    with pytest.raises(quantreg.CheckpointError, match="quantreg quantize"):
+        quantreg.convert(folder, tmp_path / "a.gguf", "Q4_K_M")
+    with pytest.raises(quantreg.CheckpointError, match="not the folder of a published model"):
+        quantreg.convert(tmp_path, tmp_path / "a.gguf")
