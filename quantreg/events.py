@@ -16,8 +16,9 @@ __all__ = ["Advanced", "Calibrating", "Event", "Finished", "Probing", "Started",
 class Calibrating:
     """The calibration text has come so far. ``done`` of ``total`` units of ``phase`` are over.
 
-    Before Started, the phases come in this order: "importance", in tokens; only with a target "errors", in tensors, and
-    "sensitivities" and "solution", in groups of tensors; "feedback", in weights. A report about the output
+    Before Started, the phases come in this order: only with a target "importance", in tokens, "errors", in tensors, and
+    "sensitivities" and "solution", in groups of tensors; then "feedback", in work that is estimated from the shapes of
+    the tensors, so that it is in proportion to time. A report about the output
     (`quantreg.jobs.tuning_report.tuning_report`) has the phase "report", in chunks that a model runs on.
     """
 

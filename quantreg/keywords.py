@@ -1,19 +1,42 @@
-"""Keyword arguments that a function does not have: the error names the nearest one that it has."""
+"""Keyword arguments: those of options that several functions share, and those that a function does not have."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from inspect import Parameter, signature
+from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["names_nearest"]
+__all__ = ["names_nearest", "takes"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
+def takes(*options: type) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """Show the fields of dataclasses as the keyword arguments of a function that takes ``**given``.
+
+    `help` and `inspect.signature` list them with their types and defaults. Type checkers read them from the annotation
+    of ``**given``, a TypedDict.
+    """
+
+    def shown(function: Callable[_P, _T]) -> Callable[_P, _T]:
+        own = signature(function)
+        parameters = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+        for kind in options:
+            parameters += [
+                Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+                for field in fields(kind)
+            ]
+        shows: Any = function
+        shows.__signature__ = own.replace(parameters=parameters)
+        return function
+
+    return shown
+
+
 def names_nearest(function: Callable[_P, _T]) -> Callable[_P, _T]:
     """Make a function's TypeError about an unknown keyword argument name the argument that was probably meant."""
-    code = function.__code__
-    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    known = tuple(signature(function).parameters)
 
     @wraps(function)
     def checked(*args: _P.args, **keywords: _P.kwargs) -> _T:

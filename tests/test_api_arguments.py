@@ -3,13 +3,19 @@
 import enum
 import inspect
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 
 import quantreg
-from quantreg import PlanError, ShapeError
+from quantreg import PlanError, PlanOptions, ShapeError
+from quantreg.jobs import tuning_options
+from quantreg.jobs.tuning_options import TuningKeywords, TuningOptions
+from quantreg.recipes.options import PlanKeywords
 
+NAMES = {"CalibrationLike": Any, "DeviceLike": Any}  # what only type checkers import
 NAME = "blk.0.attn_q.weight"
 X = np.random.default_rng(3).standard_normal((8, 256)).astype(np.float32)
 
@@ -93,3 +99,18 @@ def test_an_argument_that_is_like_no_other_lists_those_there_are():
     with pytest.raises(TypeError, match=r"^quantize_file\(\) has no argument 'zzz': its arguments are src, dst"):
         quantreg.quantize_file("m.gguf", "o.gguf", "Q8_0", zzz=1)
     assert "tensor_types" in inspect.signature(quantreg.quantize_file).parameters
+
+
+@pytest.mark.parametrize(("options", "keywords"), [(PlanOptions, PlanKeywords), (TuningOptions, TuningKeywords)])
+def test_type_checkers_know_the_options_that_there_are(options, keywords):
+    assert get_type_hints(keywords, vars(tuning_options), NAMES) == get_type_hints(options, vars(tuning_options), NAMES)
+    assert not keywords.__required_keys__
+
+
+def test_functions_show_their_options_with_their_defaults():
+    for function in (quantreg.quantize_file, quantreg.quantize_events, quantreg.plan):
+        shown = inspect.signature(function).parameters
+        for field in (*fields(PlanOptions), *fields(TuningOptions)):
+            assert shown[field.name].default == field.default
+            assert shown[field.name].kind is inspect.Parameter.KEYWORD_ONLY
+        assert not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in shown.values())

@@ -3,6 +3,7 @@
 from functools import cache
 
 import numpy as np
+import numpy_q4_1
 import pytest
 import toy
 from hypothesis import given, settings
@@ -14,14 +15,15 @@ from quantreg import types
 from quantreg.tuning.choice import Chooser
 from quantreg.tuning.codes import find_codes
 
-every_type = pytest.mark.parametrize("name", ENCODED)
+PYTHON = {"TOY3": toy.make, "NUMPY_Q4_1": lambda: numpy_q4_1.Q4_1}
+every_type = pytest.mark.parametrize("name", [*ENCODED, *PYTHON])
 UNITS = {name: {8} for name in ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ1_S", "IQ1_M")}
 UNITS |= {"IQ3_S": {4}, "TQ1_0": {4, 5}}  # a byte of TQ1_0 holds five trits, or four
 
 
 @cache
 def known(name):
-    qtype = types[name]
+    qtype = PYTHON[name]() if name in PYTHON else types[name]
     return qtype, chooser_of(qtype), decoder(qtype)
 
 
@@ -43,9 +45,11 @@ def test_every_weight_of_a_block_is_in_one_unit(name):
 
 
 @every_type
-def test_choosing_again_for_the_decoded_values_changes_no_decoded_value(name):
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_choosing_again_for_the_decoded_values_changes_no_decoded_value(name, seed):
     qtype, chooser, decode = known(name)
-    _, encoded = encoded_blocks(qtype, 64)
+    _, encoded = encoded_blocks(qtype, 32, seed)
     before = decode(encoded)
     _, again = choose_all(chooser, encoded, before)
     assert (decode(again) == before).all()

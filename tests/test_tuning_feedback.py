@@ -1,6 +1,6 @@
 """Error feedback: it lowers the loss on H for every type, and H may be as bad as it likes."""
 
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import pytest
@@ -94,7 +94,7 @@ def test_feedback_without_any_is_the_ordinary_encoding():
     plain = decoded(qtype, encoding._plain(w, qtype, qtype.codec, np.ones(COLS, np.float32), "w"))
     codes = encoding._common_chooser(qtype)
     encode = encoding._encoder(w, qtype, qtype.codec, np.ones(COLS, np.float32), "w")
-    data = feedback.feedback(w, factor(h), partial(encode, 0), codes.decode, codes, 256, sweeps=0)
+    data = feedback.feedback(w, factor(h), encode, codes.decode, codes, 256, sweeps=0)
     assert np.allclose(decoded(qtype, data.reshape(len(w), -1)), plain, rtol=0, atol=1e-6)
 
 

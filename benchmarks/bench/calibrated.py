@@ -14,7 +14,7 @@ from quantreg.tuning.calibration import Calibration
 from quantreg.tuning.errors import embedding_errors, output_errors
 from quantreg.tuning.sensitivity import Sensitivity
 from quantreg.tuning.store import Store
-from quantreg.tuning.tune import tune
+from quantreg.tuning.tune import Tuned, tune
 
 __all__ = ["Source"]
 
@@ -72,7 +72,8 @@ class Source:
         """Encode tensors with feedback. Returns (tensors, how many of them keep it)."""
         wanted = {name: quantreg.types[t] for name, t in types.items() if name not in self._without_product()}
         store = Store(self.folder / "store", {"types": types})
-        kept = sum(tuned.kept > 0 for tuned in tune(self.model, self.calibration, wanted, store))
+        done = tune(self.model, self.calibration, wanted, store)
+        kept = sum(one.kept > 0 for one in done if isinstance(one, Tuned))
         shapes = {name: self.model.tensors[name].shape for name in store}
         found = {
             name: QuantizedTensor(name, shapes[name], types[name], path.read_bytes(), store.parameters(name))

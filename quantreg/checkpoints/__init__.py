@@ -5,6 +5,7 @@ from quantreg.checkpoints.config import Config
 from quantreg.checkpoints.transforms import (
     Apart,
     Generated,
+    Heads,
     Mxfp4,
     Pairs,
     Plus,
@@ -19,6 +20,7 @@ __all__ = [
     "Checkpoint",
     "Config",
     "Generated",
+    "Heads",
     "Key",
     "Mxfp4",
     "Pairs",

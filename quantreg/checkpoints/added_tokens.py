@@ -107,10 +107,7 @@ def named_tokens(files: TokenizerFiles, kind: str, base: Mapping[str, int]) -> I
     yield from (text for text in _CLASS_NAMES.get(name, ()) if text in known)
     merged = dict(files.config)
     if "added_tokens_decoder" not in files.config:
-        old = files.mapping("special_tokens_map.json")
-        merged.update((key, value) for key, value in old.items() if key not in _LISTS)
-        # Those that the old file lists are special only if no other file has them.
-        yield from (text for key in _LISTS for text in _texts(old.get(key)) if text not in known)
+        merged |= files.mapping("special_tokens_map.json")
     for key, value in merged.items():
         if key.endswith("_token"):
             yield from _texts([value])

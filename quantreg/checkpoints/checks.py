@@ -1,6 +1,6 @@
 """What speaks against a checkpoint before any of its tensors are read: packed weights, and shapes that do not fit."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantreg.checkpoints.config import Config
@@ -35,11 +35,12 @@ def refuse_packed(config: Config) -> None:
     )
 
 
-def check_shapes(infos: Iterable[TensorInfo], metadata: Mapping[str, Any], architecture: str, where: str) -> None:
+def check_shapes(infos: Sequence[TensorInfo], metadata: Mapping[str, Any], architecture: str, where: str) -> None:
     """Raise CheckpointError if a tensor has not the shape that the configuration asks for.
 
-    Only what means the same in all architectures is looked at: the widths, the heads of keys and values, the network
-    between, the vocabulary, and the number of experts. ``metadata`` is that of the GGUF model, in plain values.
+    Only what means the same in all architectures is looked at: the widths, the vocabulary, the number of experts, and,
+    where queries have the usual shape, the heads of keys and values. ``metadata`` is that of the GGUF model, in plain
+    values.
     """
 
     def number(key: str) -> int | None:
@@ -73,9 +74,16 @@ def check_shapes(infos: Iterable[TensorInfo], metadata: Mapping[str, Any], archi
         "ffn_up_exps.weight": (experts, None, width),
         "ffn_down_exps.weight": (experts, width, None),
     }
+    usual = {
+        info.name.rpartition(".attn_q.weight")[0]
+        for info in infos
+        if info.name.endswith(".attn_q.weight") and heads and key and info.shape[:1] == (heads * key,)
+    }
     for info in infos:
         role = info.name.split(".", 2)[2] if info.name.startswith("blk.") else info.name
         shape = expected.get(role)
+        if role in ("attn_k.weight", "attn_v.weight") and info.name.rsplit(".", 2)[0] not in usual:
+            continue
         fits = shape is None or (
             len(shape) == len(info.shape)
             and all(want is None or want == have for want, have in zip(shape, info.shape, strict=True))

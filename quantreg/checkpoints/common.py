@@ -23,6 +23,7 @@ __all__ = [
     "LAYER_NORMS",
     "OUTER",
     "PAIRED_ATTENTION",
+    "PAIRED_WEIGHTS",
     "POOLING",
     "experts",
     "head_size",
@@ -138,6 +139,7 @@ DENSE: tuple[Row, ...] = named(
 
 # The same weights in models without biases.
 ATTENTION_WEIGHTS: tuple[Row, ...] = tuple(row for row in ATTENTION if row.new.endswith(".weight"))
+PAIRED_WEIGHTS: tuple[Row, ...] = tuple(row for row in PAIRED_ATTENTION if row.new.endswith(".weight"))
 DENSE_WEIGHTS: tuple[Row, ...] = named(
     {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}, bias=False
 )
@@ -149,10 +151,15 @@ DEFAULTS: tuple[tuple[str, Any], ...] = (
 )
 
 
-def experts(prefix: str, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj") -> tuple[Row, ...]:
-    """The rows of experts that are stored one by one. ``prefix`` contains "{i}" and "{e}"; the others follow it."""
+def experts(
+    prefix: str, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj", *, unless: str = ""
+) -> tuple[Row, ...]:
+    """The rows of experts that are stored one by one.
+
+    ``prefix`` contains "{i}" and "{e}", and what follows it is the name of a matrix. ``unless`` is that of `Row`.
+    """
     parts = (("gate", gate), ("up", up), ("down", down))
-    return tuple(Row(f"blk.{{i}}.ffn_{new}_exps.weight", f"{prefix}{old}.weight") for new, old in parts)
+    return tuple(Row(f"blk.{{i}}.ffn_{new}_exps.weight", f"{prefix}{old}.weight", unless=unless) for new, old in parts)
 
 
 def without(keys: tuple[Key, ...], *names: str) -> tuple[Key, ...]:

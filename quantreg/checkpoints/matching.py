@@ -109,7 +109,11 @@ def _begun(name: str, starts: Iterable[tuple[str, str]]) -> str:
 def _templates(name: str) -> Iterator[tuple[str, int | None, int | None]]:
     """Yield the names of rows that may stand for a name, with the layer and the expert."""
     parts = name.split(".")
-    places = [place for place, part in enumerate(parts) if part.isascii() and part.isdecimal() and len(part) <= _DIGITS]
+    places = [
+        place
+        for place, part in enumerate(parts)
+        if part.isascii() and part.isdecimal() and len(part) <= _DIGITS and part == str(int(part))
+    ]
     for layer, expert in combinations(places, 2):
         new = list(parts)
         new[layer], new[expert] = "{i}", "{e}"
@@ -147,7 +151,13 @@ def _steps(row: Row, config: Config) -> tuple[Transform, ...] | None:
             ) from error
     if how is None:
         return () if row.olds else None
-    return how if isinstance(how, tuple) else (how,)
+    steps = how if isinstance(how, tuple) else (how,)
+    wrong = next((step for step in steps if not isinstance(step, Transform)), None)
+    if wrong is not None:
+        raise CheckpointError(
+            f"{row.new}: {wrong!r:.80} in `how` is not a quantreg.checkpoints.Transform: correct the table"
+        )
+    return steps
 
 
 def _chosen(

@@ -13,6 +13,7 @@ from quantreg.errors import CheckpointError
 __all__ = [
     "Apart",
     "Generated",
+    "Heads",
     "Layout",
     "Mxfp4",
     "Pairs",
@@ -139,6 +140,33 @@ class Apart(Transform):
         """One layout for each kind."""
         split = whole.split(0, (self.groups, sum(self.sizes)))
         return tuple(split.taken(1, sum(self.sizes[:k]), size) for k, size in enumerate(self.sizes))
+
+
+@dataclass(frozen=True)
+class Heads(Transform):
+    """A part of each head of a matrix, along a new first axis: rows ``first`` to ``first + count`` of ``size``.
+
+    ``heads`` is the number of heads. DeepSeek stores what makes keys and what makes values in one matrix like this.
+    """
+
+    heads: int
+    size: int
+    first: int
+    count: int
+
+    def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape (heads, count, ...)."""
+        if not shape or shape[0] != self.heads * self.size:
+            raise CheckpointError(f"{_rows(shape)} are not {self.heads} heads of {self.size}")
+        return (self.heads, self.count, *shape[1:])
+
+    def before(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the matrix with all rows of all heads."""
+        return (shape[0] * self.size, *shape[2:])
+
+    def pieces(self, whole: Layout) -> tuple[Layout, ...]:
+        """One layout."""
+        return (whole.split(0, (self.heads, self.size)).taken(1, self.first, self.count),)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from quantreg.checkpoints.tokenizer_files import TokenizerFiles
+from quantreg.checkpoints.tokenizer_files import TokenizerFiles, whole_number
 from quantreg.checkpoints.vocab_bpe import bpe_values, is_llama, llama_values, vocabulary_size
 from quantreg.checkpoints.vocab_spm import is_tiktoken, sentencepiece_values
 from quantreg.checkpoints.vocab_wordpiece import wordpiece_values
@@ -60,6 +60,14 @@ def vocabulary(
         values.setdefault("tokenizer.ggml.eot_token_id", Value("u32", hint.eot))
     if kind == "sentencepiece" and isinstance(hint.space_prefix, bool):
         values["tokenizer.ggml.add_space_prefix"] = Value("bool", hint.space_prefix)
+    for role, name in hint.config_ids:
+        if config.get(name) is not None:
+            id = whole_number(config[name], f'"{name}" in config.json')
+            values[f"tokenizer.ggml.{role}_token_id"] = Value("u32", id)
+    ends = files.mapping("generation_config.json").get("eos_token_id") if hint.eot_first else None
+    if isinstance(ends, list) and len(ends) > 1:
+        id = whole_number(ends[0], '"eos_token_id" in generation_config.json')
+        values["tokenizer.ggml.eot_token_id"] = Value("u32", id)
     for size, keys in hint.sizes:
         if vocabulary_size(config) == size:
             values.update(keys)

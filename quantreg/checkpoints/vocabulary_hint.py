@@ -21,6 +21,8 @@ class Vocabulary:
     - ``space_prefix``: what `tokenizer.ggml.add_space_prefix` becomes for a `tokenizer.model`; "config" takes it from
       `tokenizer_config.json` for every kind, and writes it first.
     - ``eot``: the id of the token that ends a turn, if the files name none.
+    - ``config_ids``: roles such as "eos", each with the name in config.json that gives its id before all others.
+    - ``eot_first``: if `generation_config.json` lists several ends, the first is the end of a turn.
     - ``token_types``: write how many token types there are ("type_vocab_size").
     - ``sizes``: a vocabulary size, and the keys that are written only for a model with that "vocab_size".
     - ``keys``: further keys, which are written last.
@@ -32,6 +34,8 @@ class Vocabulary:
     added_from_json: bool = False
     space_prefix: bool | str | None = None
     eot: int | None = None
+    config_ids: tuple[tuple[str, str], ...] = ()
+    eot_first: bool = False
     token_types: bool = False
     sizes: tuple[tuple[int, tuple[tuple[str, Value], ...]], ...] = ()
     keys: tuple[tuple[str, Value], ...] = ()
@@ -56,5 +60,6 @@ HINTS: dict[str, Vocabulary] = {
     "phi3": Vocabulary(
         kinds=("sentencepiece", "bpe"), bpe_classes=("GPT2Tokenizer",), looks_special=False, added_from_json=True
     ),
+    "hunyuan": Vocabulary(kinds=("bpe",), config_ids=(("eos", "eod_token_id"),), eot_first=True),
     "bert": Vocabulary(kinds=("wordpiece",), token_types=True),
 }

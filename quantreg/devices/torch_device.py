@@ -161,7 +161,7 @@ class TorchDevice(Device):
 
     def energy(self, x: "Floats", w: "Floats") -> float:
         def work() -> float:
-            y = torch.from_numpy(_writable(x)).to(self._where) @ torch.from_numpy(_writable(w)).to(self._where).T
+            y = self._sent(np.ascontiguousarray(x)) @ torch.from_numpy(_writable(w)).to(self._where).T
             if self._where.type == "mps":
                 return float(_numpy(y.square().sum(dim=1)).sum(dtype=np.float64))
             return float(y.double().square().sum())

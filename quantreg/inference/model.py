@@ -327,6 +327,14 @@ class Model:
         """The name of the matrix that makes the logits: that of the embeddings if it is tied to them."""
         return "output.weight" if "output.weight" in self._weights else "token_embd.weight"
 
+    def matrices(self) -> list[str]:
+        """The names of the matrices that a pass multiplies activations by, without the output. Nothing is computed."""
+        found: dict[str, None] = {}
+        run = Pass(1, 1, ids=np.zeros((1, 1), np.intp), dry=True)
+        run.observe = lambda name, x, experts: found.setdefault(name)
+        self._states(run)
+        return list(found)
+
     def workers(self, work: Callable[[Any], None], items: "Sequence[Any]") -> None:
         """Call ``work`` with each item, on the threads of the model."""
         self._pass(1, 1, None).run(work, list(items))

@@ -20,7 +20,7 @@ __all__ = ["Weights"]
 class Weights:
     """The tensors of a model by name. Matrices stay encoded; small tensors are decoded once and kept.
 
-    ``device`` computes the products; ``used`` holds the names of those that were asked for.
+    ``device`` computes the products;     ``used`` holds the names of those that were asked for.
     """
 
     tensors: Mapping[str, QuantizedTensor]
@@ -107,10 +107,10 @@ class Weights:
         if count is not None and tensor.shape[0] != count:
             raise ModelError(f"the tensor {name} holds {tensor.shape[0]} matrices: expected {count}, as the model says")
         scale = self._scale(name, 1 if experts is None else tensor.shape[0]) if scaled else None
-        if run.dry:
-            return np.zeros((*(x.shape[:-1] if experts is None else experts.shape), tensor.shape[-2]), np.float32)
         if run.observe is not None:
             run.observe(name, x, experts)
+        if run.dry:
+            return np.zeros((*(x.shape[:-1] if experts is None else experts.shape), tensor.shape[-2]), np.float32)
         y = self._device.multiply(x, tensor, experts, run.threads)
         if scale is not None:
             y *= scale if experts is None else scale[experts][..., None]
@@ -140,9 +140,9 @@ class Weights:
         tensor, shape = self[name], (x.shape[1], rows, x.shape[2])
         if tensor.shape != shape:
             raise ModelError(f"the tensor {name} has shape {tensor.shape}: expected {shape}")
-        if run.dry:
-            return np.zeros((*x.shape[:2], rows), np.float32)
         if run.observe is not None:
             run.observe(name, x, None)
+        if run.dry:
+            return np.zeros((*x.shape[:2], rows), np.float32)
         each = np.broadcast_to(np.arange(x.shape[1]), x.shape[:2])
         return self._device.multiply(x, tensor, each, run.threads)

@@ -1,9 +1,9 @@
 """Planning a file: what `quantize_file` would do to each tensor. Without a target, this reads headers only."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 from quantreg.errors import ImportanceError, PlanError
 from quantreg.events import Event
@@ -11,19 +11,16 @@ from quantreg.importance import ImatrixLike
 from quantreg.jobs.adapted import adapt
 from quantreg.jobs.inputs import open_imatrix, open_source
 from quantreg.jobs.rehearsal import NO_TYPE, Rehearsal, rehearse
-from quantreg.jobs.tuning_options import TuningOptions
-from quantreg.keywords import names_nearest
+from quantreg.jobs.tuning_options import Keywords, TuningOptions, parted
+from quantreg.keywords import names_nearest, takes
 from quantreg.qtype import QuantType
 from quantreg.recipes import FileType, Plan, PlanFile, PlanOptions
-
-if TYPE_CHECKING:
-    from quantreg.devices import DeviceLike
-    from quantreg.jobs.tuning_options import CalibrationLike
 
 __all__ = ["plan", "read_plan", "rehearse_run"]
 
 
 @names_nearest
+@takes(PlanOptions, TuningOptions)
 def plan(
     src: str | bytes | PathLike[str],
     file_type: str | int | QuantType | FileType | None = None,
@@ -31,32 +28,9 @@ def plan(
     imatrix: ImatrixLike | None = None,
     names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
     check: bool = True,
-    pure: bool = False,
-    leave_output_tensor: bool = False,
-    output_tensor_type: str | None = None,
-    token_embedding_type: str | None = None,
-    tensor_types: Mapping[str, str] | Sequence[tuple[str, str]] = (),
-    allow_requantize: bool = False,
-    override_kv: Mapping[str, Any] | Sequence[tuple[str, Any]] = (),
-    prune_layers: Sequence[int] = (),
-    include_weights: str | Sequence[str] = (),
-    exclude_weights: str | Sequence[str] = (),
-    on_missing_importance: str = "error",
-    keep_split: bool = False,
-    keep_dims: bool = False,
-    no_fallback: bool = False,
-    imatrix_floor: float = 0.0,
-    calibration: "CalibrationLike | None" = None,
-    n_ctx: int = 512,
-    chunks: int | None = None,
-    target_size: int | str | None = None,
-    target_bpw: float | None = None,
-    types: str | Sequence[str] = (),
-    tuning_cache: str | bytes | PathLike[str] | None = None,
-    datasets: Sequence[str] = (),
-    device: "DeviceLike | None" = None,
     threads: int | None = None,
     progress: Callable[[Event], object] | None = None,
+    **given: Unpack[Keywords],
 ) -> Plan:
     """Plan what `quantreg.quantize_file` would do: the type of every tensor, with reasons and sizes.
 
@@ -74,17 +48,7 @@ def plan(
     Raises GGUFFormatError, SafetensorsError, ImportanceError, UnknownFileTypeError, UnknownTypeError, PlanError,
     OSError.
     """
-    options = PlanOptions(
-        pure=pure, leave_output_tensor=leave_output_tensor, output_tensor_type=output_tensor_type,
-        token_embedding_type=token_embedding_type, tensor_types=tensor_types, allow_requantize=allow_requantize,
-        override_kv=override_kv, prune_layers=prune_layers, include_weights=include_weights,
-        exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
-        keep_dims=keep_dims, no_fallback=no_fallback, imatrix_floor=imatrix_floor,
-    )  # fmt: skip
-    tuning = TuningOptions(
-        calibration, n_ctx=n_ctx, chunks=chunks, target_size=target_size, target_bpw=target_bpw, types=types,
-        tuning_cache=tuning_cache, datasets=datasets, device=device,
-    )  # fmt: skip
+    options, tuning = parted(given)
     rehearsal = rehearse_run(
         src, file_type, imatrix, options, tuning, names=names, threads=threads, progress=progress
     )  # fmt: skip

@@ -2,11 +2,11 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 from quantreg.dispatch import check_executor
 from quantreg.errors import NonFiniteError, PlanError
@@ -16,23 +16,20 @@ from quantreg.jobs.advice import with_advice
 from quantreg.jobs.rehearsal import NO_TYPE, rehearse
 from quantreg.jobs.results import QuantizeResult, WriteResult
 from quantreg.jobs.resume import identity_of
-from quantreg.jobs.tuning_options import TuningOptions
+from quantreg.jobs.tuning_options import Keywords, TuningOptions, parted
 from quantreg.jobs.verify import about_blank, is_matrix
 from quantreg.jobs.writing import write_files
-from quantreg.keywords import names_nearest
+from quantreg.keywords import names_nearest, takes
 from quantreg.loss import explain, is_lost
 from quantreg.qtype import QuantType
 from quantreg.recipes import FileType, Plan, PlanOptions
 from quantreg.storage import PartialFile
 
-if TYPE_CHECKING:
-    from quantreg.devices import DeviceLike
-    from quantreg.jobs.tuning_options import CalibrationLike
-
 __all__ = ["quantize_events", "quantize_file"]
 
 
 @names_nearest
+@takes(PlanOptions, TuningOptions)
 def quantize_file(
     src: str | bytes | PathLike[str],
     dst: str | bytes | PathLike[str],
@@ -48,30 +45,7 @@ def quantize_file(
     names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
-    pure: bool = False,
-    leave_output_tensor: bool = False,
-    output_tensor_type: str | None = None,
-    token_embedding_type: str | None = None,
-    tensor_types: Mapping[str, str] | Sequence[tuple[str, str]] = (),
-    allow_requantize: bool = False,
-    override_kv: Mapping[str, Any] | Sequence[tuple[str, Any]] = (),
-    prune_layers: Sequence[int] = (),
-    include_weights: str | Sequence[str] = (),
-    exclude_weights: str | Sequence[str] = (),
-    on_missing_importance: str = "error",
-    keep_split: bool = False,
-    keep_dims: bool = False,
-    no_fallback: bool = False,
-    imatrix_floor: float = 0.0,
-    calibration: "CalibrationLike | None" = None,
-    n_ctx: int = 512,
-    chunks: int | None = None,
-    target_size: int | str | None = None,
-    target_bpw: float | None = None,
-    types: str | Sequence[str] = (),
-    tuning_cache: str | bytes | PathLike[str] | None = None,
-    datasets: Sequence[str] = (),
-    device: "DeviceLike | None" = None,
+    **given: Unpack[Keywords],
 ) -> QuantizeResult:
     """Quantize the model at src to dst.
 
@@ -101,17 +75,7 @@ def quantize_file(
     calibration text, also ModelError if the model cannot run, TokenizerError, DeviceError, and QualityError for a short
     text.
     """
-    options = PlanOptions(
-        pure=pure, leave_output_tensor=leave_output_tensor, output_tensor_type=output_tensor_type,
-        token_embedding_type=token_embedding_type, tensor_types=tensor_types, allow_requantize=allow_requantize,
-        override_kv=override_kv, prune_layers=prune_layers, include_weights=include_weights,
-        exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
-        keep_dims=keep_dims, no_fallback=no_fallback, imatrix_floor=imatrix_floor,
-    )  # fmt: skip
-    tuning = TuningOptions(
-        calibration, n_ctx=n_ctx, chunks=chunks, target_size=target_size, target_bpw=target_bpw, types=types,
-        tuning_cache=tuning_cache, datasets=datasets, device=device,
-    )  # fmt: skip
+    options, tuning = parted(given)
     events = _events(
         src, dst, file_type, imatrix, options, tuning, threads=threads, executor=executor, force=force,
         resumable=resumable, resume=resume, names=names, split_max_size=split_max_size,
@@ -127,6 +91,7 @@ def quantize_file(
 
 
 @names_nearest
+@takes(PlanOptions, TuningOptions)
 def quantize_events(
     src: str | bytes | PathLike[str],
     dst: str | bytes | PathLike[str],
@@ -141,47 +106,14 @@ def quantize_events(
     names: Mapping[str, str | None] | str | bytes | PathLike[str] | None = None,
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
-    pure: bool = False,
-    leave_output_tensor: bool = False,
-    output_tensor_type: str | None = None,
-    token_embedding_type: str | None = None,
-    tensor_types: Mapping[str, str] | Sequence[tuple[str, str]] = (),
-    allow_requantize: bool = False,
-    override_kv: Mapping[str, Any] | Sequence[tuple[str, Any]] = (),
-    prune_layers: Sequence[int] = (),
-    include_weights: str | Sequence[str] = (),
-    exclude_weights: str | Sequence[str] = (),
-    on_missing_importance: str = "error",
-    keep_split: bool = False,
-    keep_dims: bool = False,
-    no_fallback: bool = False,
-    imatrix_floor: float = 0.0,
-    calibration: "CalibrationLike | None" = None,
-    n_ctx: int = 512,
-    chunks: int | None = None,
-    target_size: int | str | None = None,
-    target_bpw: float | None = None,
-    types: str | Sequence[str] = (),
-    tuning_cache: str | bytes | PathLike[str] | None = None,
-    datasets: Sequence[str] = (),
-    device: "DeviceLike | None" = None,
+    **given: Unpack[Keywords],
 ) -> Iterator[Event]:
     """Quantize the model at src to dst, as an iterator of the events of `quantreg.events`; the last is Finished.
 
     The arguments are those of `quantize_file`. Work goes on while the caller asks for the next event. Closing the
     iterator before its end leaves no output.
     """
-    options = PlanOptions(
-        pure=pure, leave_output_tensor=leave_output_tensor, output_tensor_type=output_tensor_type,
-        token_embedding_type=token_embedding_type, tensor_types=tensor_types, allow_requantize=allow_requantize,
-        override_kv=override_kv, prune_layers=prune_layers, include_weights=include_weights,
-        exclude_weights=exclude_weights, on_missing_importance=on_missing_importance, keep_split=keep_split,
-        keep_dims=keep_dims, no_fallback=no_fallback, imatrix_floor=imatrix_floor,
-    )  # fmt: skip
-    tuning = TuningOptions(
-        calibration, n_ctx=n_ctx, chunks=chunks, target_size=target_size, target_bpw=target_bpw, types=types,
-        tuning_cache=tuning_cache, datasets=datasets, device=device,
-    )  # fmt: skip
+    options, tuning = parted(given)
     return _events(
         src, dst, file_type, imatrix, options, tuning, threads=threads, executor=executor, force=force,
         resumable=resumable, resume=resume, names=names, split_max_size=split_max_size,
@@ -216,6 +148,10 @@ def _events(
                 raise PlanError(NO_TYPE)
             rehearsal = rehearse(src, file_type, imatrix, options, **layout)
         rehearsal.check()
+        if tuned is not None:
+            ready = yield from tuned.encode(rehearsal, executor)
+            rehearsal = tuned.rehearsal
+            rehearsal.check()
         source, planned, found, files, _ = rehearsal
         begin = None
         if resumable or resume:
@@ -224,8 +160,6 @@ def _events(
             def begin(file, **keywords):
                 return PartialFile(file.path, identity | {"output": file.digest}, resume=resume, **keywords)
 
-        if tuned is not None:
-            ready = yield from tuned.encode(rehearsal)
         written = write_files(
             source, planned, files, found, threads=threads, executor=executor, force=force, begin=begin,
             inputs=inputs, ready=ready,

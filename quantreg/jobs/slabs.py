@@ -18,6 +18,7 @@ from quantreg.faults import unknown_elsewhere
 from quantreg.ggml import INTEGER_TYPES
 from quantreg.gguf import TensorInfo
 from quantreg.importance import ImportanceMatrix
+from quantreg.jobs.alignment import aligned
 from quantreg.jobs.source import DataFile, How, Source, stamp_of
 from quantreg.loss import Loss, has_limit, measured
 from quantreg.parameters import TensorContext
@@ -29,7 +30,17 @@ from quantreg_kernels._run import first_nonfinite
 if TYPE_CHECKING:
     from quantreg.parameters import Fitted
 
-__all__ = ["SLAB_BYTES", "ImportanceRow", "Slab", "Worker", "byte_ranges", "in_order", "run_slab", "slabs_of"]
+__all__ = [
+    "SLAB_BYTES",
+    "ImportanceRow",
+    "Slab",
+    "Worker",
+    "byte_ranges",
+    "in_order",
+    "read_floats",
+    "run_slab",
+    "slabs_of",
+]
 
 SLAB_WEIGHTS: int = 1 << 20  # weights per work item
 CHUNK_WEIGHTS: int = 1 << 17  # weights decoded at a time: 512 KiB of float32 stay in a core's cache until encoded
@@ -372,10 +383,15 @@ class _OpenFiles:
 _worker = Worker(_OpenFiles())
 
 
+def read_floats(slab: Slab) -> "NDArray[np.float32]":
+    """The rows of a slab as float32 (rows, cols), for a worker of an executor."""
+    return _worker.floats(aligned(slab)).copy()
+
+
 def run_slab(slab: Slab) -> tuple[bytes, Loss, bool, bool]:
     """Run `Worker.run` for an executor whose workers are other processes, perhaps on other machines."""
     try:
-        done = _worker.run(slab)
+        done = _worker.run(aligned(slab))
     except UnknownTypeError as error:
         raise unknown_elsewhere(error) from None
     return done.data.tobytes(), *done[1:]

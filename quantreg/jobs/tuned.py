@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from quantreg import __version__, files
+from quantreg.dispatch import cpu_count
 from quantreg.errors import ModelError, PlanError, QualityError
 from quantreg.events import Calibrating, Probing, TensorTuned
 from quantreg.ggml import PLAIN_TYPES
-from quantreg.importance import ImportanceMatrix, Sums
+from quantreg.importance import ImportanceMatrix
 from quantreg.inference.model import Model
 from quantreg.jobs.adapted import adapt
 from quantreg.jobs.budget import budget_for
@@ -24,9 +25,10 @@ from quantreg.jobs.rehearsal import Rehearsal, rehearse
 from quantreg.jobs.resume import identity_of
 from quantreg.jobs.source import stamp_of
 from quantreg.jobs.told import told
+from quantreg.jobs.tuned_importance import Collected, foreseen, kept_matrix
+from quantreg.jobs.tuned_parts import Elsewhere, arithmetic
 from quantreg.jobs.tuning_folder import Folder
 from quantreg.quality import read_text
-from quantreg.quality.activations import Activations
 from quantreg.recipes import OpenPlan, Plan, PlanOptions
 from quantreg.recipes.calibration import EMBEDDINGS
 from quantreg.recipes.options import pairs
@@ -38,19 +40,20 @@ from quantreg.storage import AtomicFile, journal_path
 from quantreg.tuning.calibration import Calibration
 from quantreg.tuning.search import Found, search
 from quantreg.tuning.store import Store
-from quantreg.tuning.tune import Tuned, tune
+from quantreg.tuning.tune import Progress, Tuned, tune
 from quantreg.words import count, named
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from quantreg.devices import DeviceLike
     from quantreg.events import Event
     from quantreg.importance import ImatrixLike
     from quantreg.jobs.tuning_options import TuningOptions
     from quantreg.jobs.writing import Ready
 
-__all__ = ["Tuning", "calibration_of", "foreseen"]
+__all__ = ["Tuning", "calibration_of"]
 
-_BATCH = 2048  # tokens that go through the model at once
 _BASE = "Q4_K_M"  # with a target, the file type whose rules say which tensors keep their types
 _FEWEST = 3  # chunks: two that fit, and one that decides
 
@@ -93,6 +96,7 @@ class Tuning:
             self._given = file_type.imatrix
         self.identity: dict[str, Any] = {}
         self._tuned: list[Tuned] = []
+        self._owes_importance = False
         self._notes: list[str] = []  # what the user should know about the choice of types
 
     def __enter__(self) -> Self:
@@ -159,10 +163,17 @@ class Tuning:
         yield from self.rehearse()
 
     def rehearse(self) -> "Iterator[Event]":
-        """Collect the importance, unless it is given, choose types for a target, and plan the output."""
-        if self._given is None and self._tuning.calibration is not None:
+        """Plan the output. For a target, this collects the importance, unless it is given, and chooses types.
+
+        Without a target, the plan depends on which tensors have importance, and not on how much of it: it is collected
+        while the tensors are encoded, and the text runs through the model only once.
+        """
+        self._owes_importance = self._given is None and self._tuning.calibration is not None
+        if self._owes_importance and self._tuning.has_target:
             yield from self._collect()
             self.rehearsal = self._rehearsal(self._matrix())
+        elif self._owes_importance:
+            self.rehearsal = self._rehearsal(foreseen(self.rehearsal.plan, self.model))
         if self._tuning.has_target:
             self.rehearsal.check()
             yield from self._choose()
@@ -208,44 +219,28 @@ class Tuning:
 
     def _collect(self) -> "Iterator[Event]":
         """Run the tokens that fit through the model, and keep the importance of the columns in the folder."""
-        path = self._folder.importance
-        if path.exists():
+        self._owes_importance = False
+        if self._folder.importance.exists():
             return
-        sums = Sums()
-        overflowed: set[str] = set()
-        activations = Activations(self.model, sums, overflowed=overflowed)
-        total = self.calibration.part("fit").size
-        done = 0
+        collected = Collected(self.model)
+        done, total = 0, self.calibration.part("fit").size
         yield Calibrating("importance", done, total)
-        for ids in self.calibration.batches("fit", _BATCH):
-            states = self.model.states(ids, observe=activations.observe)
-            activations.keep()
-            if self.model.graph.generates:
-                rows = states.reshape(-1, states.shape[-1]).astype(np.float64)
-                squares = np.einsum("ij,ij->j", rows, rows)
-                if np.isfinite(squares.astype(np.float32)).all():
-                    sums.add(self.model.output_name, squares, np.array([len(rows)], np.int64))
-                else:
-                    overflowed.add(self.model.output_name)
-            done += ids.size
+        for tokens in collected.whole_passes(self.calibration):
+            done += tokens
             yield Calibrating("importance", done, total)
-        n_ctx = self.calibration.tokens.shape[1]
-        chunks = len(self.calibration.part("fit"))
-        entries = {name: sums[name] for name in sums if name not in overflowed} if overflowed else sums
-        ImportanceMatrix(entries, datasets=self._tuning.datasets, chunk_count=chunks, chunk_size=n_ctx).write(path)
+        collected.write(self._folder.importance, self.calibration, self._tuning.datasets)
 
     def _matrix(self) -> ImportanceMatrix:
-        """The importance that `_collect` has kept. It has no path, because its file is not there for long."""
-        found = ImportanceMatrix.read(self._folder.importance)
-        # Planning and encoding look for the names that the source has.
-        old = {new: name for name, new in self._names.items()}
-        entries = {old[name]: np.array(found.entries[name]) for name in found.entries if name in old}
-        return ImportanceMatrix(
-            entries, datasets=found.datasets, chunk_count=found.chunk_count, chunk_size=found.chunk_size
-        )
+        """The importance that was kept in the folder."""
+        return kept_matrix(self._folder.importance, self._names)
 
-    def encode(self, rehearsal: Rehearsal) -> "Generator[Event, None, Ready | None]":
-        """Encode the tensors of a plan with error feedback, into the folder. Returns None without a text."""
+    def encode(
+        self, rehearsal: Rehearsal, executor: "Executor | None" = None
+    ) -> "Generator[Event, None, Ready | None]":
+        """Encode the tensors of a plan with error feedback, into the folder. Returns None without a text.
+
+        Afterwards, ``rehearsal`` is the plan with the importance that was collected on the way.
+        """
         if self._tuning.calibration is None:
             return None
         planned = rehearsal.plan
@@ -259,18 +254,29 @@ class Tuning:
         }
         store = self._folder.store(self.identity)
         self._tuned = [Tuned(**store.facts(name)) for name in store]
-        done, total = 0, sum(planned[name].n_elements for name in wanted)
-        done += sum(planned[one.name].n_elements for one in self._tuned)
-        yield Calibrating("feedback", done, total)
-        for one in tune(self.model, self.calibration, wanted, store):
-            self._tuned.append(one)
-            done += planned[one.name].n_elements
-            yield TensorTuned(one)
-            yield Calibrating("feedback", done, total)
-        if done < total:  # no product reads some of them
-            yield Calibrating("feedback", total, total)
+        path = self._folder.importance
+        collected = Collected(self.model) if self._owes_importance and not path.exists() else None
+        runner = None
+        if executor is not None:
+            threads = self._threads or cpu_count()
+            runner = Elsewhere(self.model, executor, threads, self._folder.path, rehearsal.source, planned)
+        now = Progress(0, 1)
+        for one in tune(self.model, self.calibration, wanted, store, runner, collected):
+            if isinstance(one, Progress):
+                now = one
+                yield Calibrating("feedback", now.done, now.total)
+            else:
+                self._tuned.append(one)
+                yield TensorTuned(one)
+        if now.done < now.total:
+            yield Calibrating("feedback", now.total, now.total)
+        if collected is not None:
+            collected.write(path, self.calibration, self._tuning.datasets)
+        if self._owes_importance:
+            self.rehearsal = self._rehearsal(self._matrix())
         # Where feedback did not help, the ordinary bytes are made as ever.
-        kept = frozenset(one.name for one in self._tuned if one.kept)
+        final = self.rehearsal.plan
+        kept = frozenset(one.name for one in self._tuned if one.kept and final[one.name].to_type == one.type)
         return _Part(store, kept)
 
     @property
@@ -324,17 +330,6 @@ class _Part:
         return self.store.parameters(name)
 
 
-def foreseen(planned: Plan) -> ImportanceMatrix:
-    """An importance matrix like that which calibration will give, before it is known: all columns count the same."""
-    matrices = [tensor.source for tensor in planned.tensors if len(tensor.dims) > 1 and tensor.name.startswith("blk.")]
-    matrices += [tensor.source for tensor in planned.tensors if tensor.name == "output.weight"]
-    return ImportanceMatrix({info.name: np.ones(info.dims[0] * _experts(info.dims), np.float32) for info in matrices})
-
-
-def _experts(dims: Sequence[int]) -> int:
-    return dims[2] if len(dims) > 2 else 1
-
-
 def _check_outputs(first: Rehearsal, force: bool, resume: bool, inputs: Sequence[str]) -> None:
     """Raise OutputError now, and not after hours, if a file must not be replaced."""
     for file in first.files:
@@ -352,7 +347,7 @@ def _identity(first: Rehearsal, calibration: Calibration, model: Model) -> dict[
         "quantreg": __version__,
         "source": [list(stamp_of(path)) for path in first.source.paths],
         "calibration": [digest, list(calibration.tokens.shape)],
-        "arithmetic": _arithmetic(),
+        "arithmetic": arithmetic(),
         "device": model.device.identity,
     }
 
@@ -389,12 +384,3 @@ def calibration_of(model: Model, options: "TuningOptions") -> Calibration:
             f"{_FEWEST} are needed, some of which only check the result: give a longer text, or shorter chunks (-c)"
         )
     return found
-
-
-def _arithmetic() -> list[str]:
-    from threadpoolctl import threadpool_info  # slow to load, and only this needs it
-
-    found = [info for info in threadpool_info() if info.get("user_api") == "blas"]
-    return sorted(
-        f"{info.get('internal_api')} {info.get('version')} {info.get('architecture', '')}".strip() for info in found
-    )

@@ -4,9 +4,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from quantreg.errors import PlanError
+from quantreg.recipes.options import PlanKeywords, PlanOptions
 
 if TYPE_CHECKING:
     from quantreg.devices import DeviceLike
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     CalibrationLike: TypeAlias = Calibration | TextOrIds | os.PathLike[str] | Sequence[TextOrIds | os.PathLike[str]]
 
-__all__ = ["TuningOptions"]
+__all__ = ["Keywords", "TuningKeywords", "TuningOptions", "parted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +75,29 @@ class TuningOptions:
             return [given]
         several = bool(given) and not isinstance(given[0], Integral)
         return list(given) if several else [given]
+
+
+class TuningKeywords(TypedDict, total=False):
+    """The fields of `TuningOptions` as keyword arguments, for type checkers."""
+
+    calibration: "CalibrationLike | None"
+    n_ctx: int
+    chunks: int | None
+    target_size: int | str | None
+    target_bpw: float | None
+    types: str | Sequence[str]
+    tuning_cache: str | bytes | os.PathLike[str] | None
+    datasets: Sequence[str]
+    device: "DeviceLike | None"
+
+
+class Keywords(PlanKeywords, TuningKeywords, total=False):
+    """The options that planning and quantizing share."""
+
+
+def parted(given: Keywords) -> tuple[PlanOptions, TuningOptions]:
+    """The options of both kinds, checked. Raises PlanError."""
+    own = {field.name for field in fields(TuningOptions)}
+    tuning: dict[str, Any] = {name: value for name, value in given.items() if name in own}
+    plan: dict[str, Any] = {name: value for name, value in given.items() if name not in own}
+    return PlanOptions(**plan), TuningOptions(**tuning)

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from quantreg.errors import PlanError
 from quantreg.recipes.values import TYPE_NAMES, TypedValue, parse_value
 
-__all__ = ["PlanOptions", "pairs", "parse_layers", "parse_override", "parse_tensor_type"]
+__all__ = ["PlanKeywords", "PlanOptions", "pairs", "parse_layers", "parse_override", "parse_tensor_type"]
 
 _ON_MISSING = ("error", "plain", "fallback")
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
@@ -88,6 +88,26 @@ class PlanOptions:
     def changed(self) -> list[str]:
         """The names of the options that differ from their defaults."""
         return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+
+
+class PlanKeywords(TypedDict, total=False):
+    """The fields of `PlanOptions` as keyword arguments, for type checkers."""
+
+    pure: bool
+    leave_output_tensor: bool
+    output_tensor_type: str | None
+    token_embedding_type: str | None
+    tensor_types: Mapping[str, str] | Sequence[tuple[str, str]]
+    allow_requantize: bool
+    override_kv: Mapping[str, Any] | Sequence[tuple[str, Any]]
+    prune_layers: Sequence[int]
+    include_weights: str | Sequence[str]
+    exclude_weights: str | Sequence[str]
+    on_missing_importance: str
+    keep_split: bool
+    keep_dims: bool
+    no_fallback: bool
+    imatrix_floor: float
 
 
 _EXAMPLE = {"tensor_types": '{"ffn_down": "Q6_K"}', "override_kv": '{"general.name": "mine"}'}

@@ -17,6 +17,7 @@ from quantreg.torch.embeddings import QuantEmbedding
 from quantreg.torch.files import StateDict, from_gguf
 from quantreg.torch.lazy import GGUFTensor
 from quantreg.torch.linear import QuantLinear
+from quantreg.torch.loading import load_into
 from quantreg.torch.modules import ModuleReport, quantize_module
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "StateDict",
     "dequantize",
     "from_gguf",
+    "load_into",
     "quantize_module",
 ]

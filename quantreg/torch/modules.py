@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from quantreg.importance.matrix import ImatrixLike
     from quantreg.qtype import QuantType
 
-__all__ = ["ModuleReport", "quantize_module"]
+__all__ = ["ModuleReport", "quantize_module", "replace_module", "why_not"]
 
 _F32, _F16, _BF16 = (next(i for i, known in TYPES.items() if known.name == name) for name in ("F32", "F16", "BF16"))
 
@@ -116,7 +116,7 @@ def quantize_module(
         packed = Packed.of(encoded, group.weight.dtype)
         after += encoded.nbytes
         for name, module in zip(group.names, group.modules, strict=True):
-            _replace(model, name, module, packed)
+            replace_module(model, name, module, packed)
             report.replaced[name] = group.plan.to_type
             report.reasons[name] = group.plan.reason
         group.modules.clear()
@@ -135,7 +135,7 @@ def _groups(
         for key, parameter in module._parameters.items():
             if parameter is not None and parameter.ndim > 1:
                 users.setdefault(id(parameter), []).append(name)
-                why = _why_not(name, module, key, skip, embeddings)
+                why = why_not(name, module, key, skip, embeddings)
                 if why is None:
                     group = groups.setdefault(id(parameter), _Group(parameter, [], []))
                     group.names.append(name)
@@ -154,9 +154,10 @@ def _groups(
     return list(groups.values())
 
 
-def _why_not(
+def why_not(
     name: str, module: torch.nn.Module, parameter: str, skip: list[re.Pattern[str]], embeddings: bool
 ) -> str | None:
+    """Why a module must not be replaced by a quantized one, or None."""
     kind = type(module).__name__
     if any(pattern.search(name) for pattern in skip):
         return "skip names it"
@@ -242,7 +243,8 @@ def _renamed(matrix: ImportanceMatrix, groups: list[_Group], names: dict[str, st
     return ImportanceMatrix(found, dataset=matrix.dataset, path=matrix.path) if changed else matrix
 
 
-def _replace(model: torch.nn.Module, name: str, old: torch.nn.Module, packed: Packed) -> None:
+def replace_module(model: torch.nn.Module, name: str, old: torch.nn.Module, packed: Packed) -> None:
+    """Put a layer with these bytes in the place of another."""
     made: torch.nn.Module
     if isinstance(old, torch.nn.Embedding):
         made = QuantEmbedding.from_packed(packed, old.padding_idx)

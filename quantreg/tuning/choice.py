@@ -12,6 +12,7 @@ import numpy as np
 
 from quantreg.tuning.codes import find_codes
 from quantreg.tuning.points import Coded, Number, coded_units
+from quantreg.tuning.scales import Scales
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +33,7 @@ class Chooser:
     block_size: int
     spans: "list[slice[int, int, None]]"
     layout: "_Layout"
+    scales: Scales  # of its blocks, with columns in the order of the units
 
     def __init__(self, units: list[Coded], decode: "Decode", type_size: int, block_size: int) -> None:
         self.units, self.decode, self.type_size, self.block_size = units, decode, type_size, block_size
@@ -66,7 +68,10 @@ class Chooser:
         if units is None:
             return None
         found = cls(units, decode, type_size, block_size)
-        return found if found._holds(examples) else None
+        if not found._holds(examples):
+            return None
+        found.scales = Scales.of(found.decoded, found.layout.mask, examples)
+        return found
 
     def triangle(self, upper: "Floats", start: int) -> "Floats":
         """The part of an upper triangular factor for a block that starts at a column, in the order of the units."""

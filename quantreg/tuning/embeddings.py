@@ -131,10 +131,15 @@ class _Metric:
                 w, qtype, like.name, self.factored, self.importance, self.root, like.parameters, context, model.workers
             )
 
-    def error(self, w: "Floats", decoded: "Floats") -> float:
+    def error(self, w: "Floats", tensor: QuantizedTensor) -> float:
         """The error of the products, relative to them."""
-        size = float(np.square(w @ self.root.T, dtype=np.float64).sum())
-        return float(np.square((w - decoded) @ self.root.T, dtype=np.float64).sum()) / size if size else 0.0
+        size = wrong = 0.0
+        for first in range(0, len(w), ROWS):  # a large vocabulary would need several times its size in memory
+            rows = w[first : first + ROWS]
+            size += float(np.square(rows @ self.root.T, dtype=np.float64).sum())
+            decoded = tensor[first : first + ROWS]
+            wrong += float(np.square((rows - decoded) @ self.root.T, dtype=np.float64).sum())
+        return wrong / size if size else 0.0
 
 
 def encode_embeddings(model: Model, calibration: Calibration, name: str, qtype: QuantType) -> TunedEmbeddings:
@@ -153,15 +158,13 @@ def encode_embeddings(model: Model, calibration: Calibration, name: str, qtype: 
     if reason is None and not (np.isfinite(metric).all() and metric.any()):
         reason = "no matrix is known to read them"
     if reason is not None:
-        return TunedEmbeddings(
-            ordinary, _Metric(np.eye(len(metric)), 1.0).error(w, ordinary.dequantize()), None, False, reason
-        )
+        return TunedEmbeddings(ordinary, _Metric(np.eye(len(metric)), 1.0).error(w, ordinary), None, False, reason)
     tuned = _best(model, calibration, metric, w, ordinary, qtype)
     by = _Metric(metric, 1.0)
-    plain = by.error(w, ordinary.dequantize())
+    plain = by.error(w, ordinary)
     if tuned is None:
         return TunedEmbeddings(ordinary, plain, plain, False, "feedback did not help on other tokens")
-    return TunedEmbeddings(tuned, plain, by.error(w, tuned.dequantize()), True)
+    return TunedEmbeddings(tuned, plain, by.error(w, tuned), True)
 
 
 def _best(

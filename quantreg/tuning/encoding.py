@@ -1,8 +1,8 @@
 """Encode one matrix with error feedback, and keep it only if it helps on tokens that it was not fitted to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,16 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-__all__ = ["Encoded", "encode_matrix", "takes_feedback", "why_no_feedback"]
+__all__ = [
+    "Encoded",
+    "Part",
+    "encode_matrix",
+    "encode_rows",
+    "joined",
+    "row_starts",
+    "takes_feedback",
+    "why_no_feedback",
+]
 
 ROWS = 1024  # rows that are encoded together; the bytes must not depend on the number of threads
 LEAST = 0.01  # of the mean importance, for columns whose inputs say little
@@ -36,14 +45,13 @@ MOST_BYTES_OF_BLOCK = 4096  # finding codes flips each bit of a block
 class Encoded:
     """An encoded matrix.
 
-    - ``data``: uint8 (rows, bytes per row). ``parameters``: what the type fitted, or None.
+    - ``data``: uint8 (rows, bytes per row).
     - ``plain``, ``tuned``: the error of the outputs on held-out tokens with the ordinary bytes and with feedback,
       relative to the outputs. ``tuned`` is None if the type takes no feedback.
     - ``kept``: whether ``data`` has feedback. ``reason``: why there was none to keep, or None.
     """
 
     data: "NDArray[np.uint8]"
-    parameters: "Fitted | None"
     plain: float
     tuned: float | None
     kept: bool
@@ -68,6 +76,29 @@ def why_no_feedback(qtype: QuantType) -> str | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of a matrix, encoded.
+
+    - ``plain``, ``tuned``: uint8 (rows, bytes per row), without feedback and with it. ``tuned`` is None without any.
+    - ``outputs``: the squares of the outputs of the rows on held-out tokens, added up; ``wrong`` and ``left``: those of
+      their errors, without feedback and with it.
+    - ``reason``: why there is no feedback, or None.
+    """
+
+    plain: "NDArray[np.uint8]"
+    tuned: "NDArray[np.uint8] | None"
+    outputs: float
+    wrong: float
+    left: float = 0.0
+    reason: str | None = None
+
+
+def row_starts(rows: int) -> list[int]:
+    """The first rows of the parts of a matrix. The next part begins where one ends."""
+    return list(range(0, rows, ROWS))
+
+
 def encode_matrix(
     w: "Floats",
     qtype: QuantType,
@@ -85,14 +116,62 @@ def encode_matrix(
     ``importance`` is float32 (cols,), as the ordinary encoder takes it. ``held_out`` holds inputs that the factor does
     not know, float32 (tokens, cols). ``workers(work, items)`` calls work with each item, on threads or not.
     """
+    parts: dict[int, Part] = {}
+
+    def work(start: int) -> None:
+        rows = w[start : start + ROWS]
+        parts[start] = encode_rows(
+            rows, start, qtype, name, factored, importance, held_out, parameters, context, sweeps
+        )
+
+    starts = row_starts(len(w))
+    if workers is None:
+        for start in starts:
+            work(start)
+    else:
+        workers(work, starts)
+    return joined([parts[start] for start in starts])
+
+
+def joined(parts: "Sequence[Part]") -> Encoded:
+    """The matrix of some parts, with feedback in all of them or in none."""
+    plain = np.concatenate([part.plain for part in parts])
+    size = sum(part.outputs for part in parts)
+    before = sum(part.wrong for part in parts) / size if size else 0.0
+    reason = next((part.reason for part in parts if part.reason), None)
+    if reason is not None:
+        return Encoded(plain, before, None, False, reason)
+    after = sum(part.left for part in parts) / size if size else 0.0
+    if not after < before:
+        return Encoded(plain, before, after, False, "feedback did not help on other tokens")
+    return Encoded(np.concatenate([part.tuned for part in parts if part.tuned is not None]), before, after, True)
+
+
+def encode_rows(
+    w: "Floats",
+    start: int,
+    qtype: QuantType,
+    name: str,
+    factored: Factor,
+    importance: "Floats",
+    held_out: "Floats",
+    parameters: "Fitted | None" = None,
+    context: "TensorContext | None" = None,
+    sweeps: int = 4,
+) -> Part:
+    """Encode rows w, float32 (rows, cols), of a matrix, the first of which has the number ``start``.
+
+    See `encode_matrix` for the other arguments.
+    """
     codec = qtype.codec_for(parameters, context)
-    plain = _plain(w, qtype, codec, importance, name)
+    plain = _plain(w, qtype, codec, importance, name, start)
+    outputs = _energy(w, held_out, factored.device)
+    wrong = _energy(w - _decoded(qtype, codec, plain, w.shape[1]), held_out, factored.device)
     reason = why_no_feedback(qtype) or factored.reason
     if reason is None and not np.isfinite(w).all():
         reason = "weights hold NaN or infinity"
     if reason is not None:
-        error = _error(w, _decoded(qtype, codec, plain, w.shape[1]), held_out, factored.device)
-        return Encoded(plain, parameters, error, None, False, reason)
+        return Part(plain, None, outputs, wrong, reason=reason)
     chooser = _chooser(qtype, codec, parameters, plain)
     encode = _encoder(w, qtype, codec, importance, name)
 
@@ -101,33 +180,20 @@ def encode_matrix(
         decode_slab(qtype, codec, np.ascontiguousarray(blocks), out, tensor=name)
         return out
 
-    tuned = np.empty_like(plain)
-
-    def work(start: int) -> None:
-        rows = slice(start, start + ROWS)
-        one = feedback(w[rows], factored, partial(encode, start), decode, chooser, qtype.block_size, sweeps)
-        tuned[rows] = one.reshape(len(one), -1)
-
-    starts = list(range(0, len(w), ROWS))
     try:
-        if workers is None:
-            for start in starts:
-                work(start)
-        else:
-            workers(work, starts)
+        tuned = feedback(w, factored, encode, decode, chooser, qtype.block_size, sweeps).reshape(plain.shape)
     except NonFiniteError:  # what other columns got wrong made these too large
-        error = _error(w, _decoded(qtype, codec, plain, w.shape[1]), held_out, factored.device)
-        return Encoded(plain, parameters, error, None, False, f"feedback makes weights too large for {qtype.name}")
-    before = _error(w, _decoded(qtype, codec, plain, w.shape[1]), held_out, factored.device)
-    after = _error(w, _decoded(qtype, codec, tuned, w.shape[1]), held_out, factored.device)
-    kept = after < before
-    reason = None if kept else "feedback did not help on other tokens"
-    return Encoded(tuned if kept else plain, parameters, before, after, kept, reason)
+        return Part(plain, None, outputs, wrong, reason=f"feedback makes weights too large for {qtype.name}")
+    left = _energy(w - _decoded(qtype, codec, tuned, w.shape[1]), held_out, factored.device)
+    return Part(plain, tuned, outputs, wrong, left)
 
 
-def _plain(w, qtype, codec, importance, name):
+def _plain(w, qtype, codec, importance, name, start=0):
     data = np.empty((len(w), qtype.row_bytes(w.shape[1])), np.uint8)
-    encode_slab(qtype, w, data, _used(qtype, importance), scorer=registry.scorer(qtype), tensor=name, codec=codec)
+    encode_slab(
+        qtype, w, data, _used(qtype, importance), scorer=registry.scorer(qtype), first_row=start, tensor=name,
+        codec=codec,
+    )  # fmt: skip
     return data
 
 
@@ -141,7 +207,7 @@ def _used(qtype, importance):
 def _encoder(
     w: "Floats", qtype: QuantType, codec: "RowCodec", importance: "Floats", name: str
 ) -> "Callable[..., NDArray[np.uint8]]":
-    """Return a function (start, x, first, last) that encodes x as columns [first, last) of the rows from ``start`` on.
+    """Return a function (x, first, last) that encodes x as columns [first, last) of rows w.
 
     The importance is that of the ordinary encoder.
     """
@@ -154,10 +220,10 @@ def _encoder(
         scores = np.empty_like(w)
         codec.score_rows(w, used, scores)
 
-    def encode(start: int, x: "Floats", first: int, last: int) -> "NDArray[np.uint8]":
+    def encode(x: "Floats", first: int, last: int) -> "NDArray[np.uint8]":
         weights = used[first:last] if scores is None and used is not None else None
         if scores is not None:
-            weights = scores[start : start + len(x), first:last]
+            weights = scores[:, first:last]
         return _block(qtype, codec, x, weights, name)
 
     return encode
@@ -177,14 +243,9 @@ def _decoded(qtype, codec, data, cols):
     return out
 
 
-def _error(w: "Floats", decoded: "Floats", inputs: "Floats", device: Device) -> float:
-    """|X (W - Q)^T|^2 / |X W^T|^2 over the inputs X, or without any of them |W - Q|^2 / |W|^2."""
-    wrong, right = w - decoded, w
-    if len(inputs):
-        size = device.energy(inputs, right)
-        return device.energy(inputs, wrong) / size if size else 0.0
-    size = float(np.einsum("ij,ij->", right, right, dtype=np.float64))
-    return float(np.einsum("ij,ij->", wrong, wrong, dtype=np.float64)) / size if size else 0.0
+def _energy(w: "Floats", inputs: "Floats", device: Device) -> float:
+    """|X W^T|^2 over the inputs X, or without any of them |W|^2."""
+    return device.energy(inputs, w) if len(inputs) else float(np.einsum("ij,ij->", w, w, dtype=np.float64))
 
 
 def _chooser(

@@ -42,7 +42,7 @@ def output_errors(
 
     ``candidates`` says which types to try for each tensor. Feedback that does not help counts as the ordinary bytes.
     """
-    for _, inputs, same in layers(model, calibration):
+    for _, inputs, same in layers(model, calibration, [name for name in candidates if candidates[name]]):
         for leader, shared in inputs.items():
             names = [name for name, first in same.items() if first == leader and candidates.get(name)]
             names = [name for name in names if model.tensors[name].ndim in (2, 3)]

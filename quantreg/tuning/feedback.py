@@ -32,6 +32,7 @@ GROUP = 256  # columns after which errors are sent to all columns to the right, 
 MINI = 32  # the same within a block
 LOCAL_DAMPING = 0.03  # of the mean diagonal, when a block is encoded again: without it, the targets lie too far off
 ENCODED_AGAIN = (0, 2)  # the sweeps that choose the scales of each block again
+REFITTED = (3,)  # the sweeps before and after which scales are fitted to the codes that stand
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ def feedback(
     ``encode(x, first=, last=)`` encodes columns [first, last) of the rows, which have become x, as ever; ``decode``
     decodes blocks. Without a ``chooser`` the codes stay what the encoder chose, and errors go from block to block.
     ``sweeps`` times afterwards each block is changed, given all others, in the rows where that lowers the loss: it is
-    encoded again in the sweeps ``ENCODED_AGAIN``, and each of its units gets the best codes in the others.
+    encoded again in the sweeps ``ENCODED_AGAIN``, and each of its units gets the best codes in the others. In the
+    sweeps ``REFITTED`` its scales are fitted to the codes, too.
     """
     rows, cols = w.shape
     # A column of all rows lies together: the work goes from column to column.
@@ -210,6 +212,9 @@ def _descend(
                     again = partial(encode, first=a, last=b)
                     coded[index], change = _encode_again(q, g, local, coded[index], chooser, again, f.upper_of(a, b))
                     q += change
+                elif sweep in REFITTED:
+                    coded[index], change = _fitted(q, g, local, coded[index], chooser)
+                    q += change
                 else:
                     blocks = chooser.blocks(coded[index])
                     q, change = _again(q, g, local, blocks, chooser)
@@ -242,6 +247,17 @@ def _encode_again(
     lower = np.einsum("ir,ir->r", change, local @ change - 2 * g) < 0
     change[:, ~lower] = 0
     return np.where(lower[:, None], blocks.bytes(), encoded), change
+
+
+def _fitted(
+    q: "Floats", g: "Floats", local: "Floats", encoded: "NDArray[np.uint8]", chooser: "Chooser"
+) -> "tuple[NDArray[np.uint8], Floats]":
+    """Fit the scales of a block, choose its units again, and fit them again: the blocks, and how much they changed."""
+    encoded, first = chooser.scales.refit(q, g, local, encoded)
+    blocks = chooser.blocks(encoded)
+    new, second = _again(q + first, g - local @ first, local, blocks, chooser)
+    encoded, third = chooser.scales.refit(new, g - local @ (first + second), local, blocks.bytes())
+    return encoded, first + second + third
 
 
 def _again(q: "Floats", g: "Floats", local: "Floats", blocks: "Blocks", chooser: "Chooser") -> "tuple[Floats, Floats]":

@@ -83,7 +83,7 @@ def _sentences(report: TuningReport) -> Iterator[str]:
             whose = "the file types of llama-quantize"
             yield f"Its KL divergence is {change} that of {whose} at this size, {others:.4g} nats."
     if report.how:
-        yield escape(report.how[0].upper() + report.how[1:]).rstrip(".") + "."
+        yield f"The types were chosen by {escape(report.how).rstrip(chr(46))}."
     if report.target is not None:
         left = report.target - report.nbytes
         yield f"The target was {megabytes(report.target)}: {left:,} bytes of it ({left / report.target:.2%}) are left."

@@ -1,9 +1,9 @@
 """What the inputs of each matrix look like while the calibration text runs through a model, layer by layer."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-__all__ = ["Inputs", "importance_of", "layers"]
+__all__ = ["Inputs", "Listener", "Seen", "importance_of", "layers", "walk"]
 
 BATCH = 2048  # tokens that go through a layer at once
 STRIP = 512  # columns of H per piece of work; the pieces, and so the sums, do not depend on the threads
@@ -78,18 +78,41 @@ def importance_of(h: "Floats", count: int) -> "Floats":
     return diagonal if np.isfinite(diagonal).all() else np.ones_like(diagonal)
 
 
+class Listener(Protocol):
+    """Sees the inputs of all matrices while the tokens that fit go through a model."""
+
+    def observe(self, name: str, x: "Floats", experts: "NDArray[np.intp] | None") -> None:
+        """See the input of a matrix, as the callback of a `Model` does."""
+
+    def keep(self) -> None:
+        """Some tokens have gone through a layer."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What one layer saw: ``inputs`` by their first matrix, and in ``same`` the first one for each matrix."""
+
+    inputs: "dict[str, Inputs]"
+    same: dict[str, str]
+
+
 class _Watch:
     """Collects the inputs of one layer. `observe` is the callback of a `Model`."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, only: "Collection[str] | None" = None) -> None:
         self.inputs: dict[str, Inputs] = {}  # by the first matrix that has them
         self.same: dict[str, str] = {}  # matrix -> the first one with the same inputs
+        self.listener: Listener | None = None
         self.fitting = True
+        self._model, self._only = model, only
         self._sums: dict[str, Any] = {}  # on the device, if it adds them up
-        self._model = model
         self._last: tuple[object, object, str] | None = None
 
     def observe(self, name: str, x: "Floats", experts: "NDArray[np.intp] | None") -> None:
+        if self.fitting and self.listener is not None:
+            self.listener.observe(name, x, experts)
+        if self._only is not None and name not in self._only:
+            return
         last = self._last
         if last is not None and last[0] is x and last[1] is experts:
             self.same[name] = last[2]
@@ -138,8 +161,8 @@ class _Watch:
         starts = list(range(0, x.shape[1], STRIP))
         self._model.workers(strip, starts)
 
-    def close(self) -> "tuple[dict[str, Inputs], dict[str, str]]":
-        """The inputs by their first matrix, whole, and for each matrix which one that is."""
+    def close(self) -> Seen:
+        """What was seen, with H whole."""
         for name, inputs in self.inputs.items():
             sums = self._sums.pop(name)
             if sums is not None:
@@ -149,15 +172,33 @@ class _Watch:
                 for first in range(0, len(h), STRIP):
                     last = min(first + STRIP, len(h))
                     h[last:, first:last] = h[first:last, last:].T
-        return self.inputs, self.same
+        return Seen(self.inputs, self.same)
 
 
-def layers(model: Model, calibration: Calibration) -> "Iterator[tuple[int, dict[str, Inputs], dict[str, str]]]":
-    """Take the text through the model, layer by layer; yield what each layer saw.
+def layers(
+    model: Model, calibration: Calibration, only: "Collection[str] | None" = None
+) -> "Iterator[tuple[int, dict[str, Inputs], dict[str, str]]]":
+    """Take the text through the model, layer by layer; yield what each layer saw. See `walk`.
 
-    Yields (layer, inputs by their first matrix, the first matrix for each matrix). After the last layer comes the
-    output matrix, with the number of layers in place of its own. The hidden states are those of the model as it is.
-    Raises OutputError if they find no room on the disk.
+    Yields (layer, inputs by their first matrix, the first matrix for each matrix).
+    """
+    for layer, found in walk(model, calibration, only):
+        if isinstance(found, Seen):
+            yield layer, found.inputs, found.same
+
+
+def walk(
+    model: Model,
+    calibration: Calibration,
+    only: "Collection[str] | None" = None,
+    listener: Listener | None = None,
+) -> "Iterator[tuple[int, Seen | int]]":
+    """Take the text through the model, layer by layer; yield how far it is, and what each layer saw.
+
+    Yields (layer, tokens that went through it) for each batch, and then (layer, `Seen`). After the last layer comes
+    the output matrix, with the number of layers in place of its own. The hidden states are those of the model as it is.
+    Statistics are taken of the matrices ``only``, by default of all. Raises OutputError if the states find no room on
+    the disk.
     """
     batches = [(True, part) for part in calibration.batches("fit", BATCH)]
     batches += [(False, part) for part in calibration.batches("decide", BATCH)]
@@ -172,7 +213,8 @@ def layers(model: Model, calibration: Calibration) -> "Iterator[tuple[int, dict[
             passes.append((fitting, run, span))
             at += x.size
         for layer in range(model.n_layers + 1):
-            watch = _Watch(model)
+            watch = _Watch(model, only)
+            watch.listener = listener
             for fitting, run, span in passes:
                 watch.fitting, run.observe = fitting, watch.observe
                 x = states.values[span].reshape(-1, model.width)
@@ -180,7 +222,14 @@ def layers(model: Model, calibration: Calibration) -> "Iterator[tuple[int, dict[
                     states.values[span] = model.through(layer, np.array(x), run).reshape(-1)
                 else:
                     watch.observe(model.output_name, model.finish(np.array(x), run), None)
-            yield layer, *watch.close()
+                run.observe = None
+                if fitting and listener is not None:
+                    listener.keep()
+                yield layer, len(x)
+            seen = watch.close()
+            del watch  # who takes H lets go of it
+            yield layer, seen
+            del seen
 
 
 class _States:

@@ -1,6 +1,7 @@
 """Encode the matrices of a model with error feedback, layer by layer."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,10 @@ from quantreg.products import one_blas_thread
 from quantreg.qtype import QuantType
 from quantreg.tuning.calibration import Calibration
 from quantreg.tuning.embeddings import encode_embeddings
-from quantreg.tuning.encoding import encode_matrix, fitted
+from quantreg.tuning.encoding import Encoded, Part, fitted, joined, row_starts
 from quantreg.tuning.feedback import Factor, factor
-from quantreg.tuning.statistics import Inputs, importance_of, layers
+from quantreg.tuning.rows import Basis, Cost, Progress, Rows, Runner
+from quantreg.tuning.statistics import Inputs, Listener, Seen, importance_of, walk
 from quantreg.tuning.store import Store
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-__all__ = ["Tuned", "tune"]
+__all__ = ["Progress", "Tuned", "tune"]
 
 EMBEDDINGS = ("token_embd.weight",)  # whose rows go into the residual stream
 
@@ -49,65 +51,116 @@ class Tuned:
     reason: str | None = None
 
 
-def tune(model: Model, calibration: Calibration, wanted: Mapping[str, QuantType], store: Store) -> Iterator[Tuned]:
-    """Encode tensors with feedback and put them into the store; yield what became of each.
+def tune(
+    model: Model,
+    calibration: Calibration,
+    wanted: Mapping[str, QuantType],
+    store: Store,
+    runner: Runner | None = None,
+    listener: Listener | None = None,
+) -> Iterator[Tuned | Progress]:
+    """Encode tensors with feedback and put them into the store; yield what became of each, and how far the work is.
 
     ``wanted`` maps names of tensors to the types that they become. A tensor that is in the store already is left as it
-    is. Embeddings come last. Other tensors that no matrix product reads are not touched.
+    is. Embeddings come last. Other tensors that no matrix product reads are not touched. ``runner`` encodes the rows of
+    matrices, by default on the threads of the model. ``listener`` is that of `quantreg.tuning.statistics.walk`.
     """
-    for _, inputs, same in layers(model, calibration):
-        for leader, shared in inputs.items():
-            names = [name for name, first in same.items() if first == leader and name in wanted and name not in store]
-            names = [name for name in names if model.tensors[name].ndim in (2, 3)]
-            if not names:
+    names = [name for name in wanted if name not in store and name in model.tensors]
+    embeddings = [name for name in names if name in EMBEDDINGS and name != model.output_name]
+    todo = {n: wanted[n] for n in names if model.tensors[n].ndim in (2, 3) and n not in embeddings}
+    cost = Cost(model, calibration, todo, embeddings)
+    yield cost.now
+    if todo or listener is not None:
+        yield from _matrices(model, calibration, todo, store, runner or Runner(model), cost, listener)
+    for name in embeddings:
+        one = encode_embeddings(model, calibration, name, wanted[name])
+        done = Tuned(name, wanted[name].name, one.plain, one.tuned, int(one.kept), 1, one.reason)
+        store.put(name, one.tensor.data, one.tensor.parameters, asdict(done))
+        yield done
+        yield cost.add(cost.of_embeddings)
+
+
+def _matrices(
+    model: Model,
+    calibration: Calibration,
+    todo: Mapping[str, QuantType],
+    store: Store,
+    runner: Runner,
+    cost: Cost,
+    listener: Listener | None,
+) -> Iterator[Tuned | Progress]:
+    """Encode the matrices, layer by layer."""
+    parts: dict[str, list[Part]] = {}
+    matrices: dict[str, list[Encoded]] = {}
+    with (
+        one_blas_thread(),
+        closing(_rows(model, calibration, todo, runner, cost, listener)) as rows_of_all,
+        closing(runner.run(rows_of_all)) as done,
+    ):
+        for rows, part in done:
+            if rows is None:
+                if part:
+                    yield cost.add(part)
                 continue
-            with one_blas_thread():
-                yield from _group(model, names, shared, wanted, store)
-    for name in EMBEDDINGS:
-        if name in wanted and name not in store and name != model.output_name:
-            one = encode_embeddings(model, calibration, name, wanted[name])
-            done = Tuned(name, wanted[name].name, one.plain, one.tuned, int(one.kept), 1, one.reason)
-            store.put(name, one.tensor.data, one.tensor.parameters, asdict(done))
-            yield done
+            yield cost.add(cost.of(rows))
+            tensor, name = model.tensors[rows.name], rows.name
+            parts.setdefault(name, []).append(part)
+            if rows.last < tensor.shape[-2]:
+                continue
+            matrices.setdefault(name, []).append(joined(parts.pop(name)))
+            if tensor.ndim == 3 and rows.matrix < tensor.shape[0] - 1:
+                continue
+            all_of_it = matrices.pop(name)
+            one = _summary(name, todo[name], [(m.plain, m.tuned, m.kept, m.reason) for m in all_of_it])
+            store.put(name, np.stack([matrix.data for matrix in all_of_it]), rows.parameters, asdict(one))
+            yield one
+
+
+def _rows(
+    model: Model,
+    calibration: Calibration,
+    todo: Mapping[str, QuantType],
+    runner: Runner,
+    cost: Cost,
+    listener: Listener | None,
+) -> "Generator[Rows | float, None, None]":
+    """Yield the rows of all tensors, and in between the cost of what was done for them."""
+    for layer, found in walk(model, calibration, frozenset(todo), listener):
+        if not isinstance(found, Seen):
+            yield cost.of_pass(layer, found)
+            continue
+        while found.inputs:  # H of a layer is let go of as soon as it has served
+            leader = next(iter(found.inputs))
+            names = [name for name, first in found.same.items() if first == leader]
+            yield from _group(model, names, found.inputs.pop(leader), todo, runner)
 
 
 def _group(
-    model: Model, names: list[str], shared: Inputs, wanted: Mapping[str, QuantType], store: Store
-) -> Iterator[Tuned]:
-    """Encode the tensors that share their inputs: one factor for each matrix serves all of them."""
+    model: Model, names: list[str], shared: Inputs, todo: Mapping[str, QuantType], runner: Runner
+) -> "Generator[Rows | float, None, None]":
+    """The rows of tensors that share their inputs: one factor for each matrix serves all of them."""
     tensors = {name: model.tensors[name] for name in names}
-    count = len(shared.h)
-    encoded: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in names}
-    figures: dict[str, list[tuple[float, float | None, bool, str | None]]] = {name: [] for name in names}
     parameters = {
-        name: fitted(tensor.dequantize(), wanted[name], importance_of(shared.h[0], int(shared.count[0])), name)
+        name: fitted(tensor.dequantize(), todo[name], importance_of(shared.h[0], int(shared.count[0])), name)
         for name, tensor in tensors.items()
-        if wanted[name].parameters is not None
+        if todo[name].parameters is not None
     }
     together = shared.together()
-    for matrix in range(count):
+    for matrix in range(len(shared.h)):
         h = shared.shrunk(matrix, together)
-        factored: Factor = factor(h, device=model.device) if shared.count[matrix] else Factor(h, h, NO_TOKEN)
+        factored = (
+            factor(h, workers=model.workers, device=model.device) if shared.count[matrix] else Factor(h, h, NO_TOKEN)
+        )
         importance = importance_of(h, int(shared.count[matrix]))
+        basis = runner.keep(Basis(factored, importance, shared.to_decide(matrix)))
+        del h, factored
         for name, tensor in tensors.items():
-            w = (tensor[matrix] if tensor.ndim == 3 else tensor.dequantize()).astype(np.float32, copy=False)
-            one = encode_matrix(
-                np.ascontiguousarray(w),
-                wanted[name],
-                name,
-                factored,
-                importance,
-                shared.to_decide(matrix),
-                parameters.get(name),
-                TensorContext(name, tensor.shape, model.metadata, matrix),
-                model.workers,
-            )
-            encoded[name].append(one.data)
-            figures[name].append((one.plain, one.tuned, one.kept, one.reason))
-    for name in names:
-        done = _summary(name, wanted[name], figures[name])
-        store.put(name, np.stack(encoded[name]), parameters.get(name), asdict(done))
-        yield done
+            context = TensorContext(name, tensor.shape, model.metadata, matrix) if todo[name].by_matrix else None
+            starts = row_starts(tensor.shape[-2])
+            for first, last in zip(starts, [*starts[1:], tensor.shape[-2]], strict=True):
+                yield Rows(name, matrix, first, last, todo[name].name, basis, parameters.get(name), context)
+        del basis
+        yield 0  # nothing of this matrix is to come
 
 
 def _summary(name: str, qtype: QuantType, figures: "list[tuple[float, float | None, bool, str | None]]") -> Tuned:

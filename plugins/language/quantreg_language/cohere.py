@@ -15,6 +15,7 @@ ARCHITECTURES = (
         "cohere2",
         "Command R7B and A",
         graph=replace(COMMAND_R, windows=WINDOWS, rotates=lambda facts, layer: WINDOWS(facts, layer) > 0),
+        checkpoints=published.COHERE_2,
     ),
     Architecture(
         "stablelm",

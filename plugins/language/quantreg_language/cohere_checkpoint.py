@@ -38,6 +38,34 @@ COMMAND_R = (
 )
 
 
+def _cohere_2_rotated(config: Config) -> int:
+    return int(config.get("rotary_pct", 1.0) * (config.width // config.heads))
+
+
+COHERE_2 = (
+    Checkpoint(
+        classes=("Cohere2ForCausalLM",),
+        rows=(
+            *common.OUTER[:2],
+            Row("blk.{i}.attn_norm.weight", "model.layers.{i}.input_layernorm.weight"),
+            *common.ATTENTION_WEIGHTS,
+            *common.DENSE_WEIGHTS,
+        ),
+        keys=(
+            *common.DECODER_KEYS,
+            Key("logit_scale", "logit_scale", "f32"),
+            Key("attention.sliding_window", "sliding_window"),
+            Key("vocab_size", "vocab_size"),
+            Key("rope.dimension_count", _cohere_2_rotated),
+            Key("rope.scaling.type", lambda config: "none", "string"),
+        ),
+        model_type="cohere2",
+        vocabulary="bpe",
+        defaults=(("rope_theta", 10000.0), ("head_dim", common.head_size)),
+    ),
+)
+
+
 def _stablelm_rotated(config: Config) -> int:
     return int(config.rope.get("partial_rotary_factor", 0.25) * (config.width // config.heads))
 

@@ -3,6 +3,7 @@
 from quantreg import Architecture, Graph
 from quantreg.inference.facts import Facts
 from quantreg.inference.graph import Router, Score
+from quantreg_language import deepseek_checkpoint as published
 from quantreg_language.latent import latent_attention, latent_scale, magnitude
 from quantreg_language.routers import score_by_key
 
@@ -28,6 +29,7 @@ ARCHITECTURES = (
         "deepseek2",
         "DeepSeek V2, V3 and R1, Kimi K2, GLM 4.7 Flash, Mistral Large 3",
         graph=_LATENT,
+        checkpoints=published.DEEPSEEK_2,
     ),
     Architecture("mistral4", "Mistral 4", graph=_LATENT),
     Architecture(

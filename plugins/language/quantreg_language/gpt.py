@@ -51,7 +51,7 @@ LAYER_NORM = Graph(norm="layer", rope=None)
 
 ARCHITECTURES = (
     Architecture("gpt2", "GPT-2", graph=GPT_2, checkpoints=published.GPT_2),
-    Architecture("starcoder", "StarCoder", graph=GPT_2),
+    Architecture("starcoder", "StarCoder", graph=GPT_2, checkpoints=published.STARCODER),
     Architecture("starcoder2", "StarCoder 2", graph=NEOX, checkpoints=published.STARCODER_2),
     Architecture("codeshell", "CodeShell", graph=NEOX),
     Architecture(
@@ -63,7 +63,12 @@ ARCHITECTURES = (
     Architecture(
         "falcon", "Falcon 7B, 40B and 180B", graph=replace(NEOX, layer=_two_norms), checkpoints=published.FALCON
     ),
-    Architecture("bloom", "BLOOM", graph=replace(GPT, slopes=_alibi(8.0), embedding_norm="token_embd_norm")),
+    Architecture(
+        "bloom",
+        "BLOOM",
+        graph=replace(GPT, slopes=_alibi(8.0), embedding_norm="token_embd_norm"),
+        checkpoints=published.BLOOM,
+    ),
     Architecture("mpt", "MPT", graph=replace(GPT, slopes=_alibi(0.0), positions=None, feed_forward=_divided)),
     Architecture("refact", "Refact", graph=Graph(rope=None, slopes=_alibi(8.0))),
     Architecture(
@@ -71,5 +76,10 @@ ARCHITECTURES = (
         "Jais",
         graph=replace(LAYER_NORM, slopes=_alibi(0.0), attention_scale=lambda facts, layer: 1 / facts.key_length),
     ),
-    Architecture("nemotron", "Nemotron", graph=replace(LAYER_NORM, rope="halves", activation="relu_squared")),
+    Architecture(
+        "nemotron",
+        "Nemotron",
+        graph=replace(LAYER_NORM, rope="halves", activation="relu_squared"),
+        checkpoints=published.NEMOTRON,
+    ),
 )

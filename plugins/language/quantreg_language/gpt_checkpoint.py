@@ -1,6 +1,8 @@
 """How the family of GPT-2 and GPT-NeoX is published."""
 
-from quantreg.checkpoints import Apart, Checkpoint, Config, Key, Row, Transposed, common, named
+from quantreg.checkpoints import Apart, Checkpoint, Config, Key, Plus, Row, Transposed, common, named
+from quantreg.checkpoints.vocabulary_hint import Vocabulary
+from quantreg.gguf import Value
 
 _GPT2 = "h.{i}."
 _NEOX = "gpt_neox.layers.{i}."
@@ -143,5 +145,95 @@ STARCODER_2 = (
         model_type="starcoder2",
         vocabulary="bpe",
         defaults=(("rope_theta", 10000.0), ("norm_epsilon", 1e-5), ("num_key_value_heads", 2)),
+    ),
+)
+STARCODER = (
+    Checkpoint(
+        classes=("GPTBigCodeForCausalLM",),
+        rows=(
+            Row("token_embd.weight", "wte.weight"),
+            Row("position_embd.weight", "wpe.weight"),
+            *named({"output_norm": "ln_f"}, ""),
+            *named({"attn_norm": "ln_1", "ffn_norm": "ln_2", **_TURNED}, _GPT2),
+        ),
+        keys=(
+            Key("context_length", "n_positions", needed=True),
+            Key("embedding_length", "n_embd", needed=True),
+            Key("feed_forward_length", lambda config: 4 * config.width),
+            common.BLOCK_COUNT,
+            Key("attention.head_count", "n_head", needed=True),
+            Key("attention.head_count_kv", lambda config: 1),
+            Key("attention.layer_norm_epsilon", "layer_norm_epsilon", "f32"),
+            common.FILE_TYPE,
+        ),
+        starts=(("transformer.", ""),),
+        model_type="gpt_bigcode",
+        vocabulary="bpe",
+    ),
+)
+BLOOM = (
+    Checkpoint(
+        classes=("BloomForCausalLM",),
+        rows=(
+            Row("token_embd.weight", "word_embeddings.weight"),
+            *named({"token_embd_norm": "word_embeddings_layernorm", "output_norm": "ln_f"}, ""),
+            *named({"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}, _GPT2),
+            *named({"attn_qkv": "self_attention.query_key_value"}, _GPT2, how=_neox_parts),
+            *named(
+                {"attn_output": "self_attention.dense", "ffn_up": "mlp.dense_h_to_4h", "ffn_down": "mlp.dense_4h_to_h"},
+                _GPT2,
+            ),
+        ),
+        keys=(
+            Key("context_length", lambda config: config.get("seq_length", config.width)),
+            Key("embedding_length", lambda config: config.width),
+            Key("feed_forward_length", lambda config: 4 * config.width),
+            common.BLOCK_COUNT,
+            Key("attention.head_count", lambda config: config.heads),
+            Key("attention.head_count_kv", lambda config: config.heads),
+            Key("attention.layer_norm_epsilon", "layer_norm_epsilon", "f32"),
+            common.FILE_TYPE,
+        ),
+        starts=(("transformer.", ""),),
+        model_type="bloom",
+        vocabulary="bpe",
+    ),
+)
+
+
+def _nemotron_rotated(config: Config) -> int:
+    return int(config.rope.get("partial_rotary_factor", 0.5) * config.width) // config.heads
+
+
+NEMOTRON = (
+    Checkpoint(
+        classes=("NemotronForCausalLM",),
+        rows=(
+            Row("token_embd.weight", "model.embed_tokens.weight"),
+            Row("output_norm.weight", "model.norm.weight", Plus()),
+            Row("output_norm.bias", "model.norm.bias"),
+            Row("output.weight", "lm_head.weight"),
+            *named({"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}, how=Plus(), bias=False),
+            Row("blk.{i}.attn_norm.bias", "model.layers.{i}.input_layernorm.bias"),
+            Row("blk.{i}.ffn_norm.bias", "model.layers.{i}.post_attention_layernorm.bias"),
+            *common.ATTENTION_WEIGHTS,
+            *named({"ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}, bias=False),
+        ),
+        keys=(
+            *common.DECODER_KEYS,
+            Key("vocab_size", "vocab_size", needed=True),
+            Key("attention.layer_norm_epsilon", "norm_eps", "f32"),
+            Key("rope.dimension_count", _nemotron_rotated),
+            Key("rope.scaling.type", lambda config: "none", "string"),
+        ),
+        model_type="nemotron",
+        vocabulary=Vocabulary(
+            kinds=("sentencepiece",),
+            keys=(
+                ("tokenizer.ggml.padding_token_id", Value("u32", 0)),
+                ("tokenizer.ggml.unknown_token_id", Value("u32", 1)),
+            ),
+        ),
+        defaults=(("rope_theta", 10000.0),),
     ),
 )

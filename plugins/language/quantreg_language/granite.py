@@ -28,6 +28,6 @@ _MINICPM = Graph(
 
 ARCHITECTURES = (
     Architecture("granite", "Granite", graph=_GRANITE, checkpoints=published.GRANITE),
-    Architecture("granitemoe", "Granite with experts", graph=_GRANITE_EXPERTS),
+    Architecture("granitemoe", "Granite with experts", graph=_GRANITE_EXPERTS, checkpoints=published.GRANITE_MOE),
     Architecture("minicpm", "MiniCPM 1 and 2", graph=_MINICPM),
 )

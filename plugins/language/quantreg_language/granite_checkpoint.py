@@ -1,9 +1,13 @@
 """How Granite is published."""
 
-from quantreg.checkpoints import Checkpoint, Config, Key, common
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from quantreg.checkpoints import Checkpoint, Config, Key, Row, Share, common
 
 
-def _unless_zero(name: str) -> object:
+def _unless_zero(name: str) -> Callable[[Config], Any]:
     """A function of Config that returns a factor, or None if it is 0, which means that there is none."""
     return lambda config: config.get(name) or None
 
@@ -12,6 +16,9 @@ def _head(config: Config) -> int:
     """Granite has no length of a head of its own."""
     return config.width // config.heads
 
+
+_EXPERTS = "model.layers.{i}.block_sparse_moe."
+_SHARED = "model.layers.{i}.shared_mlp."
 
 GRANITE = (
     Checkpoint(
@@ -35,5 +42,30 @@ GRANITE = (
             ("residual_multiplier", 1.0),
             ("logits_scaling", 1.0),
         ),
+    ),
+)
+
+
+GRANITE_MOE = (
+    replace(
+        GRANITE[0],
+        classes=("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
+        rows=(
+            *common.OUTER,
+            *common.LAYER_NORMS,
+            *common.PAIRED_WEIGHTS,
+            Row("blk.{i}.ffn_gate_inp.weight", f"{_EXPERTS}router.layer.weight"),
+            Row("blk.{i}.ffn_gate_exps.weight", f"{_EXPERTS}input_linear.weight", Share(0, 2, -2)),
+            Row("blk.{i}.ffn_up_exps.weight", f"{_EXPERTS}input_linear.weight", Share(1, 2, -2)),
+            Row("blk.{i}.ffn_down_exps.weight", f"{_EXPERTS}output_linear.weight"),
+            Row("blk.{i}.ffn_gate_shexp.weight", f"{_SHARED}input_linear.weight", Share(0, 2), optional=True),
+            Row("blk.{i}.ffn_up_shexp.weight", f"{_SHARED}input_linear.weight", Share(1, 2), optional=True),
+            Row("blk.{i}.ffn_down_shexp.weight", f"{_SHARED}output_linear.weight", optional=True),
+        ),
+        keys=(
+            *GRANITE[0].keys,
+            Key("expert_shared_feed_forward_length", _unless_zero("shared_intermediate_size")),
+        ),
+        model_type="granitemoe",
     ),
 )

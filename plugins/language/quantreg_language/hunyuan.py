@@ -8,6 +8,7 @@ import numpy as np
 from quantreg import Architecture, Graph
 from quantreg.inference.attention import head_norm
 from quantreg.inference.rope import rotate
+from quantreg_language import hunyuan_checkpoint as published
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +35,6 @@ def prepare(layer: "Layer", q: "Array", k: "Array", run: "Pass") -> "tuple[Array
 GRAPH = Graph(rope="halves", prepare=prepare)
 
 ARCHITECTURES = (
-    Architecture("hunyuan-dense", "Hunyuan without experts", graph=GRAPH),
+    Architecture("hunyuan-dense", "Hunyuan without experts", graph=GRAPH, checkpoints=published.HUNYUAN),
     Architecture("hunyuan-moe", "Hunyuan A13B", graph=GRAPH),
 )

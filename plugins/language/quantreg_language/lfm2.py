@@ -8,6 +8,7 @@ from quantreg import Architecture, Graph
 from quantreg.inference.attention import attention
 from quantreg.inference.facts import Facts
 from quantreg.inference.graph import Router
+from quantreg_language import lfm2_checkpoint as published
 from quantreg_language.delta_net import convolve
 from quantreg_language.routers import score_by_key
 
@@ -48,6 +49,7 @@ ARCHITECTURES = (
             windows=windows,
             output_norm="token_embd_norm",
         ),
+        checkpoints=published.LFM_2,
     ),
     Architecture(
         "lfm2moe",

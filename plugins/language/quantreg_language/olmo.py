@@ -6,7 +6,7 @@ from quantreg_language import olmo_checkpoint as published
 from quantreg_language.windows import unscaled, windowed
 
 ARCHITECTURES = (
-    Architecture("olmo", "OLMo", graph=Graph(norm="layer", norm_weights=False)),
+    Architecture("olmo", "OLMo", graph=Graph(norm="layer", norm_weights=False), checkpoints=published.OLMO),
     Architecture(
         "olmo2",
         "OLMo 2 and 3",
@@ -22,5 +22,5 @@ ARCHITECTURES = (
         ),
         checkpoints=published.OLMO_2,
     ),
-    Architecture("olmoe", "OLMoE", graph=Graph(rope="halves", router=Router(norm=False))),
+    Architecture("olmoe", "OLMoE", graph=Graph(rope="halves", router=Router(norm=False)), checkpoints=published.OLMOE),
 )

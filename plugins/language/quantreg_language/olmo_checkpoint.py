@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from quantreg.checkpoints import Checkpoint, Config, Key, common, named
+from quantreg.checkpoints import Checkpoint, Config, Key, Row, common, named
 
 
 def _pattern(config: Config) -> list[bool]:
@@ -52,3 +52,41 @@ _OLMO_3 = replace(
     ),
 )
 OLMO_2 = (_OLMO_2, _OLMO_3)
+
+
+OLMO = (
+    Checkpoint(
+        classes=("OlmoForCausalLM", "OLMoForCausalLM"),
+        rows=(
+            Row("token_embd.weight", "model.embed_tokens.weight"),
+            Row("output.weight", "lm_head.weight", optional=common.tied),
+            *common.PAIRED_WEIGHTS,
+            *common.DENSE_WEIGHTS,
+        ),
+        keys=(
+            *common.DECODER_KEYS,
+            Key("attention.layer_norm_epsilon", lambda config: 1e-5, "f32"),  # config.json does not say it
+            Key("attention.clamp_kqv", "clip_qkv", "f32"),
+        ),
+        model_type="olmo",
+        vocabulary="bpe",
+        defaults=(("rope_theta", 10000.0), ("num_key_value_heads", common.heads)),
+    ),
+)
+OLMOE = (
+    Checkpoint(
+        classes=("OlmoeForCausalLM",),
+        rows=(
+            *common.OUTER,
+            *common.LAYER_NORMS,
+            *common.ATTENTION_WEIGHTS,
+            *named({"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}, bias=False),
+            Row("blk.{i}.ffn_gate_inp.weight", "model.layers.{i}.mlp.gate.weight"),
+            *common.experts("model.layers.{i}.mlp.experts.{e}."),
+        ),
+        keys=common.DECODER_KEYS,
+        model_type="olmoe",
+        vocabulary="bpe",
+        defaults=(("rope_theta", 10000.0), ("rms_norm_eps", 1e-5), ("num_key_value_heads", common.heads)),
+    ),
+)

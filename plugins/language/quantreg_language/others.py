@@ -7,6 +7,7 @@ from quantreg.inference.attention import attention
 from quantreg.inference.facts import Facts
 from quantreg.inference.feed_forward import feed_forward
 from quantreg.inference.graph import Router
+from quantreg_language import others_checkpoint as published
 from quantreg_language.hunyuan import prepare
 from quantreg_language.windows import unscaled, windowed
 
@@ -62,5 +63,6 @@ ARCHITECTURES = (
             windows=_exaone4_window,
             rotates=_exaone4_rotates,
         ),
+        checkpoints=published.EXAONE_4,
     ),
 )

@@ -85,3 +85,44 @@ PHI_3 = (
         defaults=(("rope_theta", 10000.0), ("rms_norm_eps", 1e-5), ("max_position_embeddings", 4096)),
     ),
 )
+
+
+def _phi_2_rotated(config: Config) -> int:
+    return int(config.rope.get("partial_rotary_factor", 0.5) * config.width) // config.heads
+
+
+PHI_2 = (
+    Checkpoint(
+        classes=("PhiForCausalLM",),
+        rows=(
+            Row("token_embd.weight", "model.embed_tokens.weight"),
+            *named({"output_norm": "model.final_layernorm", "output": "lm_head"}, ""),
+            *named(
+                {
+                    "attn_norm": "input_layernorm",
+                    "attn_q": "self_attn.q_proj",
+                    "attn_k": "self_attn.k_proj",
+                    "attn_v": "self_attn.v_proj",
+                    "attn_output": "self_attn.dense",
+                    "ffn_up": "mlp.fc1",
+                    "ffn_down": "mlp.fc2",
+                }
+            ),
+        ),
+        keys=(
+            Key("context_length", ("n_positions", "max_position_embeddings")),
+            Key("embedding_length", "hidden_size", needed=True),
+            Key("feed_forward_length", lambda config: 4 * config.width),
+            common.BLOCK_COUNT,
+            Key("attention.head_count", lambda config: config.heads),
+            Key("attention.head_count_kv", lambda config: config.heads),
+            Key("attention.layer_norm_epsilon", ("layer_norm_epsilon", "layer_norm_eps"), "f32"),
+            Key("rope.dimension_count", _phi_2_rotated),
+            common.FILE_TYPE,
+            Key("=tokenizer.ggml.add_bos_token", lambda config: False, "bool"),
+        ),
+        model_type="phi",
+        vocabulary="bpe",
+        defaults=(("layer_norm_eps", 1e-5), ("max_position_embeddings", 2048)),
+    ),
+)

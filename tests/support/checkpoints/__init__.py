@@ -96,7 +96,7 @@ def _weights(name, tensor, dtype, shape, golden):
     lower = tensor.lower()
     if tensor.endswith("bias"):
         x *= np.float32(0.25)
-    elif len(shape) == 1 or "norm" in lower.rsplit(".", 2)[-2]:
+    elif len(shape) < 2 or "norm" in lower.rsplit(".", 2)[-2]:
         x = np.float32(golden.get("norm", 1)) + x * np.float32(0.25)
     elif not re.search(r"embed|wte|wpe|tok_", lower):
         x *= np.float32(1.4 / shape[-1] ** 0.5)

@@ -1,0 +1,108 @@
+"""How DeepSeek 2 and 3 are published: latent attention, and experts behind a few dense layers."""
+
+from typing import Any
+
+from quantreg.checkpoints import Checkpoint, Config, Heads, Key, Row, Transposed, common, named
+
+_MLP = "model.layers.{i}.mlp."
+
+
+def _keys_of_heads(config: Config) -> tuple[Heads, Transposed]:
+    """The matrix that makes keys of latents, turned: it is multiplied with queries instead."""
+    nope, value = config.number("qk_nope_head_dim"), config.number("v_head_dim")
+    return Heads(config.heads, nope + value, 0, nope), Transposed()
+
+
+def _values_of_heads(config: Config) -> Heads:
+    nope, value = config.number("qk_nope_head_dim"), config.number("v_head_dim")
+    return Heads(config.heads, nope + value, nope, value)
+
+
+def _latent(config: Config) -> int:
+    return config.number("kv_lora_rank", default=512)
+
+
+def _dense(config: Config) -> int:
+    """How many layers come before the first one with experts."""
+    return int(config.get("first_k_dense_replace", 0))
+
+
+def _log_multiplier(config: Config) -> float | None:
+    found = config.rope.get("mscale_all_dim")
+    return None if found is None else 0.1 * found
+
+
+def _unless_false(name: str) -> Any:
+    return lambda config: config.get(name) or None
+
+
+_CHANGED = {
+    "attention.head_count_kv": Key("attention.head_count_kv", lambda config: 1),  # GGUF has one head of latents
+    "attention.key_length": Key("attention.key_length", lambda config: _latent(config) + config["qk_rope_head_dim"]),
+    "attention.value_length": Key("attention.value_length", _latent),
+}
+
+DEEPSEEK_2 = (
+    Checkpoint(
+        classes=("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
+        rows=(
+            *common.OUTER,
+            *common.LAYER_NORMS,
+            *named({"attn_q": "self_attn.q_proj"}, bias=False, unless="attn_q_a"),
+            *named(
+                {
+                    "attn_q_a": "self_attn.q_a_proj",
+                    "attn_q_a_norm": "self_attn.q_a_layernorm",
+                    "attn_q_b": "self_attn.q_b_proj",
+                },
+                bias=False,
+                unless="attn_q",
+            ),
+            *named(
+                {
+                    "attn_kv_a_mqa": "self_attn.kv_a_proj_with_mqa",
+                    "attn_kv_a_norm": "self_attn.kv_a_layernorm",
+                    "attn_output": "self_attn.o_proj",
+                },
+                bias=False,
+            ),
+            Row("blk.{i}.attn_k_b.weight", "model.layers.{i}.self_attn.kv_b_proj.weight", _keys_of_heads),
+            Row("blk.{i}.attn_v_b.weight", "model.layers.{i}.self_attn.kv_b_proj.weight", _values_of_heads),
+            *named(
+                {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"},
+                bias=False,
+                unless="ffn_gate_inp",
+            ),
+            Row("blk.{i}.ffn_gate_inp.weight", f"{_MLP}gate.weight", unless="blk.{i}.ffn_gate.weight"),
+            Row("blk.{i}.exp_probs_b.bias", f"{_MLP}gate.e_score_correction_bias", optional=True),
+            *common.experts(f"{_MLP}experts.{{e}}.", unless="blk.{i}.ffn_gate.weight"),
+            *named(
+                {
+                    "ffn_gate_shexp": "mlp.shared_experts.gate_proj",
+                    "ffn_up_shexp": "mlp.shared_experts.up_proj",
+                    "ffn_down_shexp": "mlp.shared_experts.down_proj",
+                },
+                bias=False,
+                unless="ffn_gate",
+            ),
+        ),
+        keys=(
+            *(_CHANGED.get(key.new, key) for key in common.DECODER_KEYS),
+            Key("leading_dense_block_count", _dense),
+            Key("vocab_size", "vocab_size", needed=True),
+            Key("attention.q_lora_rank", "q_lora_rank"),
+            Key("attention.kv_lora_rank", _latent),
+            Key("attention.key_length_mla", lambda config: config["qk_nope_head_dim"] + config["qk_rope_head_dim"]),
+            Key("attention.value_length_mla", "v_head_dim"),
+            Key("expert_feed_forward_length", ("moe_intermediate_size", "intermediate_size")),
+            Key("expert_shared_count", lambda config: config.get("n_shared_experts", 0)),
+            Key("expert_weights_scale", "routed_scaling_factor", "f32"),
+            Key("expert_weights_norm", _unless_false("norm_topk_prob"), "bool"),
+            Key("rope.dimension_count", "qk_rope_head_dim", needed=True),
+            Key("rope.scaling.yarn_log_multiplier", _log_multiplier, "f32"),
+        ),
+        model_type="deepseek_v2",
+        vocabulary="bpe",
+        defaults=(("rope_theta", 10000.0),),
+    ),
+)

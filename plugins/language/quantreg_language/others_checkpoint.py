@@ -1,0 +1,45 @@
+"""How EXAONE 4 is published."""
+
+from quantreg.checkpoints import Checkpoint, Config, Key, Row, common, named
+
+
+def _pattern(config: Config) -> list[bool] | None:
+    """Which layers have a window: as "layer_types" says it, or a word such as "LLLG", or every how manieth has none."""
+    if config.get("sliding_window") is None:
+        return None
+    kinds, pattern, n = config.get("layer_types"), config.get("sliding_window_pattern"), config.n_layers
+    if kinds is not None:
+        return [kind == "sliding_attention" for kind in kinds]
+    if isinstance(pattern, str) and pattern:
+        return [pattern[i % len(pattern)] == "L" for i in range(n)]
+    return [(i + 1) % pattern != 0 for i in range(n)] if pattern else None
+
+
+EXAONE_4 = (
+    Checkpoint(
+        classes=("Exaone4ForCausalLM",),
+        rows=(
+            *common.OUTER,
+            Row("rope_freqs.weight", (), common.llama3_factors),
+            *named(
+                {
+                    "attn_q_norm": "self_attn.q_norm",
+                    "attn_k_norm": "self_attn.k_norm",
+                    "post_attention_norm": "post_attention_layernorm",
+                    "post_ffw_norm": "post_feedforward_layernorm",
+                },
+                bias=False,
+            ),
+            *common.ATTENTION_WEIGHTS,
+            *common.DENSE_WEIGHTS,
+        ),
+        keys=(
+            *common.DECODER_KEYS,
+            Key("vocab_size", "vocab_size", needed=True),
+            Key("attention.sliding_window", "sliding_window"),
+            Key("attention.sliding_window_pattern", _pattern, "array[bool]"),
+        ),
+        model_type="exaone4",
+        vocabulary="bpe",
+    ),
+)

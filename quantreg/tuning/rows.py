@@ -1,0 +1,169 @@
+"""Rows of matrices, as work that stands alone, and what it costs."""
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quantreg.inference.model import Model
+from quantreg.names import layer_of
+from quantreg.parameters import TensorContext
+from quantreg.products import one_blas_thread
+from quantreg.qtype import QuantType
+from quantreg.registry import types
+from quantreg.tuning.calibration import Calibration
+from quantreg.tuning.encoding import Part, encode_rows
+from quantreg.tuning.feedback import Factor
+from quantreg.tuning.statistics import HELD_OUT
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quantreg.parameters import Fitted
+
+    Floats = NDArray[np.float32]
+
+__all__ = ["Basis", "Cost", "Progress", "Rows", "Runner"]
+
+OVERHEAD = 22_000  # multiplications in whose time a weight is encoded, apart from products
+ROUNDS = 4.5  # products of the rows with H: half of one for feedback, and one for each sweep
+UNIT = 1_000_000  # multiplications
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``done`` of ``total`` is over: work in millions of multiplications, roughly."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What the rows of a matrix are encoded with: the factor of H, the importance of columns, and held-out inputs."""
+
+    factor: Factor
+    importance: "Floats"
+    held_out: "Floats"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows [first, last) of one matrix of a tensor, which become the type ``to``.
+
+    ``basis`` is what `Runner.keep` has made of a `Basis`. ``parameters`` are those that the type fitted to the tensor,
+    and ``context`` is for types that ask for it.
+    """
+
+    name: str
+    matrix: int
+    first: int
+    last: int
+    to: str
+    basis: Any
+    parameters: "Fitted | None"
+    context: TensorContext | None
+
+    def encode(self, w: "Floats", basis: Basis) -> Part:
+        """Encode these rows, float32 (rows, cols)."""
+        with one_blas_thread():
+            return encode_rows(
+                w, self.first, types[self.to], self.name, basis.factor, basis.importance, basis.held_out,
+                self.parameters, self.context,
+            )  # fmt: skip
+
+
+class Runner:
+    """Encodes rows on the threads of a model. A subclass may do it elsewhere."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def keep(self, basis: Basis) -> Any:
+        """Take over what rows need. The result stands for it in `Rows`."""
+        return basis
+
+    def run(self, items: "Iterable[Rows | float]") -> "Generator[tuple[Rows | None, Any], None, None]":
+        """Yield (rows, their `Part`) in order, and (None, item) for each item that is not `Rows`, where it stands.
+
+        Rows up to such an item may be encoded together.
+        """
+        waiting: list[Rows] = []
+        for item in items:
+            if isinstance(item, Rows):
+                waiting.append(item)
+                continue
+            yield from self._all(waiting)
+            waiting.clear()
+            yield None, item
+        yield from self._all(waiting)
+
+    def _all(self, waiting: list[Rows]) -> "list[tuple[Rows | None, Any]]":
+        parts: dict[int, Part] = {}
+
+        def work(index: int) -> None:
+            rows = waiting[index]
+            tensor = self._model.tensors[rows.name]
+            place = slice(rows.first, rows.last)
+            w = tensor[rows.matrix, place] if tensor.ndim == 3 else tensor[place]
+            parts[index] = rows.encode(np.ascontiguousarray(w, np.float32), rows.basis)
+
+        self._model.workers(work, range(len(waiting)))
+        return [(rows, parts[index]) for index, rows in enumerate(waiting)]
+
+
+class Cost:
+    """What passes and feedback cost, so that progress is in proportion to time. Estimated from shapes alone."""
+
+    of_embeddings: float
+
+    def __init__(
+        self, model: Model, calibration: Calibration, todo: Mapping[str, QuantType], embeddings: Sequence[str] = ()
+    ) -> None:
+        self._shapes = {name: model.tensors[name].shape for name in todo}
+        fit = calibration.part("fit").size
+        decide = calibration.part("decide").size
+        self._decide = min(decide, HELD_OUT)
+        self._passes = dict.fromkeys(range(model.n_layers + 1), 0.0)  # for each token
+        self._statistics = dict.fromkeys(self._passes, 0.0)
+        experts = max(model.facts.experts_used, default=0) or 1
+        for name, tensor in model.tensors.items():
+            layer = layer_of(name)
+            if layer in self._passes and len(tensor.shape) > 1:
+                used = min(experts, tensor.shape[0]) if len(tensor.shape) == 3 else 1
+                self._passes[layer] += used * tensor.shape[-2] * tensor.shape[-1]
+        for name, shape in self._shapes.items():
+            layer = layer_of(name)
+            used = experts if len(shape) == 3 else 1
+            # The upper half of X^T X, and two matrices share it.
+            self._statistics[model.n_layers if layer is None else layer] += used * shape[-1] ** 2 / 4
+        feedback = sum(self._of(shape, int(np.prod(shape[:-1]))) for shape in self._shapes.values())
+        passes = sum(self._passes.values()) * (fit + decide) + sum(self._statistics.values()) * fit
+        # Each exponent is tried on the tokens that decide, and there are the model as it is and ordinary bytes.
+        runs = decide * sum(self._passes.values()) * 5
+        shape = model.tensors["token_embd.weight"].shape
+        self.of_embeddings = runs + self._of(shape, shape[0])
+        self._done, self._total = 0.0, max(1.0, passes + feedback + self.of_embeddings * len(embeddings))
+
+    def of_pass(self, layer: int, tokens: int) -> float:
+        """Tokens through one layer."""
+        return tokens * (self._passes[layer] + self._statistics[layer])
+
+    def of(self, rows: Rows) -> float:
+        """Feedback for some rows."""
+        return self._of(self._shapes[rows.name], rows.last - rows.first)
+
+    def _of(self, shape: tuple[int, ...], rows: int) -> float:
+        return rows * shape[-1] * (ROUNDS * shape[-1] + OVERHEAD + 3 * self._decide)
+
+    def add(self, cost: float) -> Progress:
+        """So much more is done."""
+        self._done = min(self._done + cost, self._total)
+        return self.now
+
+    @property
+    def now(self) -> Progress:
+        """How far it is."""
+        total = max(1, round(self._total / UNIT))
+        return Progress(min(round(self._done / UNIT), total), total)
