@@ -1,6 +1,7 @@
 """A device of torch computes what NumPy computes, as torch's device for processors shows without a graphics card."""
 
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -242,6 +243,16 @@ def test_a_tuned_file_is_as_close_to_the_model_as_that_of_numpy(models, tmp_path
     (types_, size, expected), (types_there, size_there, there) = found.values()
     assert (types_, size) == (types_there, size_there)
     assert there == pytest.approx(expected, rel=0.02)
+
+
+def test_the_workers_of_an_executor_need_no_device(models, tmp_path):
+    source, found = models / "llama.gguf", []
+    with ThreadPoolExecutor(2) as pool:
+        for where in ("cpu", "torch:cpu"):
+            out = tmp_path / f"{where.replace(':', '-')}.gguf"
+            quantreg.quantize_file(source, out, "IQ4_NL", device=where, executor=pool, **TEXT)
+            found.append(quantreg.kl_divergence(out, source, OTHER, n_ctx=N_CTX).kl_mean)
+    assert found[1] == pytest.approx(found[0], rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-experts"])
