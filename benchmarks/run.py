@@ -12,13 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bench import codecs, files, products, quality, report, running, startup
+from bench import codecs, files, products, published, quality, report, running, startup
 from bench.options import refuse_unknown, words
 from bench.timing import cpu_model
 
 from quantreg_kernels import LEVELS, usable_levels
 
-SECTIONS = ("codecs", "matmul", "run", "files", "memory", "open", "startup", "quality")
+SECTIONS = ("codecs", "matmul", "run", "files", "convert", "memory", "open", "startup", "quality")
 
 
 def arguments():
@@ -114,6 +114,13 @@ def part_files(given):
     if result["scaling"]:
         text += f"\n\n{report.rows_table(result['scaling'])}"
     return result, text
+
+
+def part_convert(given):
+    result = published.measure(int(given.params), given.workdir, given.rounds or 1, max(map(int, given.threads)), tell)
+    size = f"{result['params'] / 1e6:,.0f} M parameters, {result['source_bytes'] / 1e9:.2f} GB"
+    text = f"## From a published folder to {published.FILE_TYPE}: an F16 Llama of {size}"
+    return result, f"{text}\n\n{report.rows_table(result['rows'])}"
 
 
 def part_memory(given):

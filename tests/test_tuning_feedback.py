@@ -118,6 +118,13 @@ def test_bytes_do_not_depend_on_threads_nor_on_other_rows(name, monkeypatch):
         assert (encoded(types[name], workers=workers).data == alone.data).all()
 
 
+def test_wide_matrices_are_encoded_in_parts_of_fewer_rows():
+    assert encoding.row_spans(2000, 2048) == [(0, 1024), (1024, 2000)]
+    assert encoding.row_spans(1024, 5632) == [(0, 512), (512, 1024)]
+    assert encoding.row_spans(600, 28672) == [(0, 256), (256, 512), (512, 600)]
+    assert encoding.row_spans(3, 64) == [(0, 3)]
+
+
 def rank_one():
     x = np.random.default_rng(7).standard_normal(COLS).astype(np.float32)
     return 1000 * np.outer(x, x)

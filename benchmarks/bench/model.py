@@ -9,7 +9,7 @@ import quantreg
 from quantreg import gguf
 from quantreg.gguf import Value
 
-__all__ = ["shapes", "write_imatrix", "write_model", "write_one_tensor"]
+__all__ = ["shapes", "tile_of", "write_imatrix", "write_model", "write_one_tensor", "write_tiles"]
 
 F32, F16 = 0, 1
 TILE = 4_194_301  # number of random weights, which repeat; it is prime, so that no two rows of a tensor are equal
@@ -96,10 +96,7 @@ def write_model(path, params, vocabulary=False):
     With ``vocabulary`` it has tokens: one for each byte, and as many unused ones as it takes.
     """
     tensors = _tensors(params)
-    rng = np.random.default_rng(0)
-    tile = rng.standard_normal(TILE, np.float32)
-    tile *= np.repeat(rng.lognormal(-4, 0.3, TILE // 2048 + 1), 2048)[:TILE].astype(np.float32)
-    tile = tile.astype(np.float16)
+    tile = tile_of()
     metadata = _metadata(params) | (_vocabulary(shapes(params)[3]) if vocabulary else {})
     header, entries = _header(metadata, tensors)
     with Path(path).open("wb") as file:
@@ -108,12 +105,20 @@ def write_model(path, params, vocabulary=False):
             if type_id == F32:
                 file.write((1 + tile[: dims[0]].astype(np.float32)).tobytes())
             else:
-                _write_tiles(file, tile, prod(dims), start=index * 999_983 % TILE)
+                write_tiles(file, tile, prod(dims), start=index * 999_983 % TILE)
             file.write(bytes(-nbytes % gguf.DEFAULT_ALIGNMENT))
     return sum(prod(dims) for dims in tensors.values())
 
 
-def _write_tiles(file, tile, count, start):
+def tile_of():
+    """The random weights that repeat, float16 (TILE,): rows of different sizes, as in trained models."""
+    rng = np.random.default_rng(0)
+    tile = rng.standard_normal(TILE, np.float32)
+    tile *= np.repeat(rng.lognormal(-4, 0.3, TILE // 2048 + 1), 2048)[:TILE].astype(np.float32)
+    return tile.astype(np.float16)
+
+
+def write_tiles(file, tile, count, start):
     while count:
         part = tile[start : start + count]
         file.write(part.data)

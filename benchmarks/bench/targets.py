@@ -34,6 +34,9 @@ RUN_MIB = 1024
 FILES = {"Q8_0": 1, "BF16": 1, "Q4_K_M with imatrix": 5, "IQ2_XS with imatrix": 4}
 TWO_THREADS = 1.9
 PEAK_MIB = 450
+# From a published folder, against llama.cpp's converter and llama-quantize one after the other.
+CONVERT_FASTER = 5
+CONVERT_MEMORY = 10
 OPEN_SECONDS = 0.010
 TOKENS_SECONDS = 0.1
 IMPORT_SECONDS = 0.030

@@ -11,7 +11,7 @@ from quantreg.checkpoints.checkpoint import Checkpoint
 from quantreg.checkpoints.common import FLOAT32
 from quantreg.checkpoints.made import Given, Made, MadeMxfp4, Piece, simplified
 from quantreg.checkpoints.matching import Match
-from quantreg.checkpoints.transforms import Generated, Layout, Mxfp4, Transform
+from quantreg.checkpoints.transforms import Generated, Layout, Mxfp4, arranged
 from quantreg.errors import CheckpointError
 from quantreg.ggml import FLOAT_TYPES
 from quantreg.gguf import TensorInfo
@@ -75,7 +75,7 @@ def _joined(found: Match, parts: list[list[_Part]]) -> tuple[tuple[int, ...], li
     for group, stacked in zip(parts, found.stacked, strict=True):
         inner: tuple[int, ...] | None = None
         for part in group:
-            shape, layouts = _arranged(part.shape, found.how)
+            shape, layouts = arranged(part.shape, found.how)
             if inner is not None and shape != inner:
                 raise CheckpointError(
                     f"the shape {list(part.shape)} of {part.name} is not that of {group[0].name}, "
@@ -90,17 +90,6 @@ def _joined(found: Match, parts: list[list[_Part]]) -> tuple[tuple[int, ...], li
     if len(shapes) == 1:
         return shapes[0], pieces
     return (sum(shape[0] for shape in shapes), *shapes[0][1:]), pieces
-
-
-def _arranged(shape: tuple[int, ...], how: tuple[Transform, ...]) -> tuple[tuple[int, ...], tuple[Layout, ...]]:
-    """The shape of a tensor after some transforms, and where its values come from."""
-    layouts: tuple[Layout, ...] = (Layout.whole(shape),)
-    for step in how:
-        if len(layouts) != 1 or len(layouts[0].shape) != len(shape):
-            raise CheckpointError(f"{step} follows a transform that must be the last: correct the table of the plugin")
-        shape = step.after(shape)
-        layouts = step.pieces(layouts[0])
-    return shape, layouts
 
 
 def _floats(found: Match, shape: tuple[int, ...], pieces: list[Piece], checkpoint: Checkpoint) -> Built:

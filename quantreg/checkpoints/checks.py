@@ -48,7 +48,8 @@ def check_shapes(infos: Sequence[TensorInfo], metadata: Mapping[str, Any], archi
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     width, heads = number("embedding_length"), number("attention.head_count")
-    kv_heads = number("attention.head_count_kv") or heads
+    kv_heads = None if isinstance(metadata.get(f"{architecture}.attention.head_count_kv"), list) else heads
+    kv_heads = number("attention.head_count_kv") or kv_heads
     key = number("attention.key_length") or (width // heads if width and heads else None)
     value = number("attention.value_length") or key
     keys = kv_heads * key if kv_heads and key else None

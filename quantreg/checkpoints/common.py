@@ -91,10 +91,11 @@ def llama3_factors(config: Config) -> Generated | None:
     factor, low = float(rope.get("factor", 8.0)), float(rope.get("low_freq_factor", 1.0))
     high, trained = float(rope.get("high_freq_factor", 4.0)), float(rope.get("original_max_position_embeddings", 8192))
     size = config.head_size
-    # float32 throughout, so that the bits are those of a converter that computes them with torch
+    # float32 throughout, and a number divided by a tensor as its reciprocal times the number, so that the bits are
+    # those of a converter that computes them with torch. Its powers are within one unit of these in the last place.
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    frequencies = np.float32(1) / np.power(np.float32(rope.get("rope_theta", 10000.0)), exponents)
-    waves = np.float32(2 * np.pi) / frequencies
+    powers = np.power(float(rope.get("rope_theta", 10000.0)), exponents.astype(np.float64)).astype(np.float32)
+    waves = np.float32(1) / (np.float32(1) / powers) * np.float32(2 * np.pi)
     values = []
     for wave in waves:
         if wave < trained / high:
@@ -102,7 +103,8 @@ def llama3_factors(config: Config) -> Generated | None:
         elif wave > trained / low:
             values.append(factor)
         else:
-            smooth = (np.float32(trained) / wave - np.float32(low)) / np.float32(high - low)
+            turns = np.float32(1) / wave * np.float32(trained)
+            smooth = (turns - np.float32(low)) / np.float32(high - low)
             mixed = (np.float32(1) - smooth) / np.float32(factor) + smooth
             values.append(float(np.float32(1) / mixed))
     return Generated(tuple(values))

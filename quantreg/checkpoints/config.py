@@ -24,7 +24,9 @@ class Config(Mapping[str, Any]):
     def __init__(self, data: Mapping[str, Any], path: str = "config.json") -> None:
         self.path = path
         inner: Mapping[str, Any] = next((data[name] for name in _INNER if isinstance(data.get(name), dict)), {})
-        self._data = {name: value for name, value in {**data, **inner}.items() if value is not None}
+        both = {**data, **inner}
+        self._data = {name: value for name, value in both.items() if value is not None}
+        self._null = both.keys() - self._data
         self.outer: Mapping[str, Any] = data
 
     def __getitem__(self, name: str) -> Any:
@@ -51,10 +53,17 @@ class Config(Mapping[str, Any]):
         return next((self._data[name] for name in names if name in self._data), default)
 
     def filled(self, defaults: tuple[tuple[str, Any | Callable[["Config"], Any]], ...]) -> "Config":
-        """The same with the defaults of a `Checkpoint` for what is missing."""
+        """The same with the defaults of a `Checkpoint` for what is missing.
+
+        As in transformers, null is a value in place of a constant, but is replaced where the default is computed.
+        """
         full = Config(self.outer, self.path)
-        missing = ((name, value) for name, value in defaults if name not in self._data)
-        full._data = self._data | {name: value(self) if callable(value) else value for name, value in missing}
+        missing = [(name, value) for name, value in defaults if name not in self._data]
+        for name, value in missing:
+            if callable(value):
+                full._data[name] = value(self)
+            elif name not in self._null:
+                full._data[name] = value
         return full
 
     def number(self, *names: str, default: int | None = None) -> int:

@@ -56,11 +56,20 @@ class TokenizerFiles:
 
     def json(self, name: str) -> Any:
         """Return what a JSON file holds."""
+        text = self.text(name)
         try:
-            return json.loads(self.text(name), object_pairs_hook=lambda pairs: self._once(name, pairs))
+            found = json.loads(text, object_pairs_hook=lambda pairs: self._once(name, pairs))
+            if "\\ud" in text.lower():  # half a character can be written so, but is no text
+                json.dumps(found, ensure_ascii=False).encode()
+            return found
+        except TokenizerError:
+            raise
+        except UnicodeEncodeError:
+            raise TokenizerError(
+                f"{self.folder / name} has a text with a lone surrogate, which is no character: the file is damaged, "
+                "download it again"
+            ) from None
         except ValueError as error:
-            if isinstance(error, TokenizerError):
-                raise
             raise TokenizerError(
                 f"{self.folder / name} is not JSON ({error}): the file is damaged, download it again"
             ) from None

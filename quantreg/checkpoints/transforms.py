@@ -22,6 +22,7 @@ __all__ = [
     "Squeezed",
     "Transform",
     "Transposed",
+    "arranged",
     "shape_before",
 ]
 
@@ -279,6 +280,17 @@ class Generated(Transform):
     """A tensor that follows from the configuration: a vector of float32 ``values``. Its row has no ``old``."""
 
     values: tuple[float, ...]
+
+
+def arranged(shape: tuple[int, ...], how: tuple[Transform, ...]) -> tuple[tuple[int, ...], tuple[Layout, ...]]:
+    """The shape of a tensor after some transforms, and where its values come from."""
+    layouts: tuple[Layout, ...] = (Layout.whole(shape),)
+    for step in how:
+        if len(layouts) != 1 or len(layouts[0].shape) != len(shape):
+            raise CheckpointError(f"{step} follows a transform that must be the last: correct the table of the plugin")
+        shape = step.after(shape)
+        layouts = step.pieces(layouts[0])
+    return shape, layouts
 
 
 def shape_before(how: tuple[Transform, ...], shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -46,7 +46,8 @@ def vocabulary(
     if hint.space_prefix == "config" and isinstance(files.config.get("add_prefix_space"), bool):
         values["tokenizer.ggml.add_space_prefix"] = Value("bool", files.config["add_prefix_space"])
     if hint.token_types:
-        values["tokenizer.ggml.token_type_count"] = Value("u32", config.get("type_vocab_size", 1))
+        count = whole_number(config.get("type_vocab_size", 1), '"type_vocab_size" in config.json')
+        values["tokenizer.ggml.token_type_count"] = Value("u32", count)
     kind = _kind(files, hint)
     if kind == "sentencepiece":
         values |= sentencepiece_values(files, config, hint)

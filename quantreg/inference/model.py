@@ -66,6 +66,7 @@ class Model:
       the numbers of layers and tokens. ``context``: how many tokens the model was trained on at once.
     - ``threads``: how many threads a pass uses. The results do not depend on it.
     - ``device``: what computes the products with matrices (see `load`).
+    - ``matrices``: the names of those that a pass multiplies activations by, in its order.
 
     Use it in a ``with`` statement, or call `close`, to let go of the file.
     """
@@ -102,13 +103,15 @@ class Model:
         self.facts = read_facts(metadata, embeddings[0])
         self.width, self.n_layers, self.n_vocab = self.facts.width, self.facts.n_layers, embeddings[0]
         self.context = self.facts.context
+        self.matrices: list[str] = []
         self._layers: list[Layer] = []
         self._pool: ThreadPoolExecutor | None = None
         self._check()
 
     def _check(self) -> None:
         """Go through the model once without computing anything, to find what is missing or has the wrong shape."""
-        run = Pass(1, 1, ids=np.zeros((1, 1), np.intp), dry=True)
+        watch = lambda name, x, experts: self.matrices.append(name)  # noqa: E731
+        run = Pass(1, 1, ids=np.zeros((1, 1), np.intp), dry=True, observe=watch)
         try:
             self._layers = [Layer(i, self.facts, self.graph, self._weights) for i in range(self.n_layers)]
             states = self._states(run)
@@ -326,14 +329,6 @@ class Model:
     def output_name(self) -> str:
         """The name of the matrix that makes the logits: that of the embeddings if it is tied to them."""
         return "output.weight" if "output.weight" in self._weights else "token_embd.weight"
-
-    def matrices(self) -> list[str]:
-        """The names of the matrices that a pass multiplies activations by, without the output. Nothing is computed."""
-        found: dict[str, None] = {}
-        run = Pass(1, 1, ids=np.zeros((1, 1), np.intp), dry=True)
-        run.observe = lambda name, x, experts: found.setdefault(name)
-        self._states(run)
-        return list(found)
 
     def workers(self, work: Callable[[Any], None], items: "Sequence[Any]") -> None:
         """Call ``work`` with each item, on the threads of the model."""

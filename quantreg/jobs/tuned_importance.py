@@ -87,7 +87,7 @@ def foreseen(planned: Plan, model: Model | None = None) -> ImportanceMatrix:
             tensor.name for tensor in matrices if tensor.name.startswith("blk.") or tensor.name == "output.weight"
         }
     else:
-        wanted = {name for name in model.matrices() if name.startswith("blk.")}
+        wanted = {name for name in model.matrices if name.startswith("blk.")}
         wanted |= {model.output_name} if model.graph.generates else set()
     sources = [tensor.source for tensor in matrices if tensor.name in wanted]
     return ImportanceMatrix({info.name: np.ones(info.dims[0] * _experts(info.dims), np.float32) for info in sources})

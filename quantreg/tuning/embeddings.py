@@ -98,7 +98,7 @@ class _Readers:
 def embedding_metric(model: Model, calibration: Calibration) -> "Doubles":
     """M of the products that read the residual stream: float64 (width, width). All zeros if none was found."""
     readers = _Readers(model)
-    with one_blas_thread():
+    with one_blas_thread(), np.errstate(all="ignore"):  # what overflows is found in the sum
         x, run = model.begin(next(calibration.batches("fit", TOKENS)))
         run.observe, run.normed = readers.observe, readers.normed
         for layer in range(model.n_layers):

@@ -31,12 +31,14 @@ __all__ = [
     "encode_matrix",
     "encode_rows",
     "joined",
-    "row_starts",
+    "row_spans",
     "takes_feedback",
     "why_no_feedback",
 ]
 
 ROWS = 1024  # rows that are encoded together; the bytes must not depend on the number of threads
+FEWEST_ROWS = 256  # of wide matrices, which otherwise would need much memory, and have too few parts for many threads
+WEIGHTS = 1 << 22  # that are encoded together, unless they are fewer rows than that
 LEAST = 0.01  # of the mean importance, for columns whose inputs say little
 MOST_BYTES_OF_BLOCK = 4096  # finding codes flips each bit of a block
 
@@ -94,9 +96,12 @@ class Part:
     reason: str | None = None
 
 
-def row_starts(rows: int) -> list[int]:
-    """The first rows of the parts of a matrix. The next part begins where one ends."""
-    return list(range(0, rows, ROWS))
+def row_spans(rows: int, cols: int) -> list[tuple[int, int]]:
+    """The rows [first, last) of each part of a matrix."""
+    step = ROWS
+    while step > FEWEST_ROWS and step * cols > WEIGHTS:
+        step //= 2
+    return [(first, min(first + step, rows)) for first in range(0, rows, step)]
 
 
 def encode_matrix(
@@ -118,19 +123,20 @@ def encode_matrix(
     """
     parts: dict[int, Part] = {}
 
-    def work(start: int) -> None:
-        rows = w[start : start + ROWS]
+    def work(span: tuple[int, int]) -> None:
+        start, stop = span
+        rows = w[start:stop]
         parts[start] = encode_rows(
             rows, start, qtype, name, factored, importance, held_out, parameters, context, sweeps
         )
 
-    starts = row_starts(len(w))
+    spans = row_spans(*w.shape)
     if workers is None:
-        for start in starts:
-            work(start)
+        for span in spans:
+            work(span)
     else:
-        workers(work, starts)
-    return joined([parts[start] for start in starts])
+        workers(work, spans)
+    return joined([parts[start] for start, _ in spans])
 
 
 def joined(parts: "Sequence[Part]") -> Encoded:

@@ -13,7 +13,7 @@ from quantreg.products import one_blas_thread
 from quantreg.qtype import QuantType
 from quantreg.tuning.calibration import Calibration
 from quantreg.tuning.embeddings import encode_embeddings
-from quantreg.tuning.encoding import Encoded, Part, fitted, joined, row_starts
+from quantreg.tuning.encoding import Encoded, Part, fitted, joined, row_spans
 from quantreg.tuning.feedback import Factor, factor
 from quantreg.tuning.rows import Basis, Cost, Progress, Rows, Runner
 from quantreg.tuning.statistics import Inputs, Listener, Seen, importance_of, walk
@@ -156,8 +156,7 @@ def _group(
         del h, factored
         for name, tensor in tensors.items():
             context = TensorContext(name, tensor.shape, model.metadata, matrix) if todo[name].by_matrix else None
-            starts = row_starts(tensor.shape[-2])
-            for first, last in zip(starts, [*starts[1:], tensor.shape[-2]], strict=True):
+            for first, last in row_spans(*tensor.shape[-2:]):
                 yield Rows(name, matrix, first, last, todo[name].name, basis, parameters.get(name), context)
         del basis
         yield 0  # nothing of this matrix is to come

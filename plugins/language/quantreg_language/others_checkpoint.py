@@ -41,5 +41,6 @@ EXAONE_4 = (
         ),
         model_type="exaone4",
         vocabulary="bpe",
+        defaults=(("sliding_window", 4096), ("sliding_window_pattern", 4)),
     ),
 )

@@ -484,7 +484,10 @@ MODELS |= {
         config={"num_hidden_layers": 4, "tie_word_embeddings": False, "pad_token_id": 0},
         tokenizer="llama-bpe",
     ),
-    "arcee": model("arcee", "ArceeForCausalLM", config={**GROUPED, **RMS, "head_dim": 16, "rope_scaling": YARN}),
+    "arcee": model(
+        "arcee", "ArceeForCausalLM", config={**GROUPED, "rms_norm_eps": 1e-6, "head_dim": 32, "rope_theta": 1e5}
+    ),
+    "arcee-yarn": model("arcee", "ArceeForCausalLM", config={"rope_scaling": YARN}, dtype="BF16"),
     "olmo": model("olmo", "OlmoForCausalLM", config=GROUPED, dtype="F16"),
     "olmo-clipped": model(
         "olmo", "OlmoForCausalLM", config={"clip_qkv": 1.0, "tie_word_embeddings": True, "rope_theta": 1e5}
@@ -497,7 +500,10 @@ MODELS |= {
         shards=2,
     ),
     "phi2": model(
-        "phi", "PhiForCausalLM", config={"partial_rotary_factor": 0.5, "num_key_value_heads": 4}, dtype="F16"
+        "phi",
+        "PhiForCausalLM",
+        config={"partial_rotary_factor": 0.25, "num_key_value_heads": 4, "intermediate_size": 256},
+        dtype="F16",
     ),
     "phi2-defaults": model("phi", "PhiForCausalLM", config={"max_position_embeddings": ..., "intermediate_size": 256}),
     "cohere2": model(
@@ -518,8 +524,14 @@ MODELS |= {
     "exaone4": model(
         "exaone4",
         "Exaone4ForCausalLM",
-        config={**GROUPED, **RMS, "rope_scaling": LLAMA3, "rope_theta": 1e6, "tie_word_embeddings": True},
+        config={
+            **{**GROUPED, **RMS, "rope_scaling": LLAMA3, "rope_theta": 1e6, "tie_word_embeddings": True},
+            **{"sliding_window": None, "sliding_window_pattern": None, "layer_types": ["full_attention"] * 2},
+        },
         dtype="BF16",
+    ),
+    "exaone4-windows": model(
+        "exaone4", "Exaone4ForCausalLM", config={**GROUPED, **RMS, "rope_theta": 1e4, "num_hidden_layers": 3}
     ),
     "seed-oss": model(
         "seed_oss",
@@ -561,7 +573,10 @@ MODELS |= {
         norm=0,
     ),
     "hunyuan": model(
-        "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", config={**GROUPED, **RMS, "head_dim": 32}, dtype="BF16"
+        "hunyuan_v1_dense",
+        "HunYuanDenseV1ForCausalLM",
+        config={**GROUPED, **RMS, "head_dim": 32, "eod_token_id": 92},
+        dtype="BF16",
     ),
     "lfm2": model(
         "lfm2",
