@@ -6,12 +6,17 @@ from multiprocessing import get_context
 
 import numpy as np
 import pytest
+from checkpoints import load, write_folder
 from click.testing import CliRunner
-from published import write_llama
+from published import llama, tensors_of, write_llama
+from safetensors_files import save_as
 
 import quantreg
 from quantreg import cli
 from quantreg.events import TensorDone
+from quantreg.safetensors.stored import fp8_values
+
+RNG = np.random.default_rng(11)
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +179,63 @@ def test_commands_take_a_folder(folder, converted, tmp_path, text):
     (tmp_path / "text.txt").write_text(text)
     assert "PPL" in run("perplexity", folder, "-f", tmp_path / "text.txt", "-c", "32", "--chunks", "2").upper()
     run("generate", folder, "-p", "abc", "-n", "3")
+
+
+def decoded_fp8(codes, scales):
+    return fp8_values("F8_E4M3")[codes] * np.repeat(np.repeat(scales, 128, 0), 128, 1)[: len(codes), : codes.shape[1]]
+
+
+def test_fp8_with_scales_is_decoded_below_everything_else(tmp_path):
+    """Also the matrices whose rows GGUF puts into another order, and the bytes are those of the decoded model."""
+    golden = llama("F32")
+    eight, floats = {}, {}
+    for name, (_, shape) in tensors_of("F32").items():
+        if "proj" in name:
+            codes = RNG.integers(0, 0x7E, shape).astype(np.uint8)
+            scales = (RNG.random(tuple(-(-n // 128) for n in shape), np.float32) * np.float32(0.01)).astype(np.float32)
+            eight |= {name: ("F8_E4M3", codes), f"{name}_scale_inv": ("F32", scales)}
+            floats[name] = ("F32", decoded_fp8(codes, scales).astype(np.float32))
+        else:
+            eight[name] = floats[name] = ("F32", RNG.standard_normal(shape).astype(np.float32))
+    said = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    for name, tensors, more in (("eight", eight, said), ("floats", floats, {})):
+        folder = tmp_path / name / "Llama"
+        write_llama(folder, shards=1)
+        save_as(folder / "model.safetensors", tensors)
+        (folder / "config.json").write_text(json.dumps(golden["config"] | more))
+        quantreg.quantize_file(folder, tmp_path / f"{name}.gguf", "Q4_K_M", threads=2)
+    assert (tmp_path / "eight.gguf").read_bytes() == (tmp_path / "floats.gguf").read_bytes()
+    with quantreg.load(tmp_path / "eight" / "Llama") as a, quantreg.load(tmp_path / "floats" / "Llama") as b:
+        np.testing.assert_array_equal(a.logits([3, 4, 5]), b.logits([3, 4, 5]))
+
+
+def test_experts_of_mxfp4_stay_in_converted_files_and_are_requantized_only_on_request(tmp_path):
+    golden, _ = load("gpt-oss")
+    write_folder("gpt-oss", golden, tmp_path / "m")
+    with pytest.raises(quantreg.PlanError, match="already quantized"):
+        quantreg.quantize_file(tmp_path / "m", tmp_path / "q.gguf", "Q8_0")
+    quantreg.convert(tmp_path / "m", tmp_path / "c.gguf")
+    for source, out in ((tmp_path / "m", "a.gguf"), (tmp_path / "c.gguf", "b.gguf")):
+        quantreg.quantize_file(source, tmp_path / out, "Q8_0", allow_requantize=True)
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+    with quantreg.open(tmp_path / "c.gguf") as model:
+        assert {model[name].type_name for name in model if name.endswith("_exps.weight")} == {"MXFP4"}
+
+
+def test_a_pre_tokenizer_that_is_unknown_can_be_given(tmp_path):
+    golden, _ = load("qwen3")
+    folder = tmp_path / "m"
+    write_folder("qwen3", golden, folder)
+    told = json.loads((folder / "tokenizer.json").read_text())
+    told["pre_tokenizer"] = {"type": "Split", "pattern": {"Regex": "[abc]+"}, "behavior": "Isolated", "invert": False}
+    (folder / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(quantreg.TokenizerError, match=r"--override-kv tokenizer\.ggml\.pre=str:NAME"):
+        quantreg.convert(folder, tmp_path / "a.gguf")
+    given = {"tokenizer.ggml.pre": "qwen2"}
+    quantreg.convert(folder, tmp_path / "a.gguf", override_kv=given)
+    quantreg.quantize_file(folder, tmp_path / "b.gguf", "Q8_0", override_kv=given)
+    for name in "ab":
+        assert quantreg.gguf.read_header(tmp_path / f"{name}.gguf").metadata["tokenizer.ggml.pre"] == "qwen2"
 
 
 def test_a_safetensors_file_in_a_folder_keeps_its_names(folder, tmp_path):

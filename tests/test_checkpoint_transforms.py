@@ -54,10 +54,11 @@ def stored_as(array, how, dtype="F32", to_type=None):
     return Made(pieces, dtype, to_type or dtype, sum(step.plus for step in how)), read
 
 
-@pytest.mark.parametrize("span", [1, 7, 50, 1 << 20])
+@pytest.mark.parametrize(("span", "gap"), [(1, 0), (7, 2), (50, 0), (1 << 20, 0), (1 << 20, 1 << 14)])
 @pytest.mark.parametrize("name", CASES)
-def test_any_piece_of_a_tensor_is_read_as_numpy_computes_the_whole(name, span, monkeypatch):
+def test_any_piece_of_a_tensor_is_read_as_numpy_computes_the_whole(name, span, gap, monkeypatch):
     monkeypatch.setattr(made, "_SPAN", span)
+    monkeypatch.setattr(made, "_GAP", gap)
     array, how, expected = CASES[name]
     tensor, read = stored_as(array, how)
     tensor = pickle.loads(pickle.dumps(tensor))

@@ -60,7 +60,7 @@ def test_feedback_lowers_the_divergence_of_a_file_type_on_other_text(source, bas
 def test_allocation_and_feedback_lower_it_further_within_the_same_size(source, base, divergence):
     types, predicted = source.allocated(base, feedback=True)
     tensors, _ = source.fed_back(types)
-    path = source.written(base, "both", tensors | source.embeddings(types))
+    path = source.written(base, "both", tensors)
     assert predicted > 0
     assert path.stat().st_size <= base.stat().st_size
     assert divergence(path) < 0.8 * divergence(base)

@@ -129,6 +129,15 @@ def test_the_post_processor_puts_around_a_text_what_the_file_says(flags, single)
         assert [next(iter(part.values()))["id"] for part in found["single"]] == single
 
 
+def test_tokens_that_swallow_white_space_are_marked():
+    added = {entry["content"]: entry for entry in parsed({**SMALL, "general.name": "Phi-3 mini"})["added_tokens"]}
+    assert {text: (entry["lstrip"], entry["rstrip"]) for text, entry in added.items()} == {
+        "<s>": (False, False),
+        "</s>": (False, True),
+        "<tool>": (False, True),
+    }
+
+
 def test_chat_templates_become_files():
     key = "tokenizer.chat_template"
     found = tokenizer_files({**SMALL, key: "{{x}}", f"{key}.tool_use": "T", f"{key}.../evil": "no"})

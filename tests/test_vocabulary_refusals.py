@@ -65,7 +65,7 @@ def test_a_model_with_marks_at_the_end_of_words_is_refused(tmp_path):
 
 
 def test_a_folder_without_a_tokenizer_says_which_files_are_missing(tmp_path):
-    refused(tmp_path, {"config.json": {}}, "has no tokenizer.model and no tokenizer.json and no vocab.txt")
+    refused(tmp_path, {"config.json": {}}, "has no tokenizer.model and no tokenizer.json and no vocab.txt: download")
 
 
 def test_a_tokenizer_of_another_kind_names_what_the_architecture_has(tmp_path):
@@ -168,7 +168,7 @@ def test_a_vocabulary_size_that_is_none_is_refused_before_anything_is_allocated(
 def test_a_number_of_token_types_that_is_none_is_refused(tmp_path):
     files = files_of("bert")
     files["config.json"]["type_vocab_size"] = "2"
-    refused(tmp_path, files, '"type_vocab_size" in config.json is \'2\'', "bert")
+    refused(tmp_path, files, "\"type_vocab_size\" in config.json is '2'", "bert")
 
 
 def test_special_ids_that_are_none_do_not_count(tmp_path):
@@ -263,6 +263,22 @@ def test_a_tiktoken_file_named_tokenizer_model_gives_way_to_tokenizer_json(tmp_p
     files = files_of("plain") | {"tokenizer.model": "IQ== 0\nIg== 1\nIw== 2\n"}
     values = vocabulary(write_files(tmp_path, files), files["config.json"], "llama")
     assert values["tokenizer.ggml.model"].data == "gpt2"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "qwen.tiktoken", "tekken.json"])
+def test_formats_that_are_not_read_are_named_with_a_way_out(tmp_path, name):
+    files = {name: "IQ== 0\nIg== 1\nIw== 2\n", "vocab_notes.md": "", "config.json": {}}
+    message = refused(tmp_path, files, "it has .* quantreg does not read the format that is there", "llama")
+    assert name in message
+    assert "save_pretrained" in message
+
+
+def test_tokens_for_bytes_are_marked_where_plain_text_is_merged_as_byte_pairs(tmp_path):
+    files = files_of("llama json")
+    files["tokenizer.json"]["normalizer"] = files["tokenizer.json"]["normalizer"]["normalizers"][1]
+    values = vocabulary(write_files(tmp_path, files), files["config.json"], "gemma3")
+    assert values["tokenizer.ggml.pre"].data == "gemma4"
+    assert values["tokenizer.ggml.token_type"].data[:4] == [3, 3, 3, 6]
 
 
 def test_a_word_list_with_a_word_twice_is_refused(tmp_path):

@@ -70,7 +70,7 @@ class Source:
 
     def fed_back(self, types):
         """Encode tensors with feedback. Returns (tensors, how many of them keep it)."""
-        wanted = {name: quantreg.types[t] for name, t in types.items() if name not in self._without_product()}
+        wanted = {name: quantreg.types[t] for name, t in types.items()}
         store = Store(self.folder / "store", {"types": types})
         done = tune(self.model, self.calibration, wanted, store)
         kept = sum(one.kept > 0 for one in done if isinstance(one, Tuned))
@@ -85,10 +85,6 @@ class Source:
     def ordinary(self, types):
         """Encode tensors with the ordinary encoders and the importance matrix."""
         return {name: self._encoded(name, t) for name, t in types.items()}
-
-    def embeddings(self, types):
-        """The embeddings in their new type, unless a product reads them: then they get feedback like the others."""
-        return self.ordinary({name: types[name] for name in self._without_product() if name in types})
 
     def allocated(self, base, feedback):
         """Choose types of least loss that take no more bytes than the base. Returns (types, predicted loss)."""
@@ -154,7 +150,7 @@ class Source:
         alone = self._without_product()
         found = dict(output_errors(self.model, self.calibration, {n: t for n, t in wanted.items() if n not in alone}))
         for name in alone:
-            found[name] = embedding_errors(self.model.tensors[name], self.calibration, wanted[name])
+            found[name] = embedding_errors(self.model, self.calibration, name, wanted[name])
         return found
 
     def _sensitivities(self, errors):

@@ -143,7 +143,7 @@ class _Run:
         if not feedback:
             return self.source.ordinary(types), None, predicted
         tensors, kept = self.source.fed_back(types)
-        return tensors | self.source.embeddings(types), kept, predicted
+        return tensors, kept, predicted
 
     def _compare(self, size, way, base, path, before, theirs, kept, predicted):
         native = self._theirs(path)
@@ -212,7 +212,7 @@ class _Run:
                 before = self.judges[0].divergences(base)
                 types, _ = source.allocated(base, True)
                 tensors, kept = source.fed_back(types)
-                path = source.written(base, f"{size}-ours", tensors | source.embeddings(types))
+                path = source.written(base, f"{size}-ours", tensors)
                 after = self.judges[0].divergences(path)
                 point, low, high = ratio(after, before)
                 row = {"model": self.name, "size of": size, "sample": sample + 1, "chunks": each, "kept": kept}

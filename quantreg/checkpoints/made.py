@@ -21,7 +21,7 @@ __all__ = ["Given", "Made", "MadeMxfp4", "Piece", "simplified"]
 
 _Array: TypeAlias = "NDArray[np.generic]"
 _SPAN = 1 << 20  # values read at a time when not all of them are needed
-_WASTE = 4  # values read for each that is needed, at most, before each run of neighbours is read alone
+_GAP = 1 << 14  # values between two runs of neighbours that are read with them: a call takes as long as these
 _RAW = {"F32": "<u4", "F64": "<u8", "BF16": "<u2", "F16": "<u2", "U8": "u1"}
 _SIZES = {dtype: np.dtype(raw).itemsize for dtype, raw in _RAW.items()}
 
@@ -223,7 +223,8 @@ def _block(piece: Piece, read: Read, layout: Layout, out: _Array) -> None:
     if len(shape) == 1 and strides[0] == 1 and out.flags.c_contiguous:
         piece.read(read, layout.start, out)
         return
-    sparse = span > _WASTE * count
+    run = max((n for n, step in zip(shape, strides, strict=True) if step == 1), default=1)
+    sparse = (span - count) * run > _GAP * count
     if span <= _SPAN and not sparse:
         raw = np.empty(span, out.dtype)
         piece.read(read, layout.start, raw)

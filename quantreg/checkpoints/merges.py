@@ -17,10 +17,11 @@ def read_merges(files: TokenizerFiles) -> list[tuple[str, str]]:
     found = []
     for number, merge in enumerate(merges):
         pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) and part for part in pair):
+        left, right = pair if isinstance(pair, list) and len(pair) == 2 else ("", "")
+        if not left or not right or not isinstance(left, str) or not isinstance(right, str):
             shown = repr(merge)[:60]
             raise TokenizerError(f"{path}: merge {number} is {shown}, not two tokens: the file is damaged")
-        found.append((pair[0], pair[1]))
+        found.append((left, right))
     return found
 
 
@@ -34,4 +35,7 @@ def _of_text(files: TokenizerFiles) -> list[tuple[str, str]]:
 
 def merge_texts(merges: list[tuple[str, str]]) -> list[str]:
     """Write merges as in GGUF: "left right". A space within a part, which few vocabularies have, becomes "Ġ"."""
+    texts = [f"{left} {right}" for left, right in merges]
+    if sum(text.count(" ") for text in texts) == len(texts):
+        return texts
     return [f"{left.replace(' ', 'Ġ')} {right.replace(' ', 'Ġ')}" for left, right in merges]

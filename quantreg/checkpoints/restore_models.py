@@ -1,14 +1,14 @@
 """The vocabulary of a GGUF file as the model of a `tokenizer.json`, for each tokenizer model."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from quantreg.checkpoints.restore_pretokenizers import normalizer_of, pretokenizer_of
 from quantreg.errors import TokenizerError
 from quantreg.tokenization import Kind
 
-__all__ = ["as_bert", "as_bpe", "as_llama", "is_padding"]
+__all__ = ["as_bert", "as_bpe", "as_llama", "is_padding", "with_strips"]
 
 _ADDED = (Kind.CONTROL, Kind.USER_DEFINED, Kind.UNKNOWN)
 
@@ -128,6 +128,11 @@ def _vocabulary(tokens: Sequence[str], kinds: Sequence[int]) -> dict[str, int]:
             if other != id:
                 raise TokenizerError(f"the vocabulary has the token {token!r} twice, as {other} and {id}")
     return found
+
+
+def with_strips(added: list[dict[str, Any]], lstrip: Collection[int], rstrip: Collection[int]) -> list[dict[str, Any]]:
+    """Mark the added tokens that swallow the white space before them or behind them."""
+    return [{**entry, "lstrip": entry["id"] in lstrip, "rstrip": entry["id"] in rstrip} for entry in added]
 
 
 def _added(tokens: Sequence[str], kinds: Sequence[int]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quantreg.checkpoints.restore_models import as_bert, as_bpe, as_llama, is_padding
+from quantreg.checkpoints.restore_models import as_bert, as_bpe, as_llama, is_padding, with_strips
 from quantreg.checkpoints.vocab_spm import Piece, encoded_pieces
 from quantreg.errors import TokenizerError
 from quantreg.tokenization import Kind
@@ -47,6 +47,7 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
         )
     else:
         parts = as_llama(tokens, kinds, vocabulary.scores, roles.get("unknown"), vocabulary.add_space_prefix)
+    parts["added_tokens"] = with_strips(parts["added_tokens"], vocabulary.lstrip, vocabulary.rstrip)
     content = {entry["id"]: entry["content"] for entry in parts["added_tokens"]}
     content = {**dict(enumerate(tokens)), **content}
     special = {f"{_NAMES[role]}_token": content[id] for role, id in _named(metadata, vocabulary).items()}

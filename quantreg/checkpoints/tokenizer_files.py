@@ -1,6 +1,7 @@
 """The files of a folder that describe a tokenizer, read with checks: they come from strangers."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +60,7 @@ class TokenizerFiles:
         text = self.text(name)
         try:
             found = json.loads(text, object_pairs_hook=lambda pairs: self._once(name, pairs))
-            if "\\ud" in text.lower():  # half a character can be written so, but is no text
+            if re.search(r"\\u[dD][89a-fA-F]", text):  # half a character can be written so, but is no text
                 json.dumps(found, ensure_ascii=False).encode()
             return found
         except TokenizerError:
@@ -168,11 +169,20 @@ class TokenizerFiles:
 
     def missing(self, *names: str) -> TokenizerError:
         """Return the error for files that are not there."""
-        there = sorted(path.name for path in self.folder.iterdir() if "token" in path.name or "vocab" in path.name)
-        found = f"; it has {listed(there, 5)}" if there else ""
-        return TokenizerError(
-            f"{self.folder} has no {' and no '.join(names)}{found}: download the tokenizer's files into the folder"
+        there = sorted(
+            path.name
+            for path in self.folder.iterdir()
+            if any(part in path.name for part in ("token", "vocab", "merges", "tekken"))
         )
+        found = f"; it has {listed(there, 5)}" if there else ""
+        advice = "download the tokenizer's files into the folder"
+        if any(name.endswith((".tiktoken", "tekken.json")) or name == "tokenizer.model" for name in there):
+            advice = (
+                "quantreg does not read the format that is there; where transformers does, "
+                "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes a tokenizer.json"
+            )
+        names = tuple(name for name in names if name not in there) or ("tokenizer that is known",)
+        return TokenizerError(f"{self.folder} has no {' and no '.join(names)}{found}: {advice}")
 
 
 def steps_of(step: object) -> Iterator[dict[str, Any]]:

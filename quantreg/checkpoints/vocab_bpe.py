@@ -1,7 +1,7 @@
 """Byte pairs from a `tokenizer.json`: the tokenizer model "gpt2" over bytes, and "llama" over plain text."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantreg.checkpoints.added_tokens import AddedToken, added_tokens
@@ -25,6 +25,8 @@ def bpe_values(files: TokenizerFiles, config: Mapping[str, Any], pre: str | None
     kind = _text(config.get("model_type"))
     added = added_tokens(files, base, kind)
     tokens, types = tokens_by_id(files, base, added, vocabulary_size(config))
+    if files.model.get("byte_fallback"):
+        types = _with_bytes(tokens, types)
     if pre is None:
         pre = pretokenizer_name(files, kind, {*base, *(token.content for token in added.values())})
     return {
@@ -98,6 +100,14 @@ def tokens_by_id(
     return tokens, types
 
 
+def _with_bytes(tokens: Sequence[str], types: Sequence[int]) -> list[int]:
+    """The types of tokens where those like "<0x0A>" stand for bytes."""
+    return [
+        Kind.BYTE if type == Kind.NORMAL and re.fullmatch("<0x[0-9A-Fa-f]{2}>", token) else type
+        for token, type in zip(tokens, types, strict=True)
+    ]
+
+
 def looks_special(token: str) -> bool:
     """Say whether an added token is a control token although its folder does not say so, as the reference decides."""
     ends = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
@@ -132,10 +142,7 @@ def llama_values(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, 
         raise TokenizerError(f"{files.folder / 'tokenizer.json'} has ids without a token: download it again")
     tokens, types = tokens_by_id(files, base, added, max(size, vocabulary_size(config) or 0))
     del tokens[size:], types[size:]
-    types = [
-        Kind.BYTE if type == Kind.NORMAL and re.fullmatch("<0x[0-9A-Fa-f]{2}>", token) else type
-        for token, type in zip(tokens, types, strict=True)
-    ]
+    types = _with_bytes(tokens, types)
     ranks: dict[str, int] = {}
     merges = read_merges(files)
     for rank, (left, right) in enumerate(merges):

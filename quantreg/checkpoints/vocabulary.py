@@ -80,9 +80,7 @@ def vocabulary(
 def _kind(files: TokenizerFiles, hint: Vocabulary) -> str:
     """The first kind of vocabulary for which the folder has the files."""
     there = {
-        "sentencepiece": lambda: (
-            files.has("tokenizer.model") and not (files.has("tokenizer.json") and is_tiktoken(files))
-        ),
+        "sentencepiece": lambda: files.has("tokenizer.model") and not is_tiktoken(files),
         "llama": lambda: is_llama(files),
         "bpe": lambda: files.model_type == "BPE" or files.has("vocab.json"),
         "wordpiece": lambda: files.model_type == "WordPiece" or files.has("vocab.txt"),

@@ -42,19 +42,32 @@ def listener(log_json: bool = False) -> Iterator[Callable[[Event], None]]:
 
 
 class _Lines:
-    """Print a line for each tensor, and now and then how far calibration is."""
+    """Print a line for each tensor, and now and then how far calibration is and how long its phase will take."""
 
     def __init__(self) -> None:
-        self.told = time.monotonic()
+        self.told = self.began = time.monotonic()
         self.phase = ""
+        self.first = 0  # what was done when the phase began
 
     def __call__(self, event: Event) -> None:
         if not isinstance(event, Calibrating):
             _print_line(event)
         elif event.phase != self.phase or time.monotonic() - self.told >= _QUIET:
-            self.phase, self.told = event.phase, time.monotonic()
+            self.told = time.monotonic()
+            if event.phase != self.phase:
+                self.phase, self.began, self.first = event.phase, self.told, event.done
             share = event.done / event.total if event.total else 1.0
-            click.echo(f"{_PHASES.get(event.phase, event.phase)}: {share:.0%}", err=True)
+            line, done = f"{_PHASES.get(event.phase, event.phase)}: {share:.0%}", event.done - self.first
+            if done and event.done < event.total:
+                left = (self.told - self.began) * (event.total - event.done) / done
+                line += f", {_duration(left)} left"
+            click.echo(line, err=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
 def _print_line(event: Event) -> None:
@@ -134,18 +147,27 @@ def _bar() -> Iterator[Callable[[Event], None]]:
     from rich.progress import (
         BarColumn,
         Progress,
+        Task,
         TaskProgressColumn,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.text import Text
+
+    class Speed(TransferSpeedColumn):
+        """Only bytes have a speed that says anything."""
+
+        def render(self, task: Task) -> Text:
+            return super().render(task) if task.fields.get("in_bytes") else Text("")
 
     phase: list[str] = []  # of calibration
     columns = [
-        TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TransferSpeedColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), Speed(),
         TimeRemainingColumn()
     ]  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    # A step of calibration may take a minute, and steps of several kinds take turns: the mean of many tells the rest.
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=1800) as bar:
         task = bar.add_task("reading the header", total=None)
 
         def listen(event: Event) -> None:
@@ -157,7 +179,7 @@ def _bar() -> Iterator[Callable[[Event], None]]:
             elif isinstance(event, Probing):
                 bar.console.print(str(event.cost), markup=False, highlight=False)
             elif isinstance(event, Started):
-                bar.reset(task, total=event.source_bytes)
+                bar.reset(task, total=event.source_bytes, in_bytes=True)
             elif isinstance(event, Advanced):
                 bar.update(task, advance=event.source_bytes, description=_label(event.tensor))
 

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
 
-__all__ = ["TunedEmbeddings", "embedding_metric", "encode_embeddings"]
+__all__ = ["USUAL", "Metric", "TunedEmbeddings", "embedding_metric", "encode_embeddings"]
 
 EXPONENTS = (0.5, 0.75, 1.0)  # that are tried
+USUAL = 0.75  # of them, where none is tried
 TOKENS = 2048  # that go through the model to find what reads the stream
 ROWS = 1024  # of each matrix that stand for the others
 EXPERTS = 2  # of each stack that stand for the others
@@ -111,16 +112,17 @@ def embedding_metric(model: Model, calibration: Calibration) -> "Doubles":
     return readers.metric
 
 
-class _Metric:
+class Metric:
     """M with its eigenvalues raised to a power."""
 
     def __init__(self, metric: "Doubles", exponent: float, device: Device = CPU) -> None:
-        values, vectors = np.linalg.eigh(metric)
-        powers = np.maximum(values, 1e-9 * values[-1]) ** exponent
-        powers /= powers.mean()
-        self.root: Floats = np.ascontiguousarray((vectors * np.sqrt(powers)).T, np.float32)  # M = root^T root
-        m: Floats = ((vectors * powers) @ vectors.T).astype(np.float32)
-        self.factored = factor(m, device=device)
+        with one_blas_thread():  # the bytes must not depend on the number of threads
+            values, vectors = np.linalg.eigh(metric)
+            powers = np.maximum(values, 1e-9 * values[-1]) ** exponent
+            powers /= powers.mean()
+            self.root: Floats = np.ascontiguousarray((vectors * np.sqrt(powers)).T, np.float32)  # M = root^T root
+            m: Floats = ((vectors * powers) @ vectors.T).astype(np.float32)
+            self.factored = factor(m, device=device)
         self.importance: Floats = np.ascontiguousarray(np.diagonal(m))
 
     def encode(self, w: "Floats", like: QuantizedTensor, qtype: QuantType, model: Model) -> "Encoded":
@@ -131,14 +133,18 @@ class _Metric:
                 w, qtype, like.name, self.factored, self.importance, self.root, like.parameters, context, model.workers
             )
 
-    def error(self, w: "Floats", tensor: QuantizedTensor) -> float:
-        """The error of the products, relative to them."""
+    def error(self, w: "Floats", tensor: QuantizedTensor, often: "NDArray[np.int64] | None" = None) -> float:
+        """The error of the products of rows, relative to them. ``often`` says how often each row occurs, int64 (n,)."""
         size = wrong = 0.0
         for first in range(0, len(w), ROWS):  # a large vocabulary would need several times its size in memory
-            rows = w[first : first + ROWS]
-            size += float(np.square(rows @ self.root.T, dtype=np.float64).sum())
-            decoded = tensor[first : first + ROWS]
-            wrong += float(np.square((rows - decoded) @ self.root.T, dtype=np.float64).sum())
+            part = slice(first, first + ROWS)
+            energy = [
+                np.square(x @ self.root.T, dtype=np.float64).sum(axis=1) for x in (w[part], w[part] - tensor[part])
+            ]
+            size, wrong = (
+                total + float(each.sum() if often is None else each @ often[part])
+                for total, each in zip((size, wrong), energy, strict=True)
+            )
         return wrong / size if size else 0.0
 
 
@@ -158,9 +164,9 @@ def encode_embeddings(model: Model, calibration: Calibration, name: str, qtype: 
     if reason is None and not (np.isfinite(metric).all() and metric.any()):
         reason = "no matrix is known to read them"
     if reason is not None:
-        return TunedEmbeddings(ordinary, _Metric(np.eye(len(metric)), 1.0).error(w, ordinary), None, False, reason)
+        return TunedEmbeddings(ordinary, Metric(np.eye(len(metric)), 1.0).error(w, ordinary), None, False, reason)
     tuned = _best(model, calibration, metric, w, ordinary, qtype)
-    by = _Metric(metric, 1.0)
+    by = Metric(metric, 1.0)
     plain = by.error(w, ordinary)
     if tuned is None:
         return TunedEmbeddings(ordinary, plain, plain, False, "feedback did not help on other tokens")
@@ -184,14 +190,14 @@ def _best(
     with Sensitivity(model, calibration, _chunks(model, calibration)) as sensitivity:
         least = sensitivity.divergence({ordinary.name: ordinary})
         for exponent in EXPONENTS:
-            data[rows] = _Metric(metric, exponent, model.device).encode(w[rows], ordinary, qtype, model).data
+            data[rows] = Metric(metric, exponent, model.device).encode(w[rows], ordinary, qtype, model).data
             tensor = QuantizedTensor(ordinary.name, ordinary.shape, qtype.name, data, ordinary.parameters)
             divergence = sensitivity.divergence({ordinary.name: tensor})
             if divergence < least:
                 best, least = exponent, divergence
     if best is None:
         return None
-    data = _Metric(metric, best, model.device).encode(w, ordinary, qtype, model).data
+    data = Metric(metric, best, model.device).encode(w, ordinary, qtype, model).data
     return QuantizedTensor(ordinary.name, ordinary.shape, qtype.name, data, ordinary.parameters)
 
 

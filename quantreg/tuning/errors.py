@@ -12,7 +12,8 @@ from quantreg.products import one_blas_thread
 from quantreg.qtype import QuantType
 from quantreg.tensor import QuantizedTensor
 from quantreg.tuning.calibration import Calibration
-from quantreg.tuning.encoding import encode_matrix, fitted
+from quantreg.tuning.embeddings import USUAL, Metric, embedding_metric
+from quantreg.tuning.encoding import encode_matrix, fitted, takes_feedback
 from quantreg.tuning.feedback import Factor, factor
 from quantreg.tuning.statistics import Inputs, importance_of, layers
 
@@ -106,15 +107,28 @@ def sampled_rows(tensor: QuantizedTensor, matrix: int = 0) -> "Floats":
 
 
 def embedding_errors(
-    tensor: QuantizedTensor, calibration: Calibration, types: Sequence[QuantType]
+    model: Model, calibration: Calibration, name: str, types: Sequence[QuantType]
 ) -> dict[str, RelativeError]:
-    """The same for embeddings, which no product reads: the error of the rows of the tokens, as often as they occur."""
+    """The same for embeddings: the error of what reads the rows of the tokens, as often as they occur."""
     ids, counts = np.unique(calibration.part("fit"), return_counts=True)
     if len(ids) > SAMPLED_TOKENS:
         common = np.sort(np.argsort(-counts, kind="stable")[:SAMPLED_TOKENS])
         ids, counts = ids[common], counts[common]
-    w = np.ascontiguousarray(tensor[ids], np.float32)
-    return {qtype.name: _weighted(tensor.name, w, qtype, None, counts[:, None]) for qtype in types}
+    w = np.ascontiguousarray(model.tensors[name][ids], np.float32)
+    m = embedding_metric(model, calibration)
+    known = bool(np.isfinite(m).all() and m.any())
+    metric = Metric(m, USUAL) if known else Metric(np.eye(len(m)), 1.0)
+    found = {}
+    for qtype in types:
+        ones = np.ones(w.shape[1], np.float32) if qtype.requires_importance else None
+        plain = QuantizedTensor.from_array(name, w, qtype.name, ones)
+        before = after = metric.error(w, plain, counts)
+        if known and takes_feedback(qtype):
+            data = metric.encode(w, plain, qtype, model).data
+            tuned = QuantizedTensor(name, w.shape, qtype.name, data, plain.parameters)
+            after = min(before, metric.error(w, tuned, counts))
+        found[qtype.name] = RelativeError(before, after)
+    return found
 
 
 def weight_errors(

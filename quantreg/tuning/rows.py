@@ -1,6 +1,7 @@
 """Rows of matrices, as work that stands alone, and what it costs."""
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -99,18 +100,23 @@ class Runner:
             yield None, item
         yield from self._all(waiting)
 
-    def _all(self, waiting: list[Rows]) -> "list[tuple[Rows | None, Any]]":
-        parts: dict[int, Part] = {}
+    def _all(self, waiting: list[Rows]) -> "Iterator[tuple[Rows | None, Any]]":
+        if self._model.threads == 1 or len(waiting) < 2:
+            for rows in waiting:
+                yield rows, self._encoded(rows)
+            return
+        pool = ThreadPoolExecutor(self._model.threads, thread_name_prefix="quantreg-rows")
+        try:  # each is told when it is done, and not when all are
+            yield from zip(list(waiting), pool.map(self._encoded, waiting), strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-        def work(index: int) -> None:
-            rows = waiting[index]
-            tensor = self._model.tensors[rows.name]
-            place = slice(rows.first, rows.last)
-            w = tensor[rows.matrix, place] if tensor.ndim == 3 else tensor[place]
-            parts[index] = rows.encode(np.ascontiguousarray(w, np.float32), rows.basis)
-
-        self._model.workers(work, range(len(waiting)))
-        return [(rows, parts[index]) for index, rows in enumerate(waiting)]
+    def _encoded(self, rows: Rows) -> Part:
+        tensor = self._model.tensors[rows.name]
+        place = slice(rows.first, rows.last)
+        w = tensor[rows.matrix, place] if tensor.ndim == 3 else tensor[place]
+        with np.errstate(all="ignore"):  # threads do not inherit what the caller set
+            return rows.encode(np.ascontiguousarray(w, np.float32), rows.basis)
 
 
 class Cost:
@@ -139,7 +145,7 @@ class Cost:
             # The upper half of X^T X, and two matrices share it.
             self._statistics[model.n_layers if layer is None else layer] += used * shape[-1] ** 2 / 4
         feedback = sum(self._of(shape, int(np.prod(shape[:-1]))) for shape in self._shapes.values())
-        passes = sum(self._passes.values()) * (fit + decide) + sum(self._statistics.values()) * fit
+        passes = sum(self.of_pass(layer, fit + decide) for layer in self._passes)
         # Each exponent is tried on the tokens that decide, and there are the model as it is and ordinary bytes.
         runs = decide * sum(self._passes.values()) * 5
         shape = model.tensors["token_embd.weight"].shape

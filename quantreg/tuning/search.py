@@ -248,7 +248,7 @@ class _Search:
         for name in list(wanted):
             if name not in reached and name == "token_embd.weight":
                 reached.add(name)
-                self._know(name, embedding_errors(self.tensors[name], calibration, wanted[name]))
+                self._know(name, embedding_errors(model, calibration, self.draft.free[name].source.name, wanted[name]))
         self._weight_errors({name: types for name, types in wanted.items() if name not in reached})
 
     def _alphas(

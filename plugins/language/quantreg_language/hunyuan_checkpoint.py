@@ -15,6 +15,6 @@ HUNYUAN = (
         keys=common.DECODER_KEYS,
         model_type="hunyuan_v1_dense",
         vocabulary="hunyuan",
-        defaults=(("rope_theta", 10000.0), ("eod_token_id", 3)),
+        defaults=(("rope_theta", 10000.0),),
     ),
 )
