@@ -204,10 +204,10 @@ def _parts(found: Match, tensor: torch.Tensor, own: dict[str, torch.Tensor], whe
         shapes.append((len(names), *shape) if stacked else shape)
     total = shapes[0] if len(shapes) == 1 else (sum(shape[0] for shape in shapes), *shapes[0][1:])
     if tuple(tensor.shape) != total:
-        names = [part.name for part in parts]
+        own_names = [part.name for part in parts]
         raise ShapeError(
-            f"{where}: {found.name} has the shape {tuple(tensor.shape)}, but {named(names)} of the model make {total}: "
-            "make the model with the configuration that belongs to the file"
+            f"{where}: {found.name} has the shape {tuple(tensor.shape)}, but {named(own_names)} of the model make "
+            f"{total}: make the model with the configuration that belongs to the file"
         )
     return parts
 
