@@ -14,6 +14,7 @@ from quantreg.checkpoints.transforms import (
     Transform,
     Transposed,
 )
+from quantreg.checkpoints.vocabulary_hint import Vocabulary
 
 __all__ = [
     "Apart",
@@ -30,5 +31,6 @@ __all__ = [
     "Squeezed",
     "Transform",
     "Transposed",
+    "Vocabulary",
     "named",
 ]

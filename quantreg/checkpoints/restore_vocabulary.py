@@ -30,11 +30,14 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     Raises TokenizerError if there is no vocabulary, if it is damaged, or if a folder cannot hold it.
     """
     vocabulary = Vocabulary.of(metadata)
-    tokens = list(metadata[_PREFIX + "tokens"])
-    kinds = list(metadata.get(_PREFIX + "token_type") or [1] * len(tokens))[: len(tokens)]
+    tokens = list(vocabulary.tokens)
+    known = {int(kind) for kind in Kind} - {Kind.UNDEFINED}
+    numbers = metadata.get(_PREFIX + "token_type") or [1] * len(tokens)
+    # As the file has them: `Vocabulary` corrects some, and would take tokens of other models for special ones.
+    kinds = [number if number in known else int(Kind.NORMAL) for number in numbers[: len(tokens)]]
     roles = vocabulary.roles
     if vocabulary.model == BPE:
-        name = "gemma4" if metadata[_PREFIX + "model"] == "gemma4" else metadata.get(_PREFIX + "pre", "default")
+        name = "gemma4" if metadata[_PREFIX + "model"] == "gemma4" else metadata.get(_PREFIX + "pre") or "default"
         parts = as_bpe(tokens, kinds, vocabulary.merges, name, PRETOKENIZERS[name].whole_words)
     elif vocabulary.model == BERT:
         roles = _bert_roles(metadata, vocabulary)

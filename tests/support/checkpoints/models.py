@@ -6,6 +6,8 @@ the weights of norms, ``tensors`` changes {name: (dtype, shape)} from what trans
 values that the converter needs and does not find with transformers 5, or finds wrong.
 """
 
+import re
+
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -86,7 +88,19 @@ MODELS = {
     "qwen2-yarn": model(
         "qwen2",
         "Qwen2ForCausalLM",
-        config={**GROUPED, **RMS, "rope_scaling": YARN, "sliding_window": 64, "use_sliding_window": False},
+        config={
+            **GROUPED,
+            **RMS,
+            "sliding_window": 64,
+            "use_sliding_window": False,
+            "rope_scaling": {
+                **YARN,
+                "attention_factor": 1.138629436111989,
+                "beta_fast": 24,
+                "beta_slow": 2,
+                "extrapolation_factor": 1.0,
+            },
+        },
     ),
     "qwen2moe": model(
         "qwen2_moe",
@@ -153,6 +167,7 @@ MODELS = {
             "rope_theta": 1e6,
             "rope_local_base_freq": 10000.0,
             "sliding_window_pattern": 6,
+            "final_logit_softcapping": 20.0,
             "rms_norm_eps": 1e-6,
         },
         tokenizer="spm",
@@ -525,8 +540,14 @@ MODELS |= {
         "exaone4",
         "Exaone4ForCausalLM",
         config={
-            **{**GROUPED, **RMS, "rope_scaling": LLAMA3, "rope_theta": 1e6, "tie_word_embeddings": True},
-            **{"sliding_window": None, "sliding_window_pattern": None, "layer_types": ["full_attention"] * 2},
+            **GROUPED,
+            **RMS,
+            "rope_scaling": LLAMA3,
+            "rope_theta": 1e6,
+            "tie_word_embeddings": True,
+            "sliding_window": None,
+            "sliding_window_pattern": None,
+            "layer_types": ["full_attention"] * 2,
         },
         dtype="BF16",
     ),
@@ -688,5 +709,61 @@ MODELS |= {
             },
         },
         dtype="BF16",
+    ),
+}
+
+# Models that also see: only the language model is converted.
+_TEXT = {key: value for key, value in SIZES.items() if "token_id" not in key}
+_SIGLIP = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+_SIGLIP |= {"image_size": 16, "patch_size": 4, "model_type": "siglip_vision_model", "vision_use_head": False}
+_EYES = {"depth": 1, "embed_dim": 32, "num_heads": 2, "hidden_size": 64, "mlp_ratio": 1, "patch_size": 4}
+_EYES_25 = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 64}
+_IMAGES = {"image_token_id": 60, "video_token_id": 61, "vision_start_token_id": 62, "vision_end_token_id": 63}
+
+
+def _inside(found):
+    """The names that transformers gave such models from 4.52 to 4.57."""
+    starts = {"model.": "model.language_model.", "visual.": "model.visual."}
+    return {re.sub(r"^(model|visual)\.", lambda start: starts[start[0]], name): entry for name, entry in found.items()}
+
+
+_MROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
+MODELS |= {
+    "gemma3-sees": model(
+        "gemma3",
+        "Gemma3ForConditionalGeneration",
+        like={"bos_token_id": 1, "eos_token_id": [2], "vocab_size": ..., "mm_tokens_per_image": 4},
+        config={
+            "text_config": {
+                **_TEXT,
+                "model_type": "gemma3_text",
+                "sliding_window": 4,
+                "vocab_size": 96,
+                "head_dim": 32,
+                "query_pre_attn_scalar": 32,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+            },
+            "vision_config": _SIGLIP,
+            "boi_token_index": 60,
+            "eoi_token_index": 61,
+            "image_token_index": 62,
+        },
+        tokenizer="spm",
+        dtype="BF16",
+        norm=0,
+    ),
+    "qwen2vl": model(
+        "qwen2_vl",
+        "Qwen2VLForConditionalGeneration",
+        config={**GROUPED, **_IMAGES, "rope_theta": 1e6, "rope_scaling": _MROPE, "vision_config": _EYES},
+        dtype="BF16",
+    ),
+    "qwen2.5vl": model(
+        "qwen2_5_vl",
+        "Qwen2_5_VLForConditionalGeneration",
+        config={**GROUPED, **_IMAGES, "rope_theta": 1e6, "rope_scaling": _MROPE, "vision_config": _EYES_25},
+        dtype="BF16",
+        tensors=_inside,
     ),
 }
