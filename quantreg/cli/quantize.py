@@ -294,6 +294,6 @@ def _reported(
     found = tuning_report(
         source, result, keywords["calibration"], n_ctx=keywords["n_ctx"], chunks=keywords["chunks"], imatrix=imatrix,
         target=None if target is None else parse_bytes(target, "target_size"), threads=keywords["threads"],
-        found=result.found, progress=progress,
+        found=result.found, device=keywords["device"], progress=progress,
     )  # fmt: skip
     return (json.dumps(found.to_dict(), indent=1) + "\n" if as_json else page(found)).encode()

@@ -59,7 +59,7 @@ def _group(
     found: dict[str, list[dict[str, RelativeError]]] = {name: [] for name in names}
     for matrix in _sampled(shared):
         h = shared.h[matrix]
-        factored = factor(h, workers=model.workers)
+        factored = factor(h, workers=model.workers, device=model.device)
         importance = importance_of(h, int(shared.count[matrix]))
         rows = {name: sampled_rows(model.tensors[name], matrix) for name in names}
         errors: dict[str, dict[str, RelativeError]] = {name: {} for name in names}
