@@ -93,14 +93,15 @@ GEMMA_2 = (
 )
 GEMMA_3 = (
     Checkpoint(
-        classes=("Gemma3ForCausalLM",),
+        classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
         rows=(*_OUTER, *_BOTH_SIDES, *_DENSE, *_HEAD_NORMS),
         keys=(
             *common.DECODER_KEYS,
             Key("final_logit_softcapping", lambda config: config.get("final_logit_softcapping") or None, "f32"),
             Key("attention.sliding_window", _window),
         ),
-        ignored=_IGNORED,
+        ignored=(*_IGNORED, "vision_tower.*", "multi_modal_projector.*"),
+        starts=(("language_model.", ""),),
         model_type="gemma3_text",
         vocabulary="gemma3",
         defaults=(

@@ -32,6 +32,18 @@ QWEN2 = (
         defaults=_DEFAULTS,
     ),
 )
+QWEN2_VL = (
+    Checkpoint(
+        classes=("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
+        rows=(*_LAYERS, *common.DENSE),
+        keys=common.DECODER_KEYS,
+        ignored=("visual.*", "model.visual.*"),
+        starts=(("model.language_model.", "model."),),
+        model_type="qwen2_vl",
+        vocabulary="qwen2",
+        defaults=(("rms_norm_eps", 1e-5),),
+    ),
+)
 QWEN2_MOE = (
     Checkpoint(
         classes=("Qwen2MoeForCausalLM",),
