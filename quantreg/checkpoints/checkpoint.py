@@ -107,6 +107,8 @@ class Checkpoint:
       the class needs and GGUF does not store, and the inverses of keys that are functions. A value may be a function of
       `Described`, the GGUF model; None is written as null, and ... leaves the name out. A name that a key has, too, is
       written only from here.
+    - ``one_way``: why models of this kind cannot be written as a folder again, as the end of a sentence. Empty if they
+      can.
     - ``float32``: names of GGUF tensors, with "{i}" for the layer, that are always stored as F32, beyond vectors and
       norms and those of `quantreg.checkpoints.common.FLOAT32`.
     """
@@ -121,6 +123,7 @@ class Checkpoint:
     float32: tuple[str, ...] = ()
     defaults: "tuple[tuple[str, Any | Callable[[Config], Any]], ...]" = ()
     restored: "tuple[tuple[str, Any | Callable[[Described], Any]], ...]" = ()
+    one_way: str = ""
 
 
 def named(

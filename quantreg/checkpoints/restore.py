@@ -89,6 +89,11 @@ def _restored(
     model: Described, architecture: Architecture, checkpoint: Checkpoint, dtype: str, spare: set[str]
 ) -> Restored:
     kind = checkpoint.classes[0]
+    if checkpoint.one_way:
+        raise CheckpointError(
+            f"a model of the architecture {architecture.name!r} cannot go back to {kind}: {checkpoint.one_way}. Export "
+            "it to a file, OUT.safetensors, which keeps the names of GGUF"
+        )
     data = config_of(model, checkpoint, dtype)
     config = Config(data, _WHERE).filled(checkpoint.defaults)
     tensors, left_out = _tensors(model, checkpoint, config, kind, spare)
@@ -103,8 +108,7 @@ def _restored(
             f"the model cannot go back to {kind}: a conversion of the folder would not give {named(sorted(wrong))} "
             "as the model has it: correct the table of the plugin"
         )
-    infos = [info for info in model.infos.values() if info.name not in spare]
-    made = architecture_metadata(config, architecture.name, checkpoint, infos)
+    made = architecture_metadata(config, architecture.name, checkpoint, ())
     differ, lost = differences(model, {key: value.data for key, value in made.items()})
     if differ:
         raise CheckpointError(f"the model cannot go back to {kind}, whose config.json cannot say that {differ[0]}")

@@ -40,6 +40,7 @@ QWEN2_VL = (
         ignored=("visual.*", "model.visual.*"),
         starts=(("model.language_model.", "model."),),
         model_type="qwen2_vl",
+        one_way="the class has a part that sees images, which a GGUF file of the language model lacks",
         vocabulary="qwen2",
         defaults=(("rms_norm_eps", 1e-5),),
     ),
