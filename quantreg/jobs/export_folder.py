@@ -92,9 +92,9 @@ def export_folder(
                     _write(source, shard, file, pool, threads or cpu_count(), os.fspath(target.path))
             for name, data in files.items():
                 target.write(name, data)
-    names = [shard.name for shard in shards]
-    paths = tuple(os.path.join(folder, name) for name in ("config.json", *names, *files) if name != "config.json")
+    names = [*files, *(shard.name for shard in shards)]
     lost = [f"{key} has no place in config.json: the folder does not say it" for key in restored.lost]
+    paths = tuple(os.path.join(folder, name) for name in names)
     return FolderResult(paths, size, os.fspath(folder), tuple(lost))
 
 
@@ -212,7 +212,7 @@ def _write(source: Source, shard: _Shard, file: IO[bytes], pool: ThreadPoolExecu
             bits, skipped = _bits(source, slab, kind)
             if mapped is None:
                 start = slab.place.layout.start + skipped
-                positioned.write(memoryview(bits.view(np.uint8)), position + start * size)
+                positioned.write(bits.view(np.uint8).data, position + start * size)
             else:
                 put_some(bits, skipped, slab.place.layout, mapped)
 

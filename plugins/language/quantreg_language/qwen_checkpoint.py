@@ -1,5 +1,7 @@
 """How Qwen is published."""
 
+from typing import Any
+
 from quantreg.checkpoints import Checkpoint, Key, Row, common, named
 
 _LAYERS = (*common.OUTER, *common.LAYER_NORMS, *common.ATTENTION)
@@ -17,7 +19,11 @@ _SHARED = named(
     },
     bias=False,
 )
-_EXPERTS_BACK = (("num_experts", common.value_of("expert_count")), ("decoder_sparse_step", 1), ("mlp_only_layers", []))
+_EXPERTS_BACK: tuple[tuple[str, Any], ...] = (
+    ("num_experts", common.value_of("expert_count")),
+    ("decoder_sparse_step", 1),
+    ("mlp_only_layers", []),
+)
 _DEFAULTS = (("rope_theta", 10000.0), ("rms_norm_eps", 1e-6))
 _KEYS = (*common.DECODER_KEYS, common.POOLING)
 _EXPERT_KEYS = (*common.DECODER_KEYS, Key("expert_feed_forward_length", "moe_intermediate_size"))
