@@ -278,6 +278,20 @@ def test_keys_that_a_folder_cannot_say_are_in_the_warnings(converted, tmp_path, 
     assert len(list((tmp_path / "b").glob("model-*"))) > 1
 
 
+def test_a_model_without_a_tokenizer_is_written_without_one(converted, tmp_path):
+    path = changed(converted("llama", "F32"), tmp_path / "m.gguf", tokenizer__ggml__model="no_vocab")
+    result = quantreg.export(path, tmp_path / "back")
+    assert sorted(os.listdir(tmp_path / "back")) == [
+        "README.md",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+    ]
+    assert result.warnings == (
+        "the model has no tokenizer: the folder has none, and does not convert back without one",
+    )
+
+
 def test_nan_and_values_too_large_for_f16_are_refused(converted, tmp_path):
     for value, dtype in ((np.nan, "f32"), (1e6, "f16")):
         with quantreg.open(converted("llama", "F32")) as model:
