@@ -85,7 +85,7 @@ def command(
     report: str | None,
     **given: Any,
 ) -> None:
-    """Quantize the GGUF or safetensors model IN to OUT.
+    """Quantize the GGUF or safetensors model IN, or the folder of a published model, to OUT.
 
     TYPE is a file type such as Q4_K_M or its number (see `quantreg file-types`), or a quant type for all matrices (see
     `quantreg types`). If a plugin added the type, the output and the token embeddings get better types unless you give
