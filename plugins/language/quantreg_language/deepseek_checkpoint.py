@@ -101,6 +101,7 @@ DEEPSEEK_2 = (
             Key("rope.dimension_count", "qk_rope_head_dim", needed=True),
             Key("rope.scaling.yarn_log_multiplier", _log_multiplier, "f32"),
         ),
+        ignored=("model.layers.{layers}.*",),  # it predicts the token after the next, and GGUF has no place for it
         model_type="deepseek_v2",
         vocabulary="bpe",
         defaults=(("rope_theta", 10000.0),),
