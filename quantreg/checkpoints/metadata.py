@@ -41,7 +41,7 @@ def general_metadata(folder: Path, architecture: str, infos: Sequence[TensorInfo
         found[f"general.sampling.{key}"] = value
     card = read_card(folder)
     name = card.get("name", card.get("model_name"))
-    found["general.name"] = Value("string", name if isinstance(name, str) else _title(folder.resolve().name))
+    found["general.name"] = Value("string", name if isinstance(name, str) else _title(_name(folder)))
     found["general.size_label"] = Value("string", size_label(infos))
     for key, wanted in (("license", "license"), ("license.name", "license_name"), ("license.link", "license_link")):
         said = card.get(wanted)
@@ -52,6 +52,14 @@ def general_metadata(folder: Path, architecture: str, infos: Sequence[TensorInfo
         if values:
             found[f"general.{key}"] = Value("array[string]", values)
     return found
+
+
+def _name(folder: Path) -> str:
+    """The name of the model: that of its folder, or of its repository if the folder is a revision in a cache."""
+    path = folder.resolve()
+    if path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--"):
+        return path.parent.parent.name.rpartition("--")[2]
+    return path.name
 
 
 def _listed(value: str | list[str] | None) -> list[str]:
