@@ -17,6 +17,7 @@ _SHARED = named(
     },
     bias=False,
 )
+_EXPERTS_BACK = (("num_experts", common.value_of("expert_count")), ("decoder_sparse_step", 1), ("mlp_only_layers", []))
 _DEFAULTS = (("rope_theta", 10000.0), ("rms_norm_eps", 1e-6))
 _KEYS = (*common.DECODER_KEYS, common.POOLING)
 _EXPERT_KEYS = (*common.DECODER_KEYS, Key("expert_feed_forward_length", "moe_intermediate_size"))
@@ -39,6 +40,7 @@ QWEN2_VL = (
         ignored=("visual.*", "model.visual.*"),
         starts=(("model.language_model.", "model."),),
         model_type="qwen2_vl",
+        one_way="the class has a part that sees images, which a GGUF file of the language model lacks",
         vocabulary="qwen2",
         defaults=(("rms_norm_eps", 1e-5),),
     ),
@@ -49,6 +51,7 @@ QWEN2_MOE = (
         rows=(*_LAYERS, *_EXPERTS, *_SHARED),
         keys=(*_EXPERT_KEYS, Key("expert_shared_feed_forward_length", "shared_expert_intermediate_size")),
         model_type="qwen2_moe",
+        restored=(*_EXPERTS_BACK, ("norm_topk_prob", False)),
         vocabulary="bpe",
         defaults=_DEFAULTS,
     ),
@@ -59,6 +62,7 @@ QWEN3 = (
         rows=(*_LAYERS, *_HEAD_NORMS, *common.DENSE),
         keys=_KEYS,
         model_type="qwen3",
+        restored=(("attention_bias", common.has("attn_q.bias")),),
         vocabulary="qwen2",
         defaults=(*_DEFAULTS, ("head_dim", 128)),
     ),
@@ -88,6 +92,7 @@ QWEN3_MOE = (
         rows=(*_LAYERS, *_HEAD_NORMS, *_EXPERTS),
         keys=_EXPERT_KEYS,
         model_type="qwen3_moe",
+        restored=(*_EXPERTS_BACK, ("norm_topk_prob", True), ("attention_bias", common.has("attn_q.bias"))),
         vocabulary="bpe",
         defaults=(*_DEFAULTS, ("num_key_value_heads", 4)),
     ),
