@@ -94,7 +94,8 @@ class Checkpoint:
     - ``rows``: how each tensor of GGUF is made. A checkpoint with a tensor that no row takes is refused.
     - ``keys``: the metadata, in the order in which it is written. ``quantreg.checkpoints.common`` has those that most
       decoders share.
-    - ``ignored``: names of tensors that are left out, with "*" for any characters.
+    - ``ignored``: names of tensors that are left out, with "*" for any characters. "{layers}" is the number of layers:
+      a layer of this number comes after the last, such as one that predicts a second token.
     - ``starts``: pairs of strings. A name in the checkpoint that begins with the first is read as if it began with the
       second: ("model.language_model.", "model."). The first pair that fits is used, once.
     - ``model_type``: the "model_type" of config.json, which `quantreg export` writes. A folder whose config.json does

@@ -41,6 +41,8 @@ def match(names: Sequence[str], checkpoint: Checkpoint, config: Config, where: s
     Raises CheckpointError that names what is missing, and what no row takes. ``where`` is the path that it names.
     """
     kind = " or ".join(config.classes) or checkpoint.classes[0]
+    beyond = [each.replace("{layers}", str(config.n_layers)) for each in checkpoint.ignored if "{layers}" in each]
+    names = [name for name in names if not any(fnmatchcase(_begun(name, checkpoint.starts), each) for each in beyond)]
     found, unknown = _sorted_in(names, checkpoint)
     n_layers = config.n_layers if any("{i}" in row.new for row in checkpoint.rows) else 0
     _check_layers(found, n_layers, config, where)

@@ -129,6 +129,7 @@ DEEPSEEK_2 = (
             Key("rope.dimension_count", "qk_rope_head_dim", needed=True),
             Key("rope.scaling.yarn_log_multiplier", _log_multiplier, "f32"),
         ),
+        ignored=("model.layers.{layers}.*",),  # it predicts the token after the next, and GGUF has no place for it
         model_type="deepseek_v2",
         restored=(
             ("architectures", lambda model: [f"DeepseekV{3 if _is_third(model) else 2}ForCausalLM"]),

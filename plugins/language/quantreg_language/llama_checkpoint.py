@@ -98,13 +98,15 @@ def _rope(name: str) -> Callable[[Config], Any]:
 MISTRAL_3 = (
     replace(
         _LLAMA,
-        classes=("Ministral3ForCausalLM",),
+        classes=("Ministral3ForCausalLM", "Mistral3ForConditionalGeneration"),
         rows=(*common.OUTER, *common.LAYER_NORMS, *common.PAIRED_WEIGHTS, *common.DENSE_WEIGHTS),
         keys=(
             *_LLAMA.keys,
             Key("rope.scaling.yarn_log_multiplier", _rope("mscale_all_dim"), "f32"),
             Key("attention.temperature_scale", _rope("llama_4_scaling_beta"), "f32"),
         ),
+        ignored=("vision_tower.*", "multi_modal_projector.*"),
+        starts=(("language_model.", ""),),
         model_type="ministral3",
         restored=(("rope_parameters", _rope_parameters), ("rope_scaling", ...), ("rope_theta", ...)),
         defaults=(),

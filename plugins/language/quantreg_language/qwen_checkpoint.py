@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from quantreg.checkpoints import Checkpoint, Key, Row, common, named
+from quantreg.checkpoints import Checkpoint, Config, Key, Row, common, named
 
 _LAYERS = (*common.OUTER, *common.LAYER_NORMS, *common.ATTENTION)
 _HEAD_NORMS = named({"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}, bias=False)
@@ -71,6 +71,25 @@ QWEN3 = (
         restored=(("attention_bias", common.has("attn_q.bias")),),
         vocabulary="qwen2",
         defaults=(*_DEFAULTS, ("head_dim", 128)),
+    ),
+)
+
+
+def _deepstack(config: Config) -> int:
+    """Into how many of the first layers features of an image go."""
+    return len(config.get("vision_config", {}).get("deepstack_visual_indexes", ()))
+
+
+QWEN3_VL = (
+    Checkpoint(
+        classes=("Qwen3VLForConditionalGeneration",),
+        rows=(*_LAYERS, *_HEAD_NORMS, *common.DENSE),
+        keys=(*_KEYS, Key("n_deepstack_layers", _deepstack)),
+        ignored=("model.visual.*",),
+        starts=(("model.language_model.", "model."),),
+        model_type="qwen3_vl",
+        vocabulary="qwen2",
+        defaults=(("rms_norm_eps", 1e-6), ("head_dim", 128)),
     ),
 )
 QWEN3_MOE = (
