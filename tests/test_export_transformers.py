@@ -9,12 +9,14 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 import quantreg  # noqa: E402
+from quantreg.checkpoints import Config  # noqa: E402
+from quantreg.checkpoints.folder import find  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
 transformers.logging.set_verbosity_error()
 
-ONE_WAY = {"qwen2vl", "qwen2.5vl"}  # their class has a part that GGUF does not hold
-NAMES = [name for name in checkpoints.names() if name not in ONE_WAY]
+# The class of the others has a part that GGUF does not hold.
+NAMES = [name for name in checkpoints.names() if not find(Config(checkpoints.load(name)[0]["config"]))[1].one_way]
 LARGEST = 2e-5  # difference of a logit as a share of their deviation: both compute in float32, in another order
 # Where GGUF cannot say what the class does; tests/test_checkpoints_golden.py shows that this alone is the difference.
 GELU, RAMP = 1e-3, 1.0

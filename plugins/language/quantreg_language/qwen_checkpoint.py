@@ -4,6 +4,7 @@ from typing import Any
 
 from quantreg.checkpoints import Checkpoint, Config, Key, Row, common, named
 
+_SEES = "the class has a part that sees images, which a GGUF file of the language model lacks"
 _LAYERS = (*common.OUTER, *common.LAYER_NORMS, *common.ATTENTION)
 _HEAD_NORMS = named({"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}, bias=False)
 _EXPERTS = (
@@ -46,7 +47,7 @@ QWEN2_VL = (
         ignored=("visual.*", "model.visual.*"),
         starts=(("model.language_model.", "model."),),
         model_type="qwen2_vl",
-        one_way="the class has a part that sees images, which a GGUF file of the language model lacks",
+        one_way=_SEES,
         vocabulary="qwen2",
         defaults=(("rms_norm_eps", 1e-5),),
     ),
@@ -88,6 +89,7 @@ QWEN3_VL = (
         ignored=("model.visual.*",),
         starts=(("model.language_model.", "model."),),
         model_type="qwen3_vl",
+        one_way=_SEES,
         vocabulary="qwen2",
         defaults=(("rms_norm_eps", 1e-6), ("head_dim", 128)),
     ),
