@@ -525,8 +525,8 @@ MODELS |= {
         "exaone4",
         "Exaone4ForCausalLM",
         config={
-            **{**GROUPED, **RMS, "rope_scaling": LLAMA3, "rope_theta": 1e6, "tie_word_embeddings": True},
-            **{"sliding_window": None, "sliding_window_pattern": None, "layer_types": ["full_attention"] * 2},
+            **GROUPED, **RMS, "rope_scaling": LLAMA3, "rope_theta": 1e6, "tie_word_embeddings": True,
+            "sliding_window": None, "sliding_window_pattern": None, "layer_types": ["full_attention"] * 2,
         },
         dtype="BF16",
     ),
