@@ -57,12 +57,15 @@ def rehearse(
     dst: str | bytes | PathLike[str] = "out.gguf",
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
+    source: Source | None = None,
 ) -> Rehearsal:
     """Do everything that `quantreg.quantize_file` does before it reads tensor data or opens the output.
 
-    Raises what `quantreg.plan` raises, except for problems of the plan: `Rehearsal.check` raises those.
+    ``source`` is the model at ``src``, if the same options have opened it already. Raises what `quantreg.plan` raises,
+    except for problems of the plan: `Rehearsal.check` raises those.
     """
-    source = adapt(open_source(src, names, given=dict(pairs(options.override_kv))))
+    if source is None:
+        source = adapt(open_source(src, names, given=dict(pairs(options.override_kv))))
     if isinstance(file_type, Plan):
         made = _fitting(file_type, source, options)
         if imatrix is None and any(tensor.importance for tensor in made.tensors):
