@@ -36,7 +36,7 @@ def outputs_of(source: str, out: str | None, words: str) -> "list[tuple[str, Fil
         return [(out or default_output(source, found[0], names[0]), found[0])]
     if out is None:
         out = default_output(source, found[0]).removesuffix(f"{found[0].name}.gguf") + f"{PLACE}.gguf"
-    return list(zip(output_paths(out, found), found, strict=True))
+    return list(zip(output_paths(out, names), found, strict=True))
 
 
 def quantize_wanted(
