@@ -193,7 +193,7 @@ def test_an_error_leaves_no_output_and_advises_on_the_type_that_cannot_hold_the_
         together("big.gguf", ["Q4_K_M", "F16"])
     x[1, 3] = np.nan
     quantreg.write("nan.gguf", {"general.architecture": "llama"}, {"blk.0.attn_q.weight": x})
-    with pytest.raises(NonFiniteError, match="blk.0.attn_q.weight"):
+    with pytest.raises(NonFiniteError, match=r"blk\.0\.attn_q"):
         together("nan.gguf", ["F32", "Q4_K_M"])
     assert not [name for name in os.listdir() if name.startswith("out")]
 

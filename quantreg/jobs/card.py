@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Card", "card_text", "escaped"]
 
+N_CTX = 512  # tokens of a chunk of a text that measures the outputs
 FEWEST = 2  # chunks of text that a divergence is measured on
 
 
@@ -123,7 +124,7 @@ def _measured(
 
     with files.open(src) as file:
         model = Model(file.metadata, file, threads=threads)
-        n_ctx, given = 512, cast("TextOrIds", text)
+        n_ctx, given = N_CTX, cast("TextOrIds", text)
         if isinstance(text, PathLike):
             given, what = read_text(text), escaped(os.path.basename(os.fspath(text)))
         elif text is not None:
