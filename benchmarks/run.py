@@ -12,13 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bench import codecs, files, products, published, quality, report, running, startup
+from bench import codecs, files, products, published, quality, report, running, startup, torch_layers
 from bench.options import refuse_unknown, words
 from bench.timing import cpu_model
 
 from quantreg_kernels import LEVELS, usable_levels
 
-SECTIONS = ("codecs", "matmul", "run", "files", "convert", "memory", "open", "startup", "quality")
+SECTIONS = ("codecs", "matmul", "torch", "run", "files", "convert", "memory", "open", "startup", "quality")
 
 
 def arguments():
@@ -97,6 +97,12 @@ def part_matmul(given):
     result = products.measure(given.types, given.rounds or 5, tell)
     few = f"{products.FEW_ROWS} x {products.FEW_COLS}"
     title = f"## Products: activations times weights of {products.ROWS} x {products.COLS}, one row of them times {few}"
+    return result, f"{title}\n\n{report.rows_table(result['rows'])}"
+
+
+def part_torch(given):
+    result = torch_layers.measure(given.types, given.rounds or 5, tell)
+    title = f"## Layers of PyTorch, {torch_layers.WIDTH} x {torch_layers.WIDTH}, one core"
     return result, f"{title}\n\n{report.rows_table(result['rows'])}"
 
 

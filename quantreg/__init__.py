@@ -24,6 +24,7 @@ _HOMES = {
     "Checkpoint": "checkpoints",
     "CheckpointError": "errors",
     "CodecError": "errors",
+    "DeviceError": "errors",
     "Comparison": "jobs.compare",
     "Coverage": "importance.coverage",
     "Divergence": "quality",

@@ -13,6 +13,7 @@ from quantreg.dispatch import dequantize as dequantize
 from quantreg.dispatch import quantize as quantize
 from quantreg.errors import CheckpointError as CheckpointError
 from quantreg.errors import CodecError as CodecError
+from quantreg.errors import DeviceError as DeviceError
 from quantreg.errors import GGUFFormatError as GGUFFormatError
 from quantreg.errors import ImportanceError as ImportanceError
 from quantreg.errors import LossWarning as LossWarning

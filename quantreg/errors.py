@@ -5,6 +5,7 @@ import os
 __all__ = [
     "CheckpointError",
     "CodecError",
+    "DeviceError",
     "GGUFFormatError",
     "ImportanceError",
     "LossWarning",
@@ -99,6 +100,10 @@ class PluginError(QuantregError):
 
 class CodecError(QuantregError):
     """A type cannot do what was asked: it has no encoder, its codec fails, or it needs importance and got none."""
+
+
+class DeviceError(QuantregError):
+    """A device that computes, such as a graphics card, is unknown, not there or has no memory left."""
 
 
 class SafetensorsError(QuantregError, ValueError):

@@ -70,7 +70,7 @@ _PYTORCH = Kind("a PyTorch checkpoint", _CONVERT)
 _SAFETENSORS = Kind(
     "a safetensors file",
     "make a GGUF model of it with `quantreg quantize FILE OUT.gguf F16` or, if its tensors have Hugging Face names, "
-    "with llama.cpp's convert_hf_to_gguf.py",
+    "of the folder that holds its config.json with `quantreg convert FOLDER OUT.gguf`",
 )
 
 

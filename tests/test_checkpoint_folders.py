@@ -234,7 +234,9 @@ def test_a_pre_tokenizer_that_is_unknown_can_be_given(tmp_path):
     given = {"tokenizer.ggml.pre": "qwen2"}
     quantreg.convert(folder, tmp_path / "a.gguf", override_kv=given)
     quantreg.quantize_file(folder, tmp_path / "b.gguf", "Q8_0", override_kv=given)
-    for name in "ab":
+    quantreg.write_plan(quantreg.plan(folder, "Q8_0", override_kv=given), tmp_path / "plan.json")
+    quantreg.quantize_file(folder, tmp_path / "c.gguf", quantreg.read_plan(tmp_path / "plan.json", folder))
+    for name in "abc":
         assert quantreg.gguf.read_header(tmp_path / f"{name}.gguf").metadata["tokenizer.ggml.pre"] == "qwen2"
 
 
@@ -249,3 +251,44 @@ def test_types_that_no_converted_file_has_are_refused_with_what_to_do(folder, tm
         quantreg.convert(folder, tmp_path / "a.gguf", "Q4_K_M")
     with pytest.raises(quantreg.CheckpointError, match="not the folder of a published model"):
         quantreg.convert(tmp_path, tmp_path / "a.gguf")
+
+
+def test_the_folder_of_an_image_model_is_read_as_before(tmp_path):
+    """Its config.json has a "model_type", too, which means something else."""
+    folder = tmp_path / "transformer"
+    write_llama(folder, shards=1)
+    (folder / "config.json").write_text(json.dumps({"_class_name": "WanModel", "model_type": "t2v"}))
+    plan = quantreg.plan(folder, "F16")
+    assert "model.embed_tokens.weight" in {tensor.name for tensor in plan.tensors}
+
+
+def test_a_revision_in_a_cache_has_the_name_of_its_repository(tmp_path):
+    folder = write_llama(tmp_path / "models--someone--Small-Llama" / "snapshots" / "0123abcd", shards=1)
+    with quantreg.open(folder) as model:
+        assert model.metadata["general.name"] == "Small Llama"
+
+
+def test_the_model_card_gives_the_license_the_tags_and_the_languages(tmp_path):
+    folder = write_llama(tmp_path / "m", shards=1)
+    card = "license: apache-2.0 # free\nlanguage:\n- en\n- 'no'\ntags: [a, \"b\"]\npipeline_tag: text-generation\n"
+    card = f"---\n{card}---\nText"
+    (folder / "README.md").write_text(card)
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.5, "top_k": 20, "top_p": "broken"}))
+    with quantreg.open(folder) as model:
+        found = {key: value for key, value in model.metadata.items() if key.startswith("general.")}
+    assert found["general.license"] == "apache-2.0"
+    assert found["general.languages"] == ["en", "no"]
+    assert found["general.tags"] == ["a", "b", "text-generation"]
+    assert found["general.sampling.top_k"] == 20
+    assert found["general.sampling.temp"] == 0.5
+    assert "general.sampling.top_p" not in found
+
+
+@pytest.mark.parametrize(
+    "card", ["", "---", "---\n", "no head", "---\nlicense: mit\n", "---\n: x\n- y\n---", "\x00\xff"]
+)
+def test_a_model_card_without_a_head_does_no_harm(tmp_path, card):
+    folder = write_llama(tmp_path / "m", shards=1)
+    (folder / "README.md").write_text(card)
+    with quantreg.open(folder) as model:
+        assert "general.license" not in model.metadata

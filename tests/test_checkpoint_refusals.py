@@ -17,7 +17,7 @@ Q = "model.layers.1.self_attn.q_proj.weight"
 def refused(folder, message, error=quantreg.CheckpointError):
     with pytest.raises(error, match=message) as found:
         quantreg.plan(folder, "Q4_K_M")
-    assert len(str(found.value)) < 1500
+    assert len(str(found.value)) < 4000  # the longest lists all classes that are known
     return str(found.value)
 
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 SUPPORT = Path(__file__).parent / "support"
 CASES = {
     "header": 20_000, "file": 300, "blocks": 20_000, "weights": 4_000, "imatrix": 1_500, "plan": 400,
-    "safetensors": 400, "journal": 300,
+    "safetensors": 400, "journal": 300, "folders": 300,
 }  # fmt: skip
 KINDS = (
     "kill", "kill within a write", "full disk", "Ctrl-C", "shrinking source", "kill at random", "two at once",

@@ -68,7 +68,7 @@ def already_quantized():
 
 def foreign_names():
     quantreg.write("hf.gguf", {"general.architecture": "llama"}, {"model.layers.0.self_attn.q_proj.weight": rows()})
-    return ["hf.gguf", "Q4_K_M"], "convert_hf_to_gguf.py"
+    return ["hf.gguf", "Q4_K_M"], "quantreg quantize FOLDER"
 
 
 def bad_metadata():

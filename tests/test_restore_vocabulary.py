@@ -188,6 +188,12 @@ def test_a_vocabulary_of_scores_gets_merges_that_give_its_ids(tmp_path):
         assert alone.encode(text) == Tokenizer.of(metadata).encode(text)
 
 
+def test_odd_types_of_tokens_count_as_normal_and_a_missing_name_as_the_default():
+    found = parsed({**SMALL, PREFIX + "token_type": [0, 99, -3, 3, 3, 4, 5], PREFIX + "pre": ""})
+    assert [entry["content"] for entry in found["added_tokens"]] == ["<s>", "</s>", "<tool>"]
+    assert len(found["pre_tokenizer"]["pretokenizers"]) == 5
+
+
 def test_a_file_without_a_vocabulary_is_refused():
     with pytest.raises(TokenizerError):
         tokenizer_files({})

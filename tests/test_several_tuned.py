@@ -1,4 +1,4 @@
-"""Several file types with one calibration text: it runs through the model once, and the bytes are as from single runs."""
+"""Several file types with one calibration text, which runs once: the bytes are those of single runs."""
 
 import signal
 import subprocess

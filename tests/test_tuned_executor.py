@@ -173,11 +173,13 @@ def test_a_worker_that_dies_ends_the_run_clearly_and_it_goes_on_later(models, at
     source = models / "llama-experts.gguf"
     quantreg.quantize_file(source, "whole.gguf", "Q4_0", **TEXT)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        pids = []
 
         def kill(event):
-            if isinstance(event, TensorTuned):
-                for process in list(pool._processes.values()):
-                    os.kill(process.pid, signal.SIGKILL)
+            if isinstance(event, TensorTuned) and not pids:
+                pids.extend(process.pid for process in list(pool._processes.values()))
+                for pid in pids:
+                    os.kill(pid, signal.SIGKILL)
 
         with pytest.raises(QuantregError, match="a worker of the executor died"):
             quantreg.quantize_file(

@@ -2,6 +2,7 @@
 
 from quantreg.checkpoints.checkpoint import Checkpoint, Key, Row, named
 from quantreg.checkpoints.config import Config
+from quantreg.checkpoints.described import Described
 from quantreg.checkpoints.transforms import (
     Apart,
     Generated,
@@ -14,11 +15,13 @@ from quantreg.checkpoints.transforms import (
     Transform,
     Transposed,
 )
+from quantreg.checkpoints.vocabulary_hint import Vocabulary
 
 __all__ = [
     "Apart",
     "Checkpoint",
     "Config",
+    "Described",
     "Generated",
     "Heads",
     "Key",
@@ -30,5 +33,6 @@ __all__ = [
     "Squeezed",
     "Transform",
     "Transposed",
+    "Vocabulary",
     "named",
 ]

@@ -50,13 +50,16 @@ class Folder:
 
 
 def is_published(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a folder with a model that transformers loads: config.json that names a class, and weights."""
+    """Whether a path is a folder with a model that transformers loads: config.json that names a class, and weights.
+
+    Without a class, a "model_type" counts if a plugin knows it: image models use the name for something else.
+    """
     if not os.path.isdir(path) or not os.path.isfile(os.path.join(path, "config.json")):
         return False
     if not any(name.endswith((SUFFIX, ".safetensors.index.json")) for name in os.listdir(path)):
         return False
     config = read_config(path)
-    return bool(config.classes) or isinstance(config.get("model_type"), str)
+    return bool(config.classes) or str(config.get("model_type")) in _known()[1]
 
 
 def read_config(folder: str | os.PathLike[str]) -> Config:
@@ -77,13 +80,7 @@ def find(config: Config) -> tuple[Architecture, Checkpoint]:
     The class decides ("architectures"); if there is none, the "model_type". Raises CheckpointError if no plugin knows
     it, with the classes that are known.
     """
-    known: dict[str, tuple[Architecture, Checkpoint]] = {}
-    kinds: dict[str, tuple[Architecture, Checkpoint]] = {}
-    for architecture in architectures.values():
-        for checkpoint in architecture.checkpoints:
-            known |= dict.fromkeys(checkpoint.classes, (architecture, checkpoint))
-            if checkpoint.model_type:
-                kinds.setdefault(checkpoint.model_type, (architecture, checkpoint))
+    known, kinds = _known()
     found = next((known[name] for name in config.classes if name in known), None)
     if found is None and not config.classes:
         found = kinds.get(str(config.get("model_type")))
@@ -94,8 +91,21 @@ def find(config: Config) -> tuple[Architecture, Checkpoint]:
     raise CheckpointError(
         f"{config.path}: no plugin knows how {what} becomes GGUF. Known are {names}. Use llama.cpp's "
         "convert_hf_to_gguf.py, or write a plugin whose register_architectures hook registers an Architecture with a "
-        "Checkpoint for this class (docs/checkpoints.md)"
+        "Checkpoint for this class (docs/checkpoints.md). To keep the names that the tensors have, give the "
+        "safetensors file or index instead of the folder"
     )
+
+
+def _known() -> tuple[dict[str, tuple[Architecture, Checkpoint]], dict[str, tuple[Architecture, Checkpoint]]]:
+    """The architecture and checkpoint of each class, and of each model_type."""
+    classes: dict[str, tuple[Architecture, Checkpoint]] = {}
+    kinds: dict[str, tuple[Architecture, Checkpoint]] = {}
+    for architecture in architectures.values():
+        for checkpoint in architecture.checkpoints:
+            classes |= dict.fromkeys(checkpoint.classes, (architecture, checkpoint))
+            if checkpoint.model_type:
+                kinds.setdefault(checkpoint.model_type, (architecture, checkpoint))
+    return classes, kinds
 
 
 def read_folder(path: str | os.PathLike[str], given: Mapping[str, Any] | None = None) -> Folder:

@@ -12,12 +12,12 @@ from quantreg.errors import CheckpointError, GGUFFormatError, QuantregError, Saf
 from quantreg.gguf import TensorInfo, Value
 from quantreg.safetensors import read_json
 
-__all__ = ["architecture_metadata", "general_metadata", "size_label"]
+__all__ = ["SAMPLING", "architecture_metadata", "general_metadata", "size_label"]
 
 # type of the first matrix -> number of the file type
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 _MXFP4_MOE = 38
-_SAMPLING: tuple[tuple[str, tuple[str, ...], str], ...] = (
+SAMPLING: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("sequence", ("sequence",), "string"),
     ("top_k", ("top_k",), "i32"),
     ("top_p", ("top_p",), "f32"),
@@ -41,7 +41,7 @@ def general_metadata(folder: Path, architecture: str, infos: Sequence[TensorInfo
         found[f"general.sampling.{key}"] = value
     card = read_card(folder)
     name = card.get("name", card.get("model_name"))
-    found["general.name"] = Value("string", name if isinstance(name, str) else _title(folder.resolve().name))
+    found["general.name"] = Value("string", name if isinstance(name, str) else _title(_name(folder)))
     found["general.size_label"] = Value("string", size_label(infos))
     for key, wanted in (("license", "license"), ("license.name", "license_name"), ("license.link", "license_link")):
         said = card.get(wanted)
@@ -52,6 +52,14 @@ def general_metadata(folder: Path, architecture: str, infos: Sequence[TensorInfo
         if values:
             found[f"general.{key}"] = Value("array[string]", values)
     return found
+
+
+def _name(folder: Path) -> str:
+    """The name of the model: that of its folder, or of its repository if the folder is a revision in a cache."""
+    path = folder.resolve()
+    if path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--"):
+        return path.parent.parent.name.rpartition("--")[2]
+    return path.name
 
 
 def _listed(value: str | list[str] | None) -> list[str]:
@@ -78,7 +86,7 @@ def _sampling(folder: Path) -> Iterator[tuple[str, Value]]:
         return
     if not isinstance(data, dict):
         return
-    for key, names, kind in _SAMPLING:
+    for key, names, kind in SAMPLING:
         value = next((data[name] for name in names if data.get(name) is not None), None)
         if value is None or (kind == "string") != isinstance(value, str):
             continue

@@ -30,11 +30,14 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     Raises TokenizerError if there is no vocabulary, if it is damaged, or if a folder cannot hold it.
     """
     vocabulary = Vocabulary.of(metadata)
-    tokens = list(metadata[_PREFIX + "tokens"])
-    kinds = list(metadata.get(_PREFIX + "token_type") or [1] * len(tokens))[: len(tokens)]
+    tokens = list(vocabulary.tokens)
+    known = {int(kind) for kind in Kind} - {Kind.UNDEFINED}
+    numbers = metadata.get(_PREFIX + "token_type") or [1] * len(tokens)
+    # As the file has them: `Vocabulary` corrects some, and would take tokens of other models for special ones.
+    kinds = [number if number in known else int(Kind.NORMAL) for number in numbers[: len(tokens)]]
     roles = vocabulary.roles
     if vocabulary.model == BPE:
-        name = "gemma4" if metadata[_PREFIX + "model"] == "gemma4" else metadata.get(_PREFIX + "pre", "default")
+        name = "gemma4" if metadata[_PREFIX + "model"] == "gemma4" else metadata.get(_PREFIX + "pre") or "default"
         parts = as_bpe(tokens, kinds, vocabulary.merges, name, PRETOKENIZERS[name].whole_words)
     elif vocabulary.model == BERT:
         roles = _bert_roles(metadata, vocabulary)
@@ -123,13 +126,15 @@ def _bert_roles(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str
 
 def _post_processor(
     metadata: Mapping[str, Any], vocabulary: Vocabulary, roles: Mapping[str, int], content: Mapping[int, str]
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """What is put around a text."""
     before = roles.get("bos") if vocabulary.add_bos else None
     after = roles.get("eos") if vocabulary.add_eos else None
     if vocabulary.model == BERT:
         after = roles.get("sep")
     if before is None and after is None:
+        if not any(f"{_PREFIX}add_{role}_token" in metadata for role in ("bos", "eos")):
+            return None  # another one would say that nothing is added, which the file leaves open
         if vocabulary.model == BPE and not vocabulary.pre.spaces_marked:
             return {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
         return _template([_sequence("A", 0)], [_sequence("A", 0), _sequence("B", 1)], {})
@@ -184,8 +189,11 @@ def _config(
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "added_tokens_decoder": added,
-        "add_bos_token": vocabulary.add_bos,
-        "add_eos_token": vocabulary.add_eos,
+        **{
+            f"add_{role}_token": flag
+            for role, flag in (("bos", vocabulary.add_bos), ("eos", vocabulary.add_eos))
+            if f"{_PREFIX}add_{role}_token" in metadata
+        },
         "clean_up_tokenization_spaces": False,
         **special,
     }

@@ -41,6 +41,7 @@ _COUNT = click.IntRange(min=0)
 @click.option("--in-file", "parts", multiple=True, metavar="FILE", help="Add the sums of this imatrix. Repeatable.")
 @click.option("--show-statistics", is_flag=True, help="Print statistics of the imatrix given with --in-file.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: all processors]")
+@click.option("--device", metavar="NAME", help="What computes the products: cpu, cuda, cuda:1 or mps.  [default: cpu]")
 @click.option("--force", is_flag=True, help="Replace an existing FILE, also one of an unfinished run.")
 def command(
     path: str | None,
@@ -107,6 +108,7 @@ def _collect(
     form: str | None,
     parts: tuple[str, ...],
     threads: int | None,
+    device: str | None,
     no_ppl: bool,
     chunks: int | None,
     **options: Any,
@@ -123,7 +125,7 @@ def _collect(
 
     stop_as_ctrl_c_does()
     try:
-        with quantreg.load(path, threads) as model, chunk_progress() as progress:
+        with quantreg.load(path, threads, device) as model, chunk_progress() as progress:
 
             def listen(event: Any) -> None:
                 if isinstance(event, Saved):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--kl-divergence", is_flag=True, help="Compare the model with the one that wrote the base file.")
 @click.option("--against", metavar="MODEL2", help="Compare the model with MODEL2, which runs beside it.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: all processors]")
+@click.option("--device", metavar="NAME", help="What computes the products: cpu, cuda, cuda:1 or mps.  [default: cpu]")
 @click.option("--force", is_flag=True, help="Replace an existing base file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -40,6 +41,7 @@ def command(
     kl_divergence: bool,
     against: str | None,
     threads: int | None,
+    device: str | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -64,8 +66,8 @@ def command(
     with ExitStack() as stack:
         opened_base = stack.enter_context(BaseFile(base)) if base and kl_divergence else None
         given = read_ids(ids) if ids else read_text(text) if text else None
-        model = stack.enter_context(quantreg.load(path, threads))
-        other = stack.enter_context(quantreg.load(against, threads)) if against else opened_base
+        model = stack.enter_context(quantreg.load(path, threads, device))
+        other = stack.enter_context(quantreg.load(against, threads, device)) if against else opened_base
         chunks = None if chunks == -1 else chunks  # llama-perplexity's "all"
         found: Divergence | Perplexity
         with chunk_progress(as_json) as progress:

@@ -100,7 +100,7 @@ def command(
     card_text: str | None,
     **given: Any,
 ) -> None:
-    """Quantize the GGUF or safetensors model IN to OUT.
+    """Quantize the GGUF or safetensors model IN, or the folder of a published model, to OUT.
 
     TYPE is a file type such as Q4_K_M or its number (see `quantreg file-types`), or a quant type for all matrices (see
     `quantreg types`). If a plugin added the type, the output and the token embeddings get better types unless you give
@@ -344,6 +344,6 @@ def _reported(
     found = tuning_report(
         source, result, keywords["calibration"], n_ctx=keywords["n_ctx"], chunks=keywords["chunks"], imatrix=imatrix,
         target=None if target is None else parse_bytes(target, "target_size"), threads=keywords["threads"],
-        found=result.found, progress=progress,
+        found=result.found, device=keywords["device"], progress=progress,
     )  # fmt: skip
     return (json.dumps(found.to_dict(), indent=1) + "\n" if as_json else page(found)).encode()

@@ -15,6 +15,8 @@ _OPTIONS = (
     click.option("-c", "--ctx-size", "n_ctx", type=int, metavar="N", help="Tokens of a chunk of the calibration text. "
                  " [default: 512]"),
     click.option("--chunks", type=int, metavar="N", help="Use at most N chunks of the calibration text."),
+    click.option("--device", metavar="NAME", help="What computes the products with the calibration text: cpu, cuda, "
+                 "cuda:1 or mps.  [default: cpu]"),
     click.option("--target-size", metavar="SIZE", help="The size of the file, at most: 4.2GB, 900M. It decides the "
                  "types, instead of TYPE."),
     click.option("--target-bpw", type=float, metavar="X", help="Bits of tensor data per weight, at most, instead of "
@@ -23,7 +25,7 @@ _OPTIONS = (
     click.option("--tuning-cache", metavar="FILE", help="Keep in FILE what does not depend on the target, for further "
                  "files of this model and text."),
 )  # fmt: skip
-_NAMES = ("texts", "as_ids", "n_ctx", "chunks", "target_size", "target_bpw", "types", "tuning_cache")
+_NAMES = ("texts", "as_ids", "n_ctx", "chunks", "device", "target_size", "target_bpw", "types", "tuning_cache")
 
 
 def tuning_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -41,7 +43,8 @@ def to_tuning(given: dict[str, Any]) -> dict[str, Any]:
     found = {name: given.pop(name) for name in _NAMES}
     texts, as_ids, n_ctx = found.pop("texts"), found.pop("as_ids"), found.pop("n_ctx")
     if not texts:
-        for option, value in (("--ids", as_ids), ("-c", n_ctx), ("--chunks", found["chunks"])):
+        about = {"--ids": as_ids, "-c": n_ctx, "--chunks": found["chunks"], "--device": found["device"]}
+        for option, value in about.items():
             if value:
                 raise click.UsageError(f"{option} is about a calibration text: give one with --calibration.")
     if found["target_size"] is not None and found["target_bpw"] is not None:

@@ -1,7 +1,6 @@
 """A model that runs: token ids in, logits out, with the weights as they are in the file."""
 
 import os
-import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantreg import files
+from quantreg.devices import DeviceLike, open_device
 from quantreg.dispatch import cpu_count
 from quantreg.errors import ModelError, QuantregError, ShapeError, TokenizerError
 from quantreg.inference import chat
@@ -24,6 +24,7 @@ from quantreg.inference.layer import Layer
 from quantreg.inference.norms import normalise
 from quantreg.inference.passes import Observe, Pass
 from quantreg.inference.sampling import Sampler, tokens
+from quantreg.inference.unused import unused_tensors
 from quantreg.inference.weights import Weights
 from quantreg.products import one_blas_thread
 from quantreg.tensor import QuantizedTensor
@@ -40,15 +41,17 @@ from quantreg.recipes.kinds import kind_of_file
 __all__ = ["Model", "load"]
 
 
-def load(path: str | bytes | os.PathLike[str], threads: int | None = None) -> "Model":
-    """Open a GGUF model to run it. Its weights stay in the file, mapped and quantized.
+def load(path: str | bytes | os.PathLike[str], threads: int | None = None, device: DeviceLike | None = None) -> "Model":
+    """Open a GGUF model, or the folder of a published one, to run it. Its weights stay in the file, mapped.
 
-    ``threads``: how many threads a pass uses, by default as many as processors. Raises ModelError if the file holds
-    no model that quantreg can compute, or if a tensor is missing or has the wrong shape; what `quantreg.open` raises.
+    ``threads``: how many threads a pass uses, by default as many as processors. ``device``: what computes the products,
+    "cpu", or with torch installed "cuda", "cuda:1" or "mps". Raises ModelError if the file holds no model that quantreg
+    can compute, or if a tensor is missing or has the wrong shape; DeviceError; what `quantreg.open` raises.
     """
+    device = open_device(device)
     file = files.open(path)
     try:
-        return Model(file.metadata, file, threads=threads, file=file)
+        return Model(file.metadata, file, threads=threads, device=device, file=file)
     except BaseException:
         file.close()
         raise
@@ -62,6 +65,7 @@ class Model:
     - ``facts``: the numbers in its metadata. ``width``, ``n_layers``, ``n_vocab``: the length of a hidden state, and
       the numbers of layers and tokens. ``context``: how many tokens the model was trained on at once.
     - ``threads``: how many threads a pass uses. The results do not depend on it.
+    - ``device``: what computes the products with matrices (see `load`).
     - ``matrices``: the names of those that a pass multiplies activations by, in its order.
 
     Use it in a ``with`` statement, or call `close`, to let go of the file.
@@ -82,10 +86,11 @@ class Model:
         tensors: Mapping[str, QuantizedTensor],
         *,
         threads: int | None = None,
+        device: DeviceLike | None = None,
         file: "files.File | None" = None,
     ) -> None:
         self.metadata, self.tensors, self._file = metadata, tensors, file
-        self.threads = threads or cpu_count()
+        self.threads, self.device = threads or cpu_count(), open_device(device)
         kind = kind_of_file(metadata, list(tensors), to_run=True)
         if kind is not None:
             raise ModelError(f"the file is no model that can run, but {kind}")
@@ -93,7 +98,7 @@ class Model:
         graph = self.architecture.graph
         assert graph is not None
         self.graph: Graph = graph
-        self._weights = Weights(tensors)
+        self._weights = Weights(tensors, self.device)
         embeddings = self._weights["token_embd.weight"].shape
         self.facts = read_facts(metadata, embeddings[0])
         self.width, self.n_layers, self.n_vocab = self.facts.width, self.facts.n_layers, embeddings[0]
@@ -117,8 +122,7 @@ class Model:
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
             what = f"{type(error).__name__}: {error}"
             raise ModelError(f"the tensors and the metadata of the model do not fit together: {what}") from error
-        used = self._weights.used.union(*map(self._weights.parameters, self._weights.used))
-        unused = [name for name in self.tensors if name not in used and not self._is_spare(name)]
+        unused = unused_tensors(self._weights, self.graph, self.n_layers)
         if unused:
             warnings.warn(
                 f"the graph of {self.architecture.name} does not use {unused[0]!r}"
@@ -127,16 +131,6 @@ class Model:
                 UserWarning,
                 stacklevel=4,
             )
-
-    def _is_spare(self, name: str) -> bool:
-        """Whether a model may have this tensor and not need it for its logits."""
-        layer = re.match(r"blk\.(\d+)\.", name, re.ASCII)
-        if layer and int(layer[1]) >= self.n_layers:  # they predict further tokens
-            return True
-        if name.startswith("output.") and not self.graph.generates:
-            return True
-        # Factors for another length of context, scales of quantized activations, and heads of other tasks.
-        return name.startswith(("rope_", "cls", "dense_")) or name.endswith(".input_scale")
 
     # ---- what it is ----
 
@@ -292,7 +286,7 @@ class Model:
         for name in tensors:  # what the old type read beside its tensor is no business of the new one
             for parameter in self._weights.parameters(name):
                 others.pop(parameter, None)
-        return Model(self.metadata, others | dict(tensors), threads=self.threads)
+        return Model(self.metadata, others | dict(tensors), threads=self.threads, device=self.device)
 
     def _ids(self, ids: "ArrayLike") -> "NDArray[np.intp]":
         given = np.asarray(ids)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quantreg.devices import CPU, Device
 from quantreg.errors import ModelError
 from quantreg.inference.passes import Pass
-from quantreg.products import matmul
 from quantreg.registry import types
 from quantreg.tensor import QuantizedTensor
 
@@ -20,13 +20,13 @@ __all__ = ["Weights"]
 class Weights:
     """The tensors of a model by name. Matrices stay encoded; small tensors are decoded once and kept.
 
-    ``used`` holds the names of those that were asked for.
+    ``device`` computes the products;     ``used`` holds the names of those that were asked for.
     """
 
     tensors: Mapping[str, QuantizedTensor]
 
-    def __init__(self, tensors: Mapping[str, QuantizedTensor]) -> None:
-        self.tensors = tensors
+    def __init__(self, tensors: Mapping[str, QuantizedTensor], device: Device = CPU) -> None:
+        self.tensors, self._device = tensors, device
         self._names = frozenset(tensors)
         self._kept: dict[str, QuantizedTensor] = {}  # a file makes a new one each time, which takes as long as a norm
         self._small: dict[str, NDArray[np.float32]] = {}
@@ -111,7 +111,7 @@ class Weights:
             run.observe(name, x, experts)
         if run.dry:
             return np.zeros((*(x.shape[:-1] if experts is None else experts.shape), tensor.shape[-2]), np.float32)
-        y = matmul(x, tensor, threads=run.threads, expert=experts)
+        y = self._device.multiply(x, tensor, experts, run.threads)
         if scale is not None:
             y *= scale if experts is None else scale[experts][..., None]
         return y
@@ -145,4 +145,4 @@ class Weights:
         if run.dry:
             return np.zeros((*x.shape[:2], rows), np.float32)
         each = np.broadcast_to(np.arange(x.shape[1]), x.shape[:2])
-        return matmul(x, tensor, threads=run.threads, expert=each)
+        return self._device.multiply(x, tensor, each, run.threads)

@@ -123,7 +123,7 @@ def _measured(
     from quantreg.quality import ChunkDone, kl_divergence, perplexity, read_text
 
     with files.open(src) as file:
-        model = Model(file.metadata, file, threads=threads)
+        model = Model(file.metadata, file, threads=threads, device=tuning.device)
         n_ctx, given = N_CTX, cast("TextOrIds", text)
         if isinstance(text, PathLike):
             given, what = read_text(text), escaped(os.path.basename(os.fspath(text)))
@@ -150,7 +150,10 @@ def _measured(
                         tell(Calibrating("report", done, event.chunks * (1 + len(results))))
 
                 perplexity(model, given, n_ctx=n_ctx, save_base=base, threads=threads, progress=step)
-                return [kl_divergence(result.path, base, threads=threads, progress=step) for result in results]
+                return [
+                    kl_divergence(result.path, base, threads=threads, device=tuning.device, progress=step)
+                    for result in results
+                ]
 
             with closing(told(work)) as events:
                 found = yield from events

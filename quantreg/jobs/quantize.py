@@ -46,7 +46,8 @@ def quantize_file(
     - ``threads``: how many slabs are in work at a time; by default as many as processors. The bytes do not depend on
       it.
     - ``executor``: any `concurrent.futures.Executor` whose workers see the files under the same paths; by default a
-      pool of threads.
+      pool of threads. With a calibration text, they also see the folder of dst, and compute as this process does:
+      QuantregError if one has another NumPy, BLAS or CPU.
     - ``force``: replace an existing dst.
     - ``resumable``: keep what is done in dst.partial if the run ends early. ``resume``: also continue such a run.
     - ``split_max_size`` ("4G" or bytes) or ``split_max_tensors``: write shards ``dst-00001-of-00003.gguf`` and so on;
@@ -55,13 +56,15 @@ def quantize_file(
       an ``imatrix``, and tensors are encoded with error feedback: each is as large as without, and its outputs are
       closer to those of the source. A str, token ids, the Path of a file, or a sequence of these. ``n_ctx``: tokens of
       a chunk of it; ``chunks``: the largest number of chunks. ``datasets``: the names of the texts, for the metadata.
+      ``device``: what computes the products meanwhile, such as "cuda" (see `quantreg.load`).
     - ``target_size`` ("4.2GB" or bytes of the file) or ``target_bpw`` (bits per weight): the types are chosen so that
       the loss is least at this size, among ``types`` (names; by default those that suit the tensors). ``file_type`` is
       then None. ``tuning_cache``: a file that keeps what does not depend on the target, for other targets.
 
     dst appears under its name only when it is complete. Raises what `quantreg.plan` raises; NonFiniteError, naming
     tensor and row, for NaN or infinity; OutputError if dst exists, is the source, or does not fit on the disk. With a
-    calibration text, also ModelError if the model cannot run, TokenizerError, and QualityError for a short text.
+    calibration text, also ModelError if the model cannot run, TokenizerError, DeviceError, and QualityError for a short
+    text.
     """
     options, tuning = parted(given)
     events = run(

@@ -20,7 +20,7 @@ from quantreg.jobs.rehearsal import NO_TYPE, rehearse
 from quantreg.jobs.results import QuantizeResult, WriteResult
 from quantreg.jobs.tuning_options import TuningOptions
 from quantreg.jobs.writing import Output, Ready, write_outputs
-from quantreg.recipes import PlanOptions
+from quantreg.recipes import Plan, PlanOptions
 from quantreg.recipes.options import pairs
 from quantreg.storage import AtomicFile
 
@@ -80,11 +80,18 @@ def run(
         else:
             if any(file_type is None for _, file_type in wanted):
                 raise PlanError(NO_TYPE)
-            source = adapt(open_source(src, names, given=dict(pairs(options.override_kv))))
+            source = None
+            if not all(isinstance(file_type, Plan) for _, file_type in wanted):
+                source = adapt(open_source(src, names, given=dict(pairs(options.override_kv))))
             found = open_imatrix(imatrix)
             rehearsals = [
-                rehearse(src, file_type, found, options, dst=dst, source=source, **layout) for dst, file_type in wanted
-            ]
+                # A plan that was made before may say more about the model than the options do.
+                rehearse(
+                    src, file_type, found, options, dst=dst,
+                    source=None if isinstance(file_type, Plan) else source, **layout,
+                )
+                for dst, file_type in wanted
+            ]  # fmt: skip
         for rehearsal in rehearsals:
             rehearsal.check()
         if len(rehearsals) > 1:

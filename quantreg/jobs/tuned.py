@@ -47,6 +47,7 @@ from quantreg.words import count, named
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from quantreg.devices import DeviceLike
     from quantreg.events import Event
     from quantreg.importance import ImatrixLike
     from quantreg.jobs.tuning_options import TuningOptions
@@ -122,7 +123,7 @@ class Tuning:
                 self._stack = stack.pop_all()
                 return self
             try:
-                self.model = _loaded(self._file, first, self._threads)
+                self.model = _loaded(self._file, first, self._threads, self._tuning.device)
             except ModelError as error:
                 if not self._tuning.has_target:
                     raise ModelError(
@@ -140,7 +141,7 @@ class Tuning:
         """Open the folder for results of this model and text."""
         stack.enter_context(self._folder)
         self._names = {tensor.source.name: tensor.name for tensor in self.rehearsal.plan.tensors}
-        self.identity = _identity(self.rehearsal, self.calibration)
+        self.identity = _identity(self.rehearsal, self.calibration, self.model)
         self._folder.agree(self.identity)
         self._stack = stack.pop_all()
 
@@ -152,7 +153,7 @@ class Tuning:
     def _give_up_calibration(self, why: ModelError) -> None:
         """Go on as without a text: types can be chosen for a target by the error of the weights alone."""
         self._notes.append(f"the calibration text is not used, and there is no error feedback, because {why}")
-        self._tuning = replace(self._tuning, calibration=None, n_ctx=512, chunks=None, datasets=())
+        self._tuning = replace(self._tuning, calibration=None, n_ctx=512, chunks=None, datasets=(), device=None)
         self.rehearsal = self._rehearsal(self._given)
 
     def _first(self) -> Rehearsal:
@@ -354,10 +355,10 @@ class _Part:
         return self.store.parameters(name)
 
 
-def _identity(first: Rehearsal, calibration: Calibration) -> dict[str, Any]:
+def _identity(first: Rehearsal, calibration: Calibration, model: Model) -> dict[str, Any]:
     """JSON-ready facts on which the results depend, besides the plan, under the names by which errors mention them.
 
-    Sums of floating-point numbers depend on the BLAS and on the CPU that it is made for.
+    Sums of floating-point numbers depend on the BLAS, on the CPU that it is made for, and on the device.
     """
     digest = hashlib.blake2b(np.ascontiguousarray(calibration.tokens).data, digest_size=16).hexdigest()
     return {
@@ -365,10 +366,11 @@ def _identity(first: Rehearsal, calibration: Calibration) -> dict[str, Any]:
         "source": [list(stamp_of(path)) for path in first.source.paths],
         "calibration": [digest, list(calibration.tokens.shape)],
         "arithmetic": arithmetic(),
+        "device": model.device.identity,
     }
 
 
-def _loaded(file: files.File, first: Rehearsal, threads: int | None) -> Model:
+def _loaded(file: files.File, first: Rehearsal, threads: int | None, device: "DeviceLike | None") -> Model:
     """The model as the output will have it: without pruned layers, and with the metadata that was overridden."""
     planned = first.plan
     if not first.source.is_described:
@@ -379,8 +381,8 @@ def _loaded(file: files.File, first: Rehearsal, threads: int | None) -> Model:
     if planned.options.prune_layers or planned.options.override_kv:
         metadata = edited(file.metadata, planned.metadata)
         tensors = {tensor.name: file[tensor.source.name] for tensor in planned.tensors}
-        return Model(metadata, tensors, threads=threads, file=file)
-    return Model(file.metadata, file, threads=threads, file=file)
+        return Model(metadata, tensors, threads=threads, device=device, file=file)
+    return Model(file.metadata, file, threads=threads, device=device, file=file)
 
 
 def calibration_of(model: Model, options: "TuningOptions") -> Calibration:

@@ -10,6 +10,7 @@ from quantreg.errors import PlanError
 from quantreg.recipes.options import PlanKeywords, PlanOptions
 
 if TYPE_CHECKING:
+    from quantreg.devices import DeviceLike
     from quantreg.quality.chunks import TextOrIds
     from quantreg.tuning.calibration import Calibration
 
@@ -34,6 +35,7 @@ class TuningOptions:
     types: str | Sequence[str] = ()
     tuning_cache: str | bytes | os.PathLike[str] | None = None
     datasets: Sequence[str] = ()
+    device: "DeviceLike | None" = None
 
     def __post_init__(self) -> None:
         if self.target_size is not None and self.target_bpw is not None:
@@ -50,7 +52,7 @@ class TuningOptions:
         if self.calibration is None:
             given = [
                 field.name for field in fields(self)
-                if field.name in ("n_ctx", "chunks") and getattr(self, field.name) != field.default
+                if field.name in ("n_ctx", "chunks", "device") and getattr(self, field.name) != field.default
             ]  # fmt: skip
             if given:
                 raise PlanError(f"{given[0]} is about a calibration text: give one (calibration=, --calibration)")
@@ -86,6 +88,7 @@ class TuningKeywords(TypedDict, total=False):
     types: str | Sequence[str]
     tuning_cache: str | bytes | os.PathLike[str] | None
     datasets: Sequence[str]
+    device: "DeviceLike | None"
 
 
 class Keywords(PlanKeywords, TuningKeywords, total=False):

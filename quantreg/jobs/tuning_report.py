@@ -21,6 +21,7 @@ from quantreg.tuning.report import Search, TuningReport, Variant
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from quantreg.devices import DeviceLike
     from quantreg.importance import ImatrixLike
     from quantreg.jobs.tuning_options import CalibrationLike
     from quantreg.tuning.calibration import Calibration
@@ -44,21 +45,22 @@ def tuning_report(
     target: int | None = None,
     recipes: Sequence[str] | None = None,
     threads: int | None = None,
+    device: "DeviceLike | None" = None,
     progress: "Callable[[Event], object] | None" = None,
 ) -> TuningReport:
     """Report on what `quantreg.quantize_file` made of the model at src with a calibration text.
 
-    ``calibration``, ``n_ctx``, ``chunks`` and ``imatrix`` are those of that run: the tenth of the text that decided
-    nothing measures the result. ``found`` is what a search for types found, and ``target`` the bytes that were asked
-    for. ``recipes``: file types that are made, measured and removed, to compare with; by default `near`, the two next
-    smaller and the two next larger ones. Without an ``imatrix``, they get one of the same text. ``progress`` is called
-    with `quantreg.events.Calibrating`, in the phase "report".
+    ``calibration``, ``n_ctx``, ``chunks``, ``imatrix`` and ``device`` are those of that run. The tenth of the text that
+    decided nothing measures the result. ``found`` is what a search for types found, and ``target`` the bytes that were
+    asked for. ``recipes``: file types that are made, measured and removed, to compare with; by default `near`, the two
+    next smaller and the two next larger ones. Without an ``imatrix``, they get one of the same text. ``progress`` is
+    called with `quantreg.events.Calibrating`, in the phase "report".
 
     If fewer than two chunks of the text are left to report, nothing is measured. Raises what `quantreg.load`,
     `quantreg.kl_divergence` and `quantreg.quantize_file` raise.
     """
     with files.open(src) as file:
-        model = Model(file.metadata, file, threads=threads)
+        model = Model(file.metadata, file, threads=threads, device=device)
         cut = calibration_of(model, TuningOptions(calibration, n_ctx=n_ctx, chunks=chunks))
         measured: dict[str, Any] = {
             "model": str(file.metadata.get("general.name") or ""),
@@ -75,7 +77,7 @@ def tuning_report(
                 needed = imatrix is None and bool(names)
                 steps = _Steps(progress, (2 + 2 * len(names)) * len(cut.part("report")) + needed * len(cut.part("fit")))
                 base = Path(temporary, "base.kld")
-                given: dict[str, Any] = {"threads": threads, "progress": steps.of_chunks}
+                given: dict[str, Any] = {"threads": threads, "device": device, "progress": steps.of_chunks}
                 perplexity(
                     model, _ids(cut, "report"), n_ctx=cut.tokens.shape[1], save_base=base, progress=steps.of_chunks
                 )

@@ -20,6 +20,7 @@ from quantreg.quality.saving import Saved, Saves
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from quantreg.devices import DeviceLike
     from quantreg.importance import ImatrixLike
     from quantreg.inference.model import Model
     from quantreg.quality.chunks import ModelLike, TextOrIds
@@ -51,6 +52,7 @@ def collect_imatrix(
     save_frequency: int = 0,
     force: bool = False,
     threads: int | None = None,
+    device: "DeviceLike | None" = None,
     progress: "Progress | None" = None,
 ) -> ImportanceMatrix:
     """Collect the importance of the columns of each matrix of a model on a text, as llama-imatrix does.
@@ -68,7 +70,8 @@ def collect_imatrix(
     - ``out``: write the matrix to this file, in ``output_format`` "gguf" or "dat", after every ``output_frequency``
       chunks (0: only at the end). With ``save_frequency``, copies named ``out``.at_N are kept. If a run was stopped,
       the same call goes on with its GGUF file. ``force`` replaces an existing file.
-    - ``threads``: how many threads turn logits into probabilities, by default as many as processors.
+    - ``threads``: how many threads turn logits into probabilities, by default as many as processors. ``device``: what
+      computes the products of a model that is given as a path (see `quantreg.load`).
     - ``progress``: called with `quantreg.quality.Started`, a `ChunkDone` for each chunk, and a `Saved` for each file.
 
     Raises ModelError if the model cannot run, has no such tokens or computes NaN; TokenizerError; QualityError if the
@@ -80,7 +83,7 @@ def collect_imatrix(
         read = [path for path in (model, dataset) if isinstance(path, (str, bytes, os.PathLike))]
         saves = Saves(os.fsdecode(out), output_format, output_frequency, save_frequency, force, parts, read)
         saves.check()
-    with opened(model) as loaded:
+    with opened(model, device=device) as loaded:
         if perplexity and not loaded.graph.generates:
             raise ModelError(
                 f"{loaded.architecture.name} models make embeddings and predict no tokens: they have no perplexity; "

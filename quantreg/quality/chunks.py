@@ -17,6 +17,8 @@ from quantreg.words import count
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from quantreg.devices import DeviceLike
+
     TextOrIds = str | Sequence[int] | ArrayLike
     ModelLike = Model | str | bytes | os.PathLike[str]
 
@@ -100,10 +102,10 @@ def batches(chunks: Chunks) -> Iterator[tuple[int, "NDArray[np.int32]"]]:
 
 
 @contextmanager
-def opened(model: "ModelLike", threads: int | None = None) -> Iterator[Model]:
-    """Give the model that a caller passed: as it is, or loaded from a path with these threads and closed at the end."""
+def opened(model: "ModelLike", threads: int | None = None, device: "DeviceLike | None" = None) -> Iterator[Model]:
+    """Give the model that a caller passed: as it is, or loaded from a path as these say and closed at the end."""
     if isinstance(model, (str, bytes, os.PathLike)):
-        with load(model, threads) as loaded:
+        with load(model, threads, device) as loaded:
             yield loaded
     else:
         yield model

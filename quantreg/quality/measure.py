@@ -20,6 +20,7 @@ from quantreg.storage import AtomicFile
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from quantreg.devices import DeviceLike
     from quantreg.inference.model import Model
     from quantreg.quality.chunks import ModelLike, TextOrIds
 
@@ -41,6 +42,7 @@ def perplexity(
     save_base: str | bytes | os.PathLike[str] | None = None,
     force: bool = False,
     threads: int | None = None,
+    device: "DeviceLike | None" = None,
     progress: "Progress | None" = None,
 ) -> Perplexity:
     """Measure how well a model predicts a text.
@@ -51,13 +53,14 @@ def perplexity(
     - ``save_base``: also write a base file for `kl_divergence` and for llama-perplexity. It takes 2 bytes per counted
       token and token of the vocabulary. ``force`` replaces an existing file.
     - ``threads``: how many threads work, by default as many as processors. A `Model` was loaded with threads of its own
-      for its passes; then these turn logits into probabilities.
+      for its passes; then these turn logits into probabilities. ``device``: what computes the products of a model that
+      is given as a path (see `quantreg.load`).
     - ``progress``: called with `quantreg.quality.Started`, then with a `ChunkDone` for each chunk.
 
     Raises ModelError if the model cannot run, has no such tokens or gives logits that are not finite; TokenizerError;
-    QualityError if the text is shorter than two chunks; and OutputError if the base file cannot be written.
+    DeviceError; QualityError if the text is shorter than two chunks; OutputError if the base file cannot be written.
     """
-    with opened(model, threads) as loaded:
+    with opened(model, threads, device) as loaded:
         _refuse_embedders(loaded)
         cut = Chunks.cut(loaded, token_ids(loaded, text), n_ctx, chunks)
         with ExitStack() as stack:
@@ -84,6 +87,7 @@ def kl_divergence(
     n_ctx: int | None = None,
     chunks: int | None = None,
     threads: int | None = None,
+    device: "DeviceLike | None" = None,
     progress: "Progress | None" = None,
 ) -> Divergence:
     """Measure how far the predictions of a model are from those of a base model.
@@ -93,7 +97,7 @@ def kl_divergence(
       as a path or a `quantreg.quality.BaseFile`.
     - ``text``: as in `perplexity`. A base file holds its tokens and needs none; if there is one, it must be the same.
     - ``n_ctx``: tokens of a chunk, by default 512 or those of the base file.
-    - ``chunks``, ``threads``, ``progress``: as in `perplexity`.
+    - ``chunks``, ``threads``, ``device``, ``progress``: as in `perplexity`.
 
     Raises what `perplexity` raises, and QualityError for a base file that is damaged or belongs to another vocabulary
     or text.
@@ -101,11 +105,11 @@ def kl_divergence(
     with ExitStack() as stack:
         if isinstance(base, (str, bytes, os.PathLike)) and _is_base_file(base):
             base = stack.enter_context(BaseFile(base))
-        loaded = stack.enter_context(opened(model, threads))
+        loaded = stack.enter_context(opened(model, threads, device))
         _refuse_embedders(loaded)
         models = [loaded]
         if not isinstance(base, BaseFile):
-            models.append(stack.enter_context(opened(base, threads)))
+            models.append(stack.enter_context(opened(base, threads, device)))
             _refuse_embedders(models[1])
             _compare_vocabularies(*models)
             if text is None:

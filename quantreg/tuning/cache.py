@@ -30,8 +30,10 @@ def identity_of(
     tensors: "Mapping[str, QuantizedTensor]",
     tokens: "NDArray[np.int32] | None",
     importance: "Mapping[str, NDArray[np.float32]]",
+    device: str = "cpu",
 ) -> dict[str, str]:
-    """What measurements depend on: the model, the calibration tokens, the importance matrix and versions."""
+    """What measurements depend on: the model, the calibration tokens, the importance matrix, versions and the
+    identity of the device that ran the model."""
     model, matrix = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(tensors.items()):
         data = tensor.data.reshape(-1)
@@ -48,6 +50,7 @@ def identity_of(
         "calibration text": text,
         "importance matrix": matrix.hexdigest(),
         "versions": f"quantreg {__version__}, numpy {np.__version__}, cache {_VERSION}",
+        "device": device,
     }
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quantreg.devices import CPU, Device
 from quantreg.inference.model import Model
 from quantreg.parameters import TensorContext
 from quantreg.products import one_blas_thread
@@ -114,14 +115,14 @@ def embedding_metric(model: Model, calibration: Calibration) -> "Doubles":
 class Metric:
     """M with its eigenvalues raised to a power."""
 
-    def __init__(self, metric: "Doubles", exponent: float) -> None:
+    def __init__(self, metric: "Doubles", exponent: float, device: Device = CPU) -> None:
         with one_blas_thread():  # the bytes must not depend on the number of threads
             values, vectors = np.linalg.eigh(metric)
             powers = np.maximum(values, 1e-9 * values[-1]) ** exponent
             powers /= powers.mean()
             self.root: Floats = np.ascontiguousarray((vectors * np.sqrt(powers)).T, np.float32)  # M = root^T root
             m: Floats = ((vectors * powers) @ vectors.T).astype(np.float32)
-            self.factored = factor(m)
+            self.factored = factor(m, device=device)
         self.importance: Floats = np.ascontiguousarray(np.diagonal(m))
 
     def encode(self, w: "Floats", like: QuantizedTensor, qtype: QuantType, model: Model) -> "Encoded":
@@ -189,14 +190,14 @@ def _best(
     with Sensitivity(model, calibration, _chunks(model, calibration)) as sensitivity:
         least = sensitivity.divergence({ordinary.name: ordinary})
         for exponent in EXPONENTS:
-            data[rows] = Metric(metric, exponent).encode(w[rows], ordinary, qtype, model).data
+            data[rows] = Metric(metric, exponent, model.device).encode(w[rows], ordinary, qtype, model).data
             tensor = QuantizedTensor(ordinary.name, ordinary.shape, qtype.name, data, ordinary.parameters)
             divergence = sensitivity.divergence({ordinary.name: tensor})
             if divergence < least:
                 best, least = exponent, divergence
     if best is None:
         return None
-    data = Metric(metric, best).encode(w, ordinary, qtype, model).data
+    data = Metric(metric, best, model.device).encode(w, ordinary, qtype, model).data
     return QuantizedTensor(ordinary.name, ordinary.shape, qtype.name, data, ordinary.parameters)
 
 

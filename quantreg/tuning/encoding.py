@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantreg.devices import Device
 from quantreg.dispatch import decode_slab, encode_slab, quantize
 from quantreg.errors import NonFiniteError
 from quantreg.fitting import fit
@@ -170,8 +171,8 @@ def encode_rows(
     """
     codec = qtype.codec_for(parameters, context)
     plain = _plain(w, qtype, codec, importance, name, start)
-    outputs = _energy(w, held_out)
-    wrong = _energy(w - _decoded(qtype, codec, plain, w.shape[1]), held_out)
+    outputs = _energy(w, held_out, factored.device)
+    wrong = _energy(w - _decoded(qtype, codec, plain, w.shape[1]), held_out, factored.device)
     reason = why_no_feedback(qtype) or factored.reason
     if reason is None and not np.isfinite(w).all():
         reason = "weights hold NaN or infinity"
@@ -189,7 +190,7 @@ def encode_rows(
         tuned = feedback(w, factored, encode, decode, chooser, qtype.block_size, sweeps).reshape(plain.shape)
     except NonFiniteError:  # what other columns got wrong made these too large
         return Part(plain, None, outputs, wrong, reason=f"feedback makes weights too large for {qtype.name}")
-    left = _energy(w - _decoded(qtype, codec, tuned, w.shape[1]), held_out)
+    left = _energy(w - _decoded(qtype, codec, tuned, w.shape[1]), held_out, factored.device)
     return Part(plain, tuned, outputs, wrong, left)
 
 
@@ -248,10 +249,9 @@ def _decoded(qtype, codec, data, cols):
     return out
 
 
-def _energy(w: "Floats", inputs: "Floats") -> float:
+def _energy(w: "Floats", inputs: "Floats", device: Device) -> float:
     """|X W^T|^2 over the inputs X, or without any of them |W|^2."""
-    outputs = inputs @ w.T if len(inputs) else w
-    return float(np.einsum("ij,ij->", outputs, outputs, dtype=np.float64))
+    return device.energy(inputs, w) if len(inputs) else float(np.einsum("ij,ij->", w, w, dtype=np.float64))
 
 
 def _chooser(

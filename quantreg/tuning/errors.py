@@ -59,7 +59,7 @@ def _group(
     found: dict[str, list[dict[str, RelativeError]]] = {name: [] for name in names}
     for matrix in _sampled(shared):
         h = shared.h[matrix]
-        factored = factor(h, workers=model.workers)
+        factored = factor(h, workers=model.workers, device=model.device)
         importance = importance_of(h, int(shared.count[matrix]))
         rows = {name: sampled_rows(model.tensors[name], matrix) for name in names}
         errors: dict[str, dict[str, RelativeError]] = {name: {} for name in names}
@@ -117,7 +117,7 @@ def embedding_errors(
     w = np.ascontiguousarray(model.tensors[name][ids], np.float32)
     m = embedding_metric(model, calibration)
     known = bool(np.isfinite(m).all() and m.any())
-    metric = Metric(m, USUAL) if known else Metric(np.eye(len(m)), 1.0)
+    metric = Metric(m, USUAL, model.device) if known else Metric(np.eye(len(m)), 1.0)
     found = {}
     for qtype in types:
         ones = np.ones(w.shape[1], np.float32) if qtype.requires_importance else None

@@ -9,10 +9,11 @@ chosen unit by unit.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantreg.devices import CPU, Device, Errors
 from quantreg.tuning.triangular import inverse_factor
 
 if TYPE_CHECKING:
@@ -39,13 +40,16 @@ class Factor:
     """What error feedback needs of H: ``upper``, float32 (cols, cols), with H^-1 = upper^T upper; and H itself.
 
     ``ridge`` is what the sweeps add to the diagonal of H, so that they do not move weights whose inputs say little.
-    If H cannot be factored, ``reason`` says why, and there is no feedback.
+    If H cannot be factored, ``reason`` says why, and there is no feedback. ``there`` holds both matrices on the
+    ``device`` that computes what errors do to all columns, or is None if they are no others.
     """
 
     upper: "Floats"
     h: "Floats"
     reason: str | None = None
     ridge: float = 0.0
+    device: Device = CPU
+    there: tuple[Any, Any] | None = None
     _blocks: "dict[tuple[int, int], Floats]" = field(default_factory=dict)
 
     def upper_of(self, first: int, last: int) -> "Floats":
@@ -57,16 +61,19 @@ class Factor:
         return found
 
 
-def factor(h: "NDArray[np.floating]", damping: float = 0.01, workers: "Workers | None" = None) -> Factor:
+def factor(
+    h: "NDArray[np.floating]", damping: float = 0.01, workers: "Workers | None" = None, device: Device = CPU
+) -> Factor:
     """Factor the inverse of H = X^T X, float (cols, cols), for `feedback`.
 
     ``damping`` times the mean of the diagonal is added to the diagonal, so that H can be inverted. A column that is
     always zero gets the mean. ``workers(work, items)`` calls work with each item, on threads or not.
+    ``device`` serves `feedback`, and factors H if it can.
     """
     f = np.asarray(h, np.float32)
     none = np.empty((0, 0), np.float32)
     if not np.isfinite(f).all():
-        return Factor(none, f, "inputs are so large that their squares overflow")
+        return Factor(none, f, "inputs are so large that their squares overflow", device=device)
     before = np.diagonal(h).astype(np.float64)
     mean = float(before.mean())
     dead = before <= 0
@@ -76,11 +83,16 @@ def factor(h: "NDArray[np.floating]", damping: float = 0.01, workers: "Workers |
         a = np.array(h, np.float64)
         np.einsum("ii->i", a)[:] = np.where(dead, mean if mean > 0 else 1.0, before + added)
         try:
-            return Factor(inverse_factor(a, workers).astype(np.float32), f, ridge=damping * mean if mean > 0 else 1.0)
+            upper = device.inverse_factor(a)
+            if upper is None:
+                upper = inverse_factor(a, workers).astype(np.float32)
         except np.linalg.LinAlgError:  # rounding made H lose what little the smallest eigenvalue had
             damping *= 10
             if damping > 1:
-                return Factor(none, f, "the products of inputs are no covariance")
+                return Factor(none, f, "the products of inputs are no covariance", device=device)
+            continue
+        ridge = damping * mean if mean > 0 else 1.0
+        return Factor(upper, f, ridge=ridge, device=device, there=(device.keep(upper), device.keep(f)))
 
 
 def feedback(
@@ -97,11 +109,13 @@ def feedback(
     rows, cols = w.shape
     # A column of all rows lies together: the work goes from column to column.
     errors, decoded = np.empty((2, cols, rows), np.float32)
+    all_errors = f.device.errors(errors)
+    upper_there, h_there = f.there or (f.upper, f.h)
     coded = [np.empty(0, np.uint8)] * (cols // block)
     for first, last in _groups(cols, block):
         left = np.ascontiguousarray(w[:, first:last].T)
         if first:
-            left -= f.upper[:first, first:last].T @ errors[:first]
+            left -= all_errors.before(upper_there, first, last)
         for a in range(first, last, block):
             b, near, sent = a + block, left[a - first : a - first + block], errors[a : a + block]
             coded[a // block] = encode(near.T, first=a, last=b)
@@ -114,8 +128,11 @@ def feedback(
                 coded[a // block] = blocks.bytes()
             if b < last:
                 left[b - first :] -= f.upper[a:b, b:last].T @ sent
+        all_errors.changed(first, last)
     if chooser is not None and sweeps:
-        _descend(np.subtract(w.T, decoded, out=errors), decoded, f, coded, chooser, sweeps, encode)
+        np.subtract(w.T, decoded, out=errors)
+        all_errors.changed(0, cols)
+        _descend(errors, all_errors, h_there, decoded, f, coded, chooser, sweeps, encode)
     return np.stack(coded, axis=1)
 
 
@@ -164,6 +181,8 @@ def _one_block(
 
 def _descend(
     errors: "Floats",
+    all_errors: Errors,
+    h_there: Any,
     decoded: "Floats",
     f: Factor,
     coded: "list[NDArray[np.uint8]]",
@@ -174,6 +193,7 @@ def _descend(
     """Choose each unit again given all others, where that lowers the loss, several times. Changes ``coded``.
 
     ``decoded``, and ``errors``, how far the weights are from it, are float32 (columns, rows). Both are changed.
+    ``all_errors`` and ``h_there`` are the same errors and H on the device.
     """
     block, h, ridge = chooser.block_size, f.h, np.float32(f.ridge)
     diagonal = ridge * np.eye(block, dtype=np.float32)
@@ -182,7 +202,7 @@ def _descend(
         # Whole blocks go in the order of the columns, single units in their own.
         order = np.arange(block) if whole else chooser.columns
         for first, last in _groups(len(decoded), block):
-            gradient = h[first:last] @ errors
+            gradient = all_errors.product(h_there, first, last)
             gradient += ridge * errors[first:last]
             for a in range(first, last, block):
                 b, index = a + block, a // block
@@ -203,6 +223,7 @@ def _descend(
                 errors[a + order] -= change
                 if b < last:
                     gradient[b - first :] -= h[b:last, a + order] @ change
+            all_errors.changed(first, last)
 
 
 def _encode_again(

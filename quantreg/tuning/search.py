@@ -128,7 +128,8 @@ def search(
     candidates = candidates_for(draft, max(0, room) * 8 / elements, types)
     _check_smallest(draft, candidates, budget)
     tokens = calibration.tokens if model is not None and calibration is not None else None
-    kept = TuningCache(cache, identity_of(tensors, tokens, rows) if cache is not None else {})
+    device = model.device.identity if model is not None and tokens is not None else "cpu"
+    kept = TuningCache(cache, identity_of(tensors, tokens, rows, device) if cache is not None else {})
     told = (progress or (lambda phase, done, total: None), announce or (lambda cost: None))
     work = _Search(draft, tensors, budget, candidates, rows, kept, *told)
     return work.measured(model, calibration) if model is not None and calibration is not None else work.by_error()

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -105,6 +105,7 @@ class _Watch:
         self.listener: Listener | None = None
         self.fitting = True
         self._model, self._only = model, only
+        self._sums: dict[str, Any] = {}  # on the device, if it adds them up
         self._last: tuple[object, object, str] | None = None
 
     def observe(self, name: str, x: "Floats", experts: "NDArray[np.intp] | None") -> None:
@@ -133,10 +134,14 @@ class _Watch:
         if name not in self.inputs:
             none = [np.empty((0, cols), np.float32) for _ in range(n)]
             self.inputs[name] = Inputs(np.zeros((n, cols, cols), np.float32), np.zeros(n, np.int64), none)
+            self._sums[name] = self._model.device.sums(n, cols)
         inputs = self.inputs[name]
         for expert, x in parts:
             if self.fitting:
-                self._outer(inputs.h[expert], x)
+                if self._sums[name] is None:
+                    self._outer(inputs.h[expert], x)
+                else:
+                    self._sums[name].add(expert, x)
                 inputs.count[expert] += len(x)
             else:
                 left = HELD_OUT - len(inputs.held_out[expert])
@@ -158,7 +163,11 @@ class _Watch:
 
     def close(self) -> Seen:
         """What was seen, with H whole."""
-        for inputs in self.inputs.values():
+        for name, inputs in self.inputs.items():
+            sums = self._sums.pop(name)
+            if sums is not None:
+                inputs.h = sums.result()
+                continue
             for h in inputs.h:
                 for first in range(0, len(h), STRIP):
                     last = min(first + STRIP, len(h))

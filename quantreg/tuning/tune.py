@@ -187,7 +187,9 @@ def _group(
     together = shared.together()
     for matrix in range(len(shared.h)):
         h = shared.shrunk(matrix, together)
-        factored = factor(h, workers=model.workers) if shared.count[matrix] else Factor(h, h, NO_TOKEN)
+        factored = (
+            factor(h, workers=model.workers, device=model.device) if shared.count[matrix] else Factor(h, h, NO_TOKEN)
+        )
         importance = importance_of(h, int(shared.count[matrix]))
         basis = runner.keep(Basis(factored, importance, shared.to_decide(matrix)))
         del h, factored

@@ -79,7 +79,7 @@ def _wait(child, reader, shared):
 
 
 def main():
-    names = ["header", "file", "blocks", "weights", "imatrix", "plan", "safetensors", "journal"]
+    names = ["header", "file", "blocks", "weights", "imatrix", "plan", "safetensors", "journal", "folders"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60, help="for all targets together (default: 60)")
     parser.add_argument("--cases", type=int, help="inputs per target, instead of a time")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import gguf_files as gf
 import numpy as np
+from fuzz_folders import Folders
 from mutations import damage, damage_json
 from structured import ELEMENTS, LAYOUTS, Key, Tensor, build
 
@@ -385,5 +386,5 @@ class Journal:
 
 TARGETS = {
     "header": Header, "file": File, "blocks": Blocks, "weights": Weights, "imatrix": Imatrix, "plan": Plan,
-    "safetensors": Safetensors, "journal": Journal,
+    "safetensors": Safetensors, "journal": Journal, "folders": Folders,
 }  # fmt: skip

@@ -1,8 +1,9 @@
 """How Gemma is published: its norms are stored as their difference from 1."""
 
+from collections.abc import Callable
 from typing import Any
 
-from quantreg.checkpoints import Checkpoint, Config, Key, Plus, Row, common, named
+from quantreg.checkpoints import Checkpoint, Config, Described, Key, Plus, Row, common, named
 
 _OUTER = (
     Row("token_embd.weight", "model.embed_tokens.weight"),
@@ -34,6 +35,17 @@ _SIZES = (
 )
 _DEFAULTS = (("rms_norm_eps", 1e-6), ("head_dim", 256))
 _IGNORED = ("lm_head.weight",)  # always tied
+
+
+def _scalar(layers_27b: int) -> Callable[[Described], float]:
+    """By what queries are scaled: the length of a head, but for the model of 27 B, known by its number of layers."""
+
+    def scalar(model: Described) -> float:
+        if model.number("block_count") == layers_27b:
+            return model.number("embedding_length") // model.number("attention.head_count")
+        return model.head_size
+
+    return scalar
 
 
 def _window(config: Config) -> Any:
@@ -76,18 +88,20 @@ GEMMA_2 = (
             ("final_logit_softcapping", 30.0),
             ("sliding_window", 4096),
         ),
+        restored=(("query_pre_attn_scalar", _scalar(46)),),
     ),
 )
 GEMMA_3 = (
     Checkpoint(
-        classes=("Gemma3ForCausalLM",),
+        classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
         rows=(*_OUTER, *_BOTH_SIDES, *_DENSE, *_HEAD_NORMS),
         keys=(
             *common.DECODER_KEYS,
             Key("final_logit_softcapping", lambda config: config.get("final_logit_softcapping") or None, "f32"),
             Key("attention.sliding_window", _window),
         ),
-        ignored=_IGNORED,
+        ignored=(*_IGNORED, "vision_tower.*", "multi_modal_projector.*"),
+        starts=(("language_model.", ""),),
         model_type="gemma3_text",
         vocabulary="gemma3",
         defaults=(
@@ -98,6 +112,12 @@ GEMMA_3 = (
             ("rope_theta", 1e6),
             ("rope_local_base_freq", 10000.0),
             ("sliding_window", 4096),
+        ),
+        restored=(
+            ("query_pre_attn_scalar", _scalar(62)),
+            ("final_logit_softcapping", common.value_of("final_logit_softcapping")),
+            ("rope_local_base_freq", common.value_of("rope.freq_base_swa", 10000.0)),
+            ("sliding_window", common.value_of("attention.sliding_window")),
         ),
     ),
 )

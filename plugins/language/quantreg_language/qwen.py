@@ -54,9 +54,14 @@ ARCHITECTURES = (
         graph=Graph(rope="halves", router=Router(norm=False)),
         checkpoints=published.QWEN2_MOE,
     ),
-    Architecture("qwen2vl", "the language model of Qwen2-VL and Qwen2.5-VL", graph=Graph(rope="halves")),
+    Architecture(
+        "qwen2vl",
+        "the language model of Qwen2-VL and Qwen2.5-VL",
+        graph=Graph(rope="halves"),
+        checkpoints=published.QWEN2_VL,
+    ),
     Architecture("qwen3", "Qwen 3", graph=Graph(rope="halves"), checkpoints=published.QWEN3),
     Architecture("qwen3moe", "Qwen 3 with experts", graph=Graph(rope="halves"), checkpoints=published.QWEN3_MOE),
-    Architecture("qwen3vl", "the language model of Qwen3-VL", graph=_QWEN3VL),
+    Architecture("qwen3vl", "the language model of Qwen3-VL", graph=_QWEN3VL, checkpoints=published.QWEN3_VL),
     Architecture("qwen3vlmoe", "the language model of Qwen3-VL with experts", graph=_QWEN3VL),
 )
