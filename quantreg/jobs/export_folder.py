@@ -20,8 +20,9 @@ from quantreg.dispatch import cpu_count, encode_slab, rows_per_slab
 from quantreg.errors import CheckpointError, NonFiniteError, TokenizerError, UnknownTypeError
 from quantreg.ggml import FLOAT_TYPES
 from quantreg.gguf import TensorInfo
+from quantreg.jobs.in_order import in_order
 from quantreg.jobs.results import FolderResult
-from quantreg.jobs.slabs import SLAB_WEIGHTS, in_order
+from quantreg.jobs.slabs import SLAB_WEIGHTS
 from quantreg.jobs.source import Source
 from quantreg.registry import types
 from quantreg.safetensors import encode_header
