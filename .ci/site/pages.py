@@ -1,4 +1,4 @@
-"""What the site shows that no file under docs/ holds: the options of the command, the public names, and some other files.
+"""What the site shows that no file under docs/ holds: options of the command, public names, and some other files.
 
 The options are read from the click objects that the command runs, and the names from the sources, so neither can
 go out of date. MkDocs calls the functions named ``on_...``.
