@@ -3,11 +3,13 @@
 A page here gets a folder with small models under the names that the pages use. Each block starts from a copy of it.
 """
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -233,3 +235,30 @@ def test_the_entry_point_is_that_of_a_new_plugin(run, tmp_path, monkeypatch):
     assert run("plugins", "new", "my-q3")[0] == 0
     (shown,) = (block.text for block in blocks("hooks.md") if block.language == "toml")
     assert shown in Path("my-q3/pyproject.toml").read_text("utf-8")
+
+
+def test_every_public_name_has_its_place_on_the_page_of_the_python_interface():
+    listed = re.findall(r"^- `quantreg\.(\w+)`$", (DOCS / "api.md").read_text("utf-8"), re.M)
+    assert sorted(set(listed)) == sorted(listed), "a name is listed twice"
+    assert set(listed) >= {*quantreg.__all__} - {"__version__"}
+    assert all(hasattr(quantreg, name) for name in listed)
+
+
+def test_the_page_that_compares_counts_the_types_of_gguf_py():
+    gguf = pytest.importorskip("gguf")
+    encodes, decodes = [], []
+    for found in gguf.GGMLQuantizationType:
+        block, size = gguf.GGML_QUANT_SIZES[found]
+        with contextlib.suppress(NotImplementedError, ValueError):
+            gguf.quants.quantize(np.ones((1, 256), np.float32), found)
+            encodes.append(found.name)
+        with contextlib.suppress(NotImplementedError, ValueError):
+            gguf.quants.dequantize(np.zeros((1, 256 // block * size), np.uint8), found)
+            decodes.append(found.name)
+    page = (DOCS / "comparison.md").read_text("utf-8")
+    told = re.search(r"gguf ([\d.]+), ", page)[1]
+    if version("gguf") != told:
+        pytest.skip(f"the page is about gguf {told}, and this is {version('gguf')}")
+    assert f"| {len(encodes)}: floats" in page, encodes
+    assert f"| {len(decodes)} of them" in page, decodes
+    assert not {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"} & set(encodes)
