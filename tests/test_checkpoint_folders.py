@@ -234,7 +234,9 @@ def test_a_pre_tokenizer_that_is_unknown_can_be_given(tmp_path):
     given = {"tokenizer.ggml.pre": "qwen2"}
     quantreg.convert(folder, tmp_path / "a.gguf", override_kv=given)
     quantreg.quantize_file(folder, tmp_path / "b.gguf", "Q8_0", override_kv=given)
-    for name in "ab":
+    quantreg.write_plan(quantreg.plan(folder, "Q8_0", override_kv=given), tmp_path / "plan.json")
+    quantreg.quantize_file(folder, tmp_path / "c.gguf", quantreg.read_plan(tmp_path / "plan.json", folder))
+    for name in "abc":
         assert quantreg.gguf.read_header(tmp_path / f"{name}.gguf").metadata["tokenizer.ggml.pre"] == "qwen2"
 
 

@@ -42,7 +42,7 @@ __all__ = ["Model", "load"]
 
 
 def load(path: str | bytes | os.PathLike[str], threads: int | None = None, device: DeviceLike | None = None) -> "Model":
-    """Open a GGUF model to run it. Its weights stay in the file, mapped and quantized.
+    """Open a GGUF model, or the folder of a published one, to run it. Its weights stay in the file, mapped.
 
     ``threads``: how many threads a pass uses, by default as many as processors. ``device``: what computes the products,
     "cpu", or with torch installed "cuda", "cuda:1" or "mps". Raises ModelError if the file holds no model that quantreg

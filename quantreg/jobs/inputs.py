@@ -1,19 +1,21 @@
 """Opening what a job reads: a GGUF or safetensors model, an importance matrix."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from quantreg.checkpoints.folder import is_published
 from quantreg.errors import PlanError
+from quantreg.gguf import Value
 from quantreg.importance import ImatrixLike, ImportanceMatrix
 from quantreg.jobs.folder import FolderSource
 from quantreg.jobs.safetensors import SafetensorsSource
 from quantreg.jobs.source import Source
+from quantreg.recipes import MetadataEdit
 from quantreg.safetensors import SUFFIX, is_safetensors
 from quantreg.whatis import model_path
 
-__all__ = ["MANY_DIMS", "open_imatrix", "open_source"]
+__all__ = ["MANY_DIMS", "given_by", "open_imatrix", "open_source"]
 
 MANY_DIMS: int = 8  # some GGUF files of video models have tensors of 5 dimensions
 
@@ -48,6 +50,11 @@ def open_source(
     if path.endswith(SUFFIX):
         source.warnings.append(f"{path} is a GGUF file, though its name ends in {SUFFIX}")
     return source
+
+
+def given_by(edits: Iterable[MetadataEdit]) -> dict[str, Value]:
+    """The metadata that a plan sets, by key, as `open_source` takes it."""
+    return {edit.key: Value(edit.type, edit.value) for edit in edits if edit.type is not None}
 
 
 def open_imatrix(imatrix: "ImatrixLike | None") -> ImportanceMatrix | None:

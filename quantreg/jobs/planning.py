@@ -9,7 +9,7 @@ from quantreg.errors import ImportanceError, PlanError
 from quantreg.events import Event
 from quantreg.importance import ImatrixLike
 from quantreg.jobs.adapted import adapt
-from quantreg.jobs.inputs import open_imatrix, open_source
+from quantreg.jobs.inputs import given_by, open_imatrix, open_source
 from quantreg.jobs.rehearsal import NO_TYPE, Rehearsal, rehearse
 from quantreg.jobs.tuning_options import Keywords, TuningOptions, parted
 from quantreg.keywords import names_nearest, takes
@@ -34,7 +34,8 @@ def plan(
 ) -> Plan:
     """Plan what `quantreg.quantize_file` would do: the type of every tensor, with reasons and sizes.
 
-    ``src`` is the path of a GGUF file, of any shard of one, or of a safetensors file or index. For safetensors,
+    ``src`` is the path of a GGUF file, of any shard of one, of a safetensors file or index, or of the folder of a
+    published model, which is read as the GGUF model that it becomes. For safetensors,
     ``names`` maps the names there to GGUF's (a mapping, or a JSON file that holds one; None leaves a tensor out), and
     ``override_kv`` gives the metadata. ``file_type`` is a name, alias or number ("Q4_K_M", 15), or a type
     for every tensor that is quantized. If the type is a plugin's, the output and the token embeddings get better types
@@ -69,7 +70,7 @@ def read_plan(
     ``imatrix`` is that of `plan`; by default the file that the plan names. Raises what `plan` raises.
     """
     file = PlanFile(path)
-    source = adapt(open_source(src, names))
+    source = adapt(open_source(src, names, given=given_by(file.edits)))
     if imatrix is None:
         try:
             imatrix = open_imatrix(file.imatrix)

@@ -88,6 +88,11 @@ class PlanFile:
         self.options: PlanOptions = _options(self.path, self._data)
         self.imatrix: str | None = self._field("imatrix", (str, type(None)))
 
+    @property
+    def edits(self) -> tuple[MetadataEdit, ...]:
+        """The changes to the metadata. Raises PlanError if the file does not say them rightly."""
+        return _edits(self.path, self._field("metadata", list))
+
     def plan_for(
         self,
         header: ModelHeader,
@@ -113,7 +118,7 @@ class PlanFile:
         keep_dims = self.options.keep_dims or getattr(header, "keeps_dims", False)
         for row in self._field("tensors", list):
             tensors.append(_tensor(self.path, row, sources, seen, types, calibration, keep_dims))
-        edits = _edits(self.path, self._field("metadata", list))
+        edits = self.edits
         kept = with_parameters(tensors, header.tensors, header.metadata, edits, types, file_type)
         warnings = []
         planned = {tensor.source.name for tensor in tensors} | kept.stale

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,6 +36,14 @@ _STACKED = (
     Row("blk.{i}.ffn_up_exps.weight", "model.layers.{i}.mlp.experts.gate_up_proj", Share(1, 2, 1), optional=True),
     Row("blk.{i}.ffn_down_exps.weight", "model.layers.{i}.mlp.experts.down_proj", optional=True),
 )
+# Published name -> the name in models of transformers 5.
+_MIXTURE = "model.layers.{i}.block_sparse_moe."
+_RENAMED = {
+    "embed_out.weight": "lm_head.weight",
+    f"{_MIXTURE}router.layer.weight": f"{_MIXTURE}router.weight",
+    f"{_MIXTURE}input_linear.weight": f"{_MIXTURE}experts.gate_up_proj",
+    f"{_MIXTURE}output_linear.weight": f"{_MIXTURE}experts.down_proj",
+}
 
 
 class _Part(NamedTuple):
@@ -183,13 +192,15 @@ def _matches(
 
 def _with_names_in_memory(checkpoint: Checkpoint, names: Sequence[str]) -> Checkpoint:
     """The table of a checkpoint with the names of transformers 5, where they differ from those in published files."""
-    known = {old for row in checkpoint.rows for old in row.olds}
+    there = {re.sub(r"(?<=\.)\d+(?=\.)", "{i}", name, count=1) for name in names}
     rows = [
-        replace(row, old="lm_head.weight") if row.old == "embed_out.weight" and "lm_head.weight" in names else row
+        replace(row, old=_RENAMED[row.old])
+        if isinstance(row.old, str) and _RENAMED.get(row.old) in there and row.old not in there
+        else row
         for row in checkpoint.rows
     ]
-    if any(name.endswith(".mlp.experts.gate_up_proj") for name in names):
-        rows += [row for row in _STACKED if row.olds[0] not in known]
+    known = {old for row in rows for old in row.olds}
+    rows += [row for row in _STACKED if row.olds[0] in there - known]
     return replace(checkpoint, rows=tuple(rows))
 
 

@@ -117,7 +117,7 @@ def embedding_errors(
     w = np.ascontiguousarray(model.tensors[name][ids], np.float32)
     m = embedding_metric(model, calibration)
     known = bool(np.isfinite(m).all() and m.any())
-    metric = Metric(m, USUAL) if known else Metric(np.eye(len(m)), 1.0)
+    metric = Metric(m, USUAL, model.device) if known else Metric(np.eye(len(m)), 1.0)
     found = {}
     for qtype in types:
         ones = np.ones(w.shape[1], np.float32) if qtype.requires_importance else None
