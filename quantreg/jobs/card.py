@@ -178,7 +178,7 @@ def card_text(
             row.append(f"{result.bits_per_weight:.2f}" if not shard else "")
             if found:
                 one = found[number]
-                kl = f"{one.kl_mean:.5f} ± {one.kl_error:.5f}"
+                kl = f"{one.kl_mean:.6f} ± {one.kl_error:.6f}"
                 row += ["", ""] if shard else [kl, f"{one.perplexity:.4f} ± {one.perplexity_error:.4f}"]
             rows.append([*row, f"`{digests[path]}`"])
     lines = ["# Files", "", *_table([*headings, "SHA-256"], rows), ""]
