@@ -63,6 +63,9 @@ class Card:
             raise OutputError(f"{self.path}: is an output: give the card another name")
         AtomicFile(self.path, force=force, source=[os.fsdecode(src), *self.reads]).check()
         folder = os.path.dirname(os.path.realpath(self.path))
+        if os.path.realpath(os.fsdecode(src)) == folder and os.path.exists(self.path):
+            # Such as the model's own card, which says what its license is.
+            raise OutputError(f"{self.path}: is part of the input: choose another name")
         if not os.path.isdir(folder):
             raise OutputError(f"{self.path}: cannot be written: {folder} is no folder: create it first")
         for path in self.reads:
