@@ -8,8 +8,8 @@ import click
 @click.argument("out", metavar="OUT.safetensors|FOLDER/")
 @click.option(
     "--dtype", type=click.Choice(["f16", "bf16", "f32"]),
-    help="The type of all tensors in OUT. By default, plain numbers keep their values, and quantized tensors become f16 "
-    "in a file, and bf16, or the type of most of the model, in a folder.",
+    help="The type of all tensors in OUT. By default, plain numbers keep their values, and quantized tensors become "
+    "f16 in a file, and bf16, or the type of most of the model, in a folder.",
 )  # fmt: skip
 @click.option(
     "--split-max-size", metavar="SIZE", help="Folder: the most bytes of a file of weights, such as 5G (the default)."

@@ -93,9 +93,11 @@ def export_folder(
                     _write(source, shard, file, pool, threads or cpu_count(), os.fspath(target.path))
             for name, data in files.items():
                 target.write(name, data)
-    names = [shard.name for shard in shards]
-    paths = tuple(os.path.join(folder, name) for name in ("config.json", *names, *files) if name != "config.json")
+    names = [*files, *(shard.name for shard in shards)]
     lost = [f"{key} has no place in config.json: the folder does not say it" for key in restored.lost]
+    if not _has_tokenizer(model):
+        lost.append("the model has no tokenizer: the folder has none, and does not convert back without one")
+    paths = tuple(os.path.join(folder, name) for name in names)
     return FolderResult(paths, size, os.fspath(folder), tuple(lost))
 
 
@@ -138,8 +140,8 @@ def _whole(source: Source, info: TensorInfo) -> "NDArray[np.float32]":
 
 def _small_files(model: Described, config: Mapping[str, Any]) -> dict[str, bytes]:
     """All files but the weights."""
-    files = tokenizer_files(model.metadata)
-    generation = {**json.loads(files["generation_config.json"]), **sampling(model.metadata)}
+    files = tokenizer_files(model.metadata) if _has_tokenizer(model) else {}
+    generation = {**json.loads(files.get("generation_config.json", "{}")), **sampling(model.metadata)}
     files["generation_config.json"] = _json(generation)
     files |= pooling_files(model.get("pooling_type"), model.number("embedding_length"))
     told = card(model.metadata)
@@ -147,6 +149,10 @@ def _small_files(model: Described, config: Mapping[str, Any]) -> dict[str, bytes
         files["README.md"] = told
     files["config.json"] = _json(config)
     return files
+
+
+def _has_tokenizer(model: Described) -> bool:
+    return model.metadata.get("tokenizer.ggml.model") not in (None, "no_vocab", "none")
 
 
 def _json(data: Any) -> bytes:
@@ -213,7 +219,7 @@ def _write(source: Source, shard: _Shard, file: IO[bytes], pool: ThreadPoolExecu
             bits, skipped = _bits(source, slab, kind)
             if mapped is None:
                 start = slab.place.layout.start + skipped
-                positioned.write(memoryview(bits.view(np.uint8)), position + start * size)
+                positioned.write(bits.view(np.uint8).data, position + start * size)
             else:
                 put_some(bits, skipped, slab.place.layout, mapped)
 

@@ -67,7 +67,7 @@ class AtomicFolder:
             return False
         if not self.path.is_dir():
             raise OutputError(f"{self.path}: exists and is no folder: choose another name")
-        if not self._force and any(os.scandir(self.path)):
+        if not self._force and set(os.listdir(self.path)) - {self.partial.name}:
             raise OutputError(
                 f"{self.path}: exists and is not empty: choose another name, or replace the model in it with force "
                 "(--force); other files stay"

@@ -107,6 +107,12 @@ def oracle_decode(name, data):
     return np.asarray(libgguf.dequantize_rows(np.ascontiguousarray(data), qtype.type_id, cols)).reshape(len(data), cols)
 
 
+def floats_of_halves(halves):
+    """float32 of an array of float16 or bfloat16. On arm64, NumPy warns of signaling NaNs."""
+    with np.errstate(invalid="ignore"):
+        return halves.astype(np.float32)
+
+
 def bits(x):
     """float32 as integers, so that -0.0 differs from 0.0; every NaN counts as the same."""
     x = np.ascontiguousarray(x, np.float32)

@@ -1,7 +1,10 @@
 """How Qwen is published."""
 
+from typing import Any
+
 from quantreg.checkpoints import Checkpoint, Config, Key, Row, common, named
 
+_SEES = "the class has a part that sees images, which a GGUF file of the language model lacks"
 _LAYERS = (*common.OUTER, *common.LAYER_NORMS, *common.ATTENTION)
 _HEAD_NORMS = named({"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}, bias=False)
 _EXPERTS = (
@@ -17,7 +20,11 @@ _SHARED = named(
     },
     bias=False,
 )
-_EXPERTS_BACK = (("num_experts", common.value_of("expert_count")), ("decoder_sparse_step", 1), ("mlp_only_layers", []))
+_EXPERTS_BACK: tuple[tuple[str, Any], ...] = (
+    ("num_experts", common.value_of("expert_count")),
+    ("decoder_sparse_step", 1),
+    ("mlp_only_layers", []),
+)
 _DEFAULTS = (("rope_theta", 10000.0), ("rms_norm_eps", 1e-6))
 _KEYS = (*common.DECODER_KEYS, common.POOLING)
 _EXPERT_KEYS = (*common.DECODER_KEYS, Key("expert_feed_forward_length", "moe_intermediate_size"))
@@ -40,7 +47,7 @@ QWEN2_VL = (
         ignored=("visual.*", "model.visual.*"),
         starts=(("model.language_model.", "model."),),
         model_type="qwen2_vl",
-        one_way="the class has a part that sees images, which a GGUF file of the language model lacks",
+        one_way=_SEES,
         vocabulary="qwen2",
         defaults=(("rms_norm_eps", 1e-5),),
     ),
@@ -82,6 +89,7 @@ QWEN3_VL = (
         ignored=("model.visual.*",),
         starts=(("model.language_model.", "model."),),
         model_type="qwen3_vl",
+        one_way=_SEES,
         vocabulary="qwen2",
         defaults=(("rms_norm_eps", 1e-6), ("head_dim", 128)),
     ),
