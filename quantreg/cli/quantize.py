@@ -178,7 +178,7 @@ def _arguments(arguments: Sequence[str], planned: bool, target: bool) -> tuple[s
 
     def is_type(word: str) -> bool:
         try:
-            for name in word.split(","):
+            for name in filter(None, word.split(",")) if "," in word else [word]:
                 find_file_type(name.strip())
         except UnknownFileTypeError:
             return False
