@@ -1,4 +1,4 @@
-"""Checks the built site: every link inside it leads to a page and a place, nothing comes from elsewhere, no list was lost."""
+"""Checks the built site: links inside it lead to a page and a place, nothing comes from elsewhere, no list was lost."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""What the site shows that no file under docs/ holds: the options of the command, the public names, and some other files.
+"""What the site shows that no file under docs/ holds: options of the command, public names, and some other files.
 
 The options are read from the click objects that the command runs, and the names from the sources, so neither can
 go out of date. MkDocs calls the functions named ``on_...``.
@@ -86,26 +86,19 @@ def options():
 def described(command, name, parent):
     """One command, and the commands below it."""
     context = click.Context(command, info_name=name, parent=parent)
-    lines = [f"## {context.command_path}", "", "```text", " ".join(command.get_usage(context).split()[1:]), "```", ""]
+    level = "##" if parent.parent is None else "###"
+    usage = " ".join(command.get_usage(context).split()[1:])
+    lines = [f"{level} {context.command_path}", "", "```text", usage, "```", ""]
     for part in re.split(r"\n\s*\n", inspect.cleandoc(command.help or "")):
         text = part.removeprefix("\b\n")
         lines += [f"```text\n{text}\n```" if text != part else escaped(text), ""]
-    records = [found for found in (p.get_help_record(context) for p in command.get_params(context)) if found]
-    lines += ["| option | |", "|---|---|"]
-    lines += [f"| {spelled(option)} | {cell(text)} |" for option, text in records]
-    lines.append("")
+    for option, text in filter(None, (param.get_help_record(context) for param in command.get_params(context))):
+        if text or option.startswith("-"):  # the arguments stand in the usage, and the text above explains them
+            lines += [f"`{option}`", f":   {escaped(' '.join(text.split()))}", ""]
     if isinstance(command, click.Group):
         for sub in command.list_commands(context):
             lines.append(described(command.get_command(context, sub), sub, context))
     return "\n".join(lines)
-
-
-def spelled(option):
-    return f"`{option}`".replace("|", "\\|")
-
-
-def cell(text):
-    return escaped(" ".join(text.split())).replace("|", "\\|")
 
 
 def escaped(text):
