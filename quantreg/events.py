@@ -19,7 +19,8 @@ class Calibrating:
     Before Started, the phases come in this order: only with a target "importance", in tokens, "errors", in tensors, and
     "sensitivities" and "solution", in groups of tensors; then "feedback", in work that is estimated from the shapes of
     the tensors, so that it is in proportion to time. A report about the output
-    (`quantreg.jobs.tuning_report.tuning_report`) has the phase "report", in chunks that a model runs on.
+    (`quantreg.jobs.tuning_report.tuning_report`) has the phase "report", in chunks that a model runs on. With a card,
+    the phases "checksums", in bytes of the outputs, and "report" come before Finished.
     """
 
     phase: str

@@ -232,6 +232,7 @@ def test_without_out_the_files_have_the_names_of_llama_quantize(at):
         (["out.gguf", "Q8_0,Q4_0"], "does not hold {type}"),
         (["{type}{type}.gguf", "Q8_0,Q4_0"], "holds {type} 2 times"),
         (["{type}.gguf", "Q8_0,,Q4_0"], "lacks a type"),
+        (["Q8_0,", "2"], "lacks a type"),
         (["{type}.gguf", "Q8_0,Q99"], "Q99"),
         (["{type}.gguf", "Q4_K,Q4_K_M"], "the same file type"),
         (["{type}.gguf", "Q8_0,Q4_0", "--report", "r.html", "--calibration", "imatrix.gguf"], ""),

@@ -178,7 +178,7 @@ def _arguments(arguments: Sequence[str], planned: bool, target: bool) -> tuple[s
 
     def is_type(word: str) -> bool:
         try:
-            for name in word.split(","):
+            for name in filter(None, word.split(",")) if "," in word else [word]:
                 find_file_type(name.strip())
         except UnknownFileTypeError:
             return False
@@ -316,7 +316,7 @@ def _quantize(
             better = sum(one.kept > 0 for one in result.tuned)
             click.echo(f"error feedback: kept in {better} of {count(len(result.tuned), 'tensor')}")
     if card is not None:
-        click.echo(f"{card.path}: the card")
+        click.echo(f"{card.path}: the card of {count(len(results), 'output')}")
     warn(dict.fromkeys(warning for result in results for warning in result.warnings if warning not in known))
 
 

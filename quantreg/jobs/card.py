@@ -63,6 +63,9 @@ class Card:
             raise OutputError(f"{self.path}: is an output: give the card another name")
         AtomicFile(self.path, force=force, source=[os.fsdecode(src), *self.reads]).check()
         folder = os.path.dirname(os.path.realpath(self.path))
+        if os.path.realpath(os.fsdecode(src)) == folder and os.path.exists(self.path):
+            # Such as the model's own card, which says what its license is.
+            raise OutputError(f"{self.path}: is part of the input: choose another name")
         if not os.path.isdir(folder):
             raise OutputError(f"{self.path}: cannot be written: {folder} is no folder: create it first")
         for path in self.reads:
@@ -178,7 +181,7 @@ def card_text(
             row.append(f"{result.bits_per_weight:.2f}" if not shard else "")
             if found:
                 one = found[number]
-                kl = f"{one.kl_mean:.5f} ± {one.kl_error:.5f}"
+                kl = f"{one.kl_mean:.6f} ± {one.kl_error:.6f}"
                 row += ["", ""] if shard else [kl, f"{one.perplexity:.4f} ± {one.perplexity_error:.4f}"]
             rows.append([*row, f"`{digests[path]}`"])
     lines = ["# Files", "", *_table([*headings, "SHA-256"], rows), ""]

@@ -105,8 +105,9 @@ def run(
 
         def written() -> Generator[Event, None, None]:
             targets[:] = yield from write_outputs(
-                source, outputs, found, threads=threads, executor=executor, force=force, begin=begin, inputs=inputs
-            )
+                source, outputs, found, threads=threads, executor=executor, force=force, begin=begin, inputs=inputs,
+                finish=after is None,
+            )  # fmt: skip
 
         told = yield from advised(written(), [output.plan for output in outputs])
         said = dict(zip(todo, told, strict=True))
@@ -127,7 +128,7 @@ def run(
             )
         if after is not None:
             yield from after(results)
-        for target in targets:
-            target.finish()
+            for target in targets:
+                target.finish()
     for result in results:
         yield Finished(result)

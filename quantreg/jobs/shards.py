@@ -161,33 +161,36 @@ def _file(
 
 @contextmanager
 def opened(
-    outputs: Sequence[Sequence[OutputFile]], make: Callable[[OutputFile], AtomicFile]
+    outputs: Sequence[Sequence[OutputFile]], make: Callable[[OutputFile], AtomicFile], finish: bool = True
 ) -> Iterator[list[list[AtomicFile]]]:
     """Open the files of all outputs at once; ``make(OutputFile)`` returns the AtomicFile for each.
 
     The first shard of an output is renamed last, and an old file under its name is removed first. So nobody can open a
     set that is incomplete or mixed from two models. Two runs in one folder rename one after the other, and signals wait
-    until all files have their names. Call `AtomicFile.finish` for each when nothing else is to come.
+    until all files have their names. Without ``finish``, the caller calls `AtomicFile.finish` of each.
     """
     files = [file for output in outputs for file in output]
     folders = sorted({os.path.dirname(os.path.realpath(file.path)) for file in files})
-    with ExitStack() as whole, ExitStack() as stack:
-        if len(files) > 1:
-            _check_space(files, "shards" if len(outputs) == 1 else "files")
-        targets = [[stack.enter_context(make(file)) for file in output] for output in outputs]
-        yield targets
-        every = [target for output in targets for target in output]
-        if len(every) > 1:
-            for target in every:
-                target.settle()  # takes as long as the disk, and may be interrupted
-            for folder in folders:
-                whole.enter_context(one_at_a_time(folder))
-            whole.enter_context(signals_held())
-            for target in every:
-                target.settle()  # again: another run may have written meanwhile
-            for output in targets:
-                if len(output) > 1:
-                    output[0].retire()
+    with ExitStack() as whole:
+        with ExitStack() as stack:
+            if len(files) > 1:
+                _check_space(files, "shards" if len(outputs) == 1 else "files")
+            targets = [[stack.enter_context(make(file)) for file in output] for output in outputs]
+            yield targets
+            every = [target for output in targets for target in output]
+            if len(every) > 1:
+                for target in every:
+                    target.settle()  # takes as long as the disk, and may be interrupted
+                for folder in folders:
+                    whole.enter_context(one_at_a_time(folder))
+                whole.enter_context(signals_held())
+                for target in every:
+                    target.settle()  # again: another run may have written meanwhile
+                for output in targets:
+                    if len(output) > 1:
+                        output[0].retire()
+        for target in every if finish else ():
+            target.finish()
 
 
 def _check_space(files: Sequence[OutputFile], what: str) -> None:

@@ -32,8 +32,7 @@ def write_files(
     **options: Any,
 ) -> Iterator[Any]:
     """Carry out one plan, as `write_outputs` does. Tensors that are ``ready`` are copied instead of encoded."""
-    for target in (yield from write_outputs(source, [Output(planned, files, ready)], imatrix, **options)):
-        target.finish()
+    yield from write_outputs(source, [Output(planned, files, ready)], imatrix, **options)
 
 
 def write_outputs(
@@ -47,12 +46,13 @@ def write_outputs(
     begin: Callable[..., AtomicFile] | None = None,
     check: bool = True,
     inputs: Sequence[str | os.PathLike[str]] = (),
+    finish: bool = True,
 ) -> Generator[Any, None, list[AtomicFile]]:
     """Carry out plans for one source: write their files and yield the events Started, Advanced and TensorDone.
 
     Each slab of a tensor is read and decoded once for all outputs, and encoded once for those that want the same bytes
-    of it. The plans must keep the same tensors. Returns the files, which have their names then; the caller is to call
-    ``finish`` of each.
+    of it. The plans must keep the same tensors. Returns the files, which have their names then. Without ``finish``, the
+    caller calls `AtomicFile.finish` of each.
 
     ``begin(file, force=, size=, source=)`` opens a file for writing, by default as an AtomicFile. With ``check``, NaN
     and infinity are refused even in tensors that are only copied. No output replaces a file of the source, the imatrix
@@ -66,7 +66,7 @@ def write_outputs(
 
     threads = threads or cpu_count()
     own = {os.path.abspath(path) for path in source.paths}
-    with source, shards.opened([output.files for output in outputs], make) as opened:
+    with source, shards.opened([output.files for output in outputs], make, finish) as opened:
         pairs = [
             pair
             for output, targets in zip(outputs, opened, strict=True)
