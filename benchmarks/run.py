@@ -12,13 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bench import codecs, files, products, published, quality, report, running, startup, torch_layers
+from bench import codecs, files, products, published, quality, report, running, several, startup, torch_layers
 from bench.options import refuse_unknown, words
 from bench.timing import cpu_model
 
 from quantreg_kernels import LEVELS, usable_levels
 
-SECTIONS = ("codecs", "matmul", "torch", "run", "files", "convert", "memory", "open", "startup", "quality")
+SECTIONS = ("codecs", "matmul", "torch", "run", "files", "several", "convert", "memory", "open", "startup", "quality")
 
 
 def arguments():
@@ -120,6 +120,14 @@ def part_files(given):
     if result["scaling"]:
         text += f"\n\n{report.rows_table(result['scaling'])}"
     return result, text
+
+
+def part_several(given):
+    threads = max(map(int, given.threads))
+    result = several.measure(int(given.params), given.workdir, given.rounds or 1, given.types, threads, tell)
+    size = f"{result['params'] / 1e6:,.0f} M parameters, {result['source_bytes'] / 1e9:.2f} GB, {threads} threads"
+    title = f"## {', '.join(given.types or several.TYPES)} of an F16 Llama of {size}"
+    return result, f"{title}\n\n{report.rows_table(result['rows'])}"
 
 
 def part_convert(given):

@@ -90,6 +90,7 @@ _HOMES = {
     "quantize": "dispatch",
     "quantize_events": "jobs.quantize",
     "quantize_file": "jobs.quantize",
+    "quantize_files": "jobs.several",
     "read_plan": "jobs.planning",
     "scale_parameters": "parameters",
     "split": "jobs.repack",

@@ -43,6 +43,25 @@ def test_a_folder_is_quantized_to_the_bytes_of_its_converted_file(folder, conver
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 
 
+def test_a_folder_becomes_several_files_with_a_card(folder, converted, tmp_path, text):
+    (tmp_path / "text.txt").write_text(text)
+    names = ["Q4_K_M", "Q8_0", "F16"]
+    out, card = tmp_path / "{type}.gguf", tmp_path / "README.md"
+    quantreg.quantize_files(folder, out, names, card=card, card_text=tmp_path / "text.txt")
+    for name in names:
+        quantreg.quantize_file(converted, tmp_path / "b.gguf", name, force=True)
+        assert (tmp_path / f"{name}.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+    assert "Small-Llama, whose perplexity there is" in card.read_text()
+
+
+def test_a_card_does_not_replace_the_card_of_the_source(tmp_path):
+    folder = write_llama(tmp_path / "Small-Llama")
+    (folder / "README.md").write_text("precious")
+    with pytest.raises(quantreg.OutputError, match="part of the input"):
+        quantreg.quantize_files(folder, tmp_path / "{type}.gguf", ["Q8_0"], card=folder / "README.md", force=True)
+    assert (folder / "README.md").read_text() == "precious"
+
+
 def test_a_converted_file_is_bf16_if_the_model_is_stored_so(converted):
     header = quantreg.gguf.read_header(converted)
     assert {t.type_name for t in header.tensors if len(t.dims) > 1} == {"BF16"}

@@ -108,3 +108,46 @@ def test_memory_is_bounded_for_tensors_that_are_put_into_another_order(tmp_path,
     assert matrices > 140
     assert much - little < 40
     assert opened < little + 30
+
+
+BACK = """
+import sys, threading, time
+import quantreg
+
+small, large, out = sys.argv[1:]
+most, stop = [0], threading.Event()
+
+def anonymous():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) // 1024 for line in status if line.startswith("RssAnon"))
+
+def watch():
+    while not stop.is_set():
+        most[0] = max(most[0], anonymous())
+        time.sleep(0.002)
+
+for name in (small, large):
+    quantreg.convert(name, name + ".gguf", threads=2)
+quantreg.export(small + ".gguf", out + "-small", threads=2)
+before = anonymous()
+thread = threading.Thread(target=watch)
+thread.start()
+quantreg.export(large + ".gguf", out + "-large", threads=2)
+stop.set()
+thread.join()
+print(before, most[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the memory of a process")
+@pytest.mark.parametrize(("write", "small", "large"), [(llama, 2, 144), (gpt2, 128, 2560)])
+def test_memory_is_bounded_on_the_way_back_to_a_folder(tmp_path, write, small, large):
+    """Tensors that are put into another order are mapped from the output, so their memory can be written out."""
+    folders = [write(tmp_path / str(size), size) for size in (small, large)]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", BACK, *map(str, folders), str(tmp_path / "out")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    before, most = map(int, done.stdout.split())
+    assert most - before < 60
+    assert (tmp_path / "out-large" / "model.safetensors").stat().st_size > 140 * MIB

@@ -71,18 +71,19 @@ def llama_7b():
 
 def test_the_sizes_of_a_7b_model_are_the_recipes():
     section = README.partition("## Which type to pick")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (\w+) \| ([\d.]+) GB \|", section, re.MULTILINE)
-    assert len(rows) >= 6
-    for file_type, size in rows:
-        assert f"{plan_header(llama_7b(), file_type, check=False).bytes / 1e9:.2f}" == size, file_type
+    for text in (section, (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")):
+        rows = re.findall(r"^\| (\w+) \| ([\d.]+) GB \|", text, re.MULTILINE)
+        assert len(rows) >= 6
+        for file_type, size in rows:
+            assert f"{plan_header(llama_7b(), file_type, check=False).bytes / 1e9:.2f}" == size, file_type
 
 
 def test_the_readme_is_short():
-    assert len(README.split()) <= 1050
+    assert len(README.split()) <= 1200
 
 
 def test_every_link_of_the_readme_and_the_pages_leads_somewhere():
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")):
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]*)", page.read_text()):
             assert not target or (page.parent / target).exists(), f"{page}: {target}"
 

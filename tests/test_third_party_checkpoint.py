@@ -23,6 +23,12 @@ import quantreg
 
 quantreg.convert("folder", "model.gguf", "f32")
 quantreg.quantize_file("folder", "q.gguf", "Q8_0")
+quantreg.export("model.gguf", "back/")
+quantreg.convert("back", "again.gguf", "f32")
+with quantreg.open("model.gguf") as model, quantreg.open("again.gguf") as again:
+    assert list(model) == list(again)
+    for name in model:
+        np.testing.assert_allclose(model[name].dequantize(), again[name].dequantize(), rtol=0, atol=2e-7)
 with quantreg.load("folder") as folder, quantreg.load("model.gguf") as model:
     ids = np.load("ids.npy")
     np.testing.assert_array_equal(folder.logits(ids), model.logits(ids))

@@ -3,11 +3,11 @@
 import contextlib
 import io
 
-from documents import blocks, file_in
+from documents import file_in
 
 
 def test_the_example_of_error_feedback_prints_what_the_page_shows():
-    (shown,) = (block.text for block in blocks("tuning.md") if block.language == "text")
+    shown = file_in("tuning.md", "feedback.py prints")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(file_in("tuning.md", "feedback.py"), "feedback.py", "exec"), {})

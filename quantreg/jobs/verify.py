@@ -19,7 +19,8 @@ from quantreg.errors import CodecError, NonFiniteError, ShapeError
 from quantreg.ggml import PLAIN_TYPES
 from quantreg.gguf import TensorInfo
 from quantreg.html import figures
-from quantreg.jobs.slabs import SLAB_BYTES, Slab, Worker, byte_ranges, in_order, matrix_of
+from quantreg.jobs.in_order import in_order
+from quantreg.jobs.slabs import SLAB_BYTES, Slab, Worker, byte_ranges, matrix_of
 from quantreg.jobs.source import Source
 from quantreg.recipes.contradictions import contradictions
 from quantreg.recipes.layers import incomplete_layers
@@ -109,7 +110,7 @@ def _validated(source, threads):
             path = os.path.abspath(source.paths[shard])
             try:
                 slab = Slab(
-                    info.name, path, stamp, position + start, nbytes, qtype.name, None, info.n_cols, start,
+                    info.name, path, stamp, position + start, nbytes, qtype.name, info.n_cols, start,
                     had=source.parameters(info),
                     context=source.context(info, matrix_of(info, start // max(1, info.row_bytes))),
                 )  # fmt: skip
