@@ -7,8 +7,6 @@ Public names are imported on first use, so that ``import quantreg`` loads no cod
 import os
 from importlib import import_module
 
-__version__ = "0.1.0"
-
 # Python searches the current folder first, so in a clone it finds the source, whose kernels are not compiled.
 _is_source = os.path.exists(os.path.join(os.path.dirname(__path__[0]), "meson.build"))
 if _is_source and not type(__spec__.loader).__module__.startswith("_quantreg_editable"):
@@ -92,6 +90,7 @@ _HOMES = {
     "quantize": "dispatch",
     "quantize_events": "jobs.quantize",
     "quantize_file": "jobs.quantize",
+    "quantize_files": "jobs.several",
     "read_plan": "jobs.planning",
     "scale_parameters": "parameters",
     "split": "jobs.repack",
@@ -111,12 +110,15 @@ def __getattr__(name):
     if name in _MODULES:
         return import_module(f"quantreg.{name}")
     home = _HOMES.get(name)
-    if home is None:
+    if name == "__version__":  # written in pyproject.toml only; reading it takes longer than the rest of this module
+        value = import_module("importlib.metadata").version("quantreg")
+    elif home is None:
         raise AttributeError(f"module 'quantreg' has no attribute {name!r}")
-    value = getattr(import_module(f"quantreg.{home}"), name)
+    else:
+        value = getattr(import_module(f"quantreg.{home}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__():
-    return sorted({*globals(), *_HOMES, *_MODULES})
+    return sorted({*globals(), *_HOMES, *_MODULES, "__version__"})

@@ -57,6 +57,7 @@ from quantreg.jobs.repack import merge as merge
 from quantreg.jobs.repack import split as split
 from quantreg.jobs.results import QuantizeResult as QuantizeResult
 from quantreg.jobs.results import WriteResult as WriteResult
+from quantreg.jobs.several import quantize_files as quantize_files
 from quantreg.jobs.verify import Validation as Validation
 from quantreg.jobs.verify import hash_tensors as hash_tensors
 from quantreg.jobs.verify import validate as validate

@@ -46,15 +46,26 @@ class TensorTuned:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The plan is made and the output is open. ``source_bytes``: tensor data that will be read."""
+    """The plan is made and the output is open. ``source_bytes``: tensor data that will be read.
+
+    With several outputs, ``plans`` are those of all, and ``plan`` is the first of them; else ``plans`` holds one.
+    """
 
     plan: "Plan"
     source_bytes: int
+    plans: "tuple[Plan, ...]" = ()
+
+    def __post_init__(self) -> None:
+        if not self.plans:
+            object.__setattr__(self, "plans", (self.plan,))
 
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """A slab of rows of the tensor was written; ``source_bytes`` of it were read."""
+    """A slab of rows of the tensor was written; ``source_bytes`` of it were read.
+
+    With several outputs, the slab was written to all, and ``tensor`` is that of the first.
+    """
 
     tensor: "TensorPlan"
     source_bytes: int
@@ -65,7 +76,8 @@ class TensorDone:
     """All rows of a tensor (a TensorPlan) were written; ``index`` counts tensors from 1 in file order.
 
     ``error`` is the RMS of what encoding changed, as a share of that of the weights, over a sample of the rows that
-    this run encoded; None if it encoded none. ``blank`` says that the source holds nothing but zero bytes.
+    this run encoded; None if it encoded none. ``blank`` says that the source holds nothing but zero bytes. With several
+    outputs, there is one event for each, and ``output`` counts them from 0.
     """
 
     tensor: "TensorPlan"
@@ -73,11 +85,12 @@ class TensorDone:
     count: int
     error: float | None = None
     blank: bool = False
+    output: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The output stands under its name."""
+    """The output stands under its name. With several outputs, there is one event for each, in order."""
 
     result: "QuantizeResult"
 

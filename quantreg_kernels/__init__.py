@@ -61,8 +61,9 @@ def load_codec(module: str, codec: str, level: str | None = None, faster_at: dic
     built = tuple(name for name in LEVELS if util.find_spec(f"{package}.{codec}_{name}") is not None)
     usable = [name for name in built if name in wanted]
     if not usable:
+        others = f" but for {', '.join(built)}: use QUANTREG_CPU={built[-1]}, or" if built else ":"
         raise ImportError(
-            f"{package}.{codec} was not built for the CPU level {' or '.join(wanted)}: reinstall {package}"
+            f"{package}.{codec} was not built for the CPU level {' or '.join(wanted)}{others} reinstall {package}"
         )
 
     def at(name, lower=None):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import quantreg
-from quantreg.checkpoints import Apart, Mxfp4, Pairs, Plus, Share, Squeezed, Transposed, made
+from quantreg.checkpoints import Apart, Heads, Mxfp4, Pairs, Plus, Share, Squeezed, Transposed, made
 from quantreg.checkpoints.made import Made, MadeMxfp4, Piece
 from quantreg.checkpoints.transforms import Layout, arranged, shape_before
 from quantreg.checkpoints.undo import put
@@ -31,6 +31,9 @@ CASES = {
         [MATRIX.reshape(4, 6, 10)[:, a:b].reshape(-1, 10) for a, b in ((0, 3), (3, 5), (5, 6))])),
     "apart bias": (MATRIX[:, 1], (Apart(2, (4, 4, 4)),), np.concatenate(
         [MATRIX[:, 1].reshape(2, 3, 4)[:, k].reshape(-1) for k in range(3)])),
+    "part of each head": (MATRIX, (Heads(4, 6, 2, 3),), MATRIX.reshape(4, 6, 10)[:, 2:5]),
+    "part of each head, transposed": (
+        MATRIX, (Heads(3, 8, 0, 5), Transposed()), MATRIX.reshape(3, 8, 10)[:, :5].swapaxes(1, 2)),
     "plus": (MATRIX[0], (Plus(1.0),), MATRIX[0] + np.float32(1)),
     "squeezed": (STACK[:, :1], (Squeezed(1),), STACK[:, 0]),
     "squeezed share": (STACK[:, :, None], (Squeezed(2), Share(0, 2, 1)), STACK[:, :6]),
@@ -95,6 +98,7 @@ def test_tensors_that_share_one_fill_it_together():
     [
         (Pairs(3), (25, 4)), (Pairs(0), (24, 4)), (Pairs(12), (12, 1)), (Pairs(1), ()), (Apart(2, (1, 2)), (5,)),
         (Share(0, 2), (5, 2)), (Share(0, 2, 3), (4, 4)), (Share(0, 2), ()), (Transposed(), (4,)), (Squeezed(1), (4, 2)),
+        (Heads(2, 3, 0, 1), (5, 2)), (Heads(1, 1, 0, 1), ()),
         (Squeezed(2), (4, 2)), (Mxfp4(), (4, 4)), (Mxfp4(0, 2), (3, 2, 16)),
     ],
 )  # fmt: skip

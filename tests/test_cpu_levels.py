@@ -13,6 +13,7 @@ from oracles import NATIVE, codec_at, row_codec_at
 from row_codec import as_capsule
 from weights import make_rows
 
+import quantreg
 import quantreg_kernels
 from quantreg import types
 from quantreg_kernels import load_codec, usable_levels
@@ -146,6 +147,25 @@ def test_built_in_types_use_their_tables(monkeypatch):
     assert lowered(types["BF16"]._load_codec()) == {"plain": "avx2", "decode": "avx2"}
     assert lowered(types["Q4_1"]._load_codec()) == {"plain": "avx2"}
     assert lowered(types["Q4_K"]._load_codec()) == {}
+
+
+def test_a_level_that_was_not_built_is_reported_with_those_that_were(monkeypatch):
+    """A build for one level only: a debug build, or a compiler that does not know the others."""
+    find = quantreg_kernels.util.find_spec
+    monkeypatch.setattr(
+        quantreg_kernels.util, "find_spec", lambda name: None if name.endswith(("_avx2", "_avx512")) else find(name)
+    )
+    said = (
+        r"_q1_0 was not built for the CPU level avx2 but for base: use QUANTREG_CPU=base, or reinstall quantreg_lowbit"
+    )
+    monkeypatch.setattr("quantreg_kernels._cpu.machine_levels", lambda: quantreg_kernels.LEVELS)
+    monkeypatch.setenv("QUANTREG_CPU", "avx2")
+    with pytest.raises(ImportError, match=said):
+        load_codec("quantreg_lowbit.q1_0", "_q1_0")
+    with pytest.raises(quantreg.CodecError, match=said):
+        types["Q1_0"]._load_codec()
+    monkeypatch.delenv("QUANTREG_CPU")
+    assert load_codec("quantreg_lowbit.q1_0", "_q1_0").level == "base"
 
 
 def test_a_codec_that_was_not_built_is_reported(monkeypatch):

@@ -58,8 +58,8 @@ def test_work_items_are_small_and_name_files_instead_of_holding_arrays(at):
     assert max(map(len, recorder.items)) < 800
     slab = pickle.loads(recorder.items[-1])[1][0]
     assert isinstance(slab, slabs.Slab)
-    assert slab.importance.entry == slab.tensor
-    assert Path(slab.importance.path) == at / "imatrix.gguf"
+    assert slab.encodings[0].importance.entry == slab.tensor
+    assert Path(slab.encodings[0].importance.path) == at / "imatrix.gguf"
 
 
 def test_processes_give_the_same_bytes(at, processes):
@@ -204,7 +204,7 @@ def test_a_worker_that_serves_two_runs_uses_the_imatrix_of_each(at):
     recorder = Recorder()
     quantreg.quantize_file("small.gguf", "out.gguf", "Q4_K_M", "imatrix.gguf", executor=recorder)
     slab = pickle.loads(recorder.items[-1])[1][0]
-    right = slabs.Worker(slabs._OpenFiles()).columns(slab)
+    right = slabs.Worker(slabs._OpenFiles()).columns(slab.encodings[0], slab.n_cols)
     wrong = slabs.ImportanceMatrix.read("imatrix.gguf")
     wrong.row = lambda *_: np.zeros((1, slab.n_cols), np.float32)
     others = iter([None])
@@ -220,4 +220,4 @@ def test_a_worker_that_serves_two_runs_uses_the_imatrix_of_each(at):
         def _imatrix(self, new):
             pass
 
-    assert np.array_equal(Shared(slabs._OpenFiles()).columns(slab), right)
+    assert np.array_equal(Shared(slabs._OpenFiles()).columns(slab.encodings[0], slab.n_cols), right)

@@ -146,6 +146,15 @@ def test_the_bytes_do_not_depend_on_threads_slabs_or_processes(quantized, source
     assert (tmp_path / "again.gguf").read_bytes() == quantized.read_bytes()
 
 
+def test_one_run_for_several_types_fits_each_its_parameters(quantized, source, tmp_path):
+    names = ["CB3", "Q8_0"]
+    results = quantreg.quantize_files(source, tmp_path / "{type}.gguf", names, pure=True, threads=2)
+    assert (tmp_path / "CB3.gguf").read_bytes() == quantized.read_bytes()
+    alone = quantreg.quantize_file(source, tmp_path / "alone.gguf", "Q8_0", pure=True)
+    assert (tmp_path / "Q8_0.gguf").read_bytes() == (tmp_path / "alone.gguf").read_bytes()
+    assert [result.size for result in results] == [quantized.stat().st_size, alone.size]
+
+
 def test_a_run_that_was_interrupted_is_resumed_to_the_same_bytes(quantized, source, tmp_path):
     events = quantreg.quantize_events(source, tmp_path / "again.gguf", "CB3", pure=True, resumable=True, threads=1)
     for event in events:

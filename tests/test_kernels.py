@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from oracles import LEVELS, NATIVE, bits, codec_at, decode, encode
+from oracles import LEVELS, NATIVE, bits, codec_at, decode, encode, floats_of_halves
 
 from quantreg import types
 from quantreg_kernels._run import RowError, first_nonfinite
 
 EVERY_HALF = np.arange(2**16, dtype=np.uint16).view(np.float16)
-FLOATS_OF_HALVES = EVERY_HALF.astype(np.float32)
+FLOATS_OF_HALVES = floats_of_halves(EVERY_HALF)
 FINITE_HALVES = np.sort(EVERY_HALF[np.isfinite(EVERY_HALF) & ~np.signbit(EVERY_HALF)])
 
 at_every_level = pytest.mark.parametrize("level", LEVELS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import LEVELS, NATIVE, codec_at, cpu_level, decode, encode, oracle_encode, row_codec_at
+from oracles import LEVELS, NATIVE, codec_at, cpu_level, decode, encode, floats_of_halves, oracle_encode, row_codec_at
 from row_codec import Args, Rows
 from weights import make_rows, rows
 
@@ -128,7 +128,7 @@ def test_q8_1_model_writes_the_golden_bytes_for_awkward_blocks_too(level):
 def test_q8_1_decodes_any_bytes_as_scale_times_integer(seed, level):
     data = np.random.default_rng(seed).integers(0, 256, (3, 36 * 5), np.uint8)
     blocks = data.reshape(-1, 36)
-    d = blocks[:, :2].copy().view("<f2").astype(np.float32)
+    d = floats_of_halves(blocks[:, :2].copy().view("<f2"))
     with np.errstate(invalid="ignore"):
         expected = (d * blocks[:, 4:].view(np.int8).astype(np.float32)).reshape(3, -1)
     np.testing.assert_array_equal(decode("Q8_1", data, level), expected)

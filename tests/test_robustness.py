@@ -74,7 +74,9 @@ def test_a_disk_that_is_too_small_is_reported_before_anything_is_encoded(at, mon
     assert sorted(os.listdir()) == ["small.gguf", "whole.gguf"]
 
 
-@pytest.mark.parametrize("function", ["split", "merge", "export", "edit_metadata", "hash_tensors", "validate"])
+@pytest.mark.parametrize(
+    "function", ["split", "merge", "export", "export to a folder", "edit_metadata", "hash_tensors", "validate"]
+)
 def test_a_source_that_shrinks_is_an_error_everywhere(at, function, monkeypatch):
     from quantreg.jobs import source
 
@@ -88,7 +90,8 @@ def test_a_source_that_shrinks_is_an_error_everywhere(at, function, monkeypatch)
     monkeypatch.setattr(source.Source, "__enter__", shrink)
     call = {
         "split": lambda: quantreg.split(paths[0], "t"), "merge": lambda: quantreg.merge(paths[0], "t"),
-        "export": lambda: quantreg.export(paths[0], "t"),
+        "export": lambda: quantreg.export(paths[0], "t.safetensors"),
+        "export to a folder": lambda: quantreg.export(paths[0], "t/"),
         "edit_metadata": lambda: quantreg.edit_metadata(paths[0], "t", set={"a": 1}),
     }.get(function, lambda: getattr(quantreg, function)(paths[0]))  # fmt: skip
     with pytest.raises(GGUFFormatError) as refused:

@@ -2,6 +2,7 @@
 
 from quantreg.checkpoints.checkpoint import Checkpoint, Key, Row, named
 from quantreg.checkpoints.config import Config
+from quantreg.checkpoints.described import Described
 from quantreg.checkpoints.transforms import (
     Apart,
     Generated,
@@ -20,6 +21,7 @@ __all__ = [
     "Apart",
     "Checkpoint",
     "Config",
+    "Described",
     "Generated",
     "Heads",
     "Key",

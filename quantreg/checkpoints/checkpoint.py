@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from quantreg.checkpoints.config import Config
+    from quantreg.checkpoints.described import Described
     from quantreg.checkpoints.transforms import Transform
     from quantreg.checkpoints.vocabulary_hint import Vocabulary
 
@@ -32,6 +33,8 @@ class Row:
       there is no ``old``, means that there is no such tensor.
     - ``optional``: whether the tensor may be missing, in any layer; or a function of `Config` that says so.
     - ``unless``: the GGUF name of a tensor that stands in for this one, which may be missing where the other exists.
+    - ``back``: whether `quantreg.export` may write the tensor under ``old``; or a function of `Config` that says so. It
+      matters where one ``new`` has several spellings: the first that may be written is.
 
     Several rows may have the same ``new``: they are spellings, of which a checkpoint uses one. Several rows may have
     the same ``old``, which is then split.
@@ -42,6 +45,7 @@ class Row:
     how: How = None
     optional: "bool | Callable[[Config], bool]" = False
     unless: str = ""
+    back: "bool | Callable[[Config], bool]" = True
 
     @property
     def olds(self) -> tuple[str, ...]:
@@ -60,6 +64,8 @@ class Key:
     - ``kind``: the type in GGUF, as `quantreg.gguf.Value` takes it: "u32", "f32", "bool", "string", "array[u32]".
     - ``default``: the value if config.json has none. The defaults of the published configuration class belong here.
     - ``needed``: whether a model without the value is refused.
+    - ``back``: the name, or several, under which `quantreg.export` writes the value of a key to config.json, if that is
+      not the first name in ``old``.
     """
 
     new: str
@@ -67,6 +73,14 @@ class Key:
     kind: str = "u32"
     default: Any = None
     needed: bool = False
+    back: "str | tuple[str, ...]" = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in config.json that stand for the value, the one that is written first."""
+        if self.back or callable(self.old):
+            return (self.back,) if isinstance(self.back, str) else self.back
+        return (self.old,) if isinstance(self.old, str) else self.old
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +94,8 @@ class Checkpoint:
     - ``rows``: how each tensor of GGUF is made. A checkpoint with a tensor that no row takes is refused.
     - ``keys``: the metadata, in the order in which it is written. ``quantreg.checkpoints.common`` has those that most
       decoders share.
-    - ``ignored``: names of tensors that are left out, with "*" for any characters.
+    - ``ignored``: names of tensors that are left out, with "*" for any characters. "{layers}" is the number of layers:
+      a layer of this number comes after the last, such as one that predicts a second token.
     - ``starts``: pairs of strings. A name in the checkpoint that begins with the first is read as if it began with the
       second: ("model.language_model.", "model."). The first pair that fits is used, once.
     - ``model_type``: the "model_type" of config.json, which `quantreg export` writes. A folder whose config.json does
@@ -89,6 +104,12 @@ class Checkpoint:
       one of those in `vocabulary_hint`. None means that the files of the folder decide.
     - ``defaults``: pairs (name, value) of what config.json may leave out because the class of transformers says it. A
       value may be a function of `Config`, without these defaults.
+    - ``restored``: pairs (name, value) of what `quantreg.export` writes to config.json besides what ``keys`` say: what
+      the class needs and GGUF does not store, and the inverses of keys that are functions. A value may be a function of
+      `Described`, the GGUF model; None is written as null, and ... leaves the name out. A name that a key has, too, is
+      written only from here.
+    - ``one_way``: why models of this kind cannot be written as a folder again, as the end of a sentence. Empty if they
+      can.
     - ``float32``: names of GGUF tensors, with "{i}" for the layer, that are always stored as F32, beyond vectors and
       norms and those of `quantreg.checkpoints.common.FLOAT32`.
     """
@@ -102,6 +123,8 @@ class Checkpoint:
     vocabulary: "Vocabulary | str | None" = None
     float32: tuple[str, ...] = ()
     defaults: "tuple[tuple[str, Any | Callable[[Config], Any]], ...]" = ()
+    restored: "tuple[tuple[str, Any | Callable[[Described], Any]], ...]" = ()
+    one_way: str = ""
 
 
 def named(
@@ -112,20 +135,21 @@ def named(
     optional: "bool | Callable[[Config], bool]" = False,
     bias: bool = True,
     unless: str = "",
+    back: "bool | Callable[[Config], bool]" = True,
 ) -> tuple[Row, ...]:
     """Return the rows of the weights and biases of many layers, as a tuple.
 
     ``stems`` maps GGUF names to those of the checkpoint: ``{"attn_q": "self_attn.q_proj"}`` stands for
     ``blk.{i}.attn_q.weight`` <- ``model.layers.{i}.self_attn.q_proj.weight``, and the same with ``.bias``. A bias may
     always be missing; with ``bias`` False there is no row for it. A ``prefix`` without ``{i}`` gives tensors outside of
-    the layers, whose GGUF names have no "blk.{i}." before them. ``how``, ``optional`` and ``unless`` are those of
-    `Row`; ``unless`` is written without the suffix and without "blk.{i}.".
+    the layers, whose GGUF names have no "blk.{i}." before them. ``how``, ``optional``, ``unless`` and ``back`` are
+    those of `Row`; ``unless`` is written without the suffix and without "blk.{i}.".
     """
     start = "blk.{i}." if "{i}" in prefix else ""
     stand_in = f"{start}{unless}.weight" if unless else ""
     rows = []
     for new, old in stems.items():
-        rows.append(Row(f"{start}{new}.weight", f"{prefix}{old}.weight", how, optional, stand_in))
+        rows.append(Row(f"{start}{new}.weight", f"{prefix}{old}.weight", how, optional, stand_in, back))
         if bias:
-            rows.append(Row(f"{start}{new}.bias", f"{prefix}{old}.bias", how, optional=True))
+            rows.append(Row(f"{start}{new}.bias", f"{prefix}{old}.bias", how, optional=True, back=back))
     return tuple(rows)

@@ -1,11 +1,13 @@
 """Rows and keys that most decoders share: those of Llama, from which published models seldom stray far."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from quantreg.checkpoints.checkpoint import Key, Row, named
 from quantreg.checkpoints.config import Config
+from quantreg.checkpoints.described import Described
 from quantreg.checkpoints.transforms import Generated, Pairs
 from quantreg.errors import CheckpointError
 
@@ -26,12 +28,15 @@ __all__ = [
     "PAIRED_WEIGHTS",
     "POOLING",
     "experts",
+    "has",
     "head_size",
     "heads",
     "key_pairs",
     "llama3_factors",
     "query_pairs",
+    "rotated_share",
     "tied",
+    "value_of",
     "without",
 ]
 
@@ -164,6 +169,21 @@ def experts(
     return tuple(Row(f"blk.{{i}}.ffn_{new}_exps.weight", f"{prefix}{old}.weight", unless=unless) for new, old in parts)
 
 
+def has(role: str) -> Callable[[Described], bool]:
+    """For `Checkpoint.restored`: whether the layers of a model have a tensor, such as "attn_q.bias"."""
+    return lambda model: model.has(f"blk.0.{role}")
+
+
+def value_of(key: str, default: Any = None) -> Callable[[Described], Any]:
+    """For `Checkpoint.restored`: the value of a key of the architecture, such as "expert_count"."""
+    return lambda model: model.get(key, default)
+
+
+def rotated_share(model: Described) -> float:
+    """For `Checkpoint.restored`: the share of a head that is turned."""
+    return model.number("rope.dimension_count") / model.head_size
+
+
 def without(keys: tuple[Key, ...], *names: str) -> tuple[Key, ...]:
     """The keys but those of these names."""
     return tuple(key for key in keys if key.new not in names)
@@ -235,7 +255,7 @@ def _pooling(config: Config) -> int | None:
     return found
 
 
-BLOCK_COUNT: Key = Key("block_count", lambda config: config.n_layers)
+BLOCK_COUNT: Key = Key("block_count", lambda config: config.n_layers, back=("num_hidden_layers", "n_layer"))
 POOLING: Key = Key("pooling_type", _pooling)
 # The metadata of a decoder. The rules, the order and the types are those of llama.cpp's converter.
 FILE_TYPE: Key = Key("=general.file_type", lambda config: 0)  # its place: the file type is known later
@@ -245,7 +265,7 @@ DECODER_KEYS: tuple[Key, ...] = (
                            "model_max_length")),
     Key("embedding_length", ("hidden_size", "n_embd", "dim")),
     Key("feed_forward_length", ("prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size",
-                                "n_inner", "hidden_dim")),
+                                "n_inner", "hidden_dim"), back=("intermediate_size", "n_inner")),
     Key("attention.head_count", ("num_attention_heads", "n_head", "n_heads")),
     Key("attention.head_count_kv", ("num_key_value_heads", "n_kv_heads")),
     Key("attention.causal", _causal, "bool"),

@@ -12,7 +12,7 @@ from quantreg.checkpoints.transforms import Transform
 from quantreg.errors import CheckpointError
 from quantreg.words import count, listed, named
 
-__all__ = ["Match", "match"]
+__all__ = ["Match", "match", "steps_of"]
 
 _MOST = 10_000  # experts of a layer that are looked at
 _DIGITS = 9  # a longer number in a name is not that of a layer
@@ -41,10 +41,12 @@ def match(names: Sequence[str], checkpoint: Checkpoint, config: Config, where: s
     Raises CheckpointError that names what is missing, and what no row takes. ``where`` is the path that it names.
     """
     kind = " or ".join(config.classes) or checkpoint.classes[0]
+    beyond = [each.replace("{layers}", str(config.n_layers)) for each in checkpoint.ignored if "{layers}" in each]
+    names = [name for name in names if not any(fnmatchcase(_begun(name, checkpoint.starts), each) for each in beyond)]
     found, unknown = _sorted_in(names, checkpoint)
     n_layers = config.n_layers if any("{i}" in row.new for row in checkpoint.rows) else 0
     _check_layers(found, n_layers, config, where)
-    hows = [_steps(row, config) for row in checkpoint.rows]
+    hows = [steps_of(row, config) for row in checkpoint.rows]
     matches, missing, taken = _chosen(checkpoint.rows, hows, found, n_layers, config)
     if missing:
         raise CheckpointError(
@@ -137,7 +139,7 @@ def _check_layers(found: _Found, n_layers: int, config: Config, where: str) -> N
         )
 
 
-def _steps(row: Row, config: Config) -> tuple[Transform, ...] | None:
+def steps_of(row: Row, config: Config) -> tuple[Transform, ...] | None:
     """The transforms of a row; None if it has no tensors in the checkpoint and makes none."""
     how = row.how
     if callable(how):

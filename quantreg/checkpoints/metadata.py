@@ -12,12 +12,12 @@ from quantreg.errors import CheckpointError, GGUFFormatError, QuantregError, Saf
 from quantreg.gguf import TensorInfo, Value
 from quantreg.safetensors import read_json
 
-__all__ = ["architecture_metadata", "general_metadata", "size_label"]
+__all__ = ["SAMPLING", "architecture_metadata", "general_metadata", "size_label"]
 
 # type of the first matrix -> number of the file type
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 _MXFP4_MOE = 38
-_SAMPLING: tuple[tuple[str, tuple[str, ...], str], ...] = (
+SAMPLING: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("sequence", ("sequence",), "string"),
     ("top_k", ("top_k",), "i32"),
     ("top_p", ("top_p",), "f32"),
@@ -86,7 +86,7 @@ def _sampling(folder: Path) -> Iterator[tuple[str, Value]]:
         return
     if not isinstance(data, dict):
         return
-    for key, names, kind in _SAMPLING:
+    for key, names, kind in SAMPLING:
         value = next((data[name] for name in names if data.get(name) is not None), None)
         if value is None or (kind == "string") != isinstance(value, str):
             continue

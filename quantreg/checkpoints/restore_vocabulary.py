@@ -126,13 +126,15 @@ def _bert_roles(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str
 
 def _post_processor(
     metadata: Mapping[str, Any], vocabulary: Vocabulary, roles: Mapping[str, int], content: Mapping[int, str]
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """What is put around a text."""
     before = roles.get("bos") if vocabulary.add_bos else None
     after = roles.get("eos") if vocabulary.add_eos else None
     if vocabulary.model == BERT:
         after = roles.get("sep")
     if before is None and after is None:
+        if not any(f"{_PREFIX}add_{role}_token" in metadata for role in ("bos", "eos")):
+            return None  # another one would say that nothing is added, which the file leaves open
         if vocabulary.model == BPE and not vocabulary.pre.spaces_marked:
             return {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
         return _template([_sequence("A", 0)], [_sequence("A", 0), _sequence("B", 1)], {})
@@ -187,8 +189,11 @@ def _config(
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "added_tokens_decoder": added,
-        "add_bos_token": vocabulary.add_bos,
-        "add_eos_token": vocabulary.add_eos,
+        **{
+            f"add_{role}_token": flag
+            for role, flag in (("bos", vocabulary.add_bos), ("eos", vocabulary.add_eos))
+            if f"{_PREFIX}add_{role}_token" in metadata
+        },
         "clean_up_tokenization_spaces": False,
         **special,
     }

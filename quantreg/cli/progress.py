@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from quantreg.cli.show import printable, size
 from quantreg.events import Advanced, Calibrating, Event, Finished, Probing, Started, TensorDone, TensorTuned
 
 if TYPE_CHECKING:
-    from quantreg import TensorPlan
+    from quantreg import Plan, TensorPlan
 
 __all__ = ["listener"]
 
@@ -26,6 +26,7 @@ _PHASES = {
     "solution": "probing around the types found",
     "feedback": "error feedback",
     "report": "measuring the result",
+    "checksums": "checksums",
 }
 
 
@@ -48,9 +49,18 @@ class _Lines:
         self.told = self.began = time.monotonic()
         self.phase = ""
         self.first = 0  # what was done when the phase began
+        self.outputs = 1
+        self.kinds: list[TensorPlan] = []  # what a tensor becomes in each output
 
     def __call__(self, event: Event) -> None:
-        if not isinstance(event, Calibrating):
+        if isinstance(event, Started):
+            self.outputs = len(event.plans)
+        elif isinstance(event, TensorDone):
+            self.kinds.append(event.tensor)
+            if len(self.kinds) == self.outputs:
+                _print_tensor(event, self.kinds)
+                self.kinds.clear()
+        elif not isinstance(event, Calibrating):
             _print_line(event)
         elif event.phase != self.phase or time.monotonic() - self.told >= _QUIET:
             self.told = time.monotonic()
@@ -77,11 +87,15 @@ def _print_line(event: Event) -> None:
         tuned = event.tuned
         after = "no feedback" if tuned.tuned is None else f"{tuned.tuned:.2e} with feedback"
         click.echo(printable(f"{tuned.name}: {tuned.type}, output error {tuned.plain:.2e}, {after}"), err=True)
-    elif isinstance(event, TensorDone):
-        tensor = event.tensor
-        kinds = f"{tensor.from_type} -> {tensor.to_type}" if tensor.converted else f"{tensor.to_type}, unchanged"
-        line = f"[{event.index:4d}/{event.count:4d}] {tensor.name}: {kinds}, {size(tensor.bytes)}"
-        click.echo(printable(line), err=True)
+
+
+def _print_tensor(event: TensorDone, outputs: "Sequence[TensorPlan]") -> None:
+    """Print what a tensor has become, in one line for all outputs."""
+    name, from_type = outputs[0].name, outputs[0].from_type
+    found = list(dict.fromkeys(tensor.to_type for tensor in outputs))
+    kinds = f"{found[0]}, unchanged" if found == [from_type] else f"{from_type} -> {', '.join(found)}"
+    line = f"[{event.index:4d}/{event.count:4d}] {name}: {kinds}, {size(sum(tensor.bytes for tensor in outputs))}"
+    click.echo(printable(line), err=True)
 
 
 class _JsonLines:
@@ -90,11 +104,13 @@ class _JsonLines:
     With a calibration text, calibrating (at most every 0.2 s), probing (before each measurement of sensitivities) and
     tuned (for each tensor) come first. With a report, calibrating comes after finished, too.
 
-    Bytes are those of the source, except in output_bytes and size.
+    Bytes are those of the source, except in output_bytes and size. With several outputs, started is about all of them,
+    tensor says in "output" which one it is about, from 0, and finished comes for each.
     """
 
     def __init__(self) -> None:
         self.done = self.total = 0
+        self.outputs = 1
         self.told = 0.0
 
     def __call__(self, event: Event) -> None:
@@ -115,12 +131,15 @@ class _JsonLines:
                     "error_with_feedback": tuned.tuned, "kept": tuned.kept, "matrices": tuned.matrices,
                     "reason": tuned.reason,
                 }  # fmt: skip
-            case Started(plan, total):
-                self.total = total
+            case Started(plan, total, plans):
+                self.total, self.outputs = total, len(plans)
                 line = {
-                    "event": "started", "tensors": len(plan.tensors), "bytes": total, "output_bytes": plan.bytes,
-                    "warnings": list(plan.warnings),
+                    "event": "started", "tensors": len(plan.tensors), "bytes": total,
+                    "output_bytes": sum(each.bytes for each in plans),
+                    "warnings": list(dict.fromkeys(warning for each in plans for warning in each.warnings)),
                 }  # fmt: skip
+                if len(plans) > 1:
+                    line["file_types"] = [each.file_type.name for each in plans]
             case Advanced(tensor, count):
                 self.done += count
                 if time.monotonic() - self.told >= _PAUSE:
@@ -131,6 +150,8 @@ class _JsonLines:
                     "event": "tensor", "name": tensor.name, "index": index, "count": count, "from": tensor.from_type,
                     "to": tensor.to_type, "output_bytes": tensor.bytes, "reason": tensor.reason,
                 }  # fmt: skip
+                if self.outputs > 1:
+                    line["output"] = event.output
             case Finished(result):
                 line = {
                     "event": "finished", "paths": list(result.paths), "size": result.size, "seconds": result.seconds,
@@ -162,6 +183,7 @@ def _bar() -> Iterator[Callable[[Event], None]]:
             return super().render(task) if task.fields.get("in_bytes") else Text("")
 
     phase: list[str] = []  # of calibration
+    outputs: list[Plan] = []
     columns = [
         TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), Speed(),
         TimeRemainingColumn()
@@ -174,19 +196,21 @@ def _bar() -> Iterator[Callable[[Event], None]]:
             if isinstance(event, Calibrating):
                 if phase != [event.phase]:
                     phase[:] = [event.phase]
-                    bar.reset(task, total=event.total)
+                    bar.reset(task, total=event.total, in_bytes=event.phase == "checksums")
                 bar.update(task, completed=event.done, description=_PHASES.get(event.phase, event.phase))
             elif isinstance(event, Probing):
                 bar.console.print(str(event.cost), markup=False, highlight=False)
             elif isinstance(event, Started):
+                outputs[:] = event.plans
                 bar.reset(task, total=event.source_bytes, in_bytes=True)
             elif isinstance(event, Advanced):
-                bar.update(task, advance=event.source_bytes, description=_label(event.tensor))
+                bar.update(task, advance=event.source_bytes, description=_label(event.tensor, outputs))
 
         yield listen
 
 
-def _label(tensor: "TensorPlan") -> str:
+def _label(tensor: "TensorPlan", outputs: "Sequence[Plan]") -> str:
     name = printable(tensor.name)
     name = name if len(name) <= 36 else "..." + name[-33:]
-    return f"{name:<36} {tensor.to_type:>7}"
+    becomes = tensor.to_type if len(outputs) < 2 else f"{len(outputs)} types"
+    return f"{name:<36} {becomes:>8}"

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,7 @@ from quantreg.cli.plan_options import (
     to_keywords,
     type_files,
 )
+from quantreg.cli.several import command_for, outputs_of, quantize_wanted
 from quantreg.cli.show import plan_summary, print_json, printable, size, warn
 from quantreg.cli.stopping import stop_as_ctrl_c_does
 from quantreg.cli.tuning_options import to_tuning, tuning_inputs, tuning_options
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from quantreg import FileType, Plan, QuantizeResult, TensorPlan
     from quantreg.events import Event
+    from quantreg.jobs.card import Card
     from quantreg.storage import AtomicFile
 
 
@@ -60,7 +63,17 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--resumable", is_flag=True, help="If the run is interrupted, keep the finished part in OUT.partial.")
 @click.option("--resume", is_flag=True, help="Continue from OUT.partial if it exists. Implies --resumable.")
-@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--force", is_flag=True, help="Replace OUT, and the card, if they exist.")
+@click.option(
+    "--card", metavar="FILE",
+    help="Also write a Markdown table of the outputs for a model card: sizes, bits per weight, SHA-256 digests, how "
+    "good they are if that is measured, and the command that makes each.",
+)  # fmt: skip
+@click.option(
+    "--card-text", metavar="FILE",
+    help="A text in UTF-8 that the KL divergence and the perplexity of each output are measured on, for --card. "
+    "Without it, the tenth of the calibration text that decided nothing, if there is one.",
+)  # fmt: skip
 @click.option(
     "--report", metavar="FILE",
     help="With --calibration, measure OUT on the tenth of the text that decided nothing, beside the file types of the "
@@ -83,6 +96,8 @@ def command(
     resume: bool,
     force: bool,
     report: str | None,
+    card: str | None,
+    card_text: str | None,
     **given: Any,
 ) -> None:
     """Quantize the GGUF or safetensors model IN, or the folder of a published model, to OUT.
@@ -91,6 +106,9 @@ def command(
     `quantreg types`). If a plugin added the type, the output and the token embeddings get better types unless you give
     --pure. Without OUT, the output is ggml-model-TYPE.gguf in the folder of IN. N is the number of threads. For a split
     model give any shard.
+
+    Several types, as in Q8_0,Q6_K,Q4_K_M, make a file each, and OUT holds {type} in place of their names, as in
+    "model-{type}.gguf". The model is read and decoded once for all of them.
     """
     import quantreg
 
@@ -102,33 +120,46 @@ def command(
     if report is not None and (tuning["calibration"] is None or dry_run):
         raise click.UsageError("--report is about a file made with a calibration text: give one with --calibration.")
     has_target = tuning["target_size"] is not None or tuning["target_bpw"] is not None
+    if card_text is not None and card is None:
+        raise click.UsageError("--card-text is about a card: give its name with --card.")
     source, out, word, positional = _arguments(arguments, plan_file is not None, has_target)
-    file_type: FileType | Plan | None
+    wanted: list[tuple[str, FileType | Plan | None]]
     if plan_file is not None:
         if has_target:
             raise click.UsageError("a target cannot be used with --plan: give it to `quantreg plan`.")
         _refuse_beside_a_plan(ctx, given)
         imatrix, options = None, {"names": given["names"]}
-        file_type = quantreg.read_plan(plan_file, source, **options)
-        out = out or default_output(source, file_type.file_type)
+        planned = quantreg.read_plan(plan_file, source, **options)
+        wanted = [(out or default_output(source, planned.file_type), planned)]
     else:
         options = to_keywords(given)
         imatrix = options.pop("imatrix")
-        file_type = None if has_target else find_file_type(word)
-        out = out or ("" if file_type is None else default_output(source, file_type, word))
+        wanted = [(out or "", None)] if has_target else outputs_of(source, out, word)
     shards: dict[str, Any] = {"split_max_size": split_max_size, "split_max_tensors": split_max_tensors}
     if dry_run:
-        _show_plan(source, file_type, imatrix, options | shards, as_json, tuning)
+        _show_plans(source, wanted, imatrix, options | shards, as_json, tuning)
         return
-    if not out:
+    if not wanted[0][0]:
         raise click.UsageError("with a target, expected IN OUT [N]: give the name of the output.")
-    refuse_to_replace(out, plan_file, *type_files(ctx), *tuning_inputs(tuning))
-    if report is not None and os.path.realpath(report) == os.path.realpath(out):
-        raise click.UsageError("--report and OUT are the same file: give the report another name.")
+    read = (plan_file, *type_files(ctx), *tuning_inputs(tuning))
+    for path, _ in wanted:
+        refuse_to_replace(path, *read)
+        if report is not None and os.path.realpath(report) == os.path.realpath(path):
+            raise click.UsageError("--report and OUT are the same file: give the report another name.")
+    if report is not None and len(wanted) > 1:
+        raise click.UsageError("--report is about one file: leave it out, or give one TYPE. --card measures several.")
+    about = None
+    if card is not None:
+        from quantreg.jobs.card import Card
+
+        refuse_to_replace(card, *read, imatrix, options["names"])
+        if report is not None and os.path.realpath(report) == os.path.realpath(card):
+            raise click.UsageError("--report and --card are the same file: give one of them another name.")
+        about = Card(card, None if card_text is None else Path(card_text), command_for(ctx, source, word))
     if processes is not None and (threads or positional):
         raise click.UsageError("give either --processes or a number of threads.")
     _quantize(
-        source, out, file_type, imatrix, log_json, processes, report, threads=processes or threads or positional,
+        source, wanted, imatrix, log_json, processes, report, about, threads=processes or threads or positional,
         resumable=resumable or resume, resume=resume, force=force, **shards, **options, **tuning,
     )  # fmt: skip
 
@@ -147,7 +178,8 @@ def _arguments(arguments: Sequence[str], planned: bool, target: bool) -> tuple[s
 
     def is_type(word: str) -> bool:
         try:
-            find_file_type(word)
+            for name in word.split(","):
+                find_file_type(name.strip())
         except UnknownFileTypeError:
             return False
         return True
@@ -182,9 +214,9 @@ def _arguments(arguments: Sequence[str], planned: bool, target: bool) -> tuple[s
     return source, out, name, threads
 
 
-def _show_plan(
+def _show_plans(
     source: str,
-    file_type: "FileType | Plan | None",
+    wanted: "Sequence[tuple[str, FileType | Plan | None]]",
     imatrix: str | None,
     options: dict[str, Any],
     as_json: bool,
@@ -196,17 +228,26 @@ def _show_plan(
     from quantreg.recipes import PlanOptions
 
     layout = {name: options.pop(name) for name in ("split_max_size", "split_max_tensors", "names")}
+    made = []
     with listener() as listen:
-        rehearsal = rehearse_run(source, file_type, imatrix, PlanOptions(**options), tuning, progress=listen, **layout)
-    plan = rehearsal.plan
+        for path, file_type in wanted:
+            rehearsal = rehearse_run(
+                source, file_type, imatrix, PlanOptions(**options), tuning, progress=listen, **layout
+            )  # fmt: skip
+            made.append((path, rehearsal))
     if as_json:
-        print_json(plan.to_dict())
-    else:
-        for index, tensor in enumerate(plan.tensors, 1):
-            click.echo(_tensor_line(tensor, index, len(plan.tensors)))
-        click.echo(plan_summary(plan))
-        warn(plan.warnings)
-    rehearsal.check()
+        several = [{"path": path, "file_type": one.plan.file_type.name} | one.plan.to_dict() for path, one in made]
+        print_json(several if len(made) > 1 else made[0][1].plan.to_dict())
+    for path, rehearsal in made:
+        if not as_json:
+            plan = rehearsal.plan
+            if len(made) > 1:
+                click.echo(f"{printable(path)}:")
+            for index, tensor in enumerate(plan.tensors, 1):
+                click.echo(_tensor_line(tensor, index, len(plan.tensors)))
+            click.echo(plan_summary(plan))
+            warn(plan.warnings)
+        rehearsal.check()
 
 
 def _tensor_line(tensor: "TensorPlan", index: int, last: int) -> str:
@@ -219,12 +260,12 @@ def _tensor_line(tensor: "TensorPlan", index: int, last: int) -> str:
 
 def _quantize(
     source: str,
-    out: str,
-    file_type: "FileType | Plan | None",
+    wanted: "Sequence[tuple[str, FileType | Plan | None]]",
     imatrix: str | None,
     log_json: bool,
     processes: int | None,
     report: str | None,
+    card: "Card | None",
     **keywords: Any,
 ) -> None:
     import quantreg
@@ -237,37 +278,46 @@ def _quantize(
     stop_as_ctrl_c_does()
     try:
         with (
-            _report_file(report, source, out, *tuning_inputs(keywords)) as page,
+            _report_file(report, source, *(path for path, _ in wanted), *tuning_inputs(keywords)) as page,
             listener(log_json) as listen,
             worker_processes(processes) if processes else nullcontext() as pool,
         ):
 
             def told(event: "Event") -> None:
                 if isinstance(event, Started) and not log_json:  # now, because the work may take hours
-                    warn(event.plan.warnings)
-                    known.update(event.plan.warnings)
+                    warnings = dict.fromkeys(warning for plan in event.plans for warning in plan.warnings)
+                    warn(warnings)
+                    known.update(warnings)
                 listen(event)
 
             keywords |= {"progress": told, "executor": pool}
-            result = quantreg.quantize_file(source, out, file_type, imatrix, **keywords)
+            if len(wanted) == 1 and card is None:
+                results = [quantreg.quantize_file(source, *wanted[0], imatrix, **keywords)]
+            else:
+                results = quantize_wanted(source, wanted, imatrix, card, keywords)
             if page is not None:
-                page.write(_reported(source, result, imatrix, keywords, str(report).endswith(".json"), listen))
+                as_json = str(report).endswith(".json")
+                page.write(_reported(source, results[0], imatrix, keywords, as_json, listen))
     except KeyboardInterrupt:
+        kept = f"{wanted[0][0]}{'.partial' if os.path.exists(f'{wanted[0][0]}.partial') else '.tuning'}"
+        more = f" and {len(wanted) - 1} more" if len(wanted) > 1 else ""
         if keywords["resumable"]:
-            kept = ".partial" if os.path.exists(f"{out}.partial") else ".tuning"
-            click.echo(f"quantreg: the finished part is kept in {out}{kept}: continue with --resume", err=True)
+            click.echo(f"quantreg: the finished part is kept in {kept}{more}: continue with --resume", err=True)
         raise
     if log_json:
         return
-    written = result.path if len(result.paths) == 1 else f"{result.path} and {len(result.paths) - 1} more"
-    click.echo(
-        f"{written}: {size(result.source_size)} -> {size(result.size)} in {result.seconds:.1f} s; "
-        f"{plan_summary(result.plan)}"
-    )
-    if result.tuned:
-        better = sum(one.kept > 0 for one in result.tuned)
-        click.echo(f"error feedback: kept in {better} of {count(len(result.tuned), 'tensor')}")
-    warn(warning for warning in result.warnings if warning not in known)
+    for result in results:
+        written = result.path if len(result.paths) == 1 else f"{result.path} and {len(result.paths) - 1} more"
+        click.echo(
+            f"{written}: {size(result.source_size)} -> {size(result.size)} in {result.seconds:.1f} s; "
+            f"{plan_summary(result.plan)}"
+        )
+        if result.tuned:
+            better = sum(one.kept > 0 for one in result.tuned)
+            click.echo(f"error feedback: kept in {better} of {count(len(result.tuned), 'tensor')}")
+    if card is not None:
+        click.echo(f"{card.path}: the card")
+    warn(dict.fromkeys(warning for result in results for warning in result.warnings if warning not in known))
 
 
 def _report_file(report: str | None, *read: str) -> "AbstractContextManager[AtomicFile | None]":

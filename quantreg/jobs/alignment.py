@@ -20,4 +20,7 @@ def aligned(item: Item) -> Item:
             changed[name] = np.require(value, requirements=["C", "A"])
         elif isinstance(value, Mapping):
             changed[name] = {key: np.require(array, requirements=["C", "A"]) for key, array in value.items()}
+    encodings = getattr(item, "encodings", ())
+    if encodings:
+        changed["encodings"] = tuple(map(aligned, encodings))
     return replace(item, **changed)

@@ -1,6 +1,5 @@
-"""Writing a model as safetensors: a header of JSON, then the bytes of the tensors."""
+"""Writing a model as safetensors: a header of JSON, then the bytes of the tensors; or as a folder for transformers."""
 
-import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from quantreg.errors import SafetensorsError, UnknownTypeError
 from quantreg.ggml import PLAIN_TYPES
 from quantreg.jobs.adapted import original_shape
+from quantreg.jobs.export_folder import SHARD_BYTES, export_folder
 from quantreg.jobs.inputs import MANY_DIMS
 from quantreg.jobs.results import WriteResult
 from quantreg.jobs.shards import OutputFile
@@ -18,6 +18,7 @@ from quantreg.recipes import Plan, PlanOptions, file_types
 from quantreg.recipes.calibration import Calibration, decided
 from quantreg.recipes.fitted import with_parameters
 from quantreg.registry import types
+from quantreg.safetensors import SUFFIX, encode_header
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -33,20 +34,36 @@ def export(
     dtype: "DTypeLike | None" = None,
     threads: int | None = None,
     force: bool = False,
+    split_max_size: int | str = SHARD_BYTES,
 ) -> WriteResult:
-    """Decode the GGUF model at src to a safetensors file.
+    """Decode the GGUF model at src to a safetensors file, or to a folder that transformers loads.
 
-    ``dtype`` is "f16", "bf16" or "f32" for every tensor, or a dtype of NumPy or torch. None keeps the tensors that
-    safetensors can hold as they are and decodes the others to f16. The names stay GGUF's, and metadata is left behind.
-    A tensor whose shape before it was folded is stored as ``comfy.gguf.orig_shape.NAME`` gets that shape again.
+    ``dst`` is a folder if it ends in a slash, exists as one, or has no suffix that begins with a letter. ``dtype`` is
+    "f16", "bf16" or "f32" for every tensor, or a dtype of NumPy or torch.
 
-    Raises NonFiniteError for values that overflow f16 (use bf16 or f32), UnknownTypeError for types that no plugin
-    reads, SafetensorsError for another dtype, OutputError, GGUFFormatError, OSError.
+    In a **file** the names stay GGUF's, and metadata is left behind. dtype None keeps the tensors that safetensors can
+    hold as they are and decodes the others to f16. A tensor whose shape before it was folded is stored as
+    ``comfy.gguf.orig_shape.NAME`` gets that shape again.
+
+    A **folder** gets config.json, generation_config.json, the files of the tokenizer, and model.safetensors, in shards
+    of up to ``split_max_size`` (bytes, or text such as "5G") with an index. The names and the order of the values are
+    those of the class of transformers, as the table of a `quantreg.Checkpoint` says. dtype None decodes quantized
+    tensors to bf16, or to the type of most other matrices, and keeps plain numbers that this would change as they are.
+    With ``force``, the files of a model in the folder are replaced, and others stay. The result is a `FolderResult`.
+
+    Raises CheckpointError if the model cannot be written as a folder; NonFiniteError for values that overflow f16 (use
+    bf16 or f32), UnknownTypeError for types that no plugin reads, SafetensorsError for another dtype, TokenizerError,
+    OutputError, GGUFFormatError, OSError.
     """
     name = getattr(dtype, "__name__", str(dtype or "f16")).removeprefix("torch.")  # of NumPy or torch
     wanted = name.lower().replace("float", "f").upper()
     if wanted not in ("F16", "BF16", "F32"):
         raise SafetensorsError(f"dtype is {dtype!r}: expected f16, bf16 or f32")
+    if _is_folder(os.fsdecode(dst)):
+        return export_folder(
+            os.fsdecode(src), os.fsdecode(dst), None if dtype is None else wanted, threads=threads, force=force,
+            split_max_size=split_max_size,
+        )  # fmt: skip
     source = Source(src, max_dims=MANY_DIMS)
     calibration = Calibration(file_types["COPY"], None, PlanOptions())
     planned = []
@@ -67,17 +84,22 @@ def export(
     return WriteResult.of([file])
 
 
+def _is_folder(path: str) -> bool:
+    """Whether a model is written as a folder. "Qwen3-0.6B" is one: what follows its last point is no suffix."""
+    name = os.path.basename(path)
+    return (
+        not name or os.path.isdir(path) or (not name.endswith(SUFFIX) and not os.path.splitext(name)[1][1:2].isalpha())
+    )
+
+
 def _lay_out(path: str, plan: Plan, metadata: Mapping[str, Any]) -> OutputFile:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    position, places = 0, []
+    entries, position, places = {}, 0, []
     for tensor in plan.tensors:
         end = position + tensor.bytes
         shape = original_shape(metadata, tensor.name, tensor.n_elements) or tensor.source.shape
-        header[tensor.name] = {"dtype": tensor.to_type, "shape": list(shape), "data_offsets": [position, end]}
+        entries[tensor.name] = (tensor.to_type, tuple(shape), (position, end))
         places.append(position)
         position = end
-    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    raw += b" " * (-len(raw) % 8)
-    raw = len(raw).to_bytes(8, "little") + raw
+    raw = encode_header(entries)
     placed = tuple((tensor, len(raw) + place) for tensor, place in zip(plan.tensors, places, strict=True))
     return OutputFile(path, raw, placed, len(raw) + position)

@@ -23,16 +23,16 @@ __all__ = ["Fitter", "little_endian"]
 class Fitter:
     """Fits the parameters that a plan keeps, each once.
 
-    ``cut(tensor)`` yields (Slab, offset, bytes) for the rows of a tensor, and ``facts`` is the metadata of the output
-    that codecs may know. The fitter reads the source in slabs, in the
-    calling thread, so memory does not grow with the tensor. A run that is continued fits again, to the same values.
+    ``cut(tensor)`` yields a Slab with one encoding, and more, for the rows of a tensor. ``facts`` is the metadata of
+    the output that codecs may know. The fitter reads the source in slabs, in the calling thread, so memory does not
+    grow with the tensor. A run that is continued fits again, to the same values.
     """
 
     def __init__(
         self,
         source: Source,
         planned: Plan,
-        cut: Callable[[TensorPlan], Iterable[tuple[Slab, int, int]]],
+        cut: Callable[[TensorPlan], Iterable[tuple[Slab, Any]]],
         facts: Mapping[str, Any],
     ) -> None:
         self._planned, self._cut, self._facts = planned, cut, facts
@@ -64,11 +64,12 @@ class Fitter:
 
     def _samples(self, tensors: Iterable[TensorPlan]) -> Iterator[Sample]:
         for tensor in tensors:
-            for slab, _, _ in self._cut(tensor):
-                assert slab.becomes is not None
+            for slab, _ in self._cut(tensor):
+                encoding = slab.encodings[0]
+                assert encoding.becomes is not None
                 rows = self._worker.floats(slab).copy()  # a plugin may keep them, but the worker uses its buffer again
                 check_sample(rows, slab.start, slab.tensor)
-                yield Sample(rows, self._worker.columns(slab), slab.becomes)
+                yield Sample(rows, self._worker.columns(encoding, slab.n_cols), encoding.becomes)
 
 
 def little_endian(values: "NDArray[np.float32]") -> "NDArray[np.uint8]":

@@ -1,29 +1,19 @@
 """Quantizing a file: a model and a file type or plan in, a file or shards out."""
 
-import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from os import PathLike
-from typing import Any, Unpack
+from typing import Unpack
 
-from quantreg.dispatch import check_executor
-from quantreg.errors import NonFiniteError, PlanError
-from quantreg.events import Event, Finished, TensorDone
+from quantreg.events import Event, Finished
 from quantreg.importance import ImatrixLike
-from quantreg.jobs.advice import with_advice
-from quantreg.jobs.rehearsal import NO_TYPE, rehearse
-from quantreg.jobs.results import QuantizeResult, WriteResult
-from quantreg.jobs.resume import identity_of
+from quantreg.jobs.results import QuantizeResult
+from quantreg.jobs.running import run
 from quantreg.jobs.tuning_options import Keywords, TuningOptions, parted
-from quantreg.jobs.verify import about_blank, is_matrix
-from quantreg.jobs.writing import write_files
 from quantreg.keywords import names_nearest, takes
-from quantreg.loss import explain, is_lost
 from quantreg.qtype import QuantType
 from quantreg.recipes import FileType, Plan, PlanOptions
-from quantreg.storage import PartialFile
 
 __all__ = ["quantize_events", "quantize_file"]
 
@@ -77,8 +67,8 @@ def quantize_file(
     text.
     """
     options, tuning = parted(given)
-    events = _events(
-        src, dst, file_type, imatrix, options, tuning, threads=threads, executor=executor, force=force,
+    events = run(
+        src, [(dst, file_type)], imatrix, options, tuning, threads=threads, executor=executor, force=force,
         resumable=resumable, resume=resume, names=names, split_max_size=split_max_size,
         split_max_tensors=split_max_tensors,
     )  # fmt: skip
@@ -115,80 +105,8 @@ def quantize_events(
     iterator before its end leaves no output.
     """
     options, tuning = parted(given)
-    return _events(
-        src, dst, file_type, imatrix, options, tuning, threads=threads, executor=executor, force=force,
+    return run(
+        src, [(dst, file_type)], imatrix, options, tuning, threads=threads, executor=executor, force=force,
         resumable=resumable, resume=resume, names=names, split_max_size=split_max_size,
         split_max_tensors=split_max_tensors,
     )  # fmt: skip
-
-
-def _events(
-    src, dst, file_type, imatrix, options, tuning, *, threads, executor, force, resumable, resume, names,
-    split_max_size, split_max_tensors,
-):  # fmt: skip
-    check_executor(executor)
-    begun = time.perf_counter()
-    layout = {"names": names, "dst": dst, "split_max_size": split_max_size, "split_max_tensors": split_max_tensors}
-    inputs = [os.fsdecode(path) for path in (src, names, imatrix) if isinstance(path, (str, bytes, PathLike))]
-    tuned, ready = None, None
-    more: dict[str, Any] = {}
-    with ExitStack() as stack:
-        if tuning.used:
-            from quantreg.jobs.tuned import Tuning  # loads the whole of inference, which takes 50 ms
-
-            tuned = stack.enter_context(
-                Tuning(
-                    src, file_type, imatrix, options, tuning, layout, threads=threads, force=force,
-                    resumable=resumable, resume=resume, inputs=inputs,
-                )
-            )  # fmt: skip
-            yield from tuned.rehearse()
-            rehearsal = tuned.rehearsal
-        else:
-            if file_type is None:
-                raise PlanError(NO_TYPE)
-            rehearsal = rehearse(src, file_type, imatrix, options, **layout)
-        rehearsal.check()
-        if tuned is not None:
-            ready = yield from tuned.encode(rehearsal, executor)
-            rehearsal = tuned.rehearsal
-            rehearsal.check()
-        source, planned, found, files, _ = rehearsal
-        begin = None
-        if resumable or resume:
-            identity = identity_of(source, planned, found) | ({} if tuned is None else tuned.identity)
-
-            def begin(file, **keywords):
-                return PartialFile(file.path, identity | {"output": file.digest}, resume=resume, **keywords)
-
-        written = write_files(
-            source, planned, files, found, threads=threads, executor=executor, force=force, begin=begin,
-            inputs=inputs, ready=ready,
-        )  # fmt: skip
-        warnings = yield from _told(written, planned)
-        if tuned is not None:
-            warnings = (*warnings, *tuned.warnings(planned))
-            more = {"tuned": tuned.results, "found": tuned.found}
-    warnings = (*warnings, *planned.warnings, *(() if found is None else found.warnings))
-    done = WriteResult.of(files)
-    yield Finished(
-        QuantizeResult(
-            done.paths, done.size, planned, source.size, time.perf_counter() - begun, tuple(dict.fromkeys(warnings)),
-            **more,
-        )
-    )  # fmt: skip
-
-
-def _told(events, planned):
-    """Pass on the events of a run. Returns what they say that the user should know."""
-    lost, blank = [], []
-    try:
-        for event in events:
-            if isinstance(event, TensorDone) and event.error is not None and is_lost(event.error):
-                lost.append(explain(event.tensor.name, event.tensor.to_type, event.error))
-            if isinstance(event, TensorDone) and event.blank and is_matrix(event.tensor.source):
-                blank.append(event.tensor.source.name)
-            yield event
-    except NonFiniteError as error:
-        raise with_advice(error, planned) from error
-    return (*lost, *about_blank(blank))

@@ -57,13 +57,16 @@ def rehearse(
     dst: str | bytes | PathLike[str] = "out.gguf",
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
+    source: Source | None = None,
 ) -> Rehearsal:
     """Do everything that `quantreg.quantize_file` does before it reads tensor data or opens the output.
 
-    Raises what `quantreg.plan` raises, except for problems of the plan: `Rehearsal.check` raises those.
+    ``source`` is the model at ``src``, if the same options have opened it already. Raises what `quantreg.plan` raises,
+    except for problems of the plan: `Rehearsal.check` raises those.
     """
-    given = given_by(file_type.metadata) if isinstance(file_type, Plan) else dict(pairs(options.override_kv))
-    source = adapt(open_source(src, names, given=given))
+    if source is None:
+        given = given_by(file_type.metadata) if isinstance(file_type, Plan) else dict(pairs(options.override_kv))
+        source = adapt(open_source(src, names, given=given))
     if isinstance(file_type, Plan):
         made = _fitting(file_type, source, options)
         if imatrix is None and any(tensor.importance for tensor in made.tensors):

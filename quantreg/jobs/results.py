@@ -47,6 +47,22 @@ class WriteResult:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class FolderResult(WriteResult):
+    """The folder that `quantreg.export` wrote. ``path`` is the folder, and ``paths`` are its files.
+
+    ``warnings`` say what the model has and the folder does not.
+    """
+
+    folder: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The folder."""
+        return self.folder
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class QuantizeResult(WriteResult):
     """What `quantize_file` did.
 

@@ -160,32 +160,48 @@ def _file(
 
 
 @contextmanager
-def opened(files: Sequence[OutputFile], make: Callable[[OutputFile], AtomicFile]) -> Iterator[list[AtomicFile]]:
-    """Open all files at once; ``make(OutputFile)`` returns the AtomicFile for each.
+def opened(
+    outputs: Sequence[Sequence[OutputFile]], make: Callable[[OutputFile], AtomicFile]
+) -> Iterator[list[list[AtomicFile]]]:
+    """Open the files of all outputs at once; ``make(OutputFile)`` returns the AtomicFile for each.
 
-    The first shard is renamed last, and an old file under its name is removed first. So nobody can open a set that is
-    incomplete or mixed from two models. Two runs in one folder rename one after the other, and signals wait until all
-    files have their names.
+    The first shard of an output is renamed last, and an old file under its name is removed first. So nobody can open a
+    set that is incomplete or mixed from two models. Two runs in one folder rename one after the other, and signals wait
+    until all files have their names. Call `AtomicFile.finish` for each when nothing else is to come.
     """
-    need = sum(file.size for file in files)
-    with ExitStack() as whole:
-        with ExitStack() as stack:
-            folder = os.path.dirname(os.path.realpath(files[0].path))
-            if len(files) > 1 and os.path.isdir(folder):
-                have = sum(allocated_bytes(partial_path(file.path)) for file in files)
-                free = free_bytes(folder)
-                if free + have < need:
-                    message = f"the shards take {need} bytes, but only {free} are free in {folder}"
-                    raise OutputError(f"{files[0].path}: {message}")
-            targets = [stack.enter_context(make(file)) for file in files]
-            yield targets
-            if len(targets) > 1:
-                for target in targets:
-                    target.settle()  # takes as long as the disk, and may be interrupted
+    files = [file for output in outputs for file in output]
+    folders = sorted({os.path.dirname(os.path.realpath(file.path)) for file in files})
+    with ExitStack() as whole, ExitStack() as stack:
+        if len(files) > 1:
+            _check_space(files, "shards" if len(outputs) == 1 else "files")
+        targets = [[stack.enter_context(make(file)) for file in output] for output in outputs]
+        yield targets
+        every = [target for output in targets for target in output]
+        if len(every) > 1:
+            for target in every:
+                target.settle()  # takes as long as the disk, and may be interrupted
+            for folder in folders:
                 whole.enter_context(one_at_a_time(folder))
-                whole.enter_context(signals_held())
-                for target in targets:
-                    target.settle()  # again: another run may have written meanwhile
-                targets[0].retire()
-        for target in targets:
-            target.finish()
+            whole.enter_context(signals_held())
+            for target in every:
+                target.settle()  # again: another run may have written meanwhile
+            for output in targets:
+                if len(output) > 1:
+                    output[0].retire()
+
+
+def _check_space(files: Sequence[OutputFile], what: str) -> None:
+    """Raise OutputError if the files together do not fit on the disks of their folders."""
+    disks: dict[int, list[OutputFile]] = {}
+    for file in files:
+        folder = os.path.dirname(os.path.realpath(file.path))
+        if os.path.isdir(folder):
+            disks.setdefault(os.stat(folder).st_dev, []).append(file)
+    for there in disks.values():
+        need = sum(file.size for file in there)
+        have = sum(allocated_bytes(partial_path(file.path)) for file in there)
+        folder = os.path.dirname(os.path.realpath(there[0].path))
+        free = free_bytes(folder)
+        if free + have < need:
+            message = f"the {what} take {need} bytes, but only {free} are free in {folder}"
+            raise OutputError(f"{there[0].path}: {message}")

@@ -2,10 +2,9 @@
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from quantreg.codec import RowCodec
 from quantreg.dispatch import decode_slab, encode_slab, rows_per_slab
-from quantreg.errors import ImportanceError, NonFiniteError, QuantregError, UnknownTypeError
+from quantreg.errors import ImportanceError, NonFiniteError, UnknownTypeError
 from quantreg.faults import unknown_elsewhere
 from quantreg.ggml import INTEGER_TYPES
 from quantreg.gguf import TensorInfo
@@ -32,11 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SLAB_BYTES",
+    "Encoding",
     "ImportanceRow",
     "Slab",
+    "Wanted",
     "Worker",
     "byte_ranges",
-    "in_order",
     "read_floats",
     "run_slab",
     "slabs_of",
@@ -62,18 +62,31 @@ class ImportanceRow(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Encoding:
+    """What becomes of the rows of a slab: they are encoded to ``to_type`` or, if it is None, copied.
+
+    ``importance`` is an `ImportanceRow` or the float32 row itself, or None. ``becomes`` says which tensor and matrix of
+    the output it is, or is None if the codec does not ask; name, shape and metadata may differ from those in the
+    source. ``parameters`` are those that the type fitted to the tensor, or None.
+    """
+
+    to_type: str | None
+    importance: ImportanceRow | NDArray[np.float32] | None = None
+    becomes: TensorContext | None = None
+    parameters: "Fitted | None" = None
+
+
+@dataclass(frozen=True, slots=True)
 class Slab:
     """Some rows of a tensor, and what becomes of them.
 
     The file ``path``, as it was at ``stamp``, holds ``nbytes`` of ``from_type`` at ``position``, in rows of ``n_cols``
-    weights. They are encoded to ``to_type``. If ``to_type`` is None they are copied; if ``from_type`` is None, too,
-    they are copied without looking for NaN and infinity. ``start`` is the number of the first row in the tensor, or of
-    the first byte if the slab is copied. ``importance`` is an `ImportanceRow` or the float32 row itself. ``context``
-    says which tensor and matrix of the source it is, and ``becomes`` what it is in the output, where the name, the
-    shape and the metadata may differ; each is None if the codec does not ask. ``had`` are the fitted parameters of the
-    source, and ``parameters`` those of the result, or None. With ``stored``, the bytes are made while reading:
-    ``position`` then counts from the start of the tensor, and ``files`` are the number, the path and the stamp of each
-    file that they are made of.
+    weights. They are read and decoded once for all ``encodings``. Without encodings their bytes are copied; if
+    ``from_type`` is None, without looking for NaN and infinity. ``start`` is the number of the first row in the tensor,
+    or of the first byte if there are no encodings. ``context`` says which tensor and matrix of the source it is, or is
+    None if the decoder does not ask. ``had`` are the fitted parameters of the source, or None. With ``stored``, the
+    bytes are made while reading: ``position`` then counts from the start of the tensor, and ``files`` are the number,
+    the path and the stamp of each file that they are made of.
     """
 
     tensor: str
@@ -82,29 +95,40 @@ class Slab:
     position: int
     nbytes: int
     from_type: str | None
-    to_type: str | None
     n_cols: int
     start: int
-    importance: ImportanceRow | NDArray[np.float32] | None = None
+    encodings: tuple[Encoding, ...] = ()
     context: TensorContext | None = None
     had: "Fitted | None" = None
-    becomes: TensorContext | None = None
-    parameters: "Fitted | None" = None
     stored: How | None = None
     files: tuple[tuple[int, str, tuple[int, int]], ...] = ()
 
 
 class Done(NamedTuple):
-    """The bytes of a slab in the output, and what encoding lost of a sample of its rows.
+    """The bytes of a slab in the output, and what encoding lost of a sample of its rows: one of each per encoding.
 
-    ``all_zero`` says whether every weight is zero; it is known only for data that was copied and checked. ``blank``
-    says whether the source holds nothing but zero bytes here, as an unfinished download does.
+    Without encodings there is one of each. ``all_zero`` says whether every weight is zero; it is known only for data
+    that was copied and checked. ``blank`` says whether the source holds nothing but zero bytes here, as an unfinished
+    download does.
     """
 
-    data: "NDArray[np.uint8]"
-    loss: Loss = Loss()
+    data: "Sequence[NDArray[np.uint8]]"
+    losses: Sequence[Loss] = (Loss(),)
     all_zero: bool = False
     blank: bool = False
+
+
+class Wanted(NamedTuple):
+    """What a tensor of the source becomes in one output.
+
+    ``importance`` has one `Encoding.importance` per expert, or is empty. ``facts`` is the metadata of the output that
+    codecs may know. ``parameters`` are those that the new type fitted to the tensor.
+    """
+
+    tensor: TensorPlan
+    importance: Sequence[Any] = ()
+    facts: Mapping[str, Any] = MappingProxyType({})
+    parameters: "Fitted | None" = None
 
 
 def byte_ranges(info: TensorInfo) -> Iterator[tuple[int, int]]:
@@ -129,61 +153,63 @@ def byte_ranges(info: TensorInfo) -> Iterator[tuple[int, int]]:
 
 
 def slabs_of(
-    tensor: TensorPlan,
-    source: Source,
-    stamps: Sequence[tuple[int, int]],
-    rows_of: Callable[[TensorPlan], Sequence[Any] | None],
-    facts: Mapping[str, Any],
-    check: bool = True,
-    parameters: "Fitted | None" = None,
-) -> Iterator[tuple[Slab, int, int]]:
-    """Yield (Slab, offset of its result in the tensor's data, bytes of the result) for each piece of a tensor.
+    wanted: Sequence[Wanted], source: Source, stamps: Sequence[tuple[int, int]], check: bool = True
+) -> Iterator[tuple[Slab, Sequence[tuple[int, int]]]]:
+    """Yield each piece of a tensor as a Slab, with (offset in the tensor's data, bytes) of each of its results.
 
-    ``stamps`` belong to ``source.paths``. ``rows_of(tensor)`` gives one `Slab.importance` per expert, or None.
-    ``facts`` is the metadata of the output that codecs may know. With ``check``, slabs that are only copied are
-    searched for NaN and infinity. ``parameters`` are those that the new type fitted to the tensor.
+    All of ``wanted`` are made from the same tensor of the source, and a slab has one encoding for each, in order. If
+    none of them is converted, it has no encodings, and one result that serves all. ``stamps`` belong to
+    ``source.paths``. With ``check``, slabs that are only copied are searched for NaN and infinity.
     """
-    info = tensor.source
+    info = wanted[0].tensor.source
     shard, position = source.place(info)
     path, stamp = os.path.abspath(source.paths[shard]), stamps[shard]  # a worker may be in another folder
     stored = source.stored.get(info.name)
     files = tuple((n, os.path.abspath(source.paths[n]), stamps[n]) for n in (stored.files if stored else ()))
-    if not tensor.converted:
+    if not any(one.tensor.converted for one in wanted):
         qtype = types.get(info.type_id)
         look = check and qtype is not None and info.known and qtype.name not in INTEGER_TYPES
         had = source.parameters(info) if look else None
         for first, nbytes in byte_ranges(info):
             context = None if had is None else source.context(info, matrix_of(info, first // info.row_bytes))
             slab = Slab(
-                info.name, path, stamp, position + first, nbytes, qtype.name if look else None,
-                None, info.n_cols, first, context=context, had=had, stored=stored, files=files,
+                info.name, path, stamp, position + first, nbytes, qtype.name if look else None, info.n_cols, first,
+                context=context, had=had, stored=stored, files=files,
             )  # fmt: skip
-            yield slab, first, nbytes
+            yield slab, [(first, nbytes)]
         return
     if not info.n_elements:
         return
-    importance = rows_of(tensor) or [None]
-    out_bytes = types[tensor.to_id].row_bytes(info.n_cols)
+    asks = [one.tensor.converted and types[one.tensor.to_id].by_matrix for one in wanted]
+    row_bytes = [types[one.tensor.to_id].row_bytes(info.n_cols) for one in wanted]
     step = rows_per_slab(info.n_cols, SLAB_WEIGHTS)
     # The rows of an expert share their importance, so a slab must not hold rows of two experts.
     # A stack whose matrices have nothing of their own is cut as one: a convolution has a matrix for each few weights.
-    decoder_asks, encoder_asks = types[info.type_id].by_matrix, types[tensor.to_id].by_matrix
-    alone = len(importance) > 1 or decoder_asks or encoder_asks
+    decoder_asks = types[info.type_id].by_matrix
+    alone = decoder_asks or any(asks) or any(len(one.importance) > 1 for one in wanted)
     together = info.matrix_rows if alone else info.n_rows
     had = source.parameters(info)
     first = 0
     while first < info.n_rows:
         matrix = first // together
         last = min(first + step, info.n_rows, (matrix + 1) * together)
-        context = source.context(info, matrix) if decoder_asks else None
-        becomes = TensorContext(tensor.name, tensor.shape, facts, matrix) if encoder_asks else None
+        encodings = tuple(_encoding(one, matrix, ask) for one, ask in zip(wanted, asks, strict=True))
         slab = Slab(
-            info.name, path, stamp, position + first * info.row_bytes,
-            (last - first) * info.row_bytes, types[info.type_id].name, types[tensor.to_id].name, info.n_cols, first,
-            importance[matrix % len(importance)], context, had, becomes, parameters, stored, files,
+            info.name, path, stamp, position + first * info.row_bytes, (last - first) * info.row_bytes,
+            types[info.type_id].name, info.n_cols, first, encodings,
+            source.context(info, matrix) if decoder_asks else None, had, stored, files,
         )  # fmt: skip
-        yield slab, first * out_bytes, (last - first) * out_bytes
+        yield slab, [(first * nbytes, (last - first) * nbytes) for nbytes in row_bytes]
         first = last
+
+
+def _encoding(one: Wanted, matrix: int, asks: bool) -> Encoding:
+    tensor = one.tensor
+    if not tensor.converted:
+        return Encoding(None)
+    importance = one.importance[matrix % len(one.importance)] if one.importance else None
+    becomes = TensorContext(tensor.name, tensor.shape, one.facts, matrix) if asks else None
+    return Encoding(types[tensor.to_id].name, importance, becomes, one.parameters)
 
 
 def matrix_of(info: TensorInfo, row: int) -> int:
@@ -209,11 +235,11 @@ class Worker:
         """
         raw = self._raw(slab)
         blank = not raw[:4096].any() and not raw.any()
-        if slab.to_type is not None:
+        if slab.encodings:
             return self._encode(slab, raw)._replace(blank=blank)
         if slab.from_type is not None:
-            return Done(raw, all_zero=not self._check_finite(slab, raw), blank=blank)
-        return Done(raw, blank=blank)
+            return Done([raw], all_zero=not self._check_finite(slab, raw), blank=blank)
+        return Done([raw], blank=blank)
 
     def floats(self, slab: Slab) -> NDArray[np.float32]:
         """The rows of the slab as float32 (rows, cols), valid until this thread's next call."""
@@ -235,30 +261,43 @@ class Worker:
         return raw
 
     def _encode(self, slab: Slab, raw: NDArray[np.uint8]) -> Done:
-        source_type, qtype, cols = types[slab.from_type], types[slab.to_type], slab.n_cols
+        source_type, cols = types[slab.from_type], slab.n_cols
         raw = raw.reshape(-1, source_type.row_bytes(cols))
-        out_bytes = qtype.row_bytes(cols)
-        out = self._buffer("out", len(raw) * out_bytes).reshape(len(raw), out_bytes)
-        columns = self.columns(slab)
-        scorer = registry.scorer(qtype)
         decoder = source_type.codec_for(slab.had, slab.context)
-        encoder = qtype.codec_for(slab.parameters, slab.becomes)
+        encoders = [self._encoder(slab, number, len(raw)) for number in range(len(slab.encodings))]
+        losses = [Loss() for _ in slab.encodings]
         step = rows_per_slab(cols, CHUNK_WEIGHTS)
-        loss = Loss()
         for row in range(0, len(raw), step):
             rows = self._floats(source_type, decoder, raw[row : row + step], cols, slab.tensor)
-            data = out[row : row + step]
-            encode_slab(
-                qtype, rows, data, columns, scorer=scorer, first_row=slab.start + row, tensor=slab.tensor,
-                codec=encoder,
-            )  # fmt: skip
-            if row == 0 or has_limit(encoder):
-                loss = loss.plus(measured(encoder, rows, data))
-        return Done(out.reshape(-1), loss)
+            for number, encoder in enumerate(encoders):
+                if encoder is None:  # the others tell of weights that they cannot hold, and a copy holds all
+                    _refuse_nonfinite(rows, slab.tensor, (slab.start + row) * cols)
+                    continue
+                qtype, codec, scorer, columns, out = encoder
+                data = out[row : row + step]
+                encode_slab(
+                    qtype, rows, data, columns, scorer=scorer, first_row=slab.start + row, tensor=slab.tensor,
+                    codec=codec,
+                )  # fmt: skip
+                if row == 0 or has_limit(codec):
+                    losses[number] = losses[number].plus(measured(codec, rows, data))
+        data = [raw.reshape(-1) if encoder is None else encoder[-1].reshape(-1) for encoder in encoders]
+        return Done(data, losses)
 
-    def columns(self, slab: Slab) -> NDArray[np.float32] | None:
-        """The importance of the slab's columns, float32 (cols,), or None."""
-        row = slab.importance
+    def _encoder(self, slab: Slab, number: int, n_rows: int) -> tuple[Any, ...] | None:
+        """The type, codec, scorer, importance and output buffer of an encoding; None for a copy."""
+        encoding = slab.encodings[number]
+        if encoding.to_type is None:
+            return None
+        qtype = types[encoding.to_type]
+        row_bytes = qtype.row_bytes(slab.n_cols)
+        out = self._buffer(f"out {number}", n_rows * row_bytes).reshape(n_rows, row_bytes)
+        codec = qtype.codec_for(encoding.parameters, encoding.becomes)
+        return qtype, codec, registry.scorer(qtype), self.columns(encoding, slab.n_cols), out
+
+    def columns(self, encoding: Encoding, n_cols: int) -> NDArray[np.float32] | None:
+        """The importance of a slab's columns for an encoding, float32 (cols,), or None."""
+        row = encoding.importance
         if not isinstance(row, ImportanceRow):
             return row
         kept = self._imatrix  # read once: another thread may set it for another run at any time
@@ -266,8 +305,8 @@ class Worker:
             if stamp_of(row.path) != tuple(row.stamp):
                 raise ImportanceError(f"{row.path}: the imatrix has changed since the run began: start the run again")
             kept = self._imatrix = (row.path, row.stamp, ImportanceMatrix.read(row.path))
-        rows = kept[2].row(row.entry, slab.n_cols, row.n_experts, row.floor)
-        return rows.reshape(-1, slab.n_cols)[row.expert]
+        rows = kept[2].row(row.entry, n_cols, row.n_experts, row.floor)
+        return rows.reshape(-1, n_cols)[row.expert]
 
     def _check_finite(self, slab: Slab, raw: NDArray[np.uint8]) -> bool:
         """Refuse NaN and infinity, which a model must not hold, in data that is only copied.
@@ -285,10 +324,7 @@ class Worker:
             rows = len(data) // unit if qtype.row_header_size else 1
             cols = len(data) // unit // rows * weights
             floats = self._floats(qtype, codec, data.reshape(rows, -1), cols, slab.tensor)
-            bad = first_nonfinite(floats)
-            if bad >= 0:
-                index = (slab.start // unit + first) * weights + bad
-                raise NonFiniteError(f"{slab.tensor}: holds NaN or infinity at index {index}")
+            _refuse_nonfinite(floats, slab.tensor, (slab.start // unit + first) * weights)
             found = found or bool(floats.any())
         return found
 
@@ -313,49 +349,11 @@ class Worker:
         return have[:nbytes]
 
 
-def in_order(
-    items: Iterable[Any], submit: Callable[[Any], "Future[Any] | None"], threads: int, *, twice: bool = False
-) -> Generator[tuple[Any, Any], None, None]:
-    """Yield (item, result) in order; ``submit(item)`` returns a Future, or None if there is nothing to do.
-
-    Submits up to three items per thread ahead. When it is closed, it cancels what has not started. With ``twice``,
-    an item that fails is submitted once more: a cluster that loses a worker may fail the results it held.
-    """
-    waiting: deque[tuple[Any, Future[Any] | None]] = deque()
-
-    def finish() -> tuple[Any, Any]:
-        item, future = waiting.popleft()
-        try:
-            return item, None if future is None else future.result()
-        except (QuantregError, BrokenExecutor):
-            raise
-        except Exception as error:
-            again = submit(item) if twice else None
-            if again is None:
-                raise
-            try:
-                return item, again.result()
-            except QuantregError:
-                raise  # the work itself fails, and says why
-            except Exception as second:
-                raise second from error
-
-    try:
-        for item in items:
-            waiting.append((item, submit(item)))
-            if len(waiting) >= 3 * threads:
-                yield finish()
-        while waiting:
-            yield finish()
-    except BrokenExecutor as error:
-        raise QuantregError(
-            f"a worker of the executor died ({error}): run the job again without an executor (without --processes), "
-            "to see what ends it"
-        ) from error
-    finally:
-        for _, future in waiting:
-            if future is not None:
-                future.cancel()
+def _refuse_nonfinite(floats: NDArray[np.float32], tensor: str, start: int) -> None:
+    """Raise NonFiniteError for weights of a tensor, the first of which has the index ``start``."""
+    bad = first_nonfinite(floats)
+    if bad >= 0:
+        raise NonFiniteError(f"{tensor}: holds NaN or infinity at index {start + bad}")
 
 
 # ---- in other processes ----
@@ -388,10 +386,10 @@ def read_floats(slab: Slab) -> "NDArray[np.float32]":
     return _worker.floats(aligned(slab)).copy()
 
 
-def run_slab(slab: Slab) -> tuple[bytes, Loss, bool, bool]:
+def run_slab(slab: Slab) -> tuple[list[bytes], list[Loss], bool, bool]:
     """Run `Worker.run` for an executor whose workers are other processes, perhaps on other machines."""
     try:
         done = _worker.run(aligned(slab))
     except UnknownTypeError as error:
         raise unknown_elsewhere(error) from None
-    return done.data.tobytes(), *done[1:]
+    return [data.tobytes() for data in done.data], list(done.losses), done.all_zero, done.blank

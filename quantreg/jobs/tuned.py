@@ -14,13 +14,14 @@ import numpy as np
 from quantreg import __version__, files
 from quantreg.dispatch import cpu_count
 from quantreg.errors import ModelError, PlanError, QualityError
-from quantreg.events import Calibrating, Probing, TensorTuned
+from quantreg.events import Calibrating, Probing
 from quantreg.ggml import PLAIN_TYPES
 from quantreg.importance import ImportanceMatrix
 from quantreg.inference.model import Model
 from quantreg.jobs.adapted import adapt
 from quantreg.jobs.budget import budget_for
 from quantreg.jobs.inputs import open_imatrix, open_source
+from quantreg.jobs.outputs import check_outputs
 from quantreg.jobs.rehearsal import Rehearsal, rehearse
 from quantreg.jobs.resume import identity_of
 from quantreg.jobs.source import stamp_of
@@ -36,11 +37,11 @@ from quantreg.recipes.plans import edited
 from quantreg.recipes.retyped import retyped
 from quantreg.registry import types
 from quantreg.sizes import parse_bytes
-from quantreg.storage import AtomicFile, journal_path
 from quantreg.tuning.calibration import Calibration
+from quantreg.tuning.rows import Runner
 from quantreg.tuning.search import Found, search
 from quantreg.tuning.store import Store
-from quantreg.tuning.tune import Progress, Tuned, tune
+from quantreg.tuning.tune import Job, Tuned
 from quantreg.words import count, named
 
 if TYPE_CHECKING:
@@ -61,13 +62,17 @@ _FEWEST = 3  # chunks: two that fit, and one that decides
 class Tuning:
     """What a calibration text does to one output: its plan, and tensors that are encoded before it is written.
 
-    A context manager. First comes `rehearse`, then `encode`; both yield events. ``layout`` are the arguments of
-    `quantreg.jobs.rehearsal.rehearse` about the output. On entry, everything is checked that can be known before the
-    text runs: raises ModelError if the model cannot run, QualityError if the text is too short, TokenizerError,
+    A context manager. First comes `rehearse`, which yields events, and then
+    `quantreg.jobs.tuned_together.encode_together`. ``layout`` are the arguments of `quantreg.jobs.rehearsal.rehearse`
+    about the output. ``like`` is another output of the same model and text, whose model and tokens serve here, too.
+    Without ``checks``, the caller looks whether outputs exist. On entry, everything is checked that can be known before
+    the text runs: raises ModelError if the model cannot run, QualityError if the text is too short, TokenizerError,
     OutputError, and what `rehearse` raises.
     """
 
     rehearsal: Rehearsal
+    model: Model
+    calibration: Calibration
     found: Found | None = None
 
     def __init__(
@@ -85,10 +90,13 @@ class Tuning:
         resume: bool = False,
         inputs: Sequence[str] = (),
         writes: bool = True,
+        like: "Tuning | None" = None,
+        checks: bool = True,
     ) -> None:
         self._src, self._file_type, self._given, self._options = src, file_type, imatrix, options
         self._tuning, self._layout, self._threads, self._inputs = tuning, layout, threads, inputs
-        self._force, self._resume, self._writes = force, resume, writes
+        self._force, self._resume, self._writes, self._checks = force, resume, writes, checks
+        self._like = like
         out = layout["dst"] if writes else None
         self._folder = Folder(out, resumable=resumable, resume=resume, force=force)
         self._stack = ExitStack()
@@ -103,15 +111,19 @@ class Tuning:
         first = self.rehearsal = self._first()
         if self._writes:
             first.check()
-        if self._writes:
-            _check_outputs(first, self._force, self._resume, self._inputs)
+        if self._writes and self._checks:
+            check_outputs([first], self._inputs, force=self._force, resume=self._resume)
         with ExitStack() as stack:
+            if self._like is not None:
+                self.model, self.calibration = self._like.model, self._like.calibration
+                self._begin(stack)
+                return self
             self._file = stack.enter_context(files.File(self._src, dict(pairs(self._options.override_kv))))
             if self._tuning.calibration is None:
                 self._stack = stack.pop_all()
                 return self
             try:
-                self.model: Model = _loaded(self._file, first, self._threads, self._tuning.device)
+                self.model = _loaded(self._file, first, self._threads, self._tuning.device)
             except ModelError as error:
                 if not self._tuning.has_target:
                     raise ModelError(
@@ -121,13 +133,17 @@ class Tuning:
                 self._give_up_calibration(error)
                 self._stack = stack.pop_all()
                 return self
-            self.calibration: Calibration = calibration_of(self.model, self._tuning)
-            stack.enter_context(self._folder)
-            self._names = {tensor.source.name: tensor.name for tensor in first.plan.tensors}
-            self.identity = _identity(first, self.calibration, self.model)
-            self._folder.agree(self.identity)
-            self._stack = stack.pop_all()
+            self.calibration = calibration_of(self.model, self._tuning)
+            self._begin(stack)
         return self
+
+    def _begin(self, stack: ExitStack) -> None:
+        """Open the folder for results of this model and text."""
+        stack.enter_context(self._folder)
+        self._names = {tensor.source.name: tensor.name for tensor in self.rehearsal.plan.tensors}
+        self.identity = _identity(self.rehearsal, self.calibration, self.model)
+        self._folder.agree(self.identity)
+        self._stack = stack.pop_all()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -234,17 +250,15 @@ class Tuning:
         """The importance that was kept in the folder."""
         return kept_matrix(self._folder.importance, self._names)
 
-    def encode(
-        self, rehearsal: Rehearsal, executor: "Executor | None" = None
-    ) -> "Generator[Event, None, Ready | None]":
-        """Encode the tensors of a plan with error feedback, into the folder. Returns None without a text.
+    @property
+    def has_text(self) -> bool:
+        """Whether tensors are encoded with error feedback."""
+        return self._tuning.calibration is not None
 
-        Afterwards, ``rehearsal`` is the plan with the importance that was collected on the way.
-        """
-        if self._tuning.calibration is None:
-            return None
-        planned = rehearsal.plan
-        self.identity |= identity_of(rehearsal.source, planned, rehearsal.imatrix)
+    def job(self) -> Job:
+        """What is to be encoded with error feedback for the plan, and where it goes: the folder."""
+        planned = self.rehearsal.plan
+        self.identity |= identity_of(self.rehearsal.source, planned, self.rehearsal.imatrix)
         self._folder.agree(self.identity)
         spare = () if self.model.graph.generates else (self.model.output_name,)
         wanted = {
@@ -252,32 +266,43 @@ class Tuning:
             for tensor in planned.tensors
             if tensor.converted and tensor.to_type not in PLAIN_TYPES and tensor.name not in spare
         }
-        store = self._folder.store(self.identity)
-        self._tuned = [Tuned(**store.facts(name)) for name in store]
-        path = self._folder.importance
-        collected = Collected(self.model) if self._owes_importance and not path.exists() else None
-        runner = None
-        if executor is not None:
-            threads = self._threads or cpu_count()
-            runner = Elsewhere(self.model, executor, threads, self._folder.path, rehearsal.source, planned)
-        now = Progress(0, 1)
-        for one in tune(self.model, self.calibration, wanted, store, runner, collected):
-            if isinstance(one, Progress):
-                now = one
-                yield Calibrating("feedback", now.done, now.total)
-            else:
-                self._tuned.append(one)
-                yield TensorTuned(one)
-        if now.done < now.total:
-            yield Calibrating("feedback", now.total, now.total)
-        if collected is not None:
-            collected.write(path, self.calibration, self._tuning.datasets)
+        self._store = self._folder.store(self.identity)
+        self._tuned = [Tuned(**self._store.facts(name)) for name in self._store]
+        return Job(wanted, self._store)
+
+    def runner(self, executor: "Executor | None") -> Runner | None:
+        """What encodes rows on an executor; None without one."""
+        if executor is None:
+            return None
+        rehearsal, threads = self.rehearsal, self._threads or cpu_count()
+        return Elsewhere(self.model, executor, threads, self._folder.path, rehearsal.source, rehearsal.plan)
+
+    def collector(self) -> Collected | None:
+        """What collects the importance while tensors are encoded; None if it is there, or nobody needs it."""
+        needed = self._owes_importance and not self._folder.importance.exists()
+        return Collected(self.model) if needed else None
+
+    def add(self, one: Tuned) -> None:
+        """Take note of what became of a tensor."""
+        self._tuned.append(one)
+
+    def keep_importance(self, collected: Collected) -> None:
+        """Write the importance that was collected to the folder."""
+        collected.write(self._folder.importance, self.calibration, self._tuning.datasets)
+
+    def encoded(self, like: "Tuning | None" = None) -> "Ready":
+        """The tensors that were encoded. Afterwards, the plan is that with the importance collected on the way.
+
+        ``like`` has collected it, if this run has not.
+        """
         if self._owes_importance:
+            if like is not None and not self._folder.importance.exists():
+                self._folder.take_importance(like._folder)
             self.rehearsal = self._rehearsal(self._matrix())
         # Where feedback did not help, the ordinary bytes are made as ever.
         final = self.rehearsal.plan
         kept = frozenset(one.name for one in self._tuned if one.kept and final[one.name].to_type == one.type)
-        return _Part(store, kept)
+        return _Part(self._store, kept)
 
     @property
     def results(self) -> tuple[Tuned, ...]:
@@ -328,13 +353,6 @@ class _Part:
 
     def parameters(self, name: str) -> Any:
         return self.store.parameters(name)
-
-
-def _check_outputs(first: Rehearsal, force: bool, resume: bool, inputs: Sequence[str]) -> None:
-    """Raise OutputError now, and not after hours, if a file must not be replaced."""
-    for file in first.files:
-        if not (resume and os.path.exists(journal_path(file.path))):
-            AtomicFile(file.path, force=force, source=[*first.source.paths, *inputs]).check()
 
 
 def _identity(first: Rehearsal, calibration: Calibration, model: Model) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from quantreg.errors import OutputError, QuantregError, UnknownTypeError
 from quantreg.faults import unknown_elsewhere
 from quantreg.inference.model import Model
 from quantreg.jobs.alignment import aligned
-from quantreg.jobs.slabs import Slab, in_order, read_floats
+from quantreg.jobs.in_order import in_order
+from quantreg.jobs.slabs import Slab, read_floats
 from quantreg.jobs.source import Source, stamp_of
 from quantreg.recipes import Plan
 from quantreg.registry import types
@@ -109,7 +110,7 @@ class Elsewhere(Runner):
         return Slab(
             info.name, os.path.abspath(source.paths[shard]), self._stamps[shard],
             position + first * info.row_bytes, (rows.last - rows.first) * info.row_bytes, types[info.type_id].name,
-            None, info.n_cols, first, context=source.context(info, rows.matrix) if asks else None,
+            info.n_cols, first, context=source.context(info, rows.matrix) if asks else None,
             had=self._model.tensors[rows.name].parameters,
         )  # fmt: skip
 

@@ -116,6 +116,15 @@ class Folder:
         """The file for the importance matrix."""
         return self.path / "imatrix.gguf"
 
+    def take_importance(self, other: "Folder") -> None:
+        """Copy the importance matrix of another folder. Raises OutputError."""
+        new = self.importance.with_suffix(".new")
+        try:
+            shutil.copyfile(other.importance, new)
+            os.replace(new, self.importance)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot keep results beside the output: {error.strerror}") from None
+
     def store(self, identity: Mapping[str, Any]) -> Store:
         """The encoded tensors."""
         return Store(self.path / "tensors", identity)

@@ -19,8 +19,9 @@ from quantreg.errors import CodecError, NonFiniteError, ShapeError
 from quantreg.ggml import PLAIN_TYPES
 from quantreg.gguf import TensorInfo
 from quantreg.html import figures
+from quantreg.jobs.in_order import in_order
 from quantreg.jobs.inputs import open_described
-from quantreg.jobs.slabs import SLAB_BYTES, Slab, Worker, byte_ranges, in_order, matrix_of
+from quantreg.jobs.slabs import SLAB_BYTES, Slab, Worker, byte_ranges, matrix_of
 from quantreg.jobs.source import Source
 from quantreg.recipes.contradictions import contradictions
 from quantreg.recipes.layers import incomplete_layers
@@ -112,7 +113,7 @@ def _validated(source, threads):
             stored = source.stored.get(info.name)
             try:
                 slab = Slab(
-                    info.name, path, stamp, position + start, nbytes, qtype.name, None, info.n_cols, start,
+                    info.name, path, stamp, position + start, nbytes, qtype.name, info.n_cols, start,
                     had=source.parameters(info),
                     context=source.context(info, matrix_of(info, start // max(1, info.row_bytes))),
                     stored=stored,

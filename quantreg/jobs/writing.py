@@ -1,42 +1,25 @@
-"""Carrying out a plan: slabs of rows are read, decoded, encoded and written, several at a time."""
+"""Carrying out plans: slabs of rows are read, decoded, encoded and written, several at a time."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from quantreg.dispatch import cpu_count
-from quantreg.errors import PlanError
 from quantreg.events import Advanced, Started, TensorDone
 from quantreg.importance import ImportanceMatrix
 from quantreg.jobs import shards
-from quantreg.jobs.fitter import Fitter, little_endian
+from quantreg.jobs.in_order import in_order
+from quantreg.jobs.pieces import Output, Pieces, Ready
 from quantreg.jobs.shards import OutputFile
-from quantreg.jobs.slabs import SLAB_BYTES, Done, ImportanceRow, Slab, Worker, in_order, run_slab, slabs_of
-from quantreg.jobs.source import DataFile, Source, stamp_of
+from quantreg.jobs.slabs import Done, Worker, run_slab
+from quantreg.jobs.source import DataFile, Source
 from quantreg.loss import Loss
-from quantreg.recipes import Plan, TensorPlan
-from quantreg.scores import BLOWN_UP_BY_ZEROS, mostly_zero
+from quantreg.recipes import Plan
 from quantreg.storage import AtomicFile
 
-if TYPE_CHECKING:
-    from quantreg.parameters import Fitted
-
-__all__ = ["Ready", "write_files"]
-
-
-class Ready(Protocol):
-    """Tensors that are encoded already, by their names in the output: each is the path of a file of its bytes."""
-
-    def __contains__(self, name: object) -> bool: ...
-    def __getitem__(self, name: str) -> Path: ...
-
-    def parameters(self, name: str) -> "Fitted | None":
-        """What the type fitted to the tensor, or None."""
-        ...
+__all__ = ["Output", "Ready", "write_files", "write_outputs"]
 
 
 def write_files(
@@ -45,19 +28,35 @@ def write_files(
     files: Sequence[OutputFile],
     imatrix: ImportanceMatrix | None = None,
     *,
+    ready: Ready | None = None,
+    **options: Any,
+) -> Iterator[Any]:
+    """Carry out one plan, as `write_outputs` does. Tensors that are ``ready`` are copied instead of encoded."""
+    for target in (yield from write_outputs(source, [Output(planned, files, ready)], imatrix, **options)):
+        target.finish()
+
+
+def write_outputs(
+    source: Source,
+    outputs: Sequence[Output],
+    imatrix: ImportanceMatrix | None = None,
+    *,
     threads: int | None = None,
     executor: Executor | None = None,
     force: bool = False,
     begin: Callable[..., AtomicFile] | None = None,
     check: bool = True,
     inputs: Sequence[str | os.PathLike[str]] = (),
-    ready: Ready | None = None,
-) -> Iterator[Any]:
-    """Carry out a plan: write its files and yield the events Started, Advanced and TensorDone.
+) -> Generator[Any, None, list[AtomicFile]]:
+    """Carry out plans for one source: write their files and yield the events Started, Advanced and TensorDone.
+
+    Each slab of a tensor is read and decoded once for all outputs, and encoded once for those that want the same bytes
+    of it. The plans must keep the same tensors. Returns the files, which have their names then; the caller is to call
+    ``finish`` of each.
 
     ``begin(file, force=, size=, source=)`` opens a file for writing, by default as an AtomicFile. With ``check``, NaN
     and infinity are refused even in tensors that are only copied. No output replaces a file of the source, the imatrix
-    or one of ``inputs``, even with ``force``. Tensors that are ``ready`` are copied from there instead of encoded.
+    or one of ``inputs``, even with ``force``.
     """
     begin = begin or (lambda file, **keywords: AtomicFile(file.path, **keywords))
     read = [*source.paths, *inputs, *([imatrix.path] if imatrix is not None and imatrix.path is not None else [])]
@@ -67,13 +66,17 @@ def write_files(
 
     threads = threads or cpu_count()
     own = {os.path.abspath(path) for path in source.paths}
-    with source, shards.opened(files, make) as targets:
-        for file, target in zip(files, targets, strict=True):
+    with source, shards.opened([output.files for output in outputs], make) as opened:
+        pairs = [
+            pair
+            for output, targets in zip(outputs, opened, strict=True)
+            for pair in zip(output.files, targets, strict=True)
+        ]
+        for file, target in pairs:
             target.pwrite(file.header, 0)
-        yield Started(planned, sum(tensor.source.nbytes for tensor in planned.tensors))
-        floor = planned.options.imatrix_floor
-        by_path = executor is not None
-        pieces = _pieces(source, planned, files, targets, imatrix, floor, by_path=by_path, check=check, ready=ready)
+        plans = tuple(output.plan for output in outputs)
+        pieces = Pieces(source, outputs, opened, imatrix, by_path=executor is not None, check=check)
+        yield Started(plans[0], pieces.source_bytes, plans)
         worker = Worker(lambda path, stamp: source.file(path) if path in own else DataFile(path, stamp))
         if executor is not None:
             done = _elsewhere(pieces, executor, threads)
@@ -81,110 +84,29 @@ def write_files(
             done = _one_by_one(pieces, worker)
         else:
             done = _on_threads(pieces, worker, threads)
-        index, loss, blank = 0, Loss(), True
+        index, losses, blank = 0, [Loss() for _ in outputs], True
         with closing(done):  # its threads must end before the files are closed
             for piece in done:
                 if piece.nbytes:
-                    yield Advanced(piece.tensor, piece.nbytes)
-                loss, blank = loss.plus(piece.loss), blank and piece.blank
+                    yield Advanced(piece.tensors[0], piece.nbytes)
+                for write in piece.writes:
+                    losses[write.output] = losses[write.output].plus(write.loss)
+                blank = blank and piece.blank
                 if piece.last:
                     index += 1
-                    yield TensorDone(piece.tensor, index, len(planned.tensors), loss.share, blank)
-                    loss, blank = Loss(), True
-        for file, target in zip(files, targets, strict=True):
+                    for number, tensor in enumerate(piece.tensors):
+                        yield TensorDone(tensor, index, len(plans[0].tensors), losses[number].share, blank, number)
+                    losses, blank = [Loss() for _ in outputs], True
+        for file, target in pairs:
             _pad(file, target)
-
-
-@dataclass(slots=True)
-class _Piece:
-    """A slab of a tensor, or None if there is nothing to do, and where its bytes go.
-
-    ``nbytes`` counts the bytes of the source that it finishes, and ``last`` marks the last piece of the tensor.
-    ``loss`` is what encoding lost of it, and ``blank`` that of `Done`.
-    """
-
-    tensor: TensorPlan
-    slab: Slab | None
-    nbytes: int
-    target: AtomicFile
-    offset: int
-    last: bool
-    loss: Loss = field(default_factory=Loss)
-    blank: bool = False
-
-
-def _pieces(source, planned, files, targets, imatrix, floor, by_path, check, ready):
-    stamps = [stamp_of(path) for path in source.paths]
-    begun = None  # the imatrix file as it was when the run began, for workers that read it themselves
-    if by_path and imatrix is not None and imatrix.path is not None:
-        begun = os.path.abspath(imatrix.path), stamp_of(imatrix.path)
-    facts = planned.facts(source.metadata)
-
-    def rows_of(tensor):
-        if not tensor.importance:
-            return None
-        if imatrix is None:
-            raise PlanError(f"{tensor.name}: the plan uses importance: give the imatrix that the plan was made with")
-        cols, count = tensor.source.n_cols, tensor.n_experts
-        # Reading it here, not only in the workers, also collects its warnings.
-        rows = imatrix.row(tensor.importance, cols, count, floor).reshape(-1, cols)
-        if tensor.to_type in BLOWN_UP_BY_ZEROS and (share := mostly_zero(rows)):
-            imatrix.warn(
-                f"entry {tensor.importance}: {share:.0%} of the values are zero (calibration did not use these "
-                f"columns), and {tensor.to_type} decodes such columns to several times the largest weight: use "
-                "--imatrix-floor 0.01 (imatrix_floor=0.01), or another type"
-            )
-        if begun is not None:
-            return [ImportanceRow(*begun, tensor.importance, count, i, floor) for i in range(count)]
-        return list(rows)
-
-    def cut(tensor, parameters=None):
-        return slabs_of(tensor, source, stamps, rows_of, facts, check, parameters)
-
-    fitter = Fitter(source, planned, cut, facts)
-    for file, target in zip(files, targets, strict=True):
-        stored = {parameter.name: offset for parameter, offset in file.parameters}
-        for name, values in fitter.of_model():
-            if name in stored:
-                target.pwrite(values, stored[name])
-        for tensor, offset in file.tensors:
-            fitted = None
-            is_ready = ready is not None and tensor.converted and tensor.name in ready
-            if is_ready:
-                fitted = ready.parameters(tensor.name) or {}
-                for parameter in tensor.parameters:
-                    target.pwrite(little_endian(fitted[parameter.parameter]), stored[parameter.name])
-            elif tensor.converted and not target.has(offset, tensor.bytes):
-                fitted = fitter.of_tensor(tensor) or {}
-                for parameter in tensor.parameters:
-                    target.pwrite(little_endian(fitted[parameter.parameter]), stored[parameter.name])
-            piece = None
-            read = 0
-            for slab, within, length in (
-                _copies(tensor, ready[tensor.name]) if is_ready else cut(tensor, fitted or None)
-            ):
-                if piece is not None:
-                    yield piece
-                done = target.has(offset + within, length)
-                before, read = read, tensor.source.nbytes * (within + length) // tensor.bytes
-                nbytes = read - before if is_ready else slab.nbytes
-                piece = _Piece(tensor, None if done else slab, nbytes, target, offset + within, False)
-            piece = piece or _Piece(tensor, None, 0, target, offset, True)
-            piece.last = True
-            yield piece
-
-
-def _copies(tensor, path):
-    """Yield what `slabs_of` yields, for a tensor whose bytes are in a file of their own."""
-    path, stamp = os.path.abspath(path), stamp_of(path)
-    for first in range(0, tensor.bytes, SLAB_BYTES):
-        nbytes = min(SLAB_BYTES, tensor.bytes - first)
-        yield Slab(tensor.source.name, path, stamp, first, nbytes, None, None, 0, first), first, nbytes
+    return [target for _, target in pairs]
 
 
 def _write(piece, done):
-    piece.target.pwrite(done.data, piece.offset, piece.tensor.name)
-    piece.loss, piece.blank = done.loss, done.blank
+    for write in piece.writes:
+        write.target.pwrite(done.data[write.result], write.offset, write.tensor)
+        write.loss = done.losses[write.result]
+    piece.blank = done.blank
 
 
 def _one_by_one(pieces, worker):

@@ -1,7 +1,7 @@
 """The safetensors container: names, shapes, dtypes and where the bytes are. Reads headers, and no tensor data."""
 
 from quantreg.safetensors.files import SUFFIX, files_of, is_safetensors, read_json
-from quantreg.safetensors.header import DTYPE_BITS, Entry, Header, read_header
+from quantreg.safetensors.header import DTYPE_BITS, Entry, Header, encode_header, read_header
 from quantreg.safetensors.model import Model, every_place, read_model, read_numbers
 from quantreg.safetensors.scales import Decoding, Place, decoding
 from quantreg.safetensors.stored import Part, Read, Stored
@@ -18,6 +18,7 @@ __all__ = [
     "Read",
     "Stored",
     "decoding",
+    "encode_header",
     "every_place",
     "files_of",
     "is_safetensors",

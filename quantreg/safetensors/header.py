@@ -4,14 +4,14 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from quantreg.errors import SafetensorsError
 from quantreg.whatis import HEAD, kind_of
 
-__all__ = ["DTYPE_BITS", "Entry", "Header", "NotJSONError", "parsed", "read_header"]
+__all__ = ["DTYPE_BITS", "Entry", "Header", "NotJSONError", "encode_header", "parsed", "read_header"]
 
 MAX_HEADER = 100_000_000  # bytes, as in the safetensors library
 
@@ -89,6 +89,16 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     entries = {name: _entry(path, name, raw, size - data_offset) for name, raw in header.items()}
     warnings = _check_places(path, entries.values(), size - data_offset)
     return Header(path, entries, metadata if isinstance(metadata, dict) else {}, data_offset, size, warnings)
+
+
+def encode_header(entries: Mapping[str, tuple[str, tuple[int, ...], tuple[int, int]]]) -> bytes:
+    """The header of a file. ``entries`` maps names to (dtype, shape, (first byte, end)), counted from its end."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for name, (dtype, shape, place) in entries.items():
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": list(place)}
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw
 
 
 def _check_places(path: str, entries: Collection[Entry], data_size: int) -> list[str]:

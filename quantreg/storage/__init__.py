@@ -1,6 +1,7 @@
 """Files that appear under their names only when they are complete. This package does not know what they contain."""
 
 from quantreg.storage.atomic import AtomicFile
+from quantreg.storage.folder import AtomicFolder
 from quantreg.storage.locks import lock_file, one_at_a_time, signals_held
 from quantreg.storage.partial import PartialFile, journal_path, partial_path
 from quantreg.storage.scratch import reserve
@@ -9,6 +10,7 @@ from quantreg.storage.system import BINARY, PositionedFile, allocated_bytes, fre
 __all__ = [
     "BINARY",
     "AtomicFile",
+    "AtomicFolder",
     "PartialFile",
     "PositionedFile",
     "allocated_bytes",

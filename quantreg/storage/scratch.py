@@ -14,11 +14,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PIECE = 1 << 20  # bytes that are written at a time where the system cannot reserve them
 
 
-def reserve(file: IO[bytes], nbytes: int, what: str) -> None:
+def reserve(file: IO[bytes], nbytes: int, what: str, folder: str | None = None) -> None:
     """Make a temporary file ``nbytes`` long, and have the system set aside all of them.
 
     A mapped file that only looks that long kills the process with SIGBUS when the disk is full. ``what`` says what the
-    file is for. Raises OutputError, which names the folder and another way, if there is no room.
+    file is for, and ``folder`` where it is, if not where temporary files are. Raises OutputError, which names the
+    folder and another way, if there is no room.
     """
     try:
         if hasattr(os, "posix_fallocate"):
@@ -26,11 +27,13 @@ def reserve(file: IO[bytes], nbytes: int, what: str) -> None:
         else:
             _fill(file, nbytes)
     except OSError as error:
-        folder = tempfile.gettempdir()
-        free = f", and {free_bytes(folder):,} are free" if error.errno in _FULL[:2] else ""
+        where = folder or tempfile.gettempdir()
+        free = f", and {free_bytes(where):,} are free" if error.errno in _FULL[:2] else ""
+        kind, way = ("disk space", "choose a folder on another disk") if folder else (
+            "temporary disk space", "name another folder in the environment variable TMPDIR"
+        )  # fmt: skip
         raise OutputError(
-            f"{folder}: {what} need {nbytes:,} bytes of temporary disk space{free} ({error.strerror}): free some "
-            "space, or name another folder in the environment variable TMPDIR"
+            f"{where}: {what} need {nbytes:,} bytes of {kind}{free} ({error.strerror}): free some space, or {way}"
         ) from None
 
 

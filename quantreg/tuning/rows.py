@@ -1,6 +1,6 @@
 """Rows of matrices, as work that stands alone, and what it costs."""
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,6 @@ from quantreg.inference.model import Model
 from quantreg.names import layer_of
 from quantreg.parameters import TensorContext
 from quantreg.products import one_blas_thread
-from quantreg.qtype import QuantType
 from quantreg.registry import types
 from quantreg.tuning.calibration import Calibration
 from quantreg.tuning.encoding import Part, encode_rows
@@ -120,13 +119,14 @@ class Runner:
 
 
 class Cost:
-    """What passes and feedback cost, so that progress is in proportion to time. Estimated from shapes alone."""
+    """What passes and feedback cost, so that progress is in proportion to time. Estimated from shapes alone.
+
+    ``todo`` says how often each tensor is encoded, and ``embeddings`` how often the embeddings are.
+    """
 
     of_embeddings: float
 
-    def __init__(
-        self, model: Model, calibration: Calibration, todo: Mapping[str, QuantType], embeddings: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, model: Model, calibration: Calibration, todo: Mapping[str, int], embeddings: int = 0) -> None:
         self._shapes = {name: model.tensors[name].shape for name in todo}
         fit = calibration.part("fit").size
         decide = calibration.part("decide").size
@@ -144,13 +144,13 @@ class Cost:
             used = experts if len(shape) == 3 else 1
             # The upper half of X^T X, and two matrices share it.
             self._statistics[model.n_layers if layer is None else layer] += used * shape[-1] ** 2 / 4
-        feedback = sum(self._of(shape, int(np.prod(shape[:-1]))) for shape in self._shapes.values())
+        feedback = sum(todo[name] * self._of(shape, int(np.prod(shape[:-1]))) for name, shape in self._shapes.items())
         passes = sum(self.of_pass(layer, fit + decide) for layer in self._passes)
         # Each exponent is tried on the tokens that decide, and there are the model as it is and ordinary bytes.
         runs = decide * sum(self._passes.values()) * 5
         shape = model.tensors["token_embd.weight"].shape
         self.of_embeddings = runs + self._of(shape, shape[0])
-        self._done, self._total = 0.0, max(1.0, passes + feedback + self.of_embeddings * len(embeddings))
+        self._done, self._total = 0.0, max(1.0, passes + feedback + self.of_embeddings * embeddings)
 
     def of_pass(self, layer: int, tokens: int) -> float:
         """Tokens through one layer."""

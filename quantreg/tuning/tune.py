@@ -1,9 +1,9 @@
 """Encode the matrices of a model with error feedback, layer by layer."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from quantreg.inference.model import Model
 from quantreg.parameters import TensorContext
 from quantreg.products import one_blas_thread
 from quantreg.qtype import QuantType
+from quantreg.registry import types
 from quantreg.tuning.calibration import Calibration
 from quantreg.tuning.embeddings import encode_embeddings
 from quantreg.tuning.encoding import Encoded, Part, fitted, joined, row_spans
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-__all__ = ["Progress", "Tuned", "tune"]
+__all__ = ["Job", "Progress", "Tuned", "tune", "tune_together"]
+
+_ToDo: TypeAlias = dict[str, dict[str, list[int]]]  # name of a tensor -> name of a type -> numbers of jobs
 
 EMBEDDINGS = ("token_embd.weight",)  # whose rows go into the residual stream
 
@@ -51,6 +54,13 @@ class Tuned:
     reason: str | None = None
 
 
+class Job(NamedTuple):
+    """Tensors to encode: the type that each becomes, by name, and where they go."""
+
+    wanted: Mapping[str, QuantType]
+    store: Store
+
+
 def tune(
     model: Model,
     calibration: Calibration,
@@ -65,33 +75,57 @@ def tune(
     is. Embeddings come last. Other tensors that no matrix product reads are not touched. ``runner`` encodes the rows of
     matrices, by default on the threads of the model. ``listener`` is that of `quantreg.tuning.statistics.walk`.
     """
-    names = [name for name in wanted if name not in store and name in model.tensors]
-    embeddings = [name for name in names if name in EMBEDDINGS and name != model.output_name]
-    todo = {n: wanted[n] for n in names if model.tensors[n].ndim in (2, 3) and n not in embeddings}
-    cost = Cost(model, calibration, todo, embeddings)
+    for one in tune_together(model, calibration, [Job(wanted, store)], runner, listener):
+        yield one if isinstance(one, Progress) else one[1]
+
+
+def tune_together(
+    model: Model,
+    calibration: Calibration,
+    jobs: Sequence[Job],
+    runner: Runner | None = None,
+    listener: Listener | None = None,
+) -> Iterator[tuple[int, Tuned] | Progress]:
+    """Do what `tune` does for several jobs, while the text goes through the model once; yield (number of job, Tuned).
+
+    H and its factor do not depend on the type. What two jobs want alike is encoded once.
+    """
+    todo: _ToDo = {}
+    embeddings: _ToDo = {}
+    for number, job in enumerate(jobs):
+        for name, qtype in job.wanted.items():
+            if name in job.store or name not in model.tensors:
+                continue
+            if name in EMBEDDINGS and name != model.output_name:
+                embeddings.setdefault(name, {}).setdefault(qtype.name, []).append(number)
+            elif model.tensors[name].ndim in (2, 3):
+                todo.setdefault(name, {}).setdefault(qtype.name, []).append(number)
+    last = [(name, to) for name, each in embeddings.items() for to in each]
+    cost = Cost(model, calibration, {name: len(each) for name, each in todo.items()}, len(last))
     yield cost.now
     if todo or listener is not None:
-        yield from _matrices(model, calibration, todo, store, runner or Runner(model), cost, listener)
-    for name in embeddings:
-        one = encode_embeddings(model, calibration, name, wanted[name])
-        done = Tuned(name, wanted[name].name, one.plain, one.tuned, int(one.kept), 1, one.reason)
-        store.put(name, one.tensor.data, one.tensor.parameters, asdict(done))
-        yield done
+        yield from _matrices(model, calibration, jobs, todo, runner or Runner(model), cost, listener)
+    for name, to in last:
+        one = encode_embeddings(model, calibration, name, types[to])
+        done = Tuned(name, to, one.plain, one.tuned, int(one.kept), 1, one.reason)
+        for number in embeddings[name][to]:
+            jobs[number].store.put(name, one.tensor.data, one.tensor.parameters, asdict(done))
+            yield number, done
         yield cost.add(cost.of_embeddings)
 
 
 def _matrices(
     model: Model,
     calibration: Calibration,
-    todo: Mapping[str, QuantType],
-    store: Store,
+    jobs: Sequence[Job],
+    todo: "_ToDo",
     runner: Runner,
     cost: Cost,
     listener: Listener | None,
-) -> Iterator[Tuned | Progress]:
+) -> Iterator[tuple[int, Tuned] | Progress]:
     """Encode the matrices, layer by layer."""
-    parts: dict[str, list[Part]] = {}
-    matrices: dict[str, list[Encoded]] = {}
+    parts: dict[tuple[str, str], list[Part]] = {}
+    matrices: dict[tuple[str, str], list[Encoded]] = {}
     with (
         one_blas_thread(),
         closing(_rows(model, calibration, todo, runner, cost, listener)) as rows_of_all,
@@ -103,23 +137,25 @@ def _matrices(
                     yield cost.add(part)
                 continue
             yield cost.add(cost.of(rows))
-            tensor, name = model.tensors[rows.name], rows.name
-            parts.setdefault(name, []).append(part)
+            tensor, key = model.tensors[rows.name], (rows.name, rows.to)
+            parts.setdefault(key, []).append(part)
             if rows.last < tensor.shape[-2]:
                 continue
-            matrices.setdefault(name, []).append(joined(parts.pop(name)))
+            matrices.setdefault(key, []).append(joined(parts.pop(key)))
             if tensor.ndim == 3 and rows.matrix < tensor.shape[0] - 1:
                 continue
-            all_of_it = matrices.pop(name)
-            one = _summary(name, todo[name], [(m.plain, m.tuned, m.kept, m.reason) for m in all_of_it])
-            store.put(name, np.stack([matrix.data for matrix in all_of_it]), rows.parameters, asdict(one))
-            yield one
+            all_of_it = matrices.pop(key)
+            one = _summary(rows.name, types[rows.to], [(m.plain, m.tuned, m.kept, m.reason) for m in all_of_it])
+            data = np.stack([matrix.data for matrix in all_of_it])
+            for number in todo[rows.name][rows.to]:
+                jobs[number].store.put(rows.name, data, rows.parameters, asdict(one))
+                yield number, one
 
 
 def _rows(
     model: Model,
     calibration: Calibration,
-    todo: Mapping[str, QuantType],
+    todo: "_ToDo",
     runner: Runner,
     cost: Cost,
     listener: Listener | None,
@@ -136,14 +172,17 @@ def _rows(
 
 
 def _group(
-    model: Model, names: list[str], shared: Inputs, todo: Mapping[str, QuantType], runner: Runner
+    model: Model, names: list[str], shared: Inputs, todo: "_ToDo", runner: Runner
 ) -> "Generator[Rows | float, None, None]":
-    """The rows of tensors that share their inputs: one factor for each matrix serves all of them."""
+    """The rows of tensors that share their inputs: one factor for each matrix serves all of them, in all types."""
     tensors = {name: model.tensors[name] for name in names}
+    wanted = [(name, types[to]) for name in tensors for to in todo[name]]
     parameters = {
-        name: fitted(tensor.dequantize(), todo[name], importance_of(shared.h[0], int(shared.count[0])), name)
-        for name, tensor in tensors.items()
-        if todo[name].parameters is not None
+        (name, qtype.name): fitted(
+            tensors[name].dequantize(), qtype, importance_of(shared.h[0], int(shared.count[0])), name
+        )
+        for name, qtype in wanted
+        if qtype.parameters is not None
     }
     together = shared.together()
     for matrix in range(len(shared.h)):
@@ -154,10 +193,12 @@ def _group(
         importance = importance_of(h, int(shared.count[matrix]))
         basis = runner.keep(Basis(factored, importance, shared.to_decide(matrix)))
         del h, factored
-        for name, tensor in tensors.items():
-            context = TensorContext(name, tensor.shape, model.metadata, matrix) if todo[name].by_matrix else None
-            for first, last in row_spans(*tensor.shape[-2:]):
-                yield Rows(name, matrix, first, last, todo[name].name, basis, parameters.get(name), context)
+        for name, qtype in wanted:
+            shape = tensors[name].shape
+            context = TensorContext(name, shape, model.metadata, matrix) if qtype.by_matrix else None
+            values = parameters.get((name, qtype.name))
+            for first, last in row_spans(*shape[-2:]):
+                yield Rows(name, matrix, first, last, qtype.name, basis, values, context)
         del basis
         yield 0  # nothing of this matrix is to come
 

@@ -34,6 +34,10 @@ COMMAND_R = (
             ("max_position_embeddings", 8192),
             ("logit_scale", 0.0625),
         ),
+        restored=(
+            ("max_position_embeddings", common.value_of("context_length")),
+            ("use_qk_norm", common.has("attn_q_norm.weight")),
+        ),
     ),
 )
 
@@ -62,6 +66,7 @@ COHERE_2 = (
         model_type="cohere2",
         vocabulary="bpe",
         defaults=(("rope_theta", 10000.0), ("head_dim", common.head_size)),
+        restored=(("rotary_pct", common.rotated_share),),
     ),
 )
 
@@ -102,6 +107,11 @@ STABLELM = (
             ("max_position_embeddings", 4096),
             ("use_parallel_residual", False),
             ("layer_norm_eps", 1e-5),
+        ),
+        restored=(
+            ("partial_rotary_factor", common.rotated_share),
+            ("use_qkv_bias", common.has("attn_q.bias")),
+            ("qk_layernorm", common.has("attn_q_norm.weight")),
         ),
     ),
 )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from quantreg.checkpoints import Checkpoint, Config, Heads, Key, Row, Transposed, common, named
+from quantreg.checkpoints import Checkpoint, Config, Described, Heads, Key, Row, Transposed, common, named
 
 _MLP = "model.layers.{i}.mlp."
 
@@ -41,6 +41,34 @@ _CHANGED = {
     "attention.key_length": Key("attention.key_length", lambda config: _latent(config) + config["qk_rope_head_dim"]),
     "attention.value_length": Key("attention.value_length", _latent),
 }
+
+
+def _is_third(model: Described) -> bool:
+    """Whether it is DeepSeek 3, which scores experts with a sigmoid, and not DeepSeek 2."""
+    return bool(model.get("expert_gating_func") == 2)
+
+
+def _method(model: Described) -> str:
+    if _is_third(model):
+        return "noaux_tc"
+    return "group_limited_greedy" if (model.get("expert_group_count") or 1) > 1 else "greedy"
+
+
+def _rope_scaling(model: Described) -> dict[str, Any] | None:
+    if model.get("rope.scaling.type") != "yarn":
+        return None
+    found = {
+        "type": "yarn",
+        "factor": model.get("rope.scaling.factor"),
+        "original_max_position_embeddings": model.get("rope.scaling.original_context_length"),
+        "beta_fast": model.get("rope.scaling.yarn_beta_fast"),
+        "beta_slow": model.get("rope.scaling.yarn_beta_slow"),
+    }
+    multiplier = model.get("rope.scaling.yarn_log_multiplier")
+    if multiplier is not None:  # published models have the same number twice
+        found |= dict.fromkeys(("mscale", "mscale_all_dim"), float(f"{10 * multiplier:.6g}"))
+    return {name: value for name, value in found.items() if value is not None}
+
 
 DEEPSEEK_2 = (
     Checkpoint(
@@ -101,7 +129,27 @@ DEEPSEEK_2 = (
             Key("rope.dimension_count", "qk_rope_head_dim", needed=True),
             Key("rope.scaling.yarn_log_multiplier", _log_multiplier, "f32"),
         ),
+        ignored=("model.layers.{layers}.*",),  # it predicts the token after the next, and GGUF has no place for it
         model_type="deepseek_v2",
+        restored=(
+            ("architectures", lambda model: [f"DeepseekV{3 if _is_third(model) else 2}ForCausalLM"]),
+            ("model_type", lambda model: f"deepseek_v{3 if _is_third(model) else 2}"),
+            ("num_key_value_heads", common.value_of("attention.head_count")),
+            ("n_routed_experts", common.value_of("expert_count")),
+            ("n_shared_experts", lambda model: model.get("expert_shared_count") or None),
+            ("first_k_dense_replace", common.value_of("leading_dense_block_count", 0)),
+            ("kv_lora_rank", common.value_of("attention.kv_lora_rank")),
+            ("q_lora_rank", common.value_of("attention.q_lora_rank")),
+            ("qk_rope_head_dim", common.value_of("rope.dimension_count")),
+            (
+                "qk_nope_head_dim",
+                lambda model: model.number("attention.key_length_mla") - model.number("rope.dimension_count"),
+            ),
+            ("norm_topk_prob", common.value_of("expert_weights_norm", False)),
+            ("scoring_func", lambda model: "sigmoid" if _is_third(model) else None),
+            ("topk_method", _method),
+            ("rope_scaling", _rope_scaling),
+        ),
         vocabulary="bpe",
         defaults=(("rope_theta", 10000.0),),
     ),

@@ -43,6 +43,10 @@ BERT = (
         ignored=("embeddings.position_ids", "pooler.*", "cls.*"),
         starts=(("bert.", ""),),
         model_type="bert",
+        restored=(
+            ("type_vocab_size", lambda model: model.shape("token_types.weight")[0]),
+            ("max_position_embeddings", lambda model: model.shape("position_embd.weight")[0]),
+        ),
         vocabulary="bert",
         defaults=(("layer_norm_eps", 1e-12), ("max_position_embeddings", 512)),
     ),
@@ -72,6 +76,7 @@ NOMIC_BERT = (
         ),
         keys=_KEYS,
         model_type="nomic_bert",
+        restored=(("type_vocab_size", lambda model: model.shape("token_types.weight")[0]),),
         vocabulary="bert",
         defaults=(
             ("max_position_embeddings", 2048),

@@ -1,8 +1,9 @@
 """How Gemma is published: its norms are stored as their difference from 1."""
 
+from collections.abc import Callable
 from typing import Any
 
-from quantreg.checkpoints import Checkpoint, Config, Key, Plus, Row, common, named
+from quantreg.checkpoints import Checkpoint, Config, Described, Key, Plus, Row, common, named
 
 _OUTER = (
     Row("token_embd.weight", "model.embed_tokens.weight"),
@@ -34,6 +35,17 @@ _SIZES = (
 )
 _DEFAULTS = (("rms_norm_eps", 1e-6), ("head_dim", 256))
 _IGNORED = ("lm_head.weight",)  # always tied
+
+
+def _scalar(layers_27b: int) -> Callable[[Described], float]:
+    """By what queries are scaled: the length of a head, but for the model of 27 B, known by its number of layers."""
+
+    def scalar(model: Described) -> float:
+        if model.number("block_count") == layers_27b:
+            return model.number("embedding_length") // model.number("attention.head_count")
+        return model.head_size
+
+    return scalar
 
 
 def _window(config: Config) -> Any:
@@ -76,6 +88,7 @@ GEMMA_2 = (
             ("final_logit_softcapping", 30.0),
             ("sliding_window", 4096),
         ),
+        restored=(("query_pre_attn_scalar", _scalar(46)),),
     ),
 )
 GEMMA_3 = (
@@ -99,6 +112,12 @@ GEMMA_3 = (
             ("rope_theta", 1e6),
             ("rope_local_base_freq", 10000.0),
             ("sliding_window", 4096),
+        ),
+        restored=(
+            ("query_pre_attn_scalar", _scalar(62)),
+            ("final_logit_softcapping", common.value_of("final_logit_softcapping")),
+            ("rope_local_base_freq", common.value_of("rope.freq_base_swa", 10000.0)),
+            ("sliding_window", common.value_of("attention.sliding_window")),
         ),
     ),
 )

@@ -1,6 +1,6 @@
 """How the family of GPT-2 and GPT-NeoX is published."""
 
-from quantreg.checkpoints import Apart, Checkpoint, Config, Key, Plus, Row, Transposed, common, named
+from quantreg.checkpoints import Apart, Checkpoint, Config, Described, Key, Plus, Row, Transposed, common, named
 from quantreg.checkpoints.vocabulary_hint import Vocabulary
 from quantreg.gguf import Value
 
@@ -15,6 +15,13 @@ _TURNED = {
     "ffn_up": "mlp.c_fc",
     "ffn_down": "mlp.c_proj",
 }
+
+# The names that GPT-2 has for what others call "num_hidden_layers" and so on.
+_SHORT = (
+    ("n_layer", common.value_of("block_count")),
+    ("n_positions", common.value_of("context_length")),
+    ("n_ctx", common.value_of("context_length")),
+)
 
 GPT_2 = (
     Checkpoint(
@@ -42,6 +49,7 @@ GPT_2 = (
         model_type="gpt2",
         vocabulary="bpe",
         defaults=(("layer_norm_epsilon", 1e-5),),
+        restored=_SHORT,
     ),
 )
 
@@ -82,6 +90,7 @@ GPT_NEOX = (
         model_type="gpt_neox",
         vocabulary="bpe",
         defaults=(("use_parallel_residual", True), ("layer_norm_eps", 1e-5), ("max_position_embeddings", 2048)),
+        restored=(("rotary_pct", common.rotated_share), ("rotary_emb_base", common.value_of("rope.freq_base", 10000))),
     ),
 )
 
@@ -98,6 +107,16 @@ def _falcon_parts(config: Config) -> Apart:
     return Apart(groups, (config.heads // groups * size, size, size))
 
 
+def _two_norms(config: Config) -> bool:
+    return bool(config.get("num_ln_in_parallel_attn") == 2)
+
+
+def _is_new(model: Described) -> bool:
+    """Whether a model has the architecture of Falcon 40B, whose queries are grouped."""
+    shared = model.number("attention.head_count_kv")
+    return model.has("blk.0.attn_norm_2.weight") or shared not in (1, model.number("attention.head_count"))
+
+
 FALCON = (
     Checkpoint(
         classes=("FalconForCausalLM", "RWForCausalLM"),
@@ -105,8 +124,8 @@ FALCON = (
             Row("token_embd.weight", "transformer.word_embeddings.weight"),
             *named({"output_norm": "transformer.ln_f"}, ""),
             Row("output.weight", "lm_head.weight", optional=True),
+            *named({"attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"}, _FALCON, optional=True, back=_two_norms),
             *named({"attn_norm": "input_layernorm"}, _FALCON, optional=True),
-            *named({"attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"}, _FALCON, optional=True),
             *named({"attn_qkv": "self_attention.query_key_value"}, _FALCON, how=_falcon_parts, bias=False),
             *named(
                 {"attn_output": "self_attention.dense", "ffn_up": "mlp.dense_h_to_4h", "ffn_down": "mlp.dense_4h_to_h"},
@@ -128,6 +147,16 @@ FALCON = (
         model_type="falcon",
         vocabulary="bpe",
         defaults=(("layer_norm_epsilon", 1e-5),),
+        restored=(
+            ("num_attention_heads", common.value_of("attention.head_count")),
+            ("num_kv_heads", common.value_of("attention.head_count_kv")),
+            ("multi_query", lambda model: model.number("attention.head_count_kv") == 1),
+            ("new_decoder_architecture", _is_new),
+            ("num_ln_in_parallel_attn", lambda model: 2 if model.has("blk.0.attn_norm_2.weight") else 1),
+            ("parallel_attn", True),
+            ("bias", False),
+            ("alibi", False),
+        ),
     ),
 )
 STARCODER_2 = (
@@ -145,6 +174,10 @@ STARCODER_2 = (
         model_type="starcoder2",
         vocabulary="bpe",
         defaults=(("rope_theta", 10000.0), ("norm_epsilon", 1e-5), ("num_key_value_heads", 2)),
+        restored=(
+            ("norm_epsilon", common.value_of("attention.layer_norm_epsilon")),
+            ("use_bias", common.has("attn_q.bias")),
+        ),
     ),
 )
 STARCODER = (
@@ -169,6 +202,11 @@ STARCODER = (
         starts=(("transformer.", ""),),
         model_type="gpt_bigcode",
         vocabulary="bpe",
+        restored=(
+            ("n_layer", common.value_of("block_count")),
+            ("n_inner", common.value_of("feed_forward_length")),
+            ("multi_query", True),
+        ),
     ),
 )
 BLOOM = (
@@ -197,6 +235,12 @@ BLOOM = (
         starts=(("transformer.", ""),),
         model_type="bloom",
         vocabulary="bpe",
+        restored=(
+            ("seq_length", common.value_of("context_length")),
+            ("hidden_size", common.value_of("embedding_length")),
+            ("n_layer", common.value_of("block_count")),
+            ("n_head", common.value_of("attention.head_count")),
+        ),
     ),
 )
 
@@ -235,5 +279,9 @@ NEMOTRON = (
             ),
         ),
         defaults=(("rope_theta", 10000.0),),
+        restored=(
+            ("norm_eps", common.value_of("attention.layer_norm_epsilon")),
+            ("partial_rotary_factor", common.rotated_share),
+        ),
     ),
 )

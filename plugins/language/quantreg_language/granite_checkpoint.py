@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from quantreg.checkpoints import Checkpoint, Config, Key, Row, Share, common
+from quantreg.checkpoints import Checkpoint, Config, Described, Key, Row, Share, common
 
 
 def _unless_zero(name: str) -> Callable[[Config], Any]:
@@ -15,6 +15,21 @@ def _unless_zero(name: str) -> Callable[[Config], Any]:
 def _head(config: Config) -> int:
     """Granite has no length of a head of its own."""
     return config.width // config.heads
+
+
+_RESTORED = (
+    ("attention_multiplier", common.value_of("attention.scale", 0)),
+    ("embedding_multiplier", common.value_of("embedding_scale", 0)),
+    ("residual_multiplier", common.value_of("residual_scale", 0)),
+    ("logits_scaling", common.value_of("logit_scale", 0)),
+    ("attention_bias", common.has("attn_q.bias")),
+    ("mlp_bias", common.has("ffn_up.bias")),
+)
+
+
+def _is_shared(model: Described) -> bool:
+    """Whether there is an expert that sees every token."""
+    return model.has("blk.0.ffn_up_shexp.weight")
 
 
 _EXPERTS = "model.layers.{i}.block_sparse_moe."
@@ -42,6 +57,7 @@ GRANITE = (
             ("residual_multiplier", 1.0),
             ("logits_scaling", 1.0),
         ),
+        restored=_RESTORED,
     ),
 )
 
@@ -67,5 +83,11 @@ GRANITE_MOE = (
             Key("expert_shared_feed_forward_length", _unless_zero("shared_intermediate_size")),
         ),
         model_type="granitemoe",
+        restored=(
+            *_RESTORED[:5],
+            ("shared_intermediate_size", common.value_of("expert_shared_feed_forward_length", 0)),
+            ("architectures", lambda model: [f"GraniteMoe{'Shared' if _is_shared(model) else ''}ForCausalLM"]),
+            ("model_type", lambda model: f"granitemoe{'shared' if _is_shared(model) else ''}"),
+        ),
     ),
 )

@@ -1,6 +1,6 @@
 """How LFM 2 is published: some layers have attention, and the others a short convolution."""
 
-from quantreg.checkpoints import Checkpoint, Config, Key, Row, Squeezed, common, named
+from quantreg.checkpoints import Checkpoint, Config, Described, Key, Row, Squeezed, common, named
 
 
 def _kv_heads(config: Config) -> list[int]:
@@ -16,6 +16,11 @@ def _feed_forward(config: Config) -> int:
     length = int(config.get("block_ffn_dim_multiplier", 1.0) * int(2 * length / 3))
     step = config.number("block_multiple_of", default=256)
     return step * -(-length // step)
+
+
+def _layer_types(model: Described) -> list[str]:
+    heads = model.get("attention.head_count_kv")
+    return ["full_attention" if n else "conv" for n in heads]
 
 
 LFM_2 = (
@@ -66,5 +71,13 @@ LFM_2 = (
         ignored=("lm_head.weight",),  # always tied
         model_type="lfm2",
         vocabulary="bpe",
+        restored=(
+            ("norm_eps", common.value_of("attention.layer_norm_rms_epsilon")),
+            ("num_key_value_heads", lambda model: max(model.get("attention.head_count_kv"))),
+            ("layer_types", _layer_types),
+            ("intermediate_size", common.value_of("feed_forward_length")),
+            ("block_auto_adjust_ff_dim", False),
+            ("conv_bias", False),
+        ),
     ),
 )

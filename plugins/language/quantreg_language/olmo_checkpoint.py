@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from quantreg.checkpoints import Checkpoint, Config, Key, Row, common, named
+from quantreg.checkpoints import Checkpoint, Config, Described, Key, Row, common, named
 
 
 def _pattern(config: Config) -> list[bool]:
@@ -11,6 +11,11 @@ def _pattern(config: Config) -> list[bool]:
     if kinds is None:
         return [(i + 1) % 4 != 0 for i in range(config.n_layers)]
     return [kind == "sliding_attention" for kind in kinds]
+
+
+def _layer_types(model: Described) -> list[str]:
+    pattern = model.get("attention.sliding_window_pattern")
+    return ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
 
 
 _OLMO_2 = Checkpoint(
@@ -50,6 +55,7 @@ _OLMO_3 = replace(
         ("num_key_value_heads", common.heads),
         ("sliding_window", 4096),
     ),
+    restored=(("layer_types", _layer_types),),
 )
 OLMO_2 = (_OLMO_2, _OLMO_3)
 
@@ -86,6 +92,7 @@ OLMOE = (
         ),
         keys=common.DECODER_KEYS,
         model_type="olmoe",
+        restored=(("num_experts", common.value_of("expert_count")), ("norm_topk_prob", False)),
         vocabulary="bpe",
         defaults=(("rope_theta", 10000.0), ("rms_norm_eps", 1e-5), ("num_key_value_heads", common.heads)),
     ),

@@ -1,6 +1,8 @@
 """How gpt-oss is published: experts as blocks of MXFP4, or decoded."""
 
-from quantreg.checkpoints import Checkpoint, Key, Mxfp4, Row, Share, Transposed, common, named
+from typing import Any
+
+from quantreg.checkpoints import Checkpoint, Described, Key, Mxfp4, Row, Share, Transposed, common, named
 
 _EXPERTS = "model.layers.{i}.mlp.experts."
 
@@ -13,6 +15,20 @@ def _halves(new: str, index: int) -> tuple[Row, ...]:
         Row(weight, old, (Transposed(), Share(index, 2, -2, alternating=True)), optional=True),
         Row(f"blk.{{i}}.{new}.bias", f"{old}_bias", Share(index, 2, -1, alternating=True)),
     )
+
+
+def _rope_scaling(model: Described) -> dict[str, Any] | None:
+    """YaRN whose bounds are not rounded, which GGUF cannot say."""
+    if model.get("rope.scaling.type") != "yarn":
+        return None
+    return {
+        "rope_type": "yarn",
+        "factor": model.get("rope.scaling.factor"),
+        "original_max_position_embeddings": model.get("rope.scaling.original_context_length"),
+        "beta_fast": model.get("rope.scaling.yarn_beta_fast", 32.0),
+        "beta_slow": model.get("rope.scaling.yarn_beta_slow", 1.0),
+        "truncate": False,
+    }
 
 
 GPT_OSS = (
@@ -41,6 +57,7 @@ GPT_OSS = (
             Key("expert_feed_forward_length", "intermediate_size"),
         ),
         model_type="gpt_oss",
+        restored=(("attention_bias", common.has("attn_q.bias")), ("rope_scaling", _rope_scaling)),
         vocabulary="bpe",
         defaults=(
             ("rope_theta", 150000.0),

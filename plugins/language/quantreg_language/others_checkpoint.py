@@ -1,6 +1,6 @@
 """How EXAONE 4 is published."""
 
-from quantreg.checkpoints import Checkpoint, Config, Key, Row, common, named
+from quantreg.checkpoints import Checkpoint, Config, Described, Key, Row, common, named
 
 
 def _pattern(config: Config) -> list[bool] | None:
@@ -13,6 +13,11 @@ def _pattern(config: Config) -> list[bool] | None:
     if isinstance(pattern, str) and pattern:
         return [pattern[i % len(pattern)] == "L" for i in range(n)]
     return [(i + 1) % pattern != 0 for i in range(n)] if pattern else None
+
+
+def _layer_types(model: Described) -> list[str]:
+    pattern = model.get("attention.sliding_window_pattern") or [False] * model.number("block_count")
+    return ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
 
 
 EXAONE_4 = (
@@ -40,6 +45,11 @@ EXAONE_4 = (
             Key("attention.sliding_window_pattern", _pattern, "array[bool]"),
         ),
         model_type="exaone4",
+        restored=(
+            ("layer_types", _layer_types),
+            ("sliding_window_pattern", None),
+            ("sliding_window", common.value_of("attention.sliding_window")),
+        ),
         vocabulary="bpe",
         defaults=(("sliding_window", 4096), ("sliding_window_pattern", 4)),
     ),

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from quantreg.checkpoints import Checkpoint, Config, Generated, Key, Row, common, named
+from quantreg.checkpoints import Checkpoint, Config, Described, Generated, Key, Row, common, named
 from quantreg.errors import CheckpointError
 
 
@@ -47,6 +47,11 @@ def _rotated(config: Config) -> int:
     return int(config.rope.get("partial_rotary_factor", 1.0) * config.width) // config.heads
 
 
+def _long_rope(model: Described) -> dict[str, Any] | None:
+    factors = {f"{kind}_factor": model.values(f"rope_factors_{kind}.weight") for kind in ("short", "long")}
+    return None if None in factors.values() else {"type": "longrope", **factors}
+
+
 PHI_3 = (
     Checkpoint(
         classes=("Phi3ForCausalLM",),
@@ -81,6 +86,13 @@ PHI_3 = (
             Key("attention.sliding_window", lambda config: config.get("sliding_window", 0)),
         ),
         model_type="phi3",
+        restored=(
+            ("num_key_value_heads", common.value_of("attention.head_count_kv")),
+            ("original_max_position_embeddings", common.value_of("rope.scaling.original_context_length")),
+            ("sliding_window", lambda model: model.get("attention.sliding_window") or None),
+            ("partial_rotary_factor", common.rotated_share),
+            ("rope_scaling", _long_rope),
+        ),
         vocabulary="phi3",
         defaults=(("rope_theta", 10000.0), ("rms_norm_eps", 1e-5), ("max_position_embeddings", 4096)),
     ),
@@ -122,6 +134,14 @@ PHI_2 = (
             Key("=tokenizer.ggml.add_bos_token", lambda config: False, "bool"),
         ),
         model_type="phi",
+        restored=(
+            ("max_position_embeddings", common.value_of("context_length")),
+            ("intermediate_size", common.value_of("feed_forward_length")),
+            ("num_attention_heads", common.value_of("attention.head_count")),
+            ("num_key_value_heads", common.value_of("attention.head_count_kv")),
+            ("layer_norm_eps", common.value_of("attention.layer_norm_epsilon")),
+            ("partial_rotary_factor", common.rotated_share),
+        ),
         vocabulary="bpe",
         defaults=(("layer_norm_eps", 1e-5), ("max_position_embeddings", 2048)),
     ),

@@ -1,7 +1,10 @@
 """How Qwen is published."""
 
-from quantreg.checkpoints import Checkpoint, Key, Row, common, named
+from typing import Any
 
+from quantreg.checkpoints import Checkpoint, Config, Key, Row, common, named
+
+_SEES = "the class has a part that sees images, which a GGUF file of the language model lacks"
 _LAYERS = (*common.OUTER, *common.LAYER_NORMS, *common.ATTENTION)
 _HEAD_NORMS = named({"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}, bias=False)
 _EXPERTS = (
@@ -16,6 +19,11 @@ _SHARED = named(
         "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
     },
     bias=False,
+)
+_EXPERTS_BACK: tuple[tuple[str, Any], ...] = (
+    ("num_experts", common.value_of("expert_count")),
+    ("decoder_sparse_step", 1),
+    ("mlp_only_layers", []),
 )
 _DEFAULTS = (("rope_theta", 10000.0), ("rms_norm_eps", 1e-6))
 _KEYS = (*common.DECODER_KEYS, common.POOLING)
@@ -39,6 +47,7 @@ QWEN2_VL = (
         ignored=("visual.*", "model.visual.*"),
         starts=(("model.language_model.", "model."),),
         model_type="qwen2_vl",
+        one_way=_SEES,
         vocabulary="qwen2",
         defaults=(("rms_norm_eps", 1e-5),),
     ),
@@ -49,6 +58,7 @@ QWEN2_MOE = (
         rows=(*_LAYERS, *_EXPERTS, *_SHARED),
         keys=(*_EXPERT_KEYS, Key("expert_shared_feed_forward_length", "shared_expert_intermediate_size")),
         model_type="qwen2_moe",
+        restored=(*_EXPERTS_BACK, ("norm_topk_prob", False)),
         vocabulary="bpe",
         defaults=_DEFAULTS,
     ),
@@ -59,8 +69,29 @@ QWEN3 = (
         rows=(*_LAYERS, *_HEAD_NORMS, *common.DENSE),
         keys=_KEYS,
         model_type="qwen3",
+        restored=(("attention_bias", common.has("attn_q.bias")),),
         vocabulary="qwen2",
         defaults=(*_DEFAULTS, ("head_dim", 128)),
+    ),
+)
+
+
+def _deepstack(config: Config) -> int:
+    """Into how many of the first layers features of an image go."""
+    return len(config.get("vision_config", {}).get("deepstack_visual_indexes", ()))
+
+
+QWEN3_VL = (
+    Checkpoint(
+        classes=("Qwen3VLForConditionalGeneration",),
+        rows=(*_LAYERS, *_HEAD_NORMS, *common.DENSE),
+        keys=(*_KEYS, Key("n_deepstack_layers", _deepstack)),
+        ignored=("model.visual.*",),
+        starts=(("model.language_model.", "model."),),
+        model_type="qwen3_vl",
+        one_way=_SEES,
+        vocabulary="qwen2",
+        defaults=(("rms_norm_eps", 1e-6), ("head_dim", 128)),
     ),
 )
 QWEN3_MOE = (
@@ -69,6 +100,7 @@ QWEN3_MOE = (
         rows=(*_LAYERS, *_HEAD_NORMS, *_EXPERTS),
         keys=_EXPERT_KEYS,
         model_type="qwen3_moe",
+        restored=(*_EXPERTS_BACK, ("norm_topk_prob", True), ("attention_bias", common.has("attn_q.bias"))),
         vocabulary="bpe",
         defaults=(*_DEFAULTS, ("num_key_value_heads", 4)),
     ),

@@ -1,6 +1,6 @@
 """Llama, Mistral and models of their shape."""
 
-from checkpoints.small import GROUPED, LLAMA3, RMS, YARN, model
+from checkpoints.small import GROUPED, LLAMA3, RMS, SIZES, YARN, model
 
 
 def llama(config=(), **rest):
@@ -56,6 +56,37 @@ MODELS = {
                 "beta_slow": 1.0,
                 "llama_4_scaling_beta": 0.1,
             },
+        },
+        tokenizer="llama-bpe",
+        dtype="BF16",
+    ),
+    "mistral3-sees": model(
+        "mistral3",
+        "Mistral3ForConditionalGeneration",
+        like={"bos_token_id": 1, "eos_token_id": 2, "vocab_size": ...},
+        config={
+            "text_config": {
+                **{key: value for key, value in SIZES.items() if "token_id" not in key},
+                **GROUPED,
+                **RMS,
+                "model_type": "mistral",
+                "vocab_size": 96,
+                "head_dim": 32,
+                "rope_theta": 1e6,
+                "sliding_window": None,
+            },
+            "vision_config": {
+                "model_type": "pixtral",
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "head_dim": 16,
+                "image_size": 16,
+                "patch_size": 4,
+            },
+            "image_token_index": 90,
+            "spatial_merge_size": 2,
         },
         tokenizer="llama-bpe",
         dtype="BF16",

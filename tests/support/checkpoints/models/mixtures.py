@@ -32,6 +32,14 @@ _GPT_OSS = {
 _GPT_OSS_DEFAULTS = {**_GPT_OSS, "rope_theta": ..., "rms_norm_eps": ..., "sliding_window": ...}
 _GPT_OSS_SIZES = {**SIZES, "intermediate_size": 64}
 
+
+def _with_another_layer(found):
+    """A layer more, which predicts the token after the next."""
+    last = {name: entry for name, entry in found.items() if name.startswith("model.layers.1.")}
+    more = {name.replace(".1.", ".2.", 1): entry for name, entry in last.items()}
+    return found | more | {"model.layers.2.eh_proj.weight": ("BF16", (64, 128))}
+
+
 MODELS = {
     "gpt-oss": model(
         "gpt_oss",
@@ -100,6 +108,8 @@ MODELS = {
                 "beta_slow": 1,
             },
         },
+        tensors=_with_another_layer,
+        unused=("model.layers.2.",),
         dtype="BF16",
     ),
     "granitemoe": model(

@@ -2,7 +2,7 @@
 
 import re
 
-from checkpoints.small import EXPERTS, GROUPED, RMS, YARN, model
+from checkpoints.small import EXPERTS, GROUPED, RMS, SIZES, YARN, model
 
 _EYES = {"depth": 1, "embed_dim": 32, "num_heads": 2, "hidden_size": 64, "mlp_ratio": 1, "patch_size": 4}
 _EYES_25 = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 64}
@@ -78,5 +78,32 @@ MODELS = {
         config={**GROUPED, **_IMAGES, "rope_theta": 1e6, "rope_scaling": _MROPE, "vision_config": _EYES_25},
         dtype="BF16",
         tensors=_inside,
+    ),
+    "qwen3vl": model(
+        "qwen3_vl",
+        "Qwen3VLForConditionalGeneration",
+        like={"vocab_size": ..., "tie_word_embeddings": False},
+        config={
+            "text_config": {
+                **{key: value for key, value in SIZES.items() if "token_id" not in key},
+                **GROUPED,
+                "model_type": "qwen3_vl_text",
+                "vocab_size": 96,
+                "rope_theta": 5e6,
+                "rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": True},
+            },
+            "vision_config": {
+                "depth": 1,
+                "hidden_size": 32,
+                "num_heads": 2,
+                "intermediate_size": 32,
+                "out_hidden_size": 64,
+                "deepstack_visual_indexes": [0],
+                "num_position_embeddings": 16,
+                "patch_size": 4,
+            },
+            **_IMAGES,
+        },
+        dtype="BF16",
     ),
 }
