@@ -71,7 +71,7 @@ _HOMES = {
     "collect_imatrix": "quality",
     "compare": "jobs.compare",
     "convert": "jobs.convert",
-    "coverage": "importance.coverage",
+    "coverage": "jobs.coverage",
     "dequantize": "dispatch",
     "edit_metadata": "jobs.repack",
     "estimate_memory_gb": "recipes.estimates",

@@ -38,13 +38,13 @@ from quantreg.fitting import fit as fit
 from quantreg.hookspecs import hookimpl as hookimpl
 from quantreg.importance import ImportanceMatrix as ImportanceMatrix
 from quantreg.importance.coverage import Coverage as Coverage
-from quantreg.importance.coverage import coverage as coverage
 from quantreg.inference.graph import Graph as Graph
 from quantreg.inference.model import Model as Model
 from quantreg.inference.model import load as load
 from quantreg.jobs.compare import Comparison as Comparison
 from quantreg.jobs.compare import compare as compare
 from quantreg.jobs.convert import convert as convert
+from quantreg.jobs.coverage import coverage as coverage
 from quantreg.jobs.estimate import ModelEstimate as ModelEstimate
 from quantreg.jobs.estimate import estimate_model as estimate_model
 from quantreg.jobs.export import export as export

@@ -19,6 +19,7 @@ __all__ = [
     "read_head",
 ]
 
+_MOST_LOOKED_INTO = 100  # entries of a folder in which a model is looked for, to name the one that holds it
 HEAD = 4096  # bytes at the beginning of a file from which its kind is told
 
 # PREFIX-00001-of-00003.gguf or .safetensors. Some repositories pad the two numbers to different widths, and some have
@@ -67,6 +68,10 @@ _MAGICS: tuple[tuple[bytes, Kind], ...] = (
 
 LEGACY_IMATRIX: Kind = Kind("an importance matrix in the older .dat format", "give it as --imatrix, beside the model")
 _PYTORCH = Kind("a PyTorch checkpoint", _CONVERT)
+_FOLDER = (
+    "make a GGUF model of the folder that holds it, its shards and config.json, with `quantreg convert FOLDER OUT.gguf`"
+    "; the name of an index ends in .safetensors.index.json"
+)
 _SAFETENSORS = Kind(
     "a safetensors file",
     "make a GGUF model of it with `quantreg quantize FILE OUT.gguf F16` or, if its tensors have Hugging Face names, "
@@ -130,10 +135,7 @@ def _text(head: bytes) -> Kind | None:
         if '"weight_map"' in text or '"total_size"' in text:
             if '.bin"' in text:
                 return Kind("the index of a PyTorch checkpoint", _CONVERT)
-            advice = (
-                "put it beside its shards as NAME.safetensors.index.json, and make GGUF of it with `quantreg quantize`"
-            )
-            return Kind("the index of a safetensors model", advice)
+            return Kind("the index of a safetensors model", _FOLDER)
         if '"quantreg_plan"' in text:
             return Kind("a plan", "give it as --plan, beside the model")
         return Kind("a JSON file", "give the model itself, a GGUF or safetensors file")
@@ -243,7 +245,15 @@ def _folder(folder: str, names: list[str]) -> tuple[str, str]:
         return "is a Hugging Face folder without weights", advice
     if any(name.endswith(".onnx") for name in names):
         return "is a folder with an ONNX model", _CONVERT
+    inner = [name for name in names[:_MOST_LOOKED_INTO] if _has_model(os.path.join(folder, name))]
     return (
         "is a folder without a model" if names else "is an empty folder",
-        "give the path of a GGUF or safetensors file",
+        f"give the folder {' or '.join(inner[:3])} in it" if inner else "give the path of a GGUF or safetensors file",
     )
+
+
+def _has_model(folder: str) -> bool:
+    try:
+        return os.path.isdir(folder) and bool(_models(folder, sorted(os.listdir(folder))))
+    except OSError:  # a folder that may not be read is none to give
+        return False

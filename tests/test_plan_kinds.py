@@ -143,9 +143,10 @@ def test_a_mixture_of_tensors_with_foreign_names_is_refused():
         make(header(HF, WHOLE), "Q4_K_M")
     assert str(caught.value) == (
         "4 tensors have Hugging Face names (the first is model.layers.0.mlp.down_proj.weight): no rule of Q4_K_M knows "
-        "them, and llama.cpp loads only GGUF's names: give the folder that holds the model's config.json instead of "
-        "a file, as in `quantreg quantize FOLDER OUT.gguf TYPE`, or map the names with names (--names). For another "
-        "engine, pure (--pure) gives all tensors Q4_K under the names that they have"
+        "them, and llama.cpp loads only GGUF's names: give the folder of the model, with its config.json, which "
+        'names its class ("architectures"), and its tokenizer, as in `quantreg quantize FOLDER OUT.gguf TYPE`, or map '
+        "the names with names (--names). For another engine, pure (--pure) gives all tensors Q4_K under the names that "
+        "they have"
     )
 
 

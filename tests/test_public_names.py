@@ -66,14 +66,14 @@ def test_no_import_of_a_submodule_replaces_a_public_name(name):
     assert done.stdout == "[]\n", done.stderr
 
 
-@pytest.mark.parametrize("first", ["import quantreg.importance.coverage", "import quantreg"])
+@pytest.mark.parametrize("first", ["import quantreg.jobs.coverage", "import quantreg"])
 def test_coverage_stays_a_function_when_its_module_is_imported(first):
     code = (
         f"{first}\n"
         "import quantreg\n"
         "function = quantreg.coverage\n"
-        "import quantreg.importance.coverage\n"
-        "assert quantreg.coverage is function is quantreg.importance.coverage.coverage\n"
+        "import quantreg.jobs.coverage\n"
+        "assert quantreg.coverage is function is quantreg.jobs.coverage.coverage\n"
         "assert callable(function)\n"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)

@@ -280,6 +280,8 @@ def test_numpy_lists_and_dlpack_get_decoded_values(lazy):
     np.testing.assert_array_equal(lazy.numpy(), VALUES.numpy(), strict=True)
     np.testing.assert_array_equal(np.asarray(lazy), VALUES.numpy(), strict=True)
     np.testing.assert_array_equal(np.asarray(lazy, np.float16), VALUES.numpy().astype(np.float16), strict=True)
+    with pytest.raises(ValueError, match="leave copy=False out"):
+        lazy.__array__(copy=False)
     assert lazy.tolist() == VALUES.tolist()
     assert torch.equal(torch.from_dlpack(lazy), VALUES)
     np.testing.assert_array_equal(np.from_dlpack(lazy), VALUES.numpy())

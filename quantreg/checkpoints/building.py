@@ -150,5 +150,8 @@ def _described(name: str, shape: tuple[int, ...], type_name: str, how: How | Non
     type_id, layout = find_layout(type_name)
     row_bytes = layout.row_bytes(dims[0] if dims else 1)
     nbytes = row_bytes * math.prod(dims[1:])
-    place = (0, 0) if part is None else (part.file, part.position)
+    if part is not None:
+        place = (part.file, part.position)
+    else:  # that of a made tensor is where its first part is
+        place = (how.files[0] if how is not None and how.files else 0, 0)
     return Built(TensorInfo(name, dims, type_id, layout.name, place[1], nbytes, row_bytes, True), place, how)

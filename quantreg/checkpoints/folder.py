@@ -31,8 +31,8 @@ class Folder:
 
     - ``config``, ``architecture`` and ``checkpoint``: what it is, and how it is read.
     - ``paths`` and ``sizes``: its safetensors files and their bytes.
-    - ``places``: each tensor of GGUF, with the number of its file and the position of its data; both are 0 for a
-      tensor that ``how`` makes of others, by name.
+    - ``places``: each tensor of GGUF, with the number of its file and the position of its data. For a tensor that
+      ``how`` makes of others, by name, they are the file of the first of these, and 0.
     - ``metadata``: that of the GGUF model.
     - ``warnings``: what is odd but readable.
     """
@@ -159,7 +159,7 @@ def _repacked(checkpoint: Checkpoint) -> tuple[str, ...]:
 def _weights(folder: str) -> str:
     """The index or the first file of the weights. Raises GGUFFormatError if there is none, or no telling which."""
     names = sorted(os.listdir(folder))
-    for name in ("model.safetensors.index.json", "model.safetensors"):
+    for name in ("model.safetensors", "model.safetensors.index.json"):  # transformers prefers the whole file, too
         if name in names:
             return os.path.join(folder, name)
     for name in names:  # shards without their index

@@ -11,7 +11,8 @@ from quantreg.cli.show import print_json, printable
 def command(file: str, as_json: bool) -> None:
     """Print the SHA-256 digest of the bytes of each tensor of FILE, with its name.
 
-    The order of the tensors in the file, their alignment and the split into shards do not change the digests.
+    The order of the tensors in the file, their alignment and the split into shards do not change the digests. FILE may
+    be a folder as Hugging Face publishes it: then the tensors are those of the GGUF model that it becomes.
     """
     import quantreg
 

@@ -14,7 +14,8 @@ def command(file: str, as_json: bool) -> None:
 
     Problems are NaN and infinity, in weights or scales, layers that are missing, and layers that lack tensors which
     their neighbours have. There is one line per problem, and the exit code is 1 if there are any. For a split model
-    give any shard: all shards are checked.
+    give any shard: all shards are checked. A folder as Hugging Face publishes it is checked as the GGUF model that it
+    becomes.
     """
     import quantreg
 

@@ -1,17 +1,16 @@
 """Which tensors of a model an importance matrix covers, and how well."""
 
-import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from quantreg import gguf
-from quantreg.importance.matrix import ImatrixLike, ImportanceMatrix
+from quantreg.importance.matrix import ImportanceMatrix
 from quantreg.recipes.keep import kept_because
 from quantreg.recipes.order import arrange, trimmed
-from quantreg.registry import layout_of
 
-__all__ = ["Coverage", "TensorCoverage", "coverage"]
+__all__ = ["Coverage", "TensorCoverage", "coverage_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +52,11 @@ class Coverage:
         return all(tensor.state == "covered" for tensor in self.tensors)
 
 
-def coverage(src: str | bytes | os.PathLike[str], imatrix: ImatrixLike) -> Coverage:
-    """Compare an importance matrix (an ImportanceMatrix, a mapping of arrays or a path) with the GGUF model at src.
-
-    Raises GGUFFormatError, ImportanceError, OSError.
-    """
-    imatrix = ImportanceMatrix.of(imatrix)
-    headers = gguf.read_shards(src, layout=layout_of)
-    architecture = str(headers[0].metadata.get("general.architecture", ""))
+def coverage_of(tensors: Iterable[gguf.TensorInfo], architecture: str, imatrix: ImportanceMatrix) -> Coverage:
+    """Compare an importance matrix with the tensors of a GGUF model of this architecture."""
     found: list[TensorCoverage] = []
     used: set[str] = set()
-    for name, info in arrange([info for header in headers for info in header.tensors], ())[0]:
+    for name, info in arrange(list(tensors), ())[0]:
         dims = trimmed(info.dims)
         used.add(name)
         if kept_because(name, dims, architecture) is None:

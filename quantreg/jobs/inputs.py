@@ -15,7 +15,7 @@ from quantreg.recipes import MetadataEdit
 from quantreg.safetensors import SUFFIX, is_safetensors
 from quantreg.whatis import model_path
 
-__all__ = ["MANY_DIMS", "given_by", "open_imatrix", "open_source"]
+__all__ = ["MANY_DIMS", "given_by", "open_described", "open_imatrix", "open_source"]
 
 MANY_DIMS: int = 8  # some GGUF files of video models have tensors of 5 dimensions
 
@@ -50,6 +50,17 @@ def open_source(
     if path.endswith(SUFFIX):
         source.warnings.append(f"{path} is a GGUF file, though its name ends in {SUFFIX}")
     return source
+
+
+def open_described(path: str | bytes | os.PathLike[str]) -> Source:
+    """The GGUF model at path, or the folder of a published model as the GGUF model that it becomes.
+
+    Unlike `open_source`, it takes no safetensors file, which does not say what model it is. Raises what both sources
+    raise.
+    """
+    if isinstance(path, (str, bytes, os.PathLike)) and is_published(os.fsdecode(path)):
+        return FolderSource(os.fsdecode(path))
+    return Source(path)
 
 
 def given_by(edits: Iterable[MetadataEdit]) -> dict[str, Value]:

@@ -20,6 +20,7 @@ from quantreg.ggml import PLAIN_TYPES
 from quantreg.gguf import TensorInfo
 from quantreg.html import figures
 from quantreg.jobs.in_order import in_order
+from quantreg.jobs.inputs import open_described
 from quantreg.jobs.slabs import SLAB_BYTES, Slab, Worker, byte_ranges, matrix_of
 from quantreg.jobs.source import Source
 from quantreg.recipes.contradictions import contradictions
@@ -68,11 +69,12 @@ class Validation:
 def validate(path: str | bytes | PathLike[str], *, threads: int | None = None) -> Validation:
     """Decode every block of a GGUF model, all its shards included, and report what is wrong with its tensors.
 
+    A folder with a published model is checked as the GGUF model that it becomes.
     Layers that are missing, or that lack tensors which their neighbours have, are reported as well.
     NaN and infinity, in scales or weights, are reported once per tensor, with their place. Raises GGUFFormatError for a
-    damaged header, OSError for a file that cannot be read.
+    damaged header, what `quantreg.convert` raises for a folder, and OSError for a file that cannot be read.
     """
-    source = Source(path)
+    source = open_described(path)
     blank: set[str] = set()
     problems = list(incomplete_layers([info.name for info in source.tensors], source.metadata))
     problems += contradictions(source.tensors, source.metadata)
@@ -108,11 +110,14 @@ def _validated(source, threads):
                 return None, False, False
             shard, position = source.place(info)
             path = os.path.abspath(source.paths[shard])
+            stored = source.stored.get(info.name)
             try:
                 slab = Slab(
                     info.name, path, stamp, position + start, nbytes, qtype.name, info.n_cols, start,
                     had=source.parameters(info),
                     context=source.context(info, matrix_of(info, start // max(1, info.row_bytes))),
+                    stored=stored,
+                    files=tuple((n, os.path.abspath(source.paths[n]), stamp) for n in (stored.files if stored else ())),
                 )  # fmt: skip
                 done = worker.run(slab)
                 return None, done.all_zero and info.n_elements > 0, done.blank and info.n_elements > 0
@@ -169,10 +174,11 @@ def _blank_ends(source: Source, blank: Set[str]) -> Iterator[tuple[list[str], st
 def hash_tensors(path: str | bytes | PathLike[str], *, threads: int | None = None) -> dict[str, str]:
     """Map each tensor's name to the SHA-256 (hex) of its bytes, without padding, in file order.
 
-    Order, offsets, alignment and shards do not matter: the same tensors give the same digests. Raises GGUFFormatError,
-    OSError.
+    Order, offsets, alignment and shards do not matter: the same tensors give the same digests. The digests of a folder
+    with a published model are those of the GGUF model that it becomes, in the types in which it is stored ("COPY").
+    Raises GGUFFormatError, what `quantreg.convert` raises for a folder, and OSError.
     """
-    source = Source(path)
+    source = open_described(path)
     with source:
 
         def digest(info):

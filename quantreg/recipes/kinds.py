@@ -68,8 +68,8 @@ def about_foreign_names(names: Sequence[str], file_type: FileType | None = None)
         f"no rule of {file_type.name} knows them, and llama.cpp loads only GGUF's names"
     )  # fmt: skip
     how = (
-        "give the folder that holds the model's config.json instead of a file, as in `quantreg quantize FOLDER "
-        "OUT.gguf TYPE`, or map the names with names (--names)"
+        'give the folder of the model, with its config.json, which names its class ("architectures"), and its '
+        "tokenizer, as in `quantreg quantize FOLDER OUT.gguf TYPE`, or map the names with names (--names)"
     )
     more = "" if file_type is None else (
         f". For another engine, pure (--pure) gives all tensors {file_type.type} under the names that they have"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from quantreg.errors import SafetensorsError
 from quantreg.safetensors.header import Header, NotJSONError, parsed
 from quantreg.whatis import HEAD, SHARD_NAME, kind_of, looks_like_safetensors, read_head
-from quantreg.words import listed
+from quantreg.words import count, listed
 
 __all__ = ["SUFFIX", "Files", "files_of", "is_index", "is_safetensors", "read_json"]
 
@@ -101,15 +101,15 @@ def _index_with(path: str) -> tuple[str, dict[str, str]] | None:
 
 
 class _MissingError(SafetensorsError):
-    """Some of the ``count`` shards of a model do not exist. ``what`` says which."""
+    """Some of the ``total`` shards of a model do not exist. ``what`` says which."""
 
-    def __init__(self, path: str, missing: list[str], count: int) -> None:
-        self.count = count
+    def __init__(self, path: str, missing: list[str], total: int) -> None:
+        self.count = total
         self.what = f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} missing"
         it = "it" if len(missing) == 1 else "them"
         super().__init__(
-            f"{path} is not the whole model, which has {count} files: {self.what}: download {it} from where this file "
-            "came from, and put all files into one folder"
+            f"{path} is not the whole model, which has {count(total, 'file')}: {self.what}: download {it} from where "
+            "this file came from, and put all files into one folder"
         )
 
 

@@ -119,6 +119,8 @@ class GGUFTensor(torch.Tensor):
         return self.dequantize().numpy(force=force)
 
     def __array__(self, dtype: "DTypeLike | None" = None, copy: bool | None = None) -> "NDArray[Any]":
+        if copy is False:
+            raise ValueError("the values of a GGUFTensor are decoded, which makes a new array: leave copy=False out")
         return np.asarray(self.dequantize(device="cpu").numpy(), dtype)
 
     def tolist(self) -> Any:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["Calibration", "Part"]
 
 Part = Literal["fit", "decide", "report"]
-PARTS: tuple[Part, ...] = ("fit", "decide", "report")
 
 
 @dataclass(frozen=True, slots=True)
