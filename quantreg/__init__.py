@@ -29,6 +29,7 @@ _HOMES = {
     "Evaluation": "evaluation.measure",
     "File": "files",
     "FileType": "recipes",
+    "FolderResult": "jobs.results",
     "Graph": "inference.graph",
     "GGUFFormatError": "errors",
     "ImportanceError": "errors",

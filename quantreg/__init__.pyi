@@ -55,6 +55,7 @@ from quantreg.jobs.quantize import quantize_file as quantize_file
 from quantreg.jobs.repack import edit_metadata as edit_metadata
 from quantreg.jobs.repack import merge as merge
 from quantreg.jobs.repack import split as split
+from quantreg.jobs.results import FolderResult as FolderResult
 from quantreg.jobs.results import QuantizeResult as QuantizeResult
 from quantreg.jobs.results import WriteResult as WriteResult
 from quantreg.jobs.several import quantize_files as quantize_files

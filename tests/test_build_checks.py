@@ -131,15 +131,46 @@ def test_fast_math_from_the_environment_is_refused(setup, monkeypatch):
 NO_SUCH_INSTRUCTION = """['sh', '-c', 'case "$0" in *sanity*) exec "$0";; esac; kill -ILL $$']"""
 
 
-@pytest.mark.parametrize("wrapper", [None, NO_SUCH_INSTRUCTION], ids=["no emulator", "illegal instruction"])
-def test_a_level_that_cannot_be_run_is_compiled_and_warned_about(setup, tmp_path, wrapper):
-    """The reason is a cross build without an emulator, or a processor that lacks an instruction."""
+def cross_file(tmp_path, wrapper):
+    """A cross build without an emulator, or one for a processor that lacks an instruction."""
     machine = platform.machine()
     cross = f"[binaries]\nc = '{CC}'\ncython = '{shutil.which('cython')}'\n"
     cross += f"exe_wrapper = {wrapper}\n" if wrapper else ""
     cross += "[properties]\nneeds_exe_wrapper = true\n"
     cross += f"[host_machine]\nsystem = 'linux'\ncpu_family = '{machine}'\ncpu = '{machine}'\nendian = 'little'\n"
     (tmp_path / "cross.ini").write_text(cross)
-    ok, said, _ = setup("--cross-file", tmp_path / "cross.ini")
+    return "--cross-file", tmp_path / "cross.ini"
+
+
+cannot_run = pytest.mark.parametrize("wrapper", [None, NO_SUCH_INSTRUCTION], ids=["no emulator", "illegal instruction"])
+
+
+@cannot_run
+def test_the_assembly_is_read_for_a_level_that_cannot_be_run(setup, tmp_path, wrapper):
+    ok, said, _ = setup(*cross_file(tmp_path, wrapper))
     assert ok, said
-    assert "This machine cannot run code for base: whether the compiler fuses a * b + c was not checked." in said
+    for level in ("base", "avx2", "avx512") if platform.machine() == "x86_64" else ("base",):
+        assert f"cannot run code for {level}: the compiler's assembly was read instead, and fuses no a * b + c." in said
+
+
+@can_fuse
+@cannot_run
+def test_a_compiler_that_fuses_is_refused_even_if_its_code_cannot_be_run(setup, tmp_path, wrapper):
+    ok, said, _ = setup(*cross_file(tmp_path, wrapper), replace=("'-ffp-contract=off'", "'-ffp-contract=fast'"))
+    assert not ok
+    assert "the compiler fuses a * b + c in spite of -ffp-contract=off, so codecs would write wrong bytes." in said
+
+
+@pytest.mark.skipif("clang" not in COMPILERS, reason="needs Clang")
+@pytest.mark.parametrize(("prefix", "fuses"), [("", True), ("/clang:", False)])
+def test_clang_cl_needs_its_own_spelling_of_the_options(prefix, fuses):
+    """Clang on Linux can act as clang-cl; what it ignores, it ignores there, too."""
+    include = Path(quantreg_kernels.get_include())
+    command = ["clang", "--driver-mode=cl", "--target=x86_64-pc-windows-msvc", "/O2", "/clang:-march=x86-64-v3"]
+    command += [f"{prefix}-ffp-contract=off", f"/clang:-I{include}", "/clang:-S", "/clang:-o", "/clang:-"]
+    done = subprocess.run([*command, include / "quantreg_kernels" / "probe.c"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ("unknown argument ignored" in done.stderr) == fuses
+    assert ("vfmadd" in done.stdout) == fuses
+    text = (ROOT / "plugins" / "floats" / "meson.build").read_text()
+    assert "cc.get_id() == 'clang-cl' ? '/clang:' : ''" in text

@@ -4,6 +4,7 @@ The options are read from the click objects that the command runs, and the names
 go out of date. MkDocs calls the functions named ``on_...``.
 """
 
+import ast
 import inspect
 import posixpath
 import re
@@ -44,9 +45,28 @@ def on_page_markdown(markdown, page, config, files):
     if name == "command-line.md":
         markdown = markdown.replace("<!-- options -->", options())
     if name == "api.md":
-        markdown = NAME.sub(r"::: \1\n", markdown)
+        face = set(NAME.findall(markdown))
+        markdown = NAME.sub(lambda found: directive(found[1], face), markdown)
     origin = next((path for path, made in MORE.items() if made == name), f"docs/{name}")
     return outside_code(markdown, lambda text: BAR.sub(bars, LINK.sub(lambda found: link(found, origin, files), text)))
+
+
+def directive(name, face):
+    """What mkdocstrings replaces by a description. A module is described without what stands on the page itself."""
+    folder = ROOT.joinpath(*name.split("."))
+    source = next((path for path in (folder / "__init__.py", folder.with_suffix(".py")) if path.exists()), None)
+    if source is None:
+        return f"::: {name}\n"
+    members = [member for member in exported(source) if f"quantreg.{member}" not in face]
+    return f"::: {name}\n    options:\n      members: {members}\n"
+
+
+def exported(source):
+    """The names in ``__all__`` of a module."""
+    for statement in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and statement.targets[0].id == "__all__":
+            return ast.literal_eval(statement.value)
+    raise click.ClickException(f"{source} has no __all__")
 
 
 def outside_code(markdown, change):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from quantreg.tuning.search import Found
     from quantreg.tuning.tune import Tuned
 
-__all__ = ["QuantizeResult", "WriteResult"]
+__all__ = ["FolderResult", "QuantizeResult", "WriteResult"]
 
 
 @dataclass(frozen=True, slots=True)
