@@ -119,8 +119,8 @@ def environment(site=None):
 def outputs(text):
     """The names of files that a block writes: they must not be there before."""
     found = {name for name in re.findall(r"(?:-o |out=\")([\w.-]+)", text) if f"--in-file {name}" not in text}
-    if "{type}" in text:  # several files of one run
-        found.add("model-Q4_K_M.gguf")
+    several = re.findall(r"[\w.-]*\{type\}[\w.-]*", text)
+    found.update(name.replace("{type}", "Q4_K_M") for name in several)
     for line in re.split(r"[;\n]", text):
         if re.search(r"quantize|convert", line):
             line = re.sub(r"--imatrix \S+", "", line)

@@ -86,6 +86,8 @@ def export(
 
 def _is_folder(path: str) -> bool:
     """Whether a model is written as a folder. "Qwen3-0.6B" is one: what follows its last point is no suffix."""
+    if path == "-":  # standard output, which is refused as for a file
+        return False
     name = os.path.basename(path)
     return (
         not name or os.path.isdir(path) or (not name.endswith(SUFFIX) and not os.path.splitext(name)[1][1:2].isalpha())
