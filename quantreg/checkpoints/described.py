@@ -28,8 +28,8 @@ class Described:
         read: "Callable[[str], NDArray[np.float32]]",
     ) -> None:
         self.metadata = metadata
-        self.architecture = str(metadata.get("general.architecture", ""))
-        self.infos = {info.name: info for info in infos}
+        self.architecture: str = str(metadata.get("general.architecture", ""))
+        self.infos: dict[str, TensorInfo] = {info.name: info for info in infos}
         self._read = read
 
     def get(self, key: str, default: Any = None) -> Any:

@@ -29,7 +29,7 @@ class Resident:
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self.sent = 0  # bytes of weights that were sent
+        self.sent: int = 0  # bytes of weights that were sent
         self._weights: OrderedDict[Hashable, _Weights] = OrderedDict()
         self._others: list[tuple[weakref.ref[Any], int]] = []
         self._lock = RLock()

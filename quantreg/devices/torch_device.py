@@ -46,15 +46,15 @@ class TorchDevice(Device):
     """
 
     def __init__(self, where: str, name: str | None = None, memory: int | None = None) -> None:
-        self.name = name or where
+        self.name: str = name or where
         self._where = torch.device(where)
         self._lately: tuple[Floats, Floats, torch.Tensor] | None = None
         torch.set_float32_matmul_precision("highest")  # no TF32
         if self._where.type == "cpu":
             torch.set_num_threads(1)  # feedback has threads of its own
-        self.resident = Resident(int(SHARE * _memory(self._where)) if memory is None else memory)
+        self.resident: Resident = Resident(int(SHARE * _memory(self._where)) if memory is None else memory)
         card = torch.cuda.get_device_name(self._where) if self._where.type == "cuda" else self.name
-        self.identity = f"{card}, torch {torch.__version__}"
+        self.identity: str = f"{card}, torch {torch.__version__}"
 
     # ---- products with weights ----
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantreg import files
-from quantreg.devices import DeviceLike, open_device
+from quantreg.devices import Device, DeviceLike, open_device
 from quantreg.dispatch import cpu_count
 from quantreg.errors import ModelError, QuantregError, ShapeError, TokenizerError
 from quantreg.inference import chat
@@ -74,6 +74,7 @@ class Model:
     metadata: Mapping[str, Any]
     tensors: Mapping[str, QuantizedTensor]
     threads: int
+    device: Device
     facts: Facts
     width: int
     n_layers: int

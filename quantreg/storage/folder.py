@@ -43,9 +43,9 @@ class AtomicFolder:
         last: str = "",
         size: int = 0,
     ) -> None:
-        self.path = Path(usable(os.path.realpath(path)))
+        self.path: Path = Path(usable(os.path.realpath(path)))
         self._force, self._replaced, self._last, self._size = force, replaced, last, size
-        self.partial = Path()
+        self.partial: Path = Path()
 
     def __enter__(self) -> "Self":
         with self._errors():

@@ -145,10 +145,10 @@ class _Layout:
         self.type_size = type_size
         bits = np.zeros(8 * type_size, np.uint8)
         numbers = [(unit, number) for unit in units for number in unit.numbers]
-        self.count = len(numbers)
-        self.first = np.cumsum([0, *(len(unit.numbers) for unit in units)]).tolist()
-        self.first_sign = np.cumsum([0, *(len(unit.sign_bits) for unit in units)]).tolist()
-        self.signs = np.concatenate([unit.sign_bits for unit in units]).astype(np.intp)
+        self.count: int = len(numbers)
+        self.first: list[int] = np.cumsum([0, *(len(unit.numbers) for unit in units)]).tolist()
+        self.first_sign: list[int] = np.cumsum([0, *(len(unit.sign_bits) for unit in units)]).tolist()
+        self.signs: NDArray[np.intp] = np.concatenate([unit.sign_bits for unit in units]).astype(np.intp)
         self.steps: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []  # for bit k of the numbers: numbers, places
         for k in range(max(len(number.bits) for _, number in numbers)):
             have = [i for i, (_, number) in enumerate(numbers) if len(number.bits) > k]
@@ -162,7 +162,7 @@ class _Layout:
         bits[self.signs] = 1
         for _, number in numbers:
             bits[number.bits] = 1
-        self.mask = np.packbits(bits, bitorder="little")
+        self.mask: NDArray[np.uint8] = np.packbits(bits, bitorder="little")
 
     def write(
         self, encoded: "NDArray[np.uint8]", codes: "NDArray[np.uint16]", signs: "NDArray[np.bool_]"

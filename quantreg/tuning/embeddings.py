@@ -20,7 +20,7 @@ from quantreg.qtype import QuantType
 from quantreg.tensor import QuantizedTensor
 from quantreg.tuning.calibration import Calibration
 from quantreg.tuning.encoding import encode_matrix, why_no_feedback
-from quantreg.tuning.feedback import factor
+from quantreg.tuning.feedback import Factor, factor
 from quantreg.tuning.sensitivity import MOST_WORK, Sensitivity
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Metric:
             powers /= powers.mean()
             self.root: Floats = np.ascontiguousarray((vectors * np.sqrt(powers)).T, np.float32)  # M = root^T root
             m: Floats = ((vectors * powers) @ vectors.T).astype(np.float32)
-            self.factored = factor(m, device=device)
+            self.factored: Factor = factor(m, device=device)
         self.importance: Floats = np.ascontiguousarray(np.diagonal(m))
 
     def encode(self, w: "Floats", like: QuantizedTensor, qtype: QuantType, model: Model) -> "Encoded":
