@@ -30,10 +30,7 @@ TEXT = {"calibration": IDS, "n_ctx": N_CTX, "chunks": 24}
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    for name in ("llama", "llama-tied", "llama-experts"):
-        small_models.write(small_models.build(name), folder / f"{name}.gguf")
-    return folder
+    return small_models.written(tmp_path_factory.mktemp("models"), "llama", "llama-tied", "llama-experts")
 
 
 @pytest.fixture

@@ -22,10 +22,7 @@ from quantreg.tuning.statistics import FEW, Inputs, importance_of
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    for name in ("llama", "llama-experts"):
-        small_models.write(small_models.build(name), folder / f"{name}.gguf")
-    return folder
+    return small_models.written(tmp_path_factory.mktemp("models"), "llama", "llama-experts")
 
 
 @pytest.fixture

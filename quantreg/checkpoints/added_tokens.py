@@ -12,7 +12,10 @@ from typing import Any
 from quantreg.checkpoints.tokenizer_files import TokenizerFiles, whole_number
 from quantreg.errors import TokenizerError
 
-__all__ = ["AddedToken", "added_tokens", "named_tokens"]
+__all__ = [
+    "AddedToken",
+    "added_tokens",
+]
 
 # Names that the classes of tokenizers have where a folder gives none.
 _BERT = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
@@ -46,7 +49,7 @@ def added_tokens(files: TokenizerFiles, base: Mapping[str, int], kind: str = "")
     ``base`` is the vocabulary of the model, and ``kind`` the "model_type" in config.json. Raises TokenizerError if a
     file gives an id that the token cannot have.
     """
-    names = list(named_tokens(files, kind, base))
+    names = list(_named_tokens(files, kind, base))
     table = _Table(files, base)
     old = "added_tokens_decoder" not in files.config
     for entry in files.added:
@@ -100,7 +103,7 @@ def _token(entry: Mapping[str, Any], named: bool = False) -> AddedToken:
     return AddedToken(entry["content"], special, bool(entry.get("normalized", not entry.get("special"))))
 
 
-def named_tokens(files: TokenizerFiles, kind: str, base: Mapping[str, int]) -> Iterator[str]:
+def _named_tokens(files: TokenizerFiles, kind: str, base: Mapping[str, int]) -> Iterator[str]:
     """The texts of the tokens with a role: BOS, EOS, padding and so on; some come several times."""
     name = files.tokenizer_class or _MODEL_CLASSES.get(kind, "")
     known = {*base, *(entry["content"] for entry in files.added)}

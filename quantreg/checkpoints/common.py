@@ -31,9 +31,7 @@ __all__ = [
     "has",
     "head_size",
     "heads",
-    "key_pairs",
     "llama3_factors",
-    "query_pairs",
     "rotated_share",
     "tied",
     "value_of",
@@ -54,12 +52,12 @@ FLOAT32: tuple[str, ...] = (
 IGNORED: tuple[str, ...] = ("*.attention.masked_bias", "*.attention.bias", "*.rotary_emb.inv_freq")
 
 
-def query_pairs(config: Config) -> Pairs:
+def _query_pairs(config: Config) -> Pairs:
     """The order of the rows of queries in models whose GGUF rotates neighbours."""
     return Pairs(config.heads)
 
 
-def key_pairs(config: Config) -> Pairs:
+def _key_pairs(config: Config) -> Pairs:
     """The order of the rows of keys in models whose GGUF rotates neighbours."""
     return Pairs(config.kv_heads)
 
@@ -134,8 +132,8 @@ ATTENTION: tuple[Row, ...] = named(
 )
 # The same for models whose GGUF rotates neighbours: llama and its close relatives.
 PAIRED_ATTENTION: tuple[Row, ...] = (
-    *named({"attn_q": "self_attn.q_proj"}, how=query_pairs),
-    *named({"attn_k": "self_attn.k_proj"}, how=key_pairs),
+    *named({"attn_q": "self_attn.q_proj"}, how=_query_pairs),
+    *named({"attn_k": "self_attn.k_proj"}, how=_key_pairs),
     *named({"attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj"}),
 )
 # A feed-forward network without experts.

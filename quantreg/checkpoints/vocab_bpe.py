@@ -14,9 +14,9 @@ from quantreg.errors import TokenizerError
 from quantreg.gguf import Value
 from quantreg.tokenization import Kind
 
-__all__ = ["MAX_TOKENS", "base_vocabulary", "bpe_values", "is_llama", "llama_values", "tokens_by_id", "vocabulary_size"]
+__all__ = ["base_vocabulary", "bpe_values", "is_llama", "llama_values", "tokens_by_id", "vocabulary_size"]
 
-MAX_TOKENS = 1 << 24
+_MAX_TOKENS = 1 << 24
 
 
 def bpe_values(files: TokenizerFiles, config: Mapping[str, Any], pre: str | None) -> dict[str, Value]:
@@ -60,9 +60,9 @@ def vocabulary_size(config: Mapping[str, Any]) -> int | None:
     size = config.get("vocab_size")
     if size is None:
         return None
-    if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= MAX_TOKENS:
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= _MAX_TOKENS:
         raise TokenizerError(
-            f'"vocab_size" in config.json is {size!r}, not a number from 1 to {MAX_TOKENS}: correct it'
+            f'"vocab_size" in config.json is {size!r}, not a number from 1 to {_MAX_TOKENS}: correct it'
         )
     return size
 
@@ -75,7 +75,7 @@ def tokens_by_id(
     last = max(texts)
     if size is None:
         size = last + 1
-    if last >= size or size > MAX_TOKENS:
+    if last >= size or size > _MAX_TOKENS:
         raise TokenizerError(
             f"the tokenizer in {files.folder} has the token {texts[last]!r} with the id {last}, but config.json gives "
             f'the model a "vocab_size" of {size}: the tokenizer belongs to another model, or tokens were added without '

@@ -14,7 +14,7 @@ from quantreg.errors import TokenizerError
 from quantreg.gguf import Value
 from quantreg.tokenization import Kind
 
-__all__ = ["Piece", "encoded_pieces", "is_tiktoken", "read_pieces", "sentencepiece_values"]
+__all__ = ["Piece", "encoded_pieces", "is_tiktoken", "sentencepiece_values"]
 
 _FILE = "tokenizer.model"
 # Type of a piece in the file -> type of the token; the reference takes user-defined pieces for normal ones.
@@ -43,7 +43,7 @@ def is_tiktoken(files: TokenizerFiles) -> bool:
     return re.match(rb"[A-Za-z0-9+/]+=* [0-9]+\r?\n[A-Za-z0-9+/]+=* [0-9]+\r?\n", head) is not None
 
 
-def read_pieces(files: TokenizerFiles) -> list[Piece]:
+def _read_pieces(files: TokenizerFiles) -> list[Piece]:
     """Read the pieces of `tokenizer.model`, by id. Raises TokenizerError if it is damaged."""
     path = files.folder / _FILE
     try:
@@ -97,7 +97,7 @@ def sentencepiece_values(files: TokenizerFiles, config: Mapping[str, Any], hint:
     Tokens from the "vocab_size" of config.json on have no row in the embedding: they are left out, as the reference
     does.
     """
-    table = _Table(read_pieces(files), vocabulary_size(config))
+    table = _Table(_read_pieces(files), vocabulary_size(config))
     if files.has("added_tokens.json"):
         for text, id in files.mapping("added_tokens.json").items():
             what = f"the id of the token {text!r} in {files.folder / 'added_tokens.json'}"

@@ -20,7 +20,10 @@ from quantreg.recipes import Plan, PlanOptions, plan_header
 from quantreg.recipes.options import pairs
 from quantreg.recipes.retyped import retyped
 
-__all__ = ["TYPES", "convert", "file_type_of"]
+__all__ = [
+    "TYPES",
+    "convert",
+]
 
 _MXFP4_MOE = 38  # the number of the file type
 # The types that a converted file may have, besides "auto".
@@ -56,7 +59,7 @@ def convert(
     Raises CheckpointError if ``src`` is not such a folder, or no plugin knows its class; and what
     `quantreg.quantize_file` raises.
     """
-    file_type: str | Plan = file_type_of(src, type)
+    file_type: str | Plan = _file_type_of(src, type)
     options: dict[str, Any] = {"override_kv": override_kv, "keep_dims": True}
     if _has_mxfp4(os.fsdecode(src)):
         file_type, options = _keeping_mxfp4(os.fsdecode(src), str(file_type), PlanOptions(**options)), {}
@@ -82,7 +85,7 @@ def _keeping_mxfp4(folder: str, file_type: str, options: PlanOptions) -> Plan:
     return retyped(made, source, None, dict.fromkeys(blocks, ("MXFP4", "stored as MXFP4")))
 
 
-def file_type_of(src: str | bytes | PathLike[str], type: str = "auto") -> str:
+def _file_type_of(src: str | bytes | PathLike[str], type: str = "auto") -> str:
     """The file type for `convert`: ``type``, or what "auto" means for this folder.
 
     Raises CheckpointError if the folder is not that of a published model, and for a type that is none of `TYPES`.

@@ -16,7 +16,7 @@ from quantreg.jobs.writing import write_files
 from quantreg.keywords import names_nearest
 from quantreg.recipes import MetadataEdit, Plan, TensorPlan, file_types
 
-__all__ = ["copy_plan", "edit_metadata", "merge", "split"]
+__all__ = ["edit_metadata", "merge", "split"]
 
 
 @names_nearest
@@ -38,7 +38,7 @@ def split(
     if split_max_size is None and split_max_tensors is None:
         split_max_tensors = 128
     source = Source(src)
-    plan = copy_plan(source)
+    plan = _copy_plan(source)
     groups, _ = shards.group_tensors(plan, source, split_max_size=split_max_size, split_max_tensors=split_max_tensors)
     return _write(source, plan, shards.lay_out(prefix, plan, source, groups), force)
 
@@ -100,7 +100,7 @@ def edit_metadata(
         del values[key]
     values |= {key: gguf.Value.of(value) for key, value in dict(set).items()}
     source.metadata = values
-    plan = copy_plan(source)
+    plan = _copy_plan(source)
     return _write(source, plan, shards.lay_out(dst, plan, source), force)
 
 
@@ -111,7 +111,7 @@ def _require(values: Mapping[str, gguf.Value], key: str, source: Source) -> None
         raise MetadataError(f"{source.paths[0]} has no key {key}: {hint}")
 
 
-def copy_plan(source: Source) -> Plan:
+def _copy_plan(source: Source) -> Plan:
     """The plan that copies every tensor as it is, in the same order, without the split keys."""
     tensors = tuple(
         TensorPlan(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantreg.errors import OutputError
 from quantreg.storage import system
-from quantreg.storage.system import BINARY, PositionedFile, free_bytes, sync, usable
+from quantreg.storage.system import BINARY, PositionedFile, free_bytes, sync, sync_folder, usable
 
 if TYPE_CHECKING:
     from typing import Self
@@ -175,12 +175,7 @@ class AtomicFile:
             self._fd = -1
         with self._replacing():
             os.replace(self._temporary, self.path)
-        if os.name == "posix":
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        sync_folder(self.path.parent)
 
     def _check_target(self) -> os.stat_result | None:
         """Return the stat of the file that will be replaced, or None. Raises OutputError if it must not be replaced."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from quantreg.errors import OutputError
 from quantreg.storage.locks import one_at_a_time, signals_held
-from quantreg.storage.system import free_bytes, sync, usable
+from quantreg.storage.system import free_bytes, sync, sync_folder, usable
 
 if TYPE_CHECKING:
     from typing import Self
@@ -101,12 +101,7 @@ class AtomicFolder:
                 os.rename(self.partial, self.path)
             else:
                 self._replace()
-        if os.name == "posix":
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        sync_folder(self.path.parent)
 
     def _replace(self) -> None:
         """Move the files into the folder, after those that they replace are gone."""

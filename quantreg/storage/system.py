@@ -4,7 +4,16 @@ import os
 import sys
 import threading
 
-__all__ = ["BINARY", "OPEN_FILES_MOVE", "PositionedFile", "allocated_bytes", "free_bytes", "sync", "usable"]
+__all__ = [
+    "BINARY",
+    "OPEN_FILES_MOVE",
+    "PositionedFile",
+    "allocated_bytes",
+    "free_bytes",
+    "sync",
+    "sync_folder",
+    "usable",
+]
 
 # Flags for os.open: on Windows do not translate line ends, elsewhere close the file in child processes.
 BINARY: int = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -79,6 +88,16 @@ def sync(fd: int) -> None:
         except OSError:  # network disks cannot
             pass
     os.fsync(fd)
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Write the names of files in a folder to the disk, where the system can open folders. Raises OSError."""
+    if os.name == "posix":
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def free_bytes(folder: str | os.PathLike[str]) -> int:

@@ -190,3 +190,10 @@ def build(name):
 def write(small, path):
     """Write it as a GGUF file."""
     quantreg.write(path, small.metadata, small.tensors)
+
+
+def written(folder, *names):
+    """Write the models of these names as NAME.gguf into the folder, and return it."""
+    for name in names:
+        write(build(name), folder / f"{name}.gguf")
+    return folder
