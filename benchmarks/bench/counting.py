@@ -15,6 +15,7 @@ from quantreg import types
 __all__ = ["Counting", "report"]
 
 ROWS = 2  # of COLS weights each, so that all lanes have blocks
+SCRATCH = 1 << 20  # more than any codec's scratch_size
 
 
 class _Job:
@@ -72,9 +73,9 @@ class Counting:
             codec.decode_rows(source, out)
         expected = out.copy()
         for level, library in libraries.items():
-            args = _args(source, out, importance)
+            args, scratch = _args(source, out, importance)
             function = library.function("decode_rows" if work == "decode" else "encode_rows")
-            yield _Job(work, level, function, (0, ctypes.addressof(args)), out, expected, (args, source))
+            yield _Job(work, level, function, (0, ctypes.addressof(args)), out, expected, (args, source, scratch))
         theirs = self._reference(work, qtype, source, out, importance)
         if theirs is not None:
             theirs()  # one normal call first, in which it allocates what it needs
@@ -91,9 +92,13 @@ class Counting:
 
 
 def _args(source, out, importance):
+    """The arguments of a codec's function, and the memory that it works with, which has to live as long."""
     weights = None if importance is None else importance.ctypes.data
     address, strides = (source.ctypes.data, out.ctypes.data), (source.shape[1], out.shape[1])
-    return Args(ctypes.sizeof(Args), *address, ROWS, COLS, *strides, weights, importance is not None)
+    scratch = np.zeros(SCRATCH + 64, np.uint8)
+    aligned = scratch.ctypes.data + -scratch.ctypes.data % 64
+    args = Args(ctypes.sizeof(Args), *address, ROWS, COLS, *strides, weights, importance is not None, 0, aligned)
+    return args, scratch
 
 
 def report(rows, levels, cpus):

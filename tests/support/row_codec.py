@@ -25,6 +25,7 @@ class Args(ctypes.Structure):
         ("importance", c_void_p),
         ("importance_kind", c_int32),
         ("importance_stride", c_ssize_t),
+        ("scratch", c_void_p),
     )
 
 
@@ -58,6 +59,7 @@ class RowCodec(ctypes.Structure):
         ("whole_rows", c_int32),
         ("takes_nonfinite", c_int32),
         ("dot_rows", c_void_p),
+        ("scratch_size", c_ssize_t),
     )
 
 
