@@ -15,6 +15,8 @@ from quantreg.words import count, listed, named
 __all__ = ["Match", "match", "steps_of"]
 
 _MOST = 10_000  # experts of a layer that are looked at
+_BY_HEAD = ("attn_q_norm", "attn_k_norm")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _DIGITS = 9  # a longer number in a name is not that of a layer
 
 
@@ -188,7 +190,7 @@ def _chosen(
                 olds = found.get(number, {}).get(i, []) if rows[number].olds else []
                 if rows[number].olds and not any(olds):
                     continue
-                gaps = list(_gaps(rows[number], olds, i))
+                gaps = list(_gaps(rows[number], olds, i, config))
                 if gaps:
                     missing += gaps
                     taken.update(part for experts in olds for part in experts.values())
@@ -200,7 +202,7 @@ def _chosen(
                 done.add(name)
                 break
             else:
-                first = rows[numbers[0]]
+                first = rows[next((number for number in numbers if number in found), numbers[0])]  # as in other layers
                 if first.olds and not any(_may_lack(rows[number], config) for number in numbers):
                     wanted.append((_at(first.unless, i), _at(_at(first.olds[0], i), 0, "{e}"), i))
     missing += [old for unless, old, _ in wanted if not unless or unless not in done]
@@ -219,14 +221,24 @@ def _may_lack(row: Row, config: Config) -> bool:
     return row.optional(config) if callable(row.optional) else row.optional
 
 
-def _gaps(row: Row, olds: Sequence[Mapping[int | None, str]], i: int | None) -> Iterator[str]:
+def _gaps(row: Row, olds: Sequence[Mapping[int | None, str]], i: int | None, config: Config) -> Iterator[str]:
     """Yield the names of the parts that are missing beside those that are there."""
-    most = max((len(experts) for experts in olds), default=0)
+    there = {e for experts in olds for e in experts if e is not None}
+    most = max(_stacked(row, config), *(e + 1 for e in there), 0)
     for old, experts in zip(row.olds, olds, strict=True):
         if "{e}" not in old:
             if not experts:
                 yield _at(old, i)
             continue
-        for e in range(min(_MOST, max(most, max((e for e in experts if e is not None), default=-1) + 1))):
+        for e in range(min(_MOST, most)):
             if e not in experts:
                 yield _at(_at(old, i), e, "{e}")
+
+
+def _stacked(row: Row, config: Config) -> int:
+    """How many tensors config.json wants stacked: one for each expert or head; 0 if it does not say it."""
+    role = row.new.rsplit(".", 2)[-2]
+    if role in _BY_HEAD:
+        return config.heads if role == "attn_q_norm" else config.kv_heads
+    found = config.first_of(_EXPERTS, 0) if role.endswith("_exps") else 0
+    return found if isinstance(found, int) else 0

@@ -70,6 +70,11 @@ def _rope_scaling(model: Described) -> dict[str, Any] | None:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def _is_second(config: Config) -> bool:
+    """Whether it is DeepSeek 2, whose experts have no bias."""
+    return "DeepseekV3ForCausalLM" not in config.classes
+
+
 DEEPSEEK_2 = (
     Checkpoint(
         classes=("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
@@ -102,7 +107,12 @@ DEEPSEEK_2 = (
                 unless="ffn_gate_inp",
             ),
             Row("blk.{i}.ffn_gate_inp.weight", f"{_MLP}gate.weight", unless="blk.{i}.ffn_gate.weight"),
-            Row("blk.{i}.exp_probs_b.bias", f"{_MLP}gate.e_score_correction_bias", optional=True),
+            Row(
+                "blk.{i}.exp_probs_b.bias",
+                f"{_MLP}gate.e_score_correction_bias",
+                optional=_is_second,
+                unless="blk.{i}.ffn_gate.weight",
+            ),
             *common.experts(f"{_MLP}experts.{{e}}.", unless="blk.{i}.ffn_gate.weight"),
             *named(
                 {
