@@ -253,7 +253,9 @@ def _pooling(config: Config) -> int | None:
     return found
 
 
-BLOCK_COUNT: Key = Key("block_count", lambda config: config.n_layers, back=("num_hidden_layers", "n_layer"))
+BLOCK_COUNT: Key = Key(
+    "block_count", lambda config: config.n_layers + config.further, back=("num_hidden_layers", "n_layer")
+)
 POOLING: Key = Key("pooling_type", _pooling)
 # The metadata of a decoder. The rules, the order and the types are those of llama.cpp's converter.
 FILE_TYPE: Key = Key("=general.file_type", lambda config: 0)  # its place: the file type is known later

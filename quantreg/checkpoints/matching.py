@@ -12,7 +12,7 @@ from quantreg.checkpoints.transforms import Transform
 from quantreg.errors import CheckpointError
 from quantreg.words import count, listed, named
 
-__all__ = ["Match", "match", "steps_of"]
+__all__ = ["Match", "further_layers", "match", "steps_of"]
 
 _MOST = 10_000  # experts of a layer that are looked at
 _BY_HEAD = ("attn_q_norm", "attn_k_norm")
@@ -44,10 +44,11 @@ def match(names: Sequence[str], checkpoint: Checkpoint, config: Config, where: s
     """
     kind = " or ".join(config.classes) or checkpoint.classes[0]
     beyond = [each.replace("{layers}", str(config.n_layers)) for each in checkpoint.ignored if "{layers}" in each]
-    names = [name for name in names if not any(fnmatchcase(_begun(name, checkpoint.starts), each) for each in beyond)]
-    found, unknown = _sorted_in(names, checkpoint)
+    starts = _starts(checkpoint, config)
+    names = [name for name in names if not any(fnmatchcase(_begun(name, starts), each) for each in beyond)]
+    found, unknown = _sorted_in(names, checkpoint, starts)
     n_layers = config.n_layers if any("{i}" in row.new for row in checkpoint.rows) else 0
-    _check_layers(found, n_layers, config, where)
+    _check_layers(found, n_layers + config.further, config, where)
     hows = [steps_of(row, config) for row in checkpoint.rows]
     matches, missing, taken = _chosen(checkpoint.rows, hows, found, n_layers, config)
     if missing:
@@ -78,7 +79,25 @@ def _a(kind: str) -> str:
     return f"an {kind}" if kind[:1] in "AEIOU" else f"a {kind}"
 
 
-def _sorted_in(names: Iterable[str], checkpoint: Checkpoint) -> tuple[_Found, list[str]]:
+def further_layers(names: Iterable[str], checkpoint: Checkpoint, config: Config) -> int:
+    """How many layers come after the last and predict further tokens, for `Config.further`."""
+    if not checkpoint.further:
+        return 0
+    olds = {old for row in checkpoint.rows for old in row.olds}
+    starts = _starts(checkpoint, config)
+    found = (i for name in names for old, i, _ in _templates(_begun(name, starts)) if i is not None and old in olds)
+    return max(0, 1 + max(found, default=0) - config.n_layers)
+
+
+def _starts(checkpoint: Checkpoint, config: Config) -> tuple[tuple[str, str], ...]:
+    if not any("{layers}" in new for _, new in checkpoint.starts):
+        return checkpoint.starts
+    return tuple((old, new.replace("{layers}", str(config.n_layers))) for old, new in checkpoint.starts)
+
+
+def _sorted_in(
+    names: Iterable[str], checkpoint: Checkpoint, starts: Iterable[tuple[str, str]]
+) -> tuple[_Found, list[str]]:
     """Find the rows that take each name; also the names that none takes and that are not ignored."""
     takers: dict[str, list[tuple[int, int]]] = {}
     for number, row in enumerate(checkpoint.rows):
@@ -88,7 +107,7 @@ def _sorted_in(names: Iterable[str], checkpoint: Checkpoint) -> tuple[_Found, li
     unknown = []
     ignored = (*IGNORED, *checkpoint.ignored)
     for name in names:
-        known = _begun(name, checkpoint.starts)
+        known = _begun(name, starts)
         for template, i, e in _templates(known):
             if template in takers:
                 for number, k in takers[template]:
@@ -181,7 +200,8 @@ def _chosen(
     wanted: list[tuple[str, str, int | None]] = []  # tensors that another may stand in for
     done: set[str] = set()
     for new, numbers in groups.items():
-        for i in range(n_layers) if "{i}" in new else (None,):
+        every = range(n_layers if rows[numbers[0]].further else 0, n_layers + config.further)
+        for i in every if "{i}" in new else (None,):
             name = _at(new, i)
             for number in numbers:
                 how = hows[number]

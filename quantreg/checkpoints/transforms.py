@@ -6,15 +6,21 @@ it.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
 
 from quantreg.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = [
     "Apart",
     "Generated",
     "Heads",
     "Layout",
+    "MinusExp",
     "Mxfp4",
     "Pairs",
     "Plus",
@@ -72,10 +78,11 @@ class Transform:
     """The base class of transforms. They are frozen dataclasses, so that they compare and pickle.
 
     `after` and `before` map shapes (NumPy order) from the checkpoint to GGUF and back, and `pieces` says where the
-    values come from. ``plus`` is a number that is added to each value, in the type in which the checkpoint stores it.
+    values come from. If ``changes`` is true, the values are not those of the checkpoint: `changed` computes them, and
+    `unchanged` is its inverse. Both take and return float32.
     """
 
-    plus: float = 0.0
+    changes: ClassVar[bool] = False
 
     def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape in GGUF of a tensor with this shape in the checkpoint.
@@ -94,6 +101,14 @@ class Transform:
         ``whole`` has one axis for each of the tensor.
         """
         return (whole,)
+
+    def changed(self, values: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """The values in GGUF of these values of the checkpoint."""
+        return values
+
+    def unchanged(self, values: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """The values in the checkpoint of these values of GGUF."""
+        return values
 
 
 @dataclass(frozen=True)
@@ -250,6 +265,32 @@ class Plus(Transform):
     """A number added to each value: 1 for Gemma's norms, which a checkpoint stores as their difference from 1."""
 
     plus: float = 1.0
+    changes: ClassVar[bool] = True
+
+    def changed(self, values: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """The sums."""
+        return values + np.float32(self.plus)
+
+    def unchanged(self, values: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """The differences."""
+        return values - np.float32(self.plus)
+
+
+@dataclass(frozen=True)
+class MinusExp(Transform):
+    """-exp(x) of each value x: how fast a state-space model forgets, of which a checkpoint stores the logarithm."""
+
+    changes: ClassVar[bool] = True
+
+    def changed(self, values: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """The powers, rounded correctly."""
+        return (-np.exp(values.astype(np.float64))).astype(np.float32)
+
+    def unchanged(self, values: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """The logarithms. Raises CheckpointError for a value that is not negative."""
+        if not (values < 0).all():
+            raise CheckpointError("it holds numbers that are not negative, but expected -exp(x)")
+        return np.log(-values.astype(np.float64)).astype(np.float32)
 
 
 @dataclass(frozen=True)
