@@ -8,10 +8,11 @@ import pytest
 import quantreg
 from quantreg.checkpoints import Config
 from quantreg.checkpoints.folder import find
-from quantreg.checkpoints.matching import match
+from quantreg.checkpoints.matching import further_layers, match
 
-# What a model may do without: biases, and an output matrix that may be the embeddings.
-SPARE = re.compile(r"(^|\.)(bias|lm_head\.weight|embed_out\.weight)$")
+# What a model may do without: biases, an output matrix that may be the embeddings, and copies of both.
+COPIES = r"layers\.\d+\.(embed_tokens|shared_head\.head)\.weight"
+SPARE = re.compile(rf"(^|\.)(bias|lm_head\.weight|embed_out\.weight|{COPIES})$")
 
 
 def table_of(golden):
@@ -34,6 +35,7 @@ def test_a_checkpoint_without_one_of_its_tensors_is_refused_by_name(name):
     golden, _ = checkpoints.load(name)
     table, config = table_of(golden)
     names = sorted(checkpoints.stated(golden["checkpoint"]))
+    config.further = further_layers(names, table, config)
     whole = match(names, table, config, "a folder")
     used = {part for one in whole for parts in one.parts for part in parts}
     spared = []

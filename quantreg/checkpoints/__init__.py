@@ -13,6 +13,7 @@ from quantreg.checkpoints.transforms import (
     Plus,
     Share,
     Squeezed,
+    Tiled,
     Transform,
     Transposed,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "Row",
     "Share",
     "Squeezed",
+    "Tiled",
     "Transform",
     "Transposed",
     "Vocabulary",

@@ -143,20 +143,23 @@ def named(
     bias: bool = True,
     unless: str = "",
     back: "bool | Callable[[Config], bool]" = True,
+    further: bool = False,
 ) -> tuple[Row, ...]:
     """Return the rows of the weights and biases of many layers, as a tuple.
 
     ``stems`` maps GGUF names to those of the checkpoint: ``{"attn_q": "self_attn.q_proj"}`` stands for
     ``blk.{i}.attn_q.weight`` <- ``model.layers.{i}.self_attn.q_proj.weight``, and the same with ``.bias``. A bias may
     always be missing; with ``bias`` False there is no row for it. A ``prefix`` without ``{i}`` gives tensors outside of
-    the layers, whose GGUF names have no "blk.{i}." before them. ``how``, ``optional``, ``unless`` and ``back`` are
-    those of `Row`; ``unless`` is written without the suffix and without "blk.{i}.".
+    the layers, whose GGUF names have no "blk.{i}." before them. ``how``, ``optional``, ``unless``, ``back`` and
+    ``further`` are those of `Row`; ``unless`` is written without the suffix and without "blk.{i}.".
     """
     start = "blk.{i}." if "{i}" in prefix else ""
     stand_in = f"{start}{unless}.weight" if unless else ""
     rows = []
     for new, old in stems.items():
-        rows.append(Row(f"{start}{new}.weight", f"{prefix}{old}.weight", how, optional, stand_in, back))
+        rows.append(Row(f"{start}{new}.weight", f"{prefix}{old}.weight", how, optional, stand_in, back, further))
         if bias:
-            rows.append(Row(f"{start}{new}.bias", f"{prefix}{old}.bias", how, optional=True, back=back))
+            rows.append(
+                Row(f"{start}{new}.bias", f"{prefix}{old}.bias", how, optional=True, back=back, further=further)
+            )
     return tuple(rows)

@@ -12,7 +12,7 @@ from quantreg.checkpoints.transforms import Transform
 from quantreg.errors import CheckpointError
 from quantreg.words import count, listed, named
 
-__all__ = ["Match", "further_layers", "match", "steps_of"]
+__all__ = ["Match", "further_layers", "further_name", "match", "steps_of"]
 
 _MOST = 10_000  # experts of a layer that are looked at
 _BY_HEAD = ("attn_q_norm", "attn_k_norm")
@@ -52,6 +52,7 @@ def match(names: Sequence[str], checkpoint: Checkpoint, config: Config, where: s
     hows = [steps_of(row, config) for row in checkpoint.rows]
     matches, missing, taken = _chosen(checkpoint.rows, hows, found, n_layers, config)
     if missing:
+        missing = [further_name(name, checkpoint, config) for name in missing]
         raise CheckpointError(
             f"{where}: the checkpoint lacks {count(len(missing), 'tensor')} that {_a(kind)} has ({named(missing)}): "
             "download the model again, or correct config.json if it is that of another model"
@@ -87,6 +88,15 @@ def further_layers(names: Iterable[str], checkpoint: Checkpoint, config: Config)
     starts = _starts(checkpoint, config)
     found = (i for name in names for old, i, _ in _templates(_begun(name, starts)) if i is not None and old in olds)
     return max(0, 1 + max(found, default=0) - config.n_layers)
+
+
+def further_name(name: str, checkpoint: Checkpoint, config: Config) -> str:
+    """The name as it is published, if it is that of a layer that predicts further tokens and begins differently."""
+    for old, new in sorted(checkpoint.starts, key=lambda pair: -len(pair[1])):
+        start = new.replace("{layers}", str(config.n_layers)) if "{layers}" in new else ""
+        if start and name.startswith(start):
+            return old + name[len(start) :]
+    return name
 
 
 def _starts(checkpoint: Checkpoint, config: Config) -> tuple[tuple[str, str], ...]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from quantreg.checkpoints.checkpoint import Checkpoint, Row
 from quantreg.checkpoints.config import Config
 from quantreg.checkpoints.described import Described
-from quantreg.checkpoints.matching import match, steps_of
+from quantreg.checkpoints.matching import further_name, match, steps_of
 from quantreg.checkpoints.metadata import architecture_metadata
 from quantreg.checkpoints.restore_config import config_of, differences
 from quantreg.checkpoints.transforms import Generated, Layout, Mxfp4, Transform, arranged, shape_before
@@ -157,13 +157,10 @@ def _tensors(
                 f"{old.name} of {kind} has the shape {list(old.shape)}, and {names} fill {have} of its "
                 f"{math.prod(old.shape)} values: a tensor of the model is missing"
             )
-    back = [(new.replace("{layers}", str(config.n_layers)), old) for old, new in checkpoint.starts if "{layers}" in new]
-    for old in list(tensors.values()):
-        start = next((pair for pair in back if old.name.startswith(pair[0])), None)
-        if start is not None:  # transformers knows by their names that it does not need these
-            del tensors[old.name]
-            old.name = start[1] + old.name[len(start[0]) :]
-            tensors[old.name] = old
+    if checkpoint.further:  # transformers knows by their names that it does not need these
+        for old in tensors.values():
+            old.name = further_name(old.name, checkpoint, config)
+        tensors = {old.name: old for old in tensors.values()}
     return tensors, left_out
 
 
