@@ -10,7 +10,7 @@ from quantreg.checkpoints.building import How, build
 from quantreg.checkpoints.checkpoint import Checkpoint
 from quantreg.checkpoints.checks import check_shapes, refuse_packed
 from quantreg.checkpoints.config import Config
-from quantreg.checkpoints.matching import match
+from quantreg.checkpoints.matching import further_layers, match
 from quantreg.checkpoints.metadata import architecture_metadata, general_metadata
 from quantreg.checkpoints.transforms import Mxfp4
 from quantreg.checkpoints.vocabulary import vocabulary
@@ -132,6 +132,7 @@ def read_folder(path: str | os.PathLike[str], given: Mapping[str, Any] | None = 
     repacked = _repacked(checkpoint)
     decoded = decoding(places, {name for name in places if name.endswith(repacked)} if repacked else (), read_numbers)
     names = [name for name in sorted(places) if name not in decoded.consumed]
+    config.further = further_layers(names, checkpoint, config)
     found = match(names, checkpoint, config, folder)
     built = [build(one, places, decoded.stored, checkpoint, folder) for one in found]
     infos = [one.info for one in built]
