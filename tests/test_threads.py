@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import quality_models
 import small_model
 from entries import registry_of
 from interleaved import at_once, interruptions
@@ -242,3 +243,14 @@ def test_products_in_many_threads_share_weights():
         return [np.array_equal(quantreg.matmul(x[:n], weights, threads=3), expected[n > 1]) for _ in range(20)]
 
     assert all(map(all, at_once(*[lambda n=n: multiply(n) for n in (1, 16) * (THREADS // 2)])))
+
+
+def test_one_model_runs_in_many_threads(tmp_path):
+    quality_models.write(quality_models.base(), tmp_path / "m.gguf")
+    text = quality_models.text()
+    with quantreg.load(tmp_path / "m.gguf", threads=2) as model:
+        ids = model.tokenize(text)[:20]
+        expected = model.logits(ids).tobytes(), model.tokenizer.encode(text)
+    with quantreg.load(tmp_path / "m.gguf", threads=2) as model:
+        use = lambda: (model.logits(ids).tobytes(), model.tokenizer.encode(text))  # noqa: E731
+        assert set(map(repr, at_once(*[use] * THREADS))) == {repr(expected)}
