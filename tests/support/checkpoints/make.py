@@ -46,7 +46,11 @@ def main():
 
 
 def make(name, model, scratch, converter):
-    config = {"architectures": [model["class"]], "model_type": model["type"], "vocab_size": VOCABULARY}
+    config = {
+        "architectures": [model["class"]],
+        "model_type": model["type"],
+        "vocab_size": VOCABULARY,
+    }
     config |= model["config"]
     golden = {"config": {key: value for key, value in config.items() if value is not ...}}
     golden |= {"tokenizer": model.get("tokenizer", "qwen2")}

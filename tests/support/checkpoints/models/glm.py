@@ -99,10 +99,9 @@ MODELS = {
         "glm4_moe_lite",
         "Glm4MoeLiteForCausalLM",
         config={
-            **RMS,
+            "rms_norm_eps": 1e-6,
             **_EXPERTS,
             **_LATENT,
-            "moe_intermediate_size": 48,
             "scoring_func": "sigmoid",
             "num_nextn_predict_layers": 1,
         },
