@@ -157,7 +157,7 @@ def encode_matrix(
         start, stop = span
         rows = w[start:stop]
         parts[start] = encode_rows(
-            rows, start, qtype, name, factored, importance, held_out, parameters, context, sweeps
+            rows, start, qtype, name, factored, importance, held_out, parameters, context, None, sweeps
         )
 
     spans = row_spans(*w.shape)
@@ -193,8 +193,8 @@ def encode_rows(
     held_out: "Floats",
     parameters: "Fitted | None" = None,
     context: "TensorContext | None" = None,
-    sweeps: int = 4,
     across: Across | None = None,
+    sweeps: int = 4,
 ) -> Part:
     """Encode rows w, float32 (rows, cols), of a matrix, the first of which has the number ``start``.
 

@@ -75,7 +75,7 @@ class Rows:
         with one_blas_thread():
             return encode_rows(
                 w, self.first, types[self.to], self.name, basis.factor, basis.importance, basis.held_out,
-                self.parameters, self.context, across=basis.across,
+                self.parameters, self.context, basis.across,
             )  # fmt: skip
 
 
