@@ -120,7 +120,7 @@ def _measured(
 
     from quantreg import files  # inference takes 50 ms to load
     from quantreg.inference.model import Model
-    from quantreg.jobs.tuned import calibration_of
+    from quantreg.jobs.tuned_model import calibration_of
     from quantreg.quality import ChunkDone, kl_divergence, perplexity, read_text
 
     with files.open(src) as file:
