@@ -18,7 +18,7 @@ from checkpoints.tokenizers import SIZE
 
 import quantreg
 from quantreg.checkpoints import Config
-from quantreg.checkpoints.matching import match
+from quantreg.checkpoints.matching import further_layers, match
 from quantreg.gguf import read_header
 from quantreg.inference import rope
 from quantreg.inference.feed_forward import ACTIVATIONS
@@ -172,6 +172,7 @@ def goldens_of(table):
 
 
 def made(names, table, config):
+    config.further = further_layers(names, table, config)
     try:
         return match(names, table, config, "a folder")
     except quantreg.CheckpointError:

@@ -100,15 +100,15 @@ def _floats(found: Match, shape: tuple[int, ...], pieces: list[Piece], checkpoin
     dtypes = sorted({piece.dtype for piece in pieces})
     if len(dtypes) > 1:
         raise CheckpointError(f"its parts are stored as {' and '.join(dtypes)}: save the model again in one type")
-    dtype, plus = dtypes[0], sum(step.plus for step in found.how)
+    dtype, changes = dtypes[0], tuple(step for step in found.how if step.changes)
     if dtype not in (*FLOAT_TYPES, "F64"):
         raise CheckpointError(
             f"it is stored as {dtype}, but expected one of F32, F16, BF16 and FP8: start from the BF16 or F16 model"
         )
     forced = len(shape) < 2 or _is_float32(found.name, checkpoint)
-    to_type = "F32" if forced or dtype == "F64" or (plus and dtype == "BF16") else dtype
-    how = Made(tuple(pieces), dtype, to_type, plus)
-    only = pieces[0].source if len(pieces) == 1 and to_type == dtype and not plus else None
+    to_type = "F32" if forced or dtype == "F64" or (changes and dtype == "BF16") else dtype
+    how = Made(tuple(pieces), dtype, to_type, changes)
+    only = pieces[0].source if len(pieces) == 1 and to_type == dtype and not changes else None
     if only is not None and simplified(pieces[0].layout) == Layout((max(1, math.prod(shape)),), (1,), 0):
         if isinstance(only, Stored):
             return _described(found.name, shape, to_type, only)

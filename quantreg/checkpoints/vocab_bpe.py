@@ -19,8 +19,14 @@ __all__ = ["base_vocabulary", "bpe_values", "is_llama", "llama_values", "tokens_
 _MAX_TOKENS = 1 << 24
 
 
-def bpe_values(files: TokenizerFiles, config: Mapping[str, Any], pre: str | None) -> dict[str, Value]:
-    """Return the keys of the model "gpt2". ``pre`` names the pre-tokenizer; None recognises it."""
+def bpe_values(
+    files: TokenizerFiles, config: Mapping[str, Any], pre: str | None, named: Sequence[tuple[str, str]] = ()
+) -> dict[str, Value]:
+    """Return the keys of the model "gpt2".
+
+    ``pre`` names the pre-tokenizer; None recognises it. ``named`` are roles, each with the text of its token, for those
+    that the files do not name.
+    """
     base = base_vocabulary(files)
     kind = _text(config.get("model_type"))
     added = added_tokens(files, base, kind)
@@ -29,12 +35,18 @@ def bpe_values(files: TokenizerFiles, config: Mapping[str, Any], pre: str | None
         types = _with_bytes(tokens, types)
     if pre is None:
         pre = pretokenizer_name(files, kind, {*base, *(token.content for token in added.values())})
+    ids = {token.content: id for id, token in added.items()}
     return {
         "tokenizer.ggml.model": Value("string", "gpt2"),
         "tokenizer.ggml.pre": Value("string", pre),
         "tokenizer.ggml.tokens": Value("array[string]", tokens),
         "tokenizer.ggml.token_type": Value("array[i32]", types),
-        **special_values(files, config, merges=merge_texts(read_merges(files))),
+        **special_values(
+            files,
+            config,
+            merges=merge_texts(read_merges(files)),
+            named={role: ids[text] for role, text in named if text in ids},
+        ),
     }
 
 

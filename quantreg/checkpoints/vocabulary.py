@@ -54,7 +54,7 @@ def vocabulary(
     elif kind == "llama":
         values |= llama_values(files, config)
     elif kind == "bpe":
-        values |= bpe_values(files, config, pre)
+        values |= bpe_values(files, config, pre, hint.named_ids)
     else:
         values |= wordpiece_values(files, config, pre)
     if hint.eot is not None:

@@ -21,6 +21,7 @@ class Vocabulary:
     - ``space_prefix``: what `tokenizer.ggml.add_space_prefix` becomes for a `tokenizer.model`; "config" takes it from
       `tokenizer_config.json` for every kind, and writes it first.
     - ``eot``: the id of the token that ends a turn, if the files name none.
+    - ``named_ids``: roles such as "eot", each with the text of the token that has it if the files name none.
     - ``config_ids``: roles such as "eos", each with the name in config.json that gives its id before all others.
     - ``eot_first``: if `generation_config.json` lists several ends, the first is the end of a turn.
     - ``token_types``: write how many token types there are ("type_vocab_size").
@@ -34,6 +35,7 @@ class Vocabulary:
     added_from_json: bool = False
     space_prefix: bool | str | None = None
     eot: int | None = None
+    named_ids: tuple[tuple[str, str], ...] = ()
     config_ids: tuple[tuple[str, str], ...] = ()
     eot_first: bool = False
     token_types: bool = False
@@ -41,6 +43,7 @@ class Vocabulary:
     keys: tuple[tuple[str, Value], ...] = ()
 
 
+_GLM = (("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"))
 # How the reference looks for the vocabulary of the architectures that it knows, under names for tables.
 HINTS: dict[str, Vocabulary] = {
     "bpe": Vocabulary(kinds=("bpe",)),
@@ -61,5 +64,11 @@ HINTS: dict[str, Vocabulary] = {
         kinds=("sentencepiece", "bpe"), bpe_classes=("GPT2Tokenizer",), looks_special=False, added_from_json=True
     ),
     "hunyuan": Vocabulary(kinds=("bpe",), config_ids=(("eos", "eod_token_id"),), eot_first=True),
+    "glm4": Vocabulary(kinds=("bpe",), named_ids=(*_GLM, ("bos", "<|endoftext|>"))),
+    "glm": Vocabulary(kinds=("bpe",), named_ids=_GLM),
+    "glm4moe": Vocabulary(
+        kinds=("bpe",),
+        named_ids=(("bos", "[gMASK]"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("eom", "<|observation|>")),
+    ),
     "bert": Vocabulary(kinds=("wordpiece",), token_types=True),
 }

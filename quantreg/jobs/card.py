@@ -3,13 +3,11 @@
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from quantreg import __version__
@@ -18,7 +16,7 @@ from quantreg.errors import ModelError, OutputError, QualityError, TokenizerErro
 from quantreg.events import Calibrating, Event
 from quantreg.jobs.results import QuantizeResult
 from quantreg.jobs.told import told
-from quantreg.storage import AtomicFile
+from quantreg.storage import AtomicFile, temporary_folder
 from quantreg.words import count
 
 if TYPE_CHECKING:
@@ -122,7 +120,7 @@ def _measured(
 
     from quantreg import files  # inference takes 50 ms to load
     from quantreg.inference.model import Model
-    from quantreg.jobs.tuned import calibration_of
+    from quantreg.jobs.tuned_model import calibration_of
     from quantreg.quality import ChunkDone, kl_divergence, perplexity, read_text
 
     with files.open(src) as file:
@@ -140,8 +138,8 @@ def _measured(
             given, n_ctx = np.asarray(part.reshape(-1)), part.shape[1]
             what = "a tenth of the calibration text that decided nothing"
         folder = os.path.dirname(os.path.abspath(results[0].path))  # has room for large files
-        with tempfile.TemporaryDirectory(prefix=".quantreg-card-", dir=folder) as temporary:
-            base = Path(temporary, "base.kld")
+        with temporary_folder(folder, ".card") as temporary:
+            base = temporary / "base.kld"
 
             def work(tell: Callable[[Any], None]) -> "list[Divergence]":
                 done = 0

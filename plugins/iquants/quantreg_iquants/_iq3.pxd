@@ -37,9 +37,9 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 from quantreg_iquants._codebook cimport nearest_points, split_coordinates, unpack_codebook
 from quantreg_kernels.lanes cimport (
-    LANES, lowest_bit, vf, vf_abs, vf_bits, vf_eq, vf_from_vi, vf_gt, vf_le, vf_lookup8, vf_lookup16, vf_lt, vf_max, vf_min,
-    vf_reduce_min, vf_select, vf_set1, vf_sqrt, vi, vi_bits, vi_clamp, vi_eq, vi_load, vi_nearest, vi_next, vi_select,
-    vi_set1, vi_store, vi_transpose, vm, vm_and, vm_any, vm_bits, vm_first, vm_from_bits,
+    HAS_LOOKUP, LANES, lowest_bit, vf, vf_abs, vf_bits, vf_eq, vf_from_vi, vf_gt, vf_le, vf_lookup8, vf_lookup16, vf_lt,
+    vf_max, vf_min, vf_reduce_min, vf_select, vf_set1, vf_sqrt, vi, vi_bits, vi_clamp, vi_eq, vi_load, vi_nearest, vi_next,
+    vi_select, vi_set1, vi_store, vi_transpose, vm, vm_and, vm_any, vm_bits, vm_first, vm_from_bits,
 )
 from quantreg_kernels.search cimport drop_infinite
 
@@ -140,7 +140,7 @@ cdef struct Trials:
 
 cdef inline vf value_of(const vf *values, vi entries, int i) noexcept nogil:
     """Return the level 1, 3 .. 15 of coordinate i."""
-    if LANES == 4:
+    if not HAS_LOOKUP:
         return vf_from_vi((((entries >> (8 * i)) & 7) << 1) | 1)
     return vf_lookup8(values, entries >> (8 * i))
 

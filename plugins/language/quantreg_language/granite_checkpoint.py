@@ -62,6 +62,11 @@ GRANITE = (
 )
 
 
+def _unshared(config: Config) -> bool:
+    """Whether no expert is one that every token uses."""
+    return not config.get("shared_intermediate_size")
+
+
 GRANITE_MOE = (
     replace(
         GRANITE[0],
@@ -74,9 +79,9 @@ GRANITE_MOE = (
             Row("blk.{i}.ffn_gate_exps.weight", f"{_EXPERTS}input_linear.weight", Share(0, 2, -2)),
             Row("blk.{i}.ffn_up_exps.weight", f"{_EXPERTS}input_linear.weight", Share(1, 2, -2)),
             Row("blk.{i}.ffn_down_exps.weight", f"{_EXPERTS}output_linear.weight"),
-            Row("blk.{i}.ffn_gate_shexp.weight", f"{_SHARED}input_linear.weight", Share(0, 2), optional=True),
-            Row("blk.{i}.ffn_up_shexp.weight", f"{_SHARED}input_linear.weight", Share(1, 2), optional=True),
-            Row("blk.{i}.ffn_down_shexp.weight", f"{_SHARED}output_linear.weight", optional=True),
+            Row("blk.{i}.ffn_gate_shexp.weight", f"{_SHARED}input_linear.weight", Share(0, 2), optional=_unshared),
+            Row("blk.{i}.ffn_up_shexp.weight", f"{_SHARED}input_linear.weight", Share(1, 2), optional=_unshared),
+            Row("blk.{i}.ffn_down_shexp.weight", f"{_SHARED}output_linear.weight", optional=_unshared),
         ),
         keys=(
             *GRANITE[0].keys,

@@ -1,0 +1,289 @@
+"""The inputs of each matrix in the model as it is, and in the model whose earlier matrices are encoded already.
+
+A matrix can make up for what those before it got wrong, if it is encoded after them. So two sets of hidden states go
+through the layers: those of the model as it is, and those of the model quantized so far. With X and Y for the inputs of
+a matrix W in either, feedback takes Y^T Y in place of X^T X, and its target moves from W towards the matrix that makes
+the outputs X W^T out of Y: W + W (X - Y)^T Y (Y^T Y)^-1.
+"""
+
+from collections.abc import Collection, Generator, Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from quantreg.inference.model import Model
+from quantreg.inference.passes import Pass
+from quantreg.tensor import QuantizedTensor
+from quantreg.tuning.calibration import Calibration
+from quantreg.tuning.statistics import (
+    BATCH,
+    HELD_OUT,
+    LARGEST,
+    Inputs,
+    Listener,
+    Seen,
+    States,
+    add_outer,
+    mirror,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Ids = NDArray[np.intp]
+    _Input: TypeAlias = tuple[Floats, Ids | None]
+
+__all__ = ["Both", "Step", "steps"]
+
+
+class Step(NamedTuple):
+    """The text goes through a layer, or through a part of it.
+
+    - ``layer``: its number; the output matrix has the number of layers.
+    - ``groups``: the matrices whose inputs are wanted. Those of a group have the same inputs. If there are none, the
+      states of the quantized model go to the next layer.
+    - ``before``: the matrices that the layer has read by then.
+    - ``ends``: whether the states of the model as it is go to the next layer.
+    - ``cost``: multiplications for each token.
+    """
+
+    layer: int
+    groups: tuple[tuple[str, ...], ...]
+    before: tuple[str, ...]
+    ends: bool
+    cost: float
+
+
+def steps(model: Model, wanted: Collection[str], listens: bool) -> list[Step]:
+    """All steps in which the inputs of the matrices ``wanted`` are found, in their order.
+
+    Each group has a step of its own, because matrices also make up for those before them in their layer. A layer that
+    reads a matrix twice takes one step. ``listens``: whether somebody sees all inputs of the model as it is.
+    """
+    layers = list(_traced(model))
+    needed = [i for i, seen in enumerate(layers) if listens or any(name in wanted for name, *_ in seen)]
+    found: list[Step] = []
+    for layer in range(max(needed, default=-1) + 1):
+        found += _steps_of(model, layer, layers[layer], wanted, leaves=layer < needed[-1])
+    return found
+
+
+def _traced(model: Model) -> "Iterator[list[tuple[str, Floats, Ids | None]]]":
+    """What a pass reads in each layer, and as the output: (matrix, input, experts). Nothing is computed."""
+    x, run = model.begin(np.zeros((1, 1), np.intp))
+    run.dry = True
+    for layer in range(model.n_layers):
+        seen: list[tuple[str, Floats, Ids | None]] = []
+        run.observe = lambda name, x, experts, seen=seen: seen.append((name, x, experts))
+        x = model.through(layer, x, run)
+        yield seen
+    yield [(model.output_name, x, None)] if model.graph.generates else []
+
+
+def _steps_of(model: Model, layer: int, seen: "list[Any]", wanted: Collection[str], leaves: bool) -> list[Step]:
+    """The steps of one layer. ``leaves``: whether states go on to the next one."""
+    groups: list[list[str]] = []
+    reached: list[tuple[int, float]] = []  # matrices that are read, and multiplications, before the inputs of a group
+    statistics: list[float] = []
+    done = 0.0
+    last: Any = None, None
+    names = tuple(name for name, *_ in seen)
+    for place, (name, x, experts) in enumerate(seen):
+        shape, used = model.tensors[name].shape, 1 if experts is None else experts.shape[-1]
+        if name in wanted and name not in names[:place]:
+            if groups and last[0] is x and last[1] is experts:
+                groups[-1].append(name)
+            else:
+                groups.append([name])
+                reached.append((place, done))
+                statistics.append(1.5 * used * shape[-1] ** 2)  # the upper half of Y^T Y, and all of (X - Y)^T Y
+                last = x, experts
+        done += used * shape[-1] * shape[-2]
+    each = tuple(tuple(group) for group in groups)
+    if layer == model.n_layers:
+        return [Step(layer, each, (), True, sum(statistics))] if seen else []
+    if groups and len(set(names)) < len(names):
+        found = [Step(layer, each, (), leaves, 2 * done + sum(statistics))]
+    else:
+        found = []
+        for i, (group, (place, reach), more) in enumerate(zip(each, reached, statistics, strict=True)):
+            ends = leaves and i == len(each) - 1
+            found.append(Step(layer, (group,), names[:place], ends, reach + (done if ends else reach) + more))
+    if leaves:
+        found.append(Step(layer, (), names, not groups, done if groups else 2 * done))
+    return found
+
+
+class Both:
+    """The hidden states of the calibration text in a model as it is, and in the model quantized so far.
+
+    ``embeddings`` are those of the second one, if they differ. ``listener`` sees the inputs of the first one.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        calibration: Calibration,
+        embeddings: Mapping[str, QuantizedTensor],
+        listener: Listener | None,
+        spill: IO[bytes],
+    ) -> None:
+        self._model, self._listener = model, listener
+        batches = [(True, part) for part in calibration.batches("fit", BATCH)]
+        batches += [(False, part) for part in calibration.batches("decide", BATCH)]
+        size = sum(part.size for _, part in batches) * model.width
+        both = States(2 * size, spill).values
+        self._as_it_is, self._changed = both[:size], both[size:]
+        self._passes: list[tuple[bool, Pass, slice]] = []
+        at = 0
+        with model.replaced(embeddings) as changed:
+            for fitting, ids in batches:
+                x, run = model.begin(ids)
+                span = slice(at, at + x.size)
+                self._as_it_is[span] = x.reshape(-1)
+                self._changed[span] = changed.begin(ids)[0].reshape(-1)
+                self._passes.append((fitting, run, span))
+                at += x.size
+
+    def take(self, step: Step, so_far: Mapping[str, QuantizedTensor]) -> "Generator[int, None, Seen]":
+        """Take the text through a step; yield the tokens of each batch, and return what the matrices saw.
+
+        ``so_far`` are those tensors of ``step.before`` that are encoded.
+        """
+        leaders = [group[0] for group in step.groups]
+        of_changed = step._replace(ends=not leaders)
+        changed = self._model.replaced(so_far) if so_far else self._model
+        sums = {leader: _Sums(self._model, leader) for leader in leaders}
+        for fitting, run, span in self._passes:
+            listener = self._listener if fitting and step.ends else None
+            if leaders or step.ends:
+                catch = _Catch(leaders, listener)
+                self._as_it_is[span] = self._through(self._model, step, self._as_it_is[span], run, catch)
+            there = _Catch(leaders)
+            self._changed[span] = self._through(changed, of_changed, self._changed[span], run, there)
+            for leader in leaders:
+                sums[leader].add(fitting, catch.caught[leader], there.caught[leader])
+            if listener is not None:
+                listener.keep()
+            yield (span.stop - span.start) // self._model.width
+        same = {name: group[0] for group in step.groups for name in group}
+        return Seen({leader: each.close() for leader, each in sums.items()}, same)
+
+    def _through(self, model: Model, step: Step, states: "Floats", run: Pass, catch: "_Catch") -> "Floats":
+        """Take states through a step, and return what they became."""
+        x = np.array(states).reshape(-1, model.width)
+        if step.layer == model.n_layers:
+            catch.observe(model.output_name, model.finish(x, run), None)
+            return states
+        run.observe, catch.stops = catch.observe, not step.ends
+        try:
+            return model.through(step.layer, x, run).reshape(-1)
+        except _Enough:
+            return states
+        finally:
+            run.observe = None
+
+
+class _Enough(Exception):  # noqa: N818
+    """All inputs that are wanted were seen."""
+
+
+class _Catch:
+    """Keeps the inputs of some matrices. If it ``stops``, the pass ends with the last of them."""
+
+    def __init__(self, names: Collection[str], listener: Listener | None = None) -> None:
+        self.caught: dict[str, _Input] = {}
+        self.stops = False
+        self._names, self._listener = names, listener
+
+    def observe(self, name: str, x: "Floats", experts: "Ids | None") -> None:
+        if self._listener is not None:
+            self._listener.observe(name, x, experts)
+        if name in self._names and name not in self.caught:
+            self.caught[name] = np.array(x), None if experts is None else np.array(experts)
+        if self.stops and len(self.caught) == len(self._names):
+            raise _Enough
+
+
+class _Sums:
+    """Adds up Y^T Y and (X - Y)^T Y for a matrix, or for each expert of a stack."""
+
+    def __init__(self, model: Model, name: str) -> None:
+        self._model, self._shape = model, model.tensors[name].shape
+        self._inputs: Inputs | None = None
+        self._h_there: Any = None
+        self._drift_there: Any = None
+
+    def add(self, fitting: bool, as_it_is: "_Input", changed: "_Input") -> None:
+        """Add the inputs of some tokens, in the model as it is and in the quantized one."""
+        (x, experts), (y, others) = as_it_is, changed
+        cols = self._shape[-1]
+        if experts is None or others is None:
+            self._add(fitting, 1, 0, x.reshape(-1, cols), y.reshape(-1, cols))
+            return
+        for expert, own, other in _pairs(x.reshape(-1, cols), experts, y.reshape(-1, cols), others):
+            self._add(fitting, self._shape[0], expert, own, other)
+
+    def _add(self, fitting: bool, n: int, matrix: int, x: "Floats", y: "Floats") -> None:
+        cols = self._shape[-1]
+        if self._inputs is None:
+            none = [np.empty((0, cols), np.float32) for _ in range(2 * n)]
+            h, drift = np.zeros((2, n, cols, cols), np.float32)
+            self._inputs = Inputs(h, np.zeros(n, np.int64), none[:n], drift, none[n:])
+            self._h_there = self._model.device.sums(n, cols)
+            self._drift_there = self._model.device.sums(n, cols, symmetric=False)
+        inputs = self._inputs
+        assert inputs.drift is not None
+        if not fitting:
+            left = max(0, HELD_OUT - len(inputs.held_out[matrix]))
+            usable = ((abs(x) < LARGEST) & (abs(y) < LARGEST)).all(axis=1)
+            for kept, new in ((inputs.held_out, y), (inputs.as_it_is, x)):
+                kept[matrix] = np.concatenate([kept[matrix], new[usable][:left]])
+            return
+        inputs.count[matrix] += len(y)
+        with np.errstate(all="ignore"):
+            difference = x - y
+        if self._h_there is None:
+            add_outer(self._model, inputs.h[matrix], y)
+        else:
+            self._h_there.add(matrix, y)
+        if self._drift_there is None:
+            add_outer(self._model, inputs.drift[matrix], y, difference)
+        else:
+            self._drift_there.add(matrix, y, difference)
+
+    def close(self) -> Inputs:
+        """The sums, with H whole."""
+        inputs = self._inputs
+        assert inputs is not None
+        if self._h_there is None:
+            mirror(inputs.h)
+        else:
+            inputs.h = self._h_there.result()
+        if self._drift_there is not None:
+            inputs.drift = self._drift_there.result()
+        return inputs
+
+
+def _pairs(x: "Floats", experts: "Ids", y: "Floats", others: "Ids") -> "Iterator[tuple[int, Floats, Floats]]":
+    """The inputs of each expert in both models, row by row, of the tokens that reach it in the quantized one.
+
+    ``experts`` and ``others``, (tokens,) or (tokens, k), are those that each token reaches in either model. The inputs
+    have a row for each token, or one for each token and expert. Where a token does not reach an expert in the model as
+    it is, nothing is known of a difference, and its row there counts as the same.
+    """
+    k = others.shape[-1] if others.ndim > 1 else 1
+    ids = others.reshape(-1)
+    tokens = np.arange(len(ids)) // k
+    places = tokens
+    if len(y) == len(ids):
+        places = np.arange(len(ids))
+        n = 1 + int(max(experts.max(), ids.max()))
+        known, wanted = np.arange(experts.size) // k * n + experts.reshape(-1), tokens * n + ids
+        order = np.argsort(known, kind="stable")
+        at = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)]
+        x = np.where((known[at] == wanted)[:, None], x[at], y)
+    for expert in np.unique(ids):
+        rows = places[ids == expert]
+        yield int(expert), x[rows], y[rows]
