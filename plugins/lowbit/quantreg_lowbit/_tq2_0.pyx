@@ -78,7 +78,7 @@ cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept
                 for i in range(32 // LANES):
                     b = vi_load_u8(block + 32 * c + LANES * i)
                     for n in range(4):
-                        if LANES == 4:  # this CPU level has no instruction that looks up a table lane by lane
+                        if LANES == 4:  # a look-up takes more instructions there
                             vf_store(out + 128 * c + LANES * i + 32 * n, vf_from_vi(((b >> (2 * n)) & 3) - 1) * d)
                         else:
                             vf_store(out + 128 * c + LANES * i + 32 * n, vf_lookup4(values, vi_shr(b, 2 * n)))
