@@ -4,7 +4,7 @@ import ctypes
 
 import numpy as np
 from emulated import Library, emulator, file_of
-from row_codec import Args
+from row_codec import Args, with_scratch
 
 from bench.codecs import COLS, WORKS, make_importance, make_weights
 from bench.cycles import cycles
@@ -15,7 +15,6 @@ from quantreg import types
 __all__ = ["Counting", "report"]
 
 ROWS = 2  # of COLS weights each, so that all lanes have blocks
-SCRATCH = 1 << 20  # more than any codec's scratch_size
 
 
 class _Job:
@@ -73,9 +72,9 @@ class Counting:
             codec.decode_rows(source, out)
         expected = out.copy()
         for level, library in libraries.items():
-            args, scratch = _args(source, out, importance)
+            args = _args(source, out, importance)
             function = library.function("decode_rows" if work == "decode" else "encode_rows")
-            yield _Job(work, level, function, (0, ctypes.addressof(args)), out, expected, (args, source, scratch))
+            yield _Job(work, level, function, (0, ctypes.addressof(args)), out, expected, (args, source))
         theirs = self._reference(work, qtype, source, out, importance)
         if theirs is not None:
             theirs()  # one normal call first, in which it allocates what it needs
@@ -92,13 +91,9 @@ class Counting:
 
 
 def _args(source, out, importance):
-    """The arguments of a codec's function, and the memory that it works with, which has to live as long."""
     weights = None if importance is None else importance.ctypes.data
     address, strides = (source.ctypes.data, out.ctypes.data), (source.shape[1], out.shape[1])
-    scratch = np.zeros(SCRATCH + 64, np.uint8)
-    aligned = scratch.ctypes.data + -scratch.ctypes.data % 64
-    args = Args(ctypes.sizeof(Args), *address, ROWS, COLS, *strides, weights, importance is not None, 0, aligned)
-    return args, scratch
+    return with_scratch(Args(ctypes.sizeof(Args), *address, ROWS, COLS, *strides, weights, importance is not None))
 
 
 def report(rows, levels, cpus):
