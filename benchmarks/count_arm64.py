@@ -1,7 +1,7 @@
 """Count the instructions per weight of codecs at the CPU levels of arm64, on a processor that QEMU emulates.
 
-Nothing is timed: instructions say what the compiler made of the code, not how long a processor takes. The exit code is 1 if the
-levels write or read different bytes. README.md in this folder has the details.
+Nothing is timed: instructions say what the compiler made of the code, not how long a processor takes. The exit code is
+1 if the levels write or read different bytes. README.md in this folder has the details.
 """
 
 import argparse
@@ -13,18 +13,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from bench.options import refuse_unknown, words
 from bench.report import table
 
+HERE = Path(__file__).resolve().parent
 LEVELS = ("base", "neon")
 WORKS = {"plain": "encode", "weighted": "encode with importance", "decode": "decode", "product": "product"}
-TYPES = (
+TYPES = words(
     "F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL "
     "IQ4_XS TQ1_0 TQ2_0 Q1_0 Q2_0 MXFP4 NVFP4"
-).split()
+)
 WEIGHTS = 8 * 4096  # of the difference between two calls: see bench/arm64_calls.py
 
 
@@ -73,7 +73,7 @@ def short(value):
 
 
 def report(found, levels):
-    """Return a Markdown table, and the geometric mean of the ratio between the last level and the first for each work."""
+    """Return a Markdown table, and for each work the geometric mean of the last level's count over the first's."""
     counts = {(name, work, level): number for name, level, work, number, _ in found}
     works = [work for work in WORKS if any(work == row[2] for row in found)]
     lines = []

@@ -58,6 +58,13 @@ LANE_FN vi vi_gather(const int32_t *base, vi index) {
     return (vi){base[index[0]], base[index[1]], base[index[2]], base[index[3]]};
 #endif
 }
+#if defined(QUANTREG_NEON)
+#define SIGNS_(b) {(b) << 31, (b) >> 1 << 31, (b) >> 2 << 31, (b) >> 3 << 31}
+static const uint32_t lanes_signs_[16][4] = {
+    SIGNS_(0u), SIGNS_(1u), SIGNS_(2u), SIGNS_(3u), SIGNS_(4u), SIGNS_(5u), SIGNS_(6u), SIGNS_(7u),
+    SIGNS_(8u), SIGNS_(9u), SIGNS_(10u), SIGNS_(11u), SIGNS_(12u), SIGNS_(13u), SIGNS_(14u), SIGNS_(15u)};
+#undef SIGNS_
+#endif
 /* v, with the sign of lane l flipped if bit l is set. Higher bits are ignored. */
 LANE_FN vf vf_flip(vf v, uint32_t bits) {
 #if LANES == 16
@@ -65,6 +72,8 @@ LANE_FN vf vf_flip(vf v, uint32_t bits) {
 #elif LANES == 8
     __m256i up = _mm256_sllv_epi32(_mm256_set1_epi32((int32_t)bits), _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24));
     return (vf)((vi)v ^ ((vi)up & (int32_t)0x80000000));
+#elif defined(QUANTREG_NEON)
+    return (vf)((vi)v ^ vi_load((const int32_t *)lanes_signs_[bits & 15]));
 #else
     vi bit = {1, 2, 4, 8};
     return (vf)((vi)v ^ (((vi_set1((int32_t)bits) & bit) == bit) << 31));

@@ -1,4 +1,4 @@
-"""Call codecs on an emulated arm64 processor, with a mark before and after each call. ``count_arm64.py`` runs this there."""
+"""Call codecs, with a mark before and after each call. ``count_arm64.py`` runs this on an emulated arm64 processor."""
 
 import ctypes
 import hashlib
@@ -24,7 +24,8 @@ importance = (rng.random(COLS) ** 4 + 0.01).astype(np.float32)
 def arguments(kind, source, out, n_rows, columns=None):
     """The struct for one call. A codec reads struct_size to know which members there are."""
     if kind is DotArgs:
-        made = DotArgs(ctypes.sizeof(DotArgs), source.ctypes.data, weights.ctypes.data, out.ctypes.data, n_rows, COLS, 1)
+        addresses = (source.ctypes.data, weights.ctypes.data, out.ctypes.data)
+        made = DotArgs(ctypes.sizeof(DotArgs), *addresses, n_rows, COLS, 1)
         made.src_stride, made.x_stride, made.dst_stride = source.shape[1], COLS, out.shape[1]
         return made
     made = Args(ctypes.sizeof(Args), source.ctypes.data, out.ctypes.data, n_rows, COLS, source.shape[1], out.shape[1])
