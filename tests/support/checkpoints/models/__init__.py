@@ -6,12 +6,12 @@ the weights of norms, ``tensors`` changes {name: (dtype, shape)} from what trans
 values that the converter needs and does not find with transformers 5, or finds wrong.
 """
 
-from checkpoints.models import encoders, experts, gemma, glm, gpt, linear, llama, mixtures, others, qwen
+from checkpoints.models import encoders, experts, gemma, gemma_new, glm, gpt, linear, llama, mixtures, others, qwen
 
 __all__ = ["MODELS"]
 
 MODELS = {
     name: model
-    for family in (llama, qwen, linear, gemma, glm, gpt, mixtures, experts, others, encoders)
+    for family in (llama, qwen, linear, gemma, gemma_new, glm, gpt, mixtures, experts, others, encoders)
     for name, model in family.MODELS.items()
 }
