@@ -117,6 +117,8 @@ class Checkpoint:
       written only from here.
     - ``one_way``: why models of this kind cannot be written as a folder again, as the end of a sentence. Empty if they
       can.
+    - ``when``: a function of `Config` that says whether a model of these classes is of this kind, where classes stand
+      for several architectures. Without one, all are.
     - ``float32``: names of GGUF tensors, with "{i}" for the layer, that are always stored as F32, beyond vectors and
       norms and those of `quantreg.checkpoints.common.FLOAT32`.
     """
@@ -130,6 +132,7 @@ class Checkpoint:
     vocabulary: "Vocabulary | str | None" = None
     float32: tuple[str, ...] = ()
     further: bool = False
+    when: "Callable[[Config], bool] | None" = None
     defaults: "tuple[tuple[str, Any | Callable[[Config], Any]], ...]" = ()
     restored: "tuple[tuple[str, Any | Callable[[Described], Any]], ...]" = ()
     one_way: str = ""

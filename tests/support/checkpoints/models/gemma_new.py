@@ -19,6 +19,9 @@ _EYES = {"model_type": "gemma4_vision", "hidden_size": 32, "intermediate_size": 
 _EYES |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "patch_size": 4}
 _EYES |= {"position_embedding_size": 16, "pooling_kernel_size": 2, "default_output_length": 4}
 _TEXT = {key: value for key, value in {**SIZES, **_GEMMA_4}.items() if key not in ("head_dim", "sliding_window")}
+# A part that hears, as the published models have it.
+_EARS = {"model.audio_tower.output_proj.weight": ("BF16", (8, 8))}
+_EARS |= {"model.embed_audio.embedding_projection.weight": ("BF16", (64, 8))}
 
 MODELS = {
     "gemma4-sees": model(
@@ -36,6 +39,8 @@ MODELS = {
             "audio_token_id": 94,
             "video_token_id": 93,
         },
+        tensors=lambda found: found | _EARS,
+        unused=tuple(_EARS),
         tokenizer="gemma4",
         dtype="BF16",
     ),
