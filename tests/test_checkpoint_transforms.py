@@ -10,6 +10,7 @@ import quantreg
 from quantreg.checkpoints import (
     Apart,
     Generated,
+    Grouped,
     Heads,
     MinusExp,
     Mxfp4,
@@ -17,6 +18,7 @@ from quantreg.checkpoints import (
     Plus,
     Share,
     Squeezed,
+    Tiled,
     Transform,
     Transposed,
     made,
@@ -45,6 +47,14 @@ CASES = {
         [MATRIX.reshape(4, 6, 10)[:, a:b].reshape(-1, 10) for a, b in ((0, 3), (3, 5), (5, 6))])),
     "apart bias": (MATRIX[:, 1], (Apart(2, (4, 4, 4)),), np.concatenate(
         [MATRIX[:, 1].reshape(2, 3, 4)[:, k].reshape(-1) for k in range(3)])),
+    "some kinds apart": (MATRIX, (Apart(4, (3, 2, 1), (2, 0)),), np.concatenate(
+        [MATRIX.reshape(4, 6, 10)[:, a:b].reshape(-1, 10) for a, b in ((5, 6), (0, 3))])),
+    "tiled": (MATRIX, (Tiled(4, 3, 2),), MATRIX.reshape(4, 3, 2, 10).swapaxes(0, 1).reshape(24, 10)),
+    "tiled columns": (MATRIX, (Tiled(5, 2, axis=1),), MATRIX.reshape(24, 5, 2).swapaxes(1, 2).reshape(24, 10)),
+    "tiled behind others": (MATRIX, (Tiled(3, 2, 2, skip=12),), np.concatenate(
+        [MATRIX[:12], MATRIX[12:].reshape(3, 2, 2, 10).swapaxes(0, 1).reshape(12, 10)])),
+    "grouped": (MATRIX, (Grouped(6),), MATRIX.reshape(6, 4, 10)),
+    "grouped rates": (RATES, (MinusExp(), Grouped(24)), -np.exp(RATES.astype(np.float64)).astype(np.float32)[:, None]),
     "part of each head": (MATRIX, (Heads(4, 6, 2, 3),), MATRIX.reshape(4, 6, 10)[:, 2:5]),
     "part of each head, transposed": (
         MATRIX, (Heads(3, 8, 0, 5), Transposed()), MATRIX.reshape(3, 8, 10)[:, :5].swapaxes(1, 2)),

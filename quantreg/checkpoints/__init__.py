@@ -6,6 +6,7 @@ from quantreg.checkpoints.described import Described
 from quantreg.checkpoints.transforms import (
     Apart,
     Generated,
+    Grouped,
     Heads,
     MinusExp,
     Mxfp4,
@@ -25,6 +26,7 @@ __all__ = [
     "Config",
     "Described",
     "Generated",
+    "Grouped",
     "Heads",
     "Key",
     "MinusExp",

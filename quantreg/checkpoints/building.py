@@ -18,7 +18,7 @@ from quantreg.gguf import TensorInfo
 from quantreg.registry import find_layout
 from quantreg.safetensors import Part, Place, Stored
 
-__all__ = ["Built", "How", "build"]
+__all__ = ["Built", "How", "build", "is_float32"]
 
 How = Stored | Made | MadeMxfp4 | Given
 
@@ -105,7 +105,7 @@ def _floats(found: Match, shape: tuple[int, ...], pieces: list[Piece], checkpoin
         raise CheckpointError(
             f"it is stored as {dtype}, but expected one of F32, F16, BF16 and FP8: start from the BF16 or F16 model"
         )
-    forced = len(shape) < 2 or _is_float32(found.name, checkpoint)
+    forced = len(shape) < 2 or is_float32(found.name, checkpoint)
     to_type = "F32" if forced or dtype == "F64" or (changes and dtype == "BF16") else dtype
     how = Made(tuple(pieces), dtype, to_type, changes)
     only = pieces[0].source if len(pieces) == 1 and to_type == dtype and not changes else None
@@ -116,7 +116,8 @@ def _floats(found: Match, shape: tuple[int, ...], pieces: list[Piece], checkpoin
     return _described(found.name, shape, to_type, how)
 
 
-def _is_float32(name: str, checkpoint: Checkpoint) -> bool:
+def is_float32(name: str, checkpoint: Checkpoint) -> bool:
+    """Whether a matrix of this name is F32 in every file."""
     if not name.endswith(".weight") or name.endswith("_norm.weight"):
         return True
     parts = name.split(".")

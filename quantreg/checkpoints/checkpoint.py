@@ -1,7 +1,7 @@
 """How a model is named, laid out and described where it is published, as data: the part of an architecture's table that
 says how its checkpoint becomes GGUF."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -31,7 +31,8 @@ class Row:
     - ``how``: what is done to the tensor, see `quantreg.checkpoints.transforms`. It applies to each tensor of ``old``
       before they are stacked or joined. It may be a function of `Config`; one that returns None changes nothing and, if
       there is no ``old``, means that there is no such tensor.
-    - ``optional``: whether the tensor may be missing, in any layer; or a function of `Config` that says so.
+    - ``optional``: whether the tensor may be missing, in any layer; or a function of `Config` that says so, or that
+      returns the layers that may lack it.
     - ``unless``: the GGUF name of a tensor that stands in for this one, which may be missing where the other exists.
     - ``back``: whether `quantreg.export` may write the tensor under ``old``; or a function of `Config` that says so. It
       matters where one ``new`` has several spellings: the first that may be written is.
@@ -45,7 +46,7 @@ class Row:
     new: str
     old: str | tuple[str, ...]
     how: How = None
-    optional: "bool | Callable[[Config], bool]" = False
+    optional: "bool | Callable[[Config], bool | Collection[int]]" = False
     unless: str = ""
     back: "bool | Callable[[Config], bool]" = True
     further: bool = False
@@ -116,6 +117,8 @@ class Checkpoint:
       written only from here.
     - ``one_way``: why models of this kind cannot be written as a folder again, as the end of a sentence. Empty if they
       can.
+    - ``when``: a function of `Config` that says whether a model of these classes is of this kind, where classes stand
+      for several architectures. Without one, all are.
     - ``float32``: names of GGUF tensors, with "{i}" for the layer, that are always stored as F32, beyond vectors and
       norms and those of `quantreg.checkpoints.common.FLOAT32`.
     """
@@ -129,6 +132,7 @@ class Checkpoint:
     vocabulary: "Vocabulary | str | None" = None
     float32: tuple[str, ...] = ()
     further: bool = False
+    when: "Callable[[Config], bool] | None" = None
     defaults: "tuple[tuple[str, Any | Callable[[Config], Any]], ...]" = ()
     restored: "tuple[tuple[str, Any | Callable[[Described], Any]], ...]" = ()
     one_way: str = ""
@@ -139,7 +143,7 @@ def named(
     prefix: str = "model.layers.{i}.",
     *,
     how: How = None,
-    optional: "bool | Callable[[Config], bool]" = False,
+    optional: "bool | Callable[[Config], bool | Collection[int]]" = False,
     bias: bool = True,
     unless: str = "",
     back: "bool | Callable[[Config], bool]" = True,

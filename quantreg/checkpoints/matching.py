@@ -233,7 +233,7 @@ def _chosen(
                 break
             else:
                 first = rows[next((number for number in numbers if number in found), numbers[0])]  # as in other layers
-                if first.olds and not any(_may_lack(rows[number], config) for number in numbers):
+                if first.olds and not any(_may_lack(rows[number], config, i) for number in numbers):
                     wanted.append((_at(first.unless, i), _at(_at(first.olds[0], i), 0, "{e}"), i))
     missing += [old for unless, old, _ in wanted if not unless or unless not in done]
     return matches, missing, taken
@@ -247,8 +247,9 @@ def _order(expert: int | None) -> int:
     return -1 if expert is None else expert
 
 
-def _may_lack(row: Row, config: Config) -> bool:
-    return row.optional(config) if callable(row.optional) else row.optional
+def _may_lack(row: Row, config: Config, layer: int | None) -> bool:
+    found = row.optional(config) if callable(row.optional) else row.optional
+    return found if isinstance(found, bool) else layer in found
 
 
 def _gaps(row: Row, olds: Sequence[Mapping[int | None, str]], i: int | None, config: Config) -> Iterator[str]:

@@ -203,8 +203,7 @@ def _place(
     stacked = "{e}" in old
     inner = shape[1:] if stacked else shape
     try:
-        before = shape_before(how, inner)
-        after, layouts = arranged(before, how)
+        after, before, layouts = _arranged(how, inner)
     except (CheckpointError, IndexError) as error:
         raise CheckpointError(f"{name} has the shape {list(shape)}, which {kind} cannot have: {error}") from None
     if after != inner:
@@ -220,3 +219,20 @@ def _place(
         for layout in layouts:
             known.places.append(Place(name, start, layout, changes))
             start += math.prod(layout.shape)
+
+
+def _arranged(
+    how: tuple[Transform, ...], inner: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[Layout, ...]]:
+    """The shape that a tensor of this shape would have again, its shape in the checkpoint, and where its values lie."""
+    for outer in (0, 1):  # GGUF files leave axes of length 1 out
+        try:
+            before = shape_before(how, (1,) * outer + inner)
+            after, layouts = arranged(before, how)
+        except (CheckpointError, IndexError):
+            if outer:
+                raise
+            continue
+        if after == (1,) * outer + inner:
+            return inner, before, layouts
+    return after, before, layouts

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Apart",
     "Generated",
+    "Grouped",
     "Heads",
     "Layout",
     "MinusExp",
@@ -224,6 +225,27 @@ class Heads(Transform):
     def pieces(self, whole: Layout) -> tuple[Layout, ...]:
         """One layout."""
         return (whole.split(0, (self.heads, self.size)).taken(1, self.first, self.count),)
+
+
+@dataclass(frozen=True)
+class Grouped(Transform):
+    """The first axis divided into ``groups`` equal parts, along a new axis before it."""
+
+    groups: int
+
+    def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape (groups, ..., ...)."""
+        if not shape or self.groups < 1 or shape[0] % self.groups:
+            raise CheckpointError(f"{_rows(shape)} are not {self.groups} equal groups")
+        return (self.groups, shape[0] // self.groups, *shape[1:])
+
+    def before(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape without the new axis."""
+        return (shape[0] * shape[1], *shape[2:])
+
+    def pieces(self, whole: Layout) -> tuple[Layout, ...]:
+        """One layout."""
+        return (whole.split(0, (self.groups, whole.shape[0] // self.groups)),)
 
 
 @dataclass(frozen=True)

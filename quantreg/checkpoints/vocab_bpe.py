@@ -14,7 +14,15 @@ from quantreg.errors import TokenizerError
 from quantreg.gguf import Value
 from quantreg.tokenization import Kind
 
-__all__ = ["base_vocabulary", "bpe_values", "is_llama", "llama_values", "tokens_by_id", "vocabulary_size"]
+__all__ = [
+    "base_vocabulary",
+    "bpe_values",
+    "gemma4_values",
+    "is_llama",
+    "llama_values",
+    "tokens_by_id",
+    "vocabulary_size",
+]
 
 _MAX_TOKENS = 1 << 24
 
@@ -47,6 +55,31 @@ def bpe_values(
             merges=merge_texts(read_merges(files)),
             named={role: ids[text] for role, text in named if text in ids},
         ),
+    }
+
+
+# Tokens that a reader shows although the files call them special: what a model says in them is part of its answer.
+_SHOWN = {f"<|{name}>" for name in ("channel", "tool_call", "tool_response")}
+_SHOWN |= {f"<{name}|>" for name in ("channel", "tool_call", "tool_response")} | {'<|"|>'}
+
+
+def gemma4_values(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, Value]:
+    """Return the keys of the model "gemma4": byte pairs over plain text, with their merges."""
+    base = base_vocabulary(files)
+    added = added_tokens(files, base, _text(config.get("model_type")))
+    tokens, types = tokens_by_id(files, base, added, vocabulary_size(config))
+    for id, token in added.items():
+        tokens[id] = token.content
+        if token.content in _SHOWN:
+            types[id] = Kind.USER_DEFINED
+    return {
+        "tokenizer.ggml.model": Value("string", "gemma4"),
+        "tokenizer.ggml.tokens": Value("array[string]", tokens),
+        "tokenizer.ggml.scores": Value("array[f32]", [-1000.0] * len(tokens)),
+        "tokenizer.ggml.token_type": Value("array[i32]", _with_bytes(tokens, types)),
+        **special_values(files, config, merges=merge_texts(read_merges(files))),
+        "tokenizer.ggml.add_space_prefix": Value("bool", False),
+        "tokenizer.ggml.add_bos_token": Value("bool", True),
     }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from quantreg.checkpoints.tokenizer_files import TokenizerFiles, whole_number
-from quantreg.checkpoints.vocab_bpe import bpe_values, is_llama, llama_values, vocabulary_size
+from quantreg.checkpoints.vocab_bpe import bpe_values, gemma4_values, is_llama, llama_values, vocabulary_size
 from quantreg.checkpoints.vocab_spm import is_tiktoken, sentencepiece_values
 from quantreg.checkpoints.vocab_wordpiece import wordpiece_values
 from quantreg.checkpoints.vocabulary_hint import HINTS, Vocabulary
@@ -53,6 +53,8 @@ def vocabulary(
         values |= sentencepiece_values(files, config, hint)
     elif kind == "llama":
         values |= llama_values(files, config)
+    elif kind == "gemma4":
+        values |= gemma4_values(files, config)
     elif kind == "bpe":
         values |= bpe_values(files, config, pre, hint.named_ids)
     else:
@@ -82,6 +84,7 @@ def _kind(files: TokenizerFiles, hint: Vocabulary) -> str:
     there = {
         "sentencepiece": lambda: files.has("tokenizer.model") and not is_tiktoken(files),
         "llama": lambda: is_llama(files),
+        "gemma4": lambda: is_llama(files),
         "bpe": lambda: files.model_type == "BPE" or files.has("vocab.json"),
         "wordpiece": lambda: files.model_type == "WordPiece" or files.has("vocab.txt"),
     }

@@ -13,7 +13,8 @@ class Vocabulary:
 
     - ``kinds``: the kinds of vocabulary to look for, in this order. The first whose files are in the folder is taken.
       "sentencepiece" is a `tokenizer.model`; "llama" a `tokenizer.json` of byte pairs over plain text with byte
-      fallback; "bpe" a `tokenizer.json` of byte pairs over bytes; "wordpiece" a `vocab.txt` or `tokenizer.json`.
+      fallback, and "gemma4" the same with its merges; "bpe" a `tokenizer.json` of byte pairs over bytes; "wordpiece" a
+      `vocab.txt` or `tokenizer.json`.
     - ``bpe_classes``: if `tokenizer_config.json` names one of these classes, "bpe" comes first.
     - ``looks_special``: an added token of a `tokenizer.model` whose text looks like that of a special token, such as
       "<|end|>", becomes a control token although the files do not say so.
@@ -60,6 +61,7 @@ HINTS: dict[str, Vocabulary] = {
     "gemma": Vocabulary(kinds=("sentencepiece",), space_prefix=False, eot=107),
     "gemma2": Vocabulary(kinds=("sentencepiece",), space_prefix=False),
     "gemma3": Vocabulary(kinds=("sentencepiece", "bpe"), space_prefix=False),
+    "gemma4": Vocabulary(kinds=("gemma4",)),
     "phi3": Vocabulary(
         kinds=("sentencepiece", "bpe"), bpe_classes=("GPT2Tokenizer",), looks_special=False, added_from_json=True
     ),

@@ -229,7 +229,7 @@ def _rope_parameters(model: Described) -> dict[str, Any]:
 
 
 _KEYS_35 = Key("rope.dimension_sections", _sections, "array[i32]")
-_BACK_35: tuple[tuple[str, Any], ...] = (("rope_theta", ...), ("rope_parameters", _rope_parameters))
+_BACK_35: tuple[tuple[str, Any], ...] = (("rope_parameters", _rope_parameters),)
 
 QWEN35 = (
     Checkpoint(

@@ -117,7 +117,12 @@ def reference(source):
     told = {}
     TextModel.get_vocab_base_pre = lambda self, tokenizer: told["pre"]  # it knows only whole vocabularies
     load_hparams = ModelBase.load_hparams
-    ModelBase.load_hparams = staticmethod(lambda *args, **rest: load_hparams(*args, **rest) | told["hparams"])
+
+    def mended(*args, **rest):
+        found = load_hparams(*args, **rest) | told["hparams"]
+        return {key: value for key, value in found.items() if key not in told["without"]}
+
+    ModelBase.load_hparams = staticmethod(mended)
     modify_tensors = StableLMModel.modify_tensors
 
     def yielding(self, *args):  # it returns the generator of the stacked norms where it should yield from it
@@ -136,7 +141,7 @@ def reference(source):
 
     def convert(folder, out, kind, tokenizer, model):
         told["pre"] = {"wordpiece": "jina-v2-en"}.get(tokenizer, tokenizer)
-        told["hparams"] = model.get("hparams", {})
+        told["hparams"], told["without"] = model.get("hparams", {}), model.get("without", ())
         sys.argv = ["convert", str(folder), "--outfile", str(out), "--outtype", kind]
         convert_hf_to_gguf.logger.setLevel("ERROR")
         with contextlib.redirect_stderr(io.StringIO()) as log:

@@ -19,7 +19,9 @@ LETTERS = string.ascii_letters + string.digits
 
 def write_tokenizer(kind, folder):
     """Write the files of a tokenizer: "spm", "wordpiece", or the name of a BPE pre-tokenizer in the pinned list."""
-    {"spm": _sentencepiece, "wordpiece": _wordpiece}.get(kind, lambda to: _bpe(kind, to))(folder)
+    {"spm": _sentencepiece, "wordpiece": _wordpiece, "gemma4": _plain_pairs}.get(kind, lambda to: _bpe(kind, to))(
+        folder
+    )
 
 
 def _dump(folder, name, what):
@@ -55,6 +57,25 @@ def _bpe(pre, folder):
     if pre == "glm4":
         config["eos_token"] = special[0]
     _dump(folder, "tokenizer_config.json", config)
+
+
+def _plain_pairs(folder):
+    """Byte pairs over plain text, in which "▁" is a space: as many tokens as there are embeddings."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    words = [*special, "<0x0A>", "▁", *LETTERS, "<|channel>"]
+    pairs = [f"▁{letter}" for letter in LETTERS[: VOCABULARY - len(words)]]
+    vocabulary = {word: i for i, word in enumerate([*words, *pairs])}
+    model = {"type": "BPE", "dropout": None, "unk_token": "<unk>", "byte_fallback": True, "ignore_merges": False}
+    model |= {"fuse_unk": True, "vocab": vocabulary, "merges": [["▁", pair[1]] for pair in pairs]}
+    mark = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    steps = [{**mark, "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    whole = {"version": "1.0", "truncation": None, "padding": None, "normalizer": mark, "pre_tokenizer": split}
+    whole |= {"added_tokens": [_added(vocabulary[text], text) for text in (*special, "<|channel>")]}
+    whole |= {"post_processor": None, "decoder": {"type": "Sequence", "decoders": steps}, "model": model}
+    _dump(folder, "tokenizer.json", whole)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<bos>", "eos_token": "<eos>"}
+    _dump(folder, "tokenizer_config.json", config | {"unk_token": "<unk>", "pad_token": "<pad>"})
 
 
 def _wordpiece(folder):
