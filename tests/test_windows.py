@@ -80,7 +80,7 @@ class Kernel:
 
 @pytest.fixture
 def windows(monkeypatch):
-    """Let the storage of this process behave as on Windows. Returns the simulated kernel that it calls, if it is not."""
+    """Let the storage of this process behave as on Windows. Returns the simulated kernel that it then calls."""
     if ON_WINDOWS:
         yield None
         return
@@ -267,3 +267,68 @@ def test_a_name_with_brackets_is_not_taken_for_another_file(tmp_path):
     command = [sys.executable, "-P", "-m", "quantreg", "inspect", "--json", str(tmp_path / "a[1].gguf")]
     done = subprocess.run(command, capture_output=True, check=True)
     assert json.loads(done.stdout)["tensors"][0]["shape"] == [2, 256]
+
+
+def test_another_process_cannot_write_an_output_that_a_run_writes(tmp_path):
+    other = (
+        "import sys; from quantreg.storage import PartialFile\n"
+        "PartialFile(sys.argv[1], {}, size=10, resume=True).__enter__()"
+    )
+    path = tmp_path / "out"
+    command = [sys.executable, "-P", "-c", other, str(path)]
+    with partial(path) as file:
+        file.pwrite(b"0123456789", 0, "tensor")
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert "OutputError" in done.stderr
+        assert "another run is writing it" in done.stderr
+    assert path.read_bytes() == b"0123456789"
+
+
+def test_processes_take_turns_in_a_folder(tmp_path):
+    other = (
+        "import sys, time; from quantreg.storage import one_at_a_time\n"
+        "with one_at_a_time(sys.argv[1]):\n"
+        "    for word in sys.argv[2]:\n"
+        "        with open(sys.argv[1] + '/log', 'a') as file: file.write(word)\n"
+        "        time.sleep(0.05)\n"
+    )
+    command = [sys.executable, "-P", "-c", other, str(tmp_path)]
+    for child in [subprocess.Popen([*command, word]) for word in ("aaaaaa", "bbbbbb", "cccccc")]:
+        assert child.wait() == 0
+    log = (tmp_path / "log").read_text()
+    assert log == "".join(letter * 6 for letter in log[::6])
+    assert sorted(log[::6]) == ["a", "b", "c"]
+
+
+@pytest.mark.skipif(not ON_WINDOWS, reason="elsewhere a mapped file can be replaced")
+def test_a_mapped_model_cannot_be_replaced_until_it_is_closed(tmp_path):
+    path = tmp_path / "model.gguf"
+    quantreg.write(path, {"general.architecture": "llama"}, {"a.weight": np.ones((4, 256), np.float32)})
+    with quantreg.open(path) as model:
+        tensor = model["a.weight"]
+        with pytest.raises(OutputError, match=r"a program has the file .*close the program, or in Python the File"):
+            quantreg.write(path, {"general.architecture": "llama"}, {}, force=True)
+        assert np.all(np.asarray(tensor) == 1)
+        del tensor
+    quantreg.write(path, {"general.architecture": "llama"}, {}, force=True)
+    assert names(tmp_path) == ["model.gguf"]
+
+
+@pytest.mark.skipif(not ON_WINDOWS, reason="tests/test_resume.py sends SIGTERM elsewhere")
+def test_ctrl_break_ends_the_command_and_keeps_what_is_done(tmp_path):
+    model = tmp_path / "model.gguf"
+    tensors = {f"blk.{i}.w": np.ones((64, 256), np.float32) for i in range(8)}
+    quantreg.write(model, {"general.architecture": "llama"}, tensors)
+    code = (
+        "import os, signal, sys; from quantreg.storage import PartialFile; from quantreg import cli\n"
+        "write = PartialFile.pwrite\n"
+        "def pwrite(self, data, offset, label=None):\n"
+        "    write(self, data, offset, label)\n"
+        "    if label: signal.raise_signal(signal.SIGBREAK)\n"
+        "PartialFile.pwrite = pwrite\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    words = ["quantize", "--resumable", str(model), str(tmp_path / "out.gguf"), "Q8_0"]
+    done = subprocess.run([sys.executable, "-P", "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert names(tmp_path) == ["model.gguf", "out.gguf.partial", "out.gguf.partial.journal"]
