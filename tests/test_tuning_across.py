@@ -56,6 +56,41 @@ def test_predictions_are_closer_than_with_feedback_in_each_matrix_alone(models, 
     assert kl[1] < 0.85 * kl[0]
 
 
+def test_of_a_long_text_half_goes_through_both_models(models, at, monkeypatch):
+    source = models / "llama.gguf"
+    quantreg.quantize_file(source, "alone.gguf", "Q4_0", calibration=CALIBRATION, **TEXT)
+    monkeypatch.setattr(across, "ENOUGH", 1000)
+    monkeypatch.setattr(across, "BATCH", 64)
+    for threads in (1, 2):
+        quantreg.quantize_file(source, f"{threads}.gguf", "Q4_0", threads=threads, **GIVEN)
+    kl = [quantreg.kl_divergence(f"{n}.gguf", source, OTHER, n_ctx=N_CTX).kl_mean for n in ("alone", "1")]
+    assert kl[1] < 0.85 * kl[0]
+    assert digest("1.gguf") == digest("2.gguf") != digest(models / "llama-Q4_0.gguf")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_that_go_through_one_model_alone_count_in_h_and_in_the_size_of_the_drift(models, monkeypatch, name):
+    with quantreg.load(models / f"{name}.gguf") as model:
+        calibration = Calibration.cut(model, CALIBRATION, N_CTX, 40)
+        wanted = [n for n in model.matrices if "attn_q" in n]
+        embeddings = encoded(model, ["token_embd.weight"])
+
+        def found():
+            with TemporaryFile() as spill:
+                both = Both(model, calibration, embeddings, None, spill)
+                return [taken(both, step, {}) for step in steps(model, calibration, wanted, False) if step.layer == 0]
+
+        (whole, *_) = found()
+        monkeypatch.setattr(across, "ENOUGH", 0)
+        monkeypatch.setattr(across, "BATCH", N_CTX)
+        nothing, half, *_ = found()
+    assert not nothing.inputs
+    for leader, inputs in whole.inputs.items():
+        assert half.inputs[leader].count.tolist() == inputs.count.tolist()
+        for other, one in ((half.inputs[leader].h, inputs.h), (half.inputs[leader].drift, inputs.drift)):
+            assert 0.001 < np.linalg.norm(other - one) / np.linalg.norm(one) < 0.5
+
+
 def test_the_target_makes_the_outputs_of_the_model_as_it_is_out_of_changed_inputs():
     rng = np.random.default_rng(0)
     y = rng.standard_normal((4000, 32)).astype(np.float32)
@@ -74,6 +109,16 @@ def encoded(model, names):
     return {name: QuantizedTensor.from_array(name, model.tensors[name].dequantize(), "Q4_0") for name in names}
 
 
+def taken(both, step, so_far):
+    """What a step saw."""
+    doing = both.take(step, so_far)
+    while True:
+        try:
+            next(doing)
+        except StopIteration as end:
+            return end.value
+
+
 def inputs_of(model, ids, name):
     found = []
     states = model.states(ids, observe=lambda n, x, e: found.append((np.array(x), e)) if n == name else None)
@@ -89,13 +134,8 @@ def test_each_step_sees_both_models_up_to_there(models, name):
         both = Both(model, calibration, embeddings, None, spill)
         so_far = dict(embeddings)
         seen = []
-        for step in steps(model, wanted, False):
-            taken = both.take(step, {n: t for n, t in so_far.items() if n in step.before})
-            try:
-                while True:
-                    next(taken)
-            except StopIteration as end:
-                found = end.value
+        for step in steps(model, calibration, wanted, False):
+            found = taken(both, step, {n: t for n, t in so_far.items() if n in step.before})
             for leader, inputs in found.inputs.items():
                 x, experts = inputs_of(model, calibration.part("fit"), leader)
                 y, others = inputs_of(model.replaced(so_far), calibration.part("fit"), leader)
@@ -118,7 +158,8 @@ def test_each_step_sees_both_models_up_to_there(models, name):
 
 def test_matrices_with_the_same_inputs_share_a_step_and_each_step_knows_those_before(models):
     with quantreg.load(models / "llama.gguf") as model:
-        found = [one for one in steps(model, model.matrices, False) if one.layer == 1]
+        calibration = Calibration.cut(model, CALIBRATION, N_CTX, 40)
+        found = [one for one in steps(model, calibration, model.matrices, False) if one.layer == 1]
     short = [tuple(n.split(".")[2] for n in group) for one in found for group in one.groups]
     assert short == [("attn_q", "attn_k", "attn_v"), ("attn_output",), ("ffn_up", "ffn_gate"), ("ffn_down",)]
     assert [len(one.before) for one in found] == [0, 3, 4, 6, 7]
@@ -129,7 +170,7 @@ def test_a_matrix_that_is_read_twice_is_seen_with_nothing_of_its_layer_encoded(m
     with quantreg.load(models / "llama.gguf") as model:
         x, y = np.zeros((2, 1, 64), np.float32)
         reads = [("blk.0.attn_q.weight", x, None), ("blk.0.attn_k.weight", y, None), ("blk.0.attn_q.weight", y, None)]
-        first, last = across._steps_of(model, 0, reads, ["blk.0.attn_q.weight", "blk.0.attn_k.weight"], leaves=True)
+        _, first, last = across._steps_of(model, 0, reads, ["blk.0.attn_q.weight", "blk.0.attn_k.weight"], leaves=True)
     assert (first.groups, first.before) == ((("blk.0.attn_q.weight",), ("blk.0.attn_k.weight",)), ())
     assert last.groups == ()
 
@@ -155,7 +196,7 @@ def test_the_importance_is_that_of_the_model_as_it_is(models, at, name):
             pass
         both = Both(model, calibration, {}, other, spill)
         wanted = [n for n in model.matrices if "attn" in n]
-        for step in steps(model, wanted, True):
+        for step in steps(model, calibration, wanted, True):
             for _ in both.take(step, encoded(model, step.before[:1])):
                 pass
         one.write(at / "one.gguf", calibration, ["text"])

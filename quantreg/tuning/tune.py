@@ -210,7 +210,7 @@ class _Across(_Work):
     """
 
     def _cost(self, steps_: Sequence[Step] | None = None) -> Cost:
-        self._steps = steps(self.model, self.todo, self.listener is not None)
+        self._steps = steps(self.model, self.calibration, self.todo, self.listener is not None)
         return super()._cost(self._steps)
 
     def run(self) -> Iterator[tuple[int, Tuned] | Progress]:
