@@ -6,7 +6,9 @@ a matrix W in either, feedback takes Y^T Y in place of X^T X, and its target mov
 the outputs X W^T out of Y: W + W (X - Y)^T Y (Y^T Y)^-1.
 """
 
+import math
 from collections.abc import Collection, Generator, Iterator, Mapping
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -121,7 +123,7 @@ def _steps_of(model: Model, layer: int, seen: "list[Any]", wanted: Collection[st
                 reached.append((place, done))
                 statistics.append(1.5 * used * shape[-1] ** 2)  # the upper half of Y^T Y, and all of (X - Y)^T Y
                 last = x, experts
-        done += used * shape[-1] * shape[-2]
+        done += used * math.prod(shape[-2:])
     each = tuple(tuple(group) for group in groups)
     last_layer = layer == model.n_layers
     found = [Step(layer, each, (), True, (not last_layer) * done + sum(statistics) / 3, alone=True)]
@@ -154,21 +156,20 @@ class Both:
     ) -> None:
         self._model, self._listener = model, listener
         batches = _batches(calibration)
-        size = sum(batch.ids.size for batch in batches) * model.width
-        both = States(2 * size, spill).values
-        self._as_it_is, self._changed = both[:size], both[size:]
-        self._passes: list[tuple[_Batch, Pass, slice]] = []
+        both = [batch for batch in batches if not batch.alone]
+        self._states = States(model, [batch.ids.size for batch in (*batches, *both)], spill)
+        self._passes: list[tuple[_Batch, _Place, _Place]] = []
         self._sums: dict[str, _Sums] = {}
-        at = 0
+        last = len(batches)
         with model.replaced(embeddings) as changed:
-            for batch in batches:
+            for i, batch in enumerate(batches):
                 x, run = model.begin(batch.ids)
-                span = slice(at, at + x.size)
-                self._as_it_is[span] = x.reshape(-1)
+                places = _Place(i, run), _Place(last, replace(run, shared={}))
+                self._states.put(i, x)
                 if not batch.alone:
-                    self._changed[span] = changed.begin(batch.ids)[0].reshape(-1)
-                self._passes.append((batch, run, span))
-                at += x.size
+                    self._states.put(last, changed.begin(batch.ids)[0])
+                    last += 1
+                self._passes.append((batch, *places))
 
     def take(self, step: Step, so_far: Mapping[str, QuantizedTensor]) -> "Generator[int, None, Seen]":
         """Take the text through a step; yield the tokens of each batch, and return what the matrices saw.
@@ -177,17 +178,16 @@ class Both:
         """
         leaders = [group[0] for group in step.groups]
         sums = {leader: self._sums.pop(leader, _Sums(self._model, leader)) for leader in leaders}
-        of_changed = step._replace(ends=not leaders)
         changed = self._model.replaced(so_far) if so_far else self._model
-        for batch, run, span in self._passes:
+        for batch, place, other_place in self._passes:
             if batch.alone != step.alone:
                 continue
             listener = self._listener if batch.fits and step.ends else None
             own, other = _Catch(leaders, listener), _Catch(leaders)
             if leaders or step.ends:
-                self._as_it_is[span] = self._through(self._model, step, self._as_it_is[span], run, own)
+                self._through(self._model, step.layer, place, own, step.ends)
             if not step.alone:
-                self._changed[span] = self._through(changed, of_changed, self._changed[span], run, other)
+                self._through(changed, step.layer, other_place, other, not leaders)
             for leader, each in sums.items():
                 each.add(batch, own.caught[leader], None if step.alone else other.caught[leader])
             if listener is not None:
@@ -199,19 +199,26 @@ class Both:
         same = {name: group[0] for group in step.groups for name in group}
         return Seen({leader: each.close() for leader, each in sums.items()}, same)
 
-    def _through(self, model: Model, step: Step, states: "Floats", run: Pass, catch: "_Catch") -> "Floats":
-        """Take states through a step, and return what they became."""
-        x = np.array(states).reshape(-1, model.width)
-        if step.layer == model.n_layers:
-            catch.observe(model.output_name, model.finish(x, run), None)
-            return states
-        run.observe, catch.stops = catch.observe, not step.ends
+    def _through(self, model: Model, layer: int, place: "_Place", catch: "_Catch", ends: bool) -> None:
+        """Take states through a layer, and keep what they became; or to the last input that is wanted."""
+        x = self._states.take(place.number)
+        if layer == model.n_layers:
+            catch.observe(model.output_name, model.finish(x, place.run), None)
+            return
+        place.run.observe, catch.stops = catch.observe, not ends
         try:
-            return model.through(step.layer, x, run).reshape(-1)
+            self._states.put(place.number, model.through(layer, x, place.run))
         except _Enough:
-            return states
+            pass
         finally:
-            run.observe = None
+            place.run.observe = None
+
+
+class _Place(NamedTuple):
+    """The states of a batch in one of the models, by their number, and the pass that they belong to."""
+
+    number: int
+    run: Pass
 
 
 class _Enough(Exception):  # noqa: N818
