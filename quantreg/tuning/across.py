@@ -6,7 +6,9 @@ a matrix W in either, feedback takes Y^T Y in place of X^T X, and its target mov
 the outputs X W^T out of Y: W + W (X - Y)^T Y (Y^T Y)^-1.
 """
 
+import math
 from collections.abc import Collection, Generator, Iterator, Mapping
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Both", "Step", "steps"]
 
+ENOUGH = 16384  # tokens that fit, of which all show the drift
+
 
 class Step(NamedTuple):
     """The text goes through a layer, or through a part of it.
@@ -45,7 +49,8 @@ class Step(NamedTuple):
       states of the quantized model go to the next layer.
     - ``before``: the matrices that the layer has read by then.
     - ``ends``: whether the states of the model as it is go to the next layer.
-    - ``cost``: multiplications for each token.
+    - ``alone``: whether only those tokens take it that go through the model as it is alone, or only the others.
+    - ``cost``: multiplications for each token. ``tokens``: how many take it.
     """
 
     layer: int
@@ -53,9 +58,26 @@ class Step(NamedTuple):
     before: tuple[str, ...]
     ends: bool
     cost: float
+    alone: bool = False
+    tokens: int = 0
 
 
-def steps(model: Model, wanted: Collection[str], listens: bool) -> list[Step]:
+class _Batch(NamedTuple):
+    """Tokens that go through a layer at once: whether they fit or decide, and whether through one model ``alone``."""
+
+    ids: "NDArray[np.int32]"
+    fits: bool
+    alone: bool
+
+
+def _batches(calibration: Calibration) -> list[_Batch]:
+    """All tokens that fit and decide. Of a long text, half of those that fit show no drift, to save time."""
+    halves = calibration.part("fit").size > ENOUGH
+    fit = [_Batch(ids, True, halves and i % 2 == 1) for i, ids in enumerate(calibration.batches("fit", BATCH))]
+    return fit + [_Batch(ids, False, False) for ids in calibration.batches("decide", BATCH)]
+
+
+def steps(model: Model, calibration: Calibration, wanted: Collection[str], listens: bool) -> list[Step]:
     """All steps in which the inputs of the matrices ``wanted`` are found, in their order.
 
     Each group has a step of its own, because matrices also make up for those before them in their layer. A layer that
@@ -66,7 +88,9 @@ def steps(model: Model, wanted: Collection[str], listens: bool) -> list[Step]:
     found: list[Step] = []
     for layer in range(max(needed, default=-1) + 1):
         found += _steps_of(model, layer, layers[layer], wanted, leaves=layer < needed[-1])
-    return found
+    batches = _batches(calibration)
+    tokens = {alone: sum(batch.ids.size for batch in batches if batch.alone == alone) for alone in (False, True)}
+    return [step._replace(tokens=tokens[step.alone]) for step in found if tokens[step.alone]]
 
 
 def _traced(model: Model) -> "Iterator[list[tuple[str, Floats, Ids | None]]]":
@@ -99,14 +123,15 @@ def _steps_of(model: Model, layer: int, seen: "list[Any]", wanted: Collection[st
                 reached.append((place, done))
                 statistics.append(1.5 * used * shape[-1] ** 2)  # the upper half of Y^T Y, and all of (X - Y)^T Y
                 last = x, experts
-        done += used * shape[-1] * shape[-2]
+        done += used * math.prod(shape[-2:])
     each = tuple(tuple(group) for group in groups)
-    if layer == model.n_layers:
-        return [Step(layer, each, (), True, sum(statistics))] if seen else []
+    last_layer = layer == model.n_layers
+    found = [Step(layer, each, (), True, (not last_layer) * done + sum(statistics) / 3, alone=True)]
+    if last_layer:
+        return [*found, Step(layer, each, (), True, sum(statistics))] if seen else []
     if groups and len(set(names)) < len(names):
-        found = [Step(layer, each, (), leaves, 2 * done + sum(statistics))]
+        found.append(Step(layer, each, (), leaves, 2 * done + sum(statistics)))
     else:
-        found = []
         for i, (group, (place, reach), more) in enumerate(zip(each, reached, statistics, strict=True)):
             ends = leaves and i == len(each) - 1
             found.append(Step(layer, (group,), names[:place], ends, reach + (done if ends else reach) + more))
@@ -130,21 +155,21 @@ class Both:
         spill: IO[bytes],
     ) -> None:
         self._model, self._listener = model, listener
-        batches = [(True, part) for part in calibration.batches("fit", BATCH)]
-        batches += [(False, part) for part in calibration.batches("decide", BATCH)]
-        size = sum(part.size for _, part in batches) * model.width
-        both = States(2 * size, spill).values
-        self._as_it_is, self._changed = both[:size], both[size:]
-        self._passes: list[tuple[bool, Pass, slice]] = []
-        at = 0
+        batches = _batches(calibration)
+        both = [batch for batch in batches if not batch.alone]
+        self._states = States(model, [batch.ids.size for batch in (*batches, *both)], spill)
+        self._passes: list[tuple[_Batch, _Place, _Place]] = []
+        self._sums: dict[str, _Sums] = {}
+        last = len(batches)
         with model.replaced(embeddings) as changed:
-            for fitting, ids in batches:
-                x, run = model.begin(ids)
-                span = slice(at, at + x.size)
-                self._as_it_is[span] = x.reshape(-1)
-                self._changed[span] = changed.begin(ids)[0].reshape(-1)
-                self._passes.append((fitting, run, span))
-                at += x.size
+            for i, batch in enumerate(batches):
+                x, run = model.begin(batch.ids)
+                places = _Place(i, run), _Place(last, replace(run, shared={}))
+                self._states.put(i, x)
+                if not batch.alone:
+                    self._states.put(last, changed.begin(batch.ids)[0])
+                    last += 1
+                self._passes.append((batch, *places))
 
     def take(self, step: Step, so_far: Mapping[str, QuantizedTensor]) -> "Generator[int, None, Seen]":
         """Take the text through a step; yield the tokens of each batch, and return what the matrices saw.
@@ -152,37 +177,48 @@ class Both:
         ``so_far`` are those tensors of ``step.before`` that are encoded.
         """
         leaders = [group[0] for group in step.groups]
-        of_changed = step._replace(ends=not leaders)
+        sums = {leader: self._sums.pop(leader, _Sums(self._model, leader)) for leader in leaders}
         changed = self._model.replaced(so_far) if so_far else self._model
-        sums = {leader: _Sums(self._model, leader) for leader in leaders}
-        for fitting, run, span in self._passes:
-            listener = self._listener if fitting and step.ends else None
+        for batch, place, other_place in self._passes:
+            if batch.alone != step.alone:
+                continue
+            listener = self._listener if batch.fits and step.ends else None
+            own, other = _Catch(leaders, listener), _Catch(leaders)
             if leaders or step.ends:
-                catch = _Catch(leaders, listener)
-                self._as_it_is[span] = self._through(self._model, step, self._as_it_is[span], run, catch)
-            there = _Catch(leaders)
-            self._changed[span] = self._through(changed, of_changed, self._changed[span], run, there)
-            for leader in leaders:
-                sums[leader].add(fitting, catch.caught[leader], there.caught[leader])
+                self._through(self._model, step.layer, place, own, step.ends)
+            if not step.alone:
+                self._through(changed, step.layer, other_place, other, not leaders)
+            for leader, each in sums.items():
+                each.add(batch, own.caught[leader], None if step.alone else other.caught[leader])
             if listener is not None:
                 listener.keep()
-            yield (span.stop - span.start) // self._model.width
+            yield batch.ids.size
+        if step.alone:  # the step with the other tokens goes on with them
+            self._sums |= sums
+            return Seen({}, {})
         same = {name: group[0] for group in step.groups for name in group}
         return Seen({leader: each.close() for leader, each in sums.items()}, same)
 
-    def _through(self, model: Model, step: Step, states: "Floats", run: Pass, catch: "_Catch") -> "Floats":
-        """Take states through a step, and return what they became."""
-        x = np.array(states).reshape(-1, model.width)
-        if step.layer == model.n_layers:
-            catch.observe(model.output_name, model.finish(x, run), None)
-            return states
-        run.observe, catch.stops = catch.observe, not step.ends
+    def _through(self, model: Model, layer: int, place: "_Place", catch: "_Catch", ends: bool) -> None:
+        """Take states through a layer, and keep what they became; or to the last input that is wanted."""
+        x = self._states.take(place.number)
+        if layer == model.n_layers:
+            catch.observe(model.output_name, model.finish(x, place.run), None)
+            return
+        place.run.observe, catch.stops = catch.observe, not ends
         try:
-            return model.through(step.layer, x, run).reshape(-1)
+            self._states.put(place.number, model.through(layer, x, place.run))
         except _Enough:
-            return states
+            pass
         finally:
-            run.observe = None
+            place.run.observe = None
+
+
+class _Place(NamedTuple):
+    """The states of a batch in one of the models, by their number, and the pass that they belong to."""
+
+    number: int
+    run: Pass
 
 
 class _Enough(Exception):  # noqa: N818
@@ -207,72 +243,90 @@ class _Catch:
 
 
 class _Sums:
-    """Adds up Y^T Y and (X - Y)^T Y for a matrix, or for each expert of a stack."""
+    """Adds up Y^T Y and (X - Y)^T Y for a matrix, or for each expert of a stack.
+
+    Of tokens that go through the model as it is alone, X^T X counts in place of Y^T Y.
+    """
 
     def __init__(self, model: Model, name: str) -> None:
         self._model, self._shape = model, model.tensors[name].shape
         self._inputs: Inputs | None = None
-        self._h_there: Any = None
-        self._drift_there: Any = None
+        self._there: tuple[Any, Any] = None, None  # the sums on the device, if it adds them up
+        self._paired: NDArray[np.int64] = np.zeros(0, np.int64)  # of the tokens that count, those with X and Y
 
-    def add(self, fitting: bool, as_it_is: "_Input", changed: "_Input") -> None:
+    def add(self, batch: _Batch, as_it_is: "_Input", changed: "_Input | None") -> None:
         """Add the inputs of some tokens, in the model as it is and in the quantized one."""
-        (x, experts), (y, others) = as_it_is, changed
+        (x, experts), (y, others) = as_it_is, changed or as_it_is
         cols = self._shape[-1]
-        if experts is None or others is None:
-            self._add(fitting, 1, 0, x.reshape(-1, cols), y.reshape(-1, cols))
-            return
-        for expert, own, other in _pairs(x.reshape(-1, cols), experts, y.reshape(-1, cols), others):
-            self._add(fitting, self._shape[0], expert, own, other)
+        x, y = x.reshape(-1, cols), y.reshape(-1, cols)
+        inputs = self._begun(1 if experts is None else self._shape[0], cols)
+        for matrix, own, other in _pairs(x, experts, y, others):
+            if batch.fits:
+                self._fit(inputs, matrix, own, other, changed is not None)
+            else:
+                left = max(0, HELD_OUT - len(inputs.held_out[matrix]))
+                usable = ((abs(own) < LARGEST) & (abs(other) < LARGEST)).all(axis=1)
+                for kept, new in ((inputs.held_out, other), (inputs.as_it_is, own)):
+                    kept[matrix] = np.concatenate([kept[matrix], new[usable][:left]])
 
-    def _add(self, fitting: bool, n: int, matrix: int, x: "Floats", y: "Floats") -> None:
-        cols = self._shape[-1]
+    def _begun(self, n: int, cols: int) -> Inputs:
         if self._inputs is None:
             none = [np.empty((0, cols), np.float32) for _ in range(2 * n)]
             h, drift = np.zeros((2, n, cols, cols), np.float32)
             self._inputs = Inputs(h, np.zeros(n, np.int64), none[:n], drift, none[n:])
-            self._h_there = self._model.device.sums(n, cols)
-            self._drift_there = self._model.device.sums(n, cols, symmetric=False)
-        inputs = self._inputs
-        assert inputs.drift is not None
-        if not fitting:
-            left = max(0, HELD_OUT - len(inputs.held_out[matrix]))
-            usable = ((abs(x) < LARGEST) & (abs(y) < LARGEST)).all(axis=1)
-            for kept, new in ((inputs.held_out, y), (inputs.as_it_is, x)):
-                kept[matrix] = np.concatenate([kept[matrix], new[usable][:left]])
-            return
+            self._paired = np.zeros(n, np.int64)
+            device = self._model.device
+            self._there = device.sums(n, cols), device.sums(n, cols, symmetric=False)
+        return self._inputs
+
+    def _fit(self, inputs: Inputs, matrix: int, x: "Floats", y: "Floats", paired: bool) -> None:
+        h, drift = self._there
         inputs.count[matrix] += len(y)
-        with np.errstate(all="ignore"):
-            difference = x - y
-        if self._h_there is None:
+        if h is None:
             add_outer(self._model, inputs.h[matrix], y)
         else:
-            self._h_there.add(matrix, y)
-        if self._drift_there is None:
+            h.add(matrix, y)
+        if not paired:
+            return
+        self._paired[matrix] += len(y)
+        assert inputs.drift is not None
+        with np.errstate(all="ignore"):
+            difference = x - y
+        if drift is None:
             add_outer(self._model, inputs.drift[matrix], y, difference)
         else:
-            self._drift_there.add(matrix, y, difference)
+            drift.add(matrix, y, difference)
 
     def close(self) -> Inputs:
-        """The sums, with H whole."""
-        inputs = self._inputs
+        """The sums, with H whole, and with the drift of as many tokens as H."""
+        inputs, (h, drift) = self._inputs, self._there
         assert inputs is not None
-        if self._h_there is None:
+        assert inputs.drift is not None
+        if h is None:
             mirror(inputs.h)
         else:
-            inputs.h = self._h_there.result()
-        if self._drift_there is not None:
-            inputs.drift = self._drift_there.result()
+            inputs.h = h.result()
+        if drift is not None:
+            inputs.drift = drift.result()
+        assert inputs.drift is not None
+        for each, count, paired in zip(inputs.drift, inputs.count, self._paired, strict=True):
+            if paired < count:
+                each *= np.float32(count / max(1, paired))
         return inputs
 
 
-def _pairs(x: "Floats", experts: "Ids", y: "Floats", others: "Ids") -> "Iterator[tuple[int, Floats, Floats]]":
+def _pairs(
+    x: "Floats", experts: "Ids | None", y: "Floats", others: "Ids | None"
+) -> "Iterator[tuple[int, Floats, Floats]]":
     """The inputs of each expert in both models, row by row, of the tokens that reach it in the quantized one.
 
-    ``experts`` and ``others``, (tokens,) or (tokens, k), are those that each token reaches in either model. The inputs
-    have a row for each token, or one for each token and expert. Where a token does not reach an expert in the model as
-    it is, nothing is known of a difference, and its row there counts as the same.
+    ``experts`` and ``others``, (tokens,) or (tokens, k), are those that each token reaches in either model, or None if
+    there is but one matrix. The inputs have a row for each token, or one for each token and expert. Where a token does
+    not reach an expert in the model as it is, nothing is known of a difference, and its row there counts as the same.
     """
+    if experts is None or others is None:
+        yield 0, x, y
+        return
     k = others.shape[-1] if others.ndim > 1 else 1
     ids = others.reshape(-1)
     tokens = np.arange(len(ids)) // k

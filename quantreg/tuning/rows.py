@@ -159,10 +159,9 @@ class Cost:
             # The upper half of X^T X, and two matrices share it.
             self._statistics[model.n_layers if layer is None else layer] += used * shape[-1] ** 2 / 4
         feedback = sum(todo[name] * self._of(shape, int(np.prod(shape[:-1]))) for name, shape in self._shapes.items())
-        tokens = fit + decide
-        passes = sum(self.of_pass(layer, tokens) for layer in self._passes)
+        passes = sum(self.of_pass(layer, fit + decide) for layer in self._passes)
         if steps is not None:
-            passes = sum(tokens * step.cost for step in steps)
+            passes = sum(step.tokens * step.cost for step in steps)
         # Each exponent is tried on the tokens that decide, and there are the model as it is and ordinary bytes.
         runs = decide * sum(self._passes.values()) * 5
         shape = model.tensors["token_embd.weight"].shape

@@ -1,7 +1,8 @@
 """What the inputs of each matrix look like while the calibration text runs through a model, layer by layer."""
 
+import math
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -228,29 +229,26 @@ def walk(
     batches = [(True, part) for part in calibration.batches("fit", BATCH)]
     batches += [(False, part) for part in calibration.batches("decide", BATCH)]
     with one_blas_thread(), tempfile.TemporaryFile() as spill:
-        states = States(sum(part.size for _, part in batches) * model.width, spill)
-        passes: list[tuple[bool, Pass, slice]] = []
-        at = 0
-        for fitting, ids in batches:
+        states = States(model, [part.size for _, part in batches], spill)
+        passes: list[tuple[bool, Pass]] = []
+        for i, (fitting, ids) in enumerate(batches):
             x, run = model.begin(ids)
-            span = slice(at, at + x.size)
-            states.values[span] = x.reshape(-1)
-            passes.append((fitting, run, span))
-            at += x.size
+            states.put(i, x)
+            passes.append((fitting, run))
         for layer in range(model.n_layers + 1):
             watch = _Watch(model, only)
             watch.listener = listener
-            for fitting, run, span in passes:
+            for i, (fitting, run) in enumerate(passes):
                 watch.fitting, run.observe = fitting, watch.observe
-                x = states.values[span].reshape(-1, model.width)
+                x = states.take(i)
                 if layer < model.n_layers:
-                    states.values[span] = model.through(layer, np.array(x), run).reshape(-1)
+                    states.put(i, model.through(layer, x, run))
                 else:
-                    watch.observe(model.output_name, model.finish(np.array(x), run), None)
+                    watch.observe(model.output_name, model.finish(x, run), None)
                 run.observe = None
                 if fitting and listener is not None:
                     listener.keep()
-                yield layer, len(x)
+                yield layer, batches[i][1].size
             seen = watch.close()
             del watch  # who takes H lets go of it
             yield layer, seen
@@ -258,12 +256,39 @@ def walk(
 
 
 class States:
-    """Hidden states of all tokens: float32, in memory or, if they are many, in a file."""
+    """Hidden states of batches of so many tokens: float32, in memory or, if they are many, in a file.
 
-    def __init__(self, size: int, spill: "IO[bytes]") -> None:
-        self.values: Floats
+    Raises OutputError if they find no room on the disk.
+    """
+
+    def __init__(self, model: Model, tokens: Sequence[int], spill: IO[bytes]) -> None:
+        self._places = np.cumsum([0, *tokens]) * _widest(model)
+        self._shapes: list[tuple[int, ...]] = [()] * len(tokens)
+        size = int(self._places[-1])
+        self._values: Floats
         if size * 4 <= MEMORY:
-            self.values = np.empty(size, np.float32)
+            self._values = np.empty(size, np.float32)
         else:
             reserve(spill, size * 4, "the hidden states of the calibration text")
-            self.values = np.memmap(spill, np.float32, "w+", shape=(size,))
+            self._values = np.memmap(spill, np.float32, "w+", shape=(size,))
+
+    def put(self, batch: int, x: "Floats") -> None:
+        """Keep the states of a batch."""
+        self._shapes[batch] = x.shape
+        self._values[self._places[batch] :][: x.size] = x.reshape(-1)
+
+    def take(self, batch: int) -> "Floats":
+        """A copy of the states of a batch."""
+        shape = self._shapes[batch]
+        return np.array(self._values[self._places[batch] :][: math.prod(shape)]).reshape(shape)
+
+
+def _widest(model: Model) -> int:
+    """How many values the states of a token have at most: some models send several streams through their layers."""
+    x, run = model.begin(np.zeros((1, 1), np.intp))
+    run.dry = True
+    found = x.size
+    for layer in range(model.n_layers):
+        x = model.through(layer, x, run)
+        found = max(found, x.size)
+    return found

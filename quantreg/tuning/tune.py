@@ -43,7 +43,8 @@ class Tuned:
 
     - ``name``, ``type``: of the tensor, and what it becomes.
     - ``plain``, ``tuned``: the error of its outputs on held-out tokens, relative to them, with the ordinary bytes and
-      with feedback. ``tuned`` is None if there was no feedback.
+      with feedback. ``tuned`` is None if there was no feedback. Across layers, they include what the errors of earlier
+      matrices do to the inputs.
     - ``kept``: how many of its matrices keep the feedback, ``matrices``: of how many.
     - ``reason``: why it, or some of its matrices, have the ordinary bytes, or None.
     """
@@ -210,7 +211,7 @@ class _Across(_Work):
     """
 
     def _cost(self, steps_: Sequence[Step] | None = None) -> Cost:
-        self._steps = steps(self.model, self.todo, self.listener is not None)
+        self._steps = steps(self.model, self.calibration, self.todo, self.listener is not None)
         return super()._cost(self._steps)
 
     def run(self) -> Iterator[tuple[int, Tuned] | Progress]:
