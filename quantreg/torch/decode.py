@@ -59,7 +59,7 @@ def dequantize(
             "returns; a plain torch tensor has nothing to decode"
         )
     if out is None:
-        out = torch.empty(weights.shape, dtype=dtype, device=device)
+        out = torch.empty(weights.shape, dtype=dtype, device="cpu" if device is None else device)
     elif out.shape != weights.shape:
         raise ShapeError(
             f"out has shape {tuple(out.shape)}, but {weights.name} decodes to {weights.shape}: pass a tensor of that "
@@ -101,7 +101,7 @@ def decode_into(out: torch.Tensor, weights: "Weights", *, saturate: bool = False
     if out.dtype == torch.float32 and out.device.type == "cpu" and out.is_contiguous():
         rows.decode(0, rows.count, out.detach().numpy().reshape(-1, cols), threads)
         return
-    room = torch.empty((min(step, rows.count), cols), dtype=torch.float32)
+    room = torch.empty((min(step, rows.count), cols), dtype=torch.float32, device="cpu")
     for first, target in _matrices(out, cols):
         for start in range(0, len(target), step):
             part = target[start : start + step]

@@ -49,7 +49,7 @@ def torch_view(data: "NDArray[np.uint8]") -> torch.Tensor:
     """The bytes of an array as a torch tensor on the same memory, which must only be read if the array is read-only."""
     data = np.ascontiguousarray(data)
     if not data.size:
-        return torch.empty(data.shape, dtype=torch.uint8)
+        return torch.empty(data.shape, dtype=torch.uint8, device="cpu")
     return torch.from_numpy(data if data.flags.writeable else np.asarray(_Unprotected(data)))
 
 

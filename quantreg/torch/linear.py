@@ -174,7 +174,7 @@ def _multiplied(x: torch.Tensor, bias: torch.Tensor | None, packed: Packed) -> t
         weight = dequantize(packed.encoded, x.dtype, packed.bytes.device)
         return float_linear(x, weight, None if bias is None else bias.to(x.dtype))
     rows = x.detach().to(torch.float32).contiguous()
-    out = torch.empty((*x.shape[:-1], packed.shape[0]), dtype=torch.float32)
+    out = torch.empty((*x.shape[:-1], packed.shape[0]), dtype=torch.float32, device="cpu")
     matmul(rows.numpy(), packed.encoded, out=out.numpy(), threads=torch.get_num_threads())
     if bias is not None:
         out += bias.detach()
@@ -187,10 +187,10 @@ def _multiplied_back(gradient: torch.Tensor, packed: Packed) -> torch.Tensor:
         return gradient @ dequantize(packed.encoded, gradient.dtype, packed.bytes.device)
     n_rows, cols = packed.shape
     flat = gradient.detach().reshape(-1, n_rows).to(torch.float32)
-    out = torch.zeros((len(flat), cols), dtype=torch.float32)
+    out = torch.zeros((len(flat), cols), dtype=torch.float32, device="cpu")
     rows = Rows(packed.encoded)
     step = max(1, TILE_WEIGHTS // max(1, cols))
-    tile = torch.empty((min(step, n_rows), cols), dtype=torch.float32)
+    tile = torch.empty((min(step, n_rows), cols), dtype=torch.float32, device="cpu")
     for first in range(0, n_rows, step):
         part = tile[: min(step, n_rows - first)]
         rows.decode(first, first + len(part), part.numpy(), torch.get_num_threads())
