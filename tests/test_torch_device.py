@@ -322,9 +322,7 @@ def test_the_workers_of_an_executor_need_no_device(models, tmp_path):
 @pytest.mark.parametrize("name", ["llama", "llama-experts"])
 def test_a_target_gets_the_plan_that_it_gets_with_numpy(models, name):
     given = {"target_bpw": 5.0, "types": "Q4_0,Q5_0,Q8_0", **TEXT}
-    found, expected = (
-        quantreg.plan(models / f"{name}.gguf", device=where, **given).tensors for where in (NAME, "cpu")
-    )
+    found, expected = (quantreg.plan(models / f"{name}.gguf", device=where, **given).tensors for where in (NAME, "cpu"))
     assert [(t.name, t.to_type) for t in found] == [(t.name, t.to_type) for t in expected]
 
 

@@ -103,10 +103,11 @@ def tune_together(
     last = [(name, to) for name, each in embeddings.items() for to in each]
     cost = Cost(model, calibration, {name: len(each) for name, each in todo.items()}, len(last))
     yield cost.now
+    runner = runner or Runner(model)
     if todo or listener is not None:
-        yield from _matrices(model, calibration, jobs, todo, runner or Runner(model), cost, listener)
+        yield from _matrices(model, calibration, jobs, todo, runner, cost, listener)
     for name, to in last:
-        one = encode_embeddings(model, calibration, name, types[to])
+        one = encode_embeddings(model, calibration, name, types[to], runner)
         done = Tuned(name, to, one.plain, one.tuned, int(one.kept), 1, one.reason)
         for number in embeddings[name][to]:
             jobs[number].store.put(name, one.tensor.data, one.tensor.parameters, asdict(done))
