@@ -276,3 +276,12 @@ def test_the_page_that_compares_counts_the_types_of_each_package():
         assert [found[0], found[2]] == [row[column] for row in cells], name
     assert cells[0][0] == str(len(quantreg.types))
     assert cells[1][0] == "the"  # same
+
+
+def test_the_first_page_leads_to_every_page_and_so_does_the_navigation():
+    index = (DOCS / "index.md").read_text("utf-8")
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
+    for path in DOCS.glob("*.md"):
+        assert f"({path.name})" in index or path.name == "index.md", path.name
+        assert f": {path.name}\n" in navigation, path.name
+    assert "(docs/index.md)" in (ROOT / "README.md").read_text("utf-8")
