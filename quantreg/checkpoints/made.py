@@ -89,6 +89,11 @@ class Made:
             found |= dict.fromkeys(source.files if isinstance(source, Stored) else (source.file,))
         return tuple(found)
 
+    @property
+    def turned(self) -> bool:
+        """Whether values that follow each other in the tensor are apart in the file."""
+        return any(simplified(piece.layout).strides[-1] != 1 for piece in self.pieces)
+
     @cached_property
     def _ends(self) -> "NDArray[np.int64]":
         return np.cumsum([piece.size for piece in self.pieces], dtype=np.int64)
