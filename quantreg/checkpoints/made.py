@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from quantreg.checkpoints.transforms import Layout, Transform
+from quantreg.checkpoints.layout import Layout
+from quantreg.checkpoints.transforms import Transform
 from quantreg.safetensors import Part, Read, Stored
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,17 @@ class TokenizerFiles:
                 f"{self.folder / name} is not UTF-8 (byte {error.start}): the file is damaged, download it again"
             ) from None
 
-    def json(self, name: str) -> Any:
-        """Return what a JSON file holds."""
-        return self._parsed(name, self.text(name))
+    def json(self, name: str, shorten: "Callable[[dict[str, Any]], Any] | None" = None) -> Any:
+        """Return what a JSON file holds. ``shorten`` says what is kept of each object."""
+        return self._parsed(name, self.text(name), shorten)
 
-    def _parsed(self, name: str, text: str) -> Any:
+    def _parsed(self, name: str, text: str, shorten: "Callable[[dict[str, Any]], Any] | None" = None) -> Any:
+        def each(pairs: list[tuple[str, Any]]) -> Any:
+            found = self._once(name, pairs)
+            return found if shorten is None else shorten(found)
+
         try:
-            found = json.loads(text, object_pairs_hook=lambda pairs: self._once(name, pairs))
+            found = json.loads(text, object_pairs_hook=each)
             if _HALF.search(text):  # it can be written so, but is no text
                 json.dumps(found, ensure_ascii=False).encode()
             return found
@@ -95,11 +99,11 @@ class TokenizerFiles:
             )
         return found
 
-    def mapping(self, name: str) -> dict[str, Any]:
-        """Return the JSON object in a file; an empty one where there is no file."""
+    def mapping(self, name: str, shorten: "Callable[[dict[str, Any]], Any] | None" = None) -> dict[str, Any]:
+        """Return the JSON object in a file; an empty one where there is no file. ``shorten`` is that of `json`."""
         if not self.has(name):
             return {}
-        return self._object(name, self.json(name))
+        return self._object(name, self.json(name, shorten))
 
     def _object(self, name: str, found: Any) -> dict[str, Any]:
         if not isinstance(found, dict):
