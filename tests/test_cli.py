@@ -332,7 +332,7 @@ def test_a_signal_leaves_no_files_unless_it_is_ignored_as_under_nohup(tmp_path, 
         "inner = quantreg.quantize_file\n"
         "def slow(*args, progress=None, **options):\n"
         "    def stop(event):\n"
-        f"        if isinstance(event, events.TensorDone) and event.index == 3: os.kill(os.getpid(), signal.{name})\n"
+        f"        if isinstance(event, events.TensorDone) and event.index == 3: signal.raise_signal(signal.{name})\n"
         "    return inner(*args, progress=stop, **options)\n"
         "quantreg.quantize_file = slow\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"

@@ -102,6 +102,7 @@ def folder(tmp_path_factory):
         shutil.copy(home / "imatrix.gguf", home / name)
     matrix = quantreg.ImportanceMatrix.combined([home / "imatrix.gguf"])
     matrix.write(home / "imatrix.dat")
+    quantreg.quantize_files(home / "model-f16.gguf", home / "other-{type}.gguf", ["Q8_0"], card=home / "README.md")
     write_llama(home / "Qwen3-0.6B")
     names = ("double_blocks.0.img_attn.proj.weight", "double_blocks.0.img_mlp.0.weight")
     save(home / "flux1-dev.safetensors", {name: np.ones((8, 256), np.float32) for name in names})
@@ -119,6 +120,7 @@ def environment(site=None):
 def outputs(text):
     """The names of files that a block writes: they must not be there before."""
     found = {name for name in re.findall(r"(?:-o |out=\")([\w.-]+)", text) if f"--in-file {name}" not in text}
+    found.update(re.findall(r"--card (\S+)", text), re.findall(r'card="([^"]+)"', text))
     several = re.findall(r"[\w.-]*\{type\}[\w.-]*", text)
     found.update(name.replace("{type}", "Q4_K_M") for name in several)
     for line in re.split(r"[;\n]", text):

@@ -13,7 +13,7 @@ from quantreg.checkpoints.config import Config
 from quantreg.checkpoints.matching import further_layers, match
 from quantreg.checkpoints.metadata import architecture_metadata, general_metadata
 from quantreg.checkpoints.transforms import Mxfp4
-from quantreg.checkpoints.vocabulary import vocabulary
+from quantreg.checkpoints.vocabulary_once import vocabulary_once
 from quantreg.errors import CheckpointError
 from quantreg.gguf import TensorInfo, Value
 from quantreg.recipes import Architecture, architectures
@@ -33,6 +33,7 @@ class Folder:
     - ``paths`` and ``sizes``: its safetensors files and their bytes.
     - ``places``: each tensor of GGUF, with the number of its file and the position of its data. For a tensor that
       ``how`` makes of others, by name, they are the file of the first of these, and 0.
+    - ``names``: for each tensor of GGUF, the names of those of the checkpoint that it is made of.
     - ``metadata``: that of the GGUF model.
     - ``warnings``: what is odd but readable.
     """
@@ -45,6 +46,7 @@ class Folder:
     sizes: list[int]
     places: dict[TensorInfo, tuple[int, int]]
     how: dict[str, How]
+    names: dict[str, tuple[str, ...]]
     metadata: dict[str, Value]
     warnings: list[str]
 
@@ -144,7 +146,7 @@ def read_folder(path: str | os.PathLike[str], given: Mapping[str, Any] | None = 
     inner = architecture_metadata(config, architecture.name, checkpoint, infos)
     check_shapes(infos, {key: value.data for key, value in inner.items()}, architecture.name, folder)
     metadata = {**general_metadata(Path(folder), architecture.name, infos), **inner}
-    metadata |= vocabulary(Path(folder), config, checkpoint.vocabulary, given)
+    metadata |= vocabulary_once(Path(folder), config, checkpoint.vocabulary, given)
     warnings = [*files.warnings, *(text for header in headers for text in header.warnings)]
     if decoded.note:
         warnings.append(decoded.note)
@@ -152,6 +154,7 @@ def read_folder(path: str | os.PathLike[str], given: Mapping[str, Any] | None = 
         folder, config, architecture, checkpoint, files.paths, [header.file_size for header in headers],
         {one.info: one.place for one in built},
         {one.info.name: one.how for one in built if one.how is not None},
+        {one.name: tuple(name for names in one.parts for name in names) for one in found},
         metadata, warnings,
     )  # fmt: skip
 

@@ -213,5 +213,7 @@ def _check_space(files: Sequence[OutputFile], what: str) -> None:
         folder = os.path.dirname(os.path.realpath(there[0].path))
         free = free_bytes(folder)
         if free + have < need:
-            message = f"the {what} take {need} bytes, but only {free} are free in {folder}"
-            raise OutputError(f"{there[0].path}: {message}")
+            raise OutputError(
+                f"{there[0].path}: the {what} take {need} bytes, but only {free} are free in {folder}: free some "
+                "space, or choose a folder on another disk"
+            )

@@ -7,6 +7,7 @@ from quantreg.storage.locks import lock_file, one_at_a_time, signals_held
 from quantreg.storage.partial import PartialFile, journal_path, partial_path
 from quantreg.storage.scratch import reserve
 from quantreg.storage.system import BINARY, PositionedFile, allocated_bytes, free_bytes
+from quantreg.storage.temporary import new_folder, remove_dead, temporary_folder
 
 __all__ = [
     "BINARY",
@@ -21,8 +22,11 @@ __all__ = [
     "journal_path",
     "lock_file",
     "new_digest",
+    "new_folder",
     "one_at_a_time",
     "partial_path",
+    "remove_dead",
     "reserve",
     "signals_held",
+    "temporary_folder",
 ]

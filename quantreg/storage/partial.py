@@ -15,6 +15,7 @@ from quantreg.storage.atomic import AtomicFile, bytes_of
 from quantreg.storage.digest import digest_of, new_digest
 from quantreg.storage.locks import lock_file
 from quantreg.storage.system import BINARY, PositionedFile, allocated_bytes, usable
+from quantreg.storage.temporary import remove_dead
 
 if TYPE_CHECKING:
     from typing import Self
@@ -86,6 +87,7 @@ class PartialFile(AtomicFile):
 
     def __enter__(self) -> "Self":
         with self._errors():
+            remove_dead(self.path.parent)
             journal = self._read_journal()
             if journal and self.resume and self.path.exists() and not self._temporary.exists():
                 self._complete = True

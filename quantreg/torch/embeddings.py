@@ -93,12 +93,15 @@ class QuantEmbedding(torch.nn.Module):
         device, dtype = self.packed.bytes.device, self.packed.dtype
         if "meta" in (device.type, ids.device.type):
             return torch.empty((*ids.shape, self.embedding_dim), dtype=dtype, device="meta")
-        flat = ids.reshape(-1).cpu().numpy()
+        flat = ids.detach().reshape(-1).cpu().numpy()
         if flat.size and (flat.min() < 0 or flat.max() >= self.num_embeddings):
             raise IndexError(
                 f"ids hold {flat.min()} to {flat.max()}, but the table has {self.num_embeddings} rows, counted from 0"
             )
         encoded = self.packed.encoded
+        if device.type != "cpu" and encoded.planes is not None:
+            there = ids.reshape(-1).to(device)
+            return encoded.planes.rows(encoded.bytes, there, dtype).reshape(*ids.shape, self.embedding_dim)
         rows = encoded.rows(flat)
         if rows is None:  # a codec that knows the matrix, and so must see all of it
             found = dequantize(encoded, dtype, device)[ids.reshape(-1).to(device)]

@@ -1,7 +1,7 @@
 """The bytes of a tensor as torch holds them, with what gives them a meaning."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from quantreg.parameters import Fitted
     from quantreg.products.weights import Prepared
+    from quantreg.torch.planes import Planes
 
 __all__ = ["Encoded", "own_dtype", "plain_dtype", "restored", "torch_view"]
 
@@ -49,7 +50,7 @@ def torch_view(data: "NDArray[np.uint8]") -> torch.Tensor:
     """The bytes of an array as a torch tensor on the same memory, which must only be read if the array is read-only."""
     data = np.ascontiguousarray(data)
     if not data.size:
-        return torch.empty(data.shape, dtype=torch.uint8)
+        return torch.empty(data.shape, dtype=torch.uint8, device="cpu")
     return torch.from_numpy(data if data.flags.writeable else np.asarray(_Unprotected(data)))
 
 
@@ -60,7 +61,7 @@ class Encoded:
     - ``name``, ``shape``, ``type_id``, ``type_name``, ``parameters``: those of a `QuantizedTensor`.
     """
 
-    __slots__ = ("_data", "_parameters", "_prepared", "bytes", "name", "shape", "type_id", "type_name")
+    __slots__ = ("_data", "_parameters", "_planes", "_prepared", "bytes", "name", "shape", "type_id", "type_name")
 
     name: str
     shape: tuple[int, ...]
@@ -70,6 +71,7 @@ class Encoded:
     _parameters: "Fitted | Callable[[], Fitted | None] | None"
     _data: "NDArray[np.uint8] | None"
     _prepared: "Prepared | None"
+    _planes: "Planes | Literal[False] | None"
 
     def __init__(
         self, name: str, shape: tuple[int, ...], type_id: int, type_name: str, bytes: torch.Tensor,
@@ -79,6 +81,7 @@ class Encoded:
         self.bytes, self._parameters = bytes, parameters
         self._data = None
         self._prepared = None  # what products keep about the weights
+        self._planes = None  # not asked for; False: there are none
 
     @classmethod
     def of(cls, tensor: QuantizedTensor) -> "Encoded":
@@ -92,9 +95,10 @@ class Encoded:
 
         A function that was given for them is called when they are needed.
         """
-        if callable(self._parameters):
-            self._parameters = self._parameters()
-        return self._parameters
+        parameters = self._parameters  # read once: another thread may put what it returns there at any time
+        if callable(parameters):
+            parameters = self._parameters = parameters()
+        return parameters
 
     @property
     def data(self) -> "NDArray[np.uint8]":
@@ -102,6 +106,15 @@ class Encoded:
         if self._data is None:
             self._data = self.bytes.detach().cpu().numpy()
         return self._data
+
+    @property
+    def planes(self) -> "Planes | None":
+        """What decodes the matrix on its device, or None for a type that only the processors decode."""
+        if self._planes is None:
+            from quantreg.torch.planes import Planes  # loads error feedback, which finds the codes of a type
+
+            self._planes = Planes.of(self) or False
+        return self._planes or None
 
     @property
     def nbytes(self) -> int:
