@@ -6,7 +6,7 @@ import os
 import sys
 
 import numpy as np
-from row_codec import Args, DotArgs, row_codec_of
+from row_codec import Args, DotArgs, row_codec_of, with_scratch
 
 from quantreg import types
 
@@ -31,7 +31,7 @@ def arguments(kind, source, out, n_rows, columns=None):
     made = Args(ctypes.sizeof(Args), source.ctypes.data, out.ctypes.data, n_rows, COLS, source.shape[1], out.shape[1])
     if columns is not None:
         made.importance, made.importance_kind = columns.ctypes.data, 1
-    return made
+    return with_scratch(made)
 
 
 def function(codec, member):
