@@ -168,12 +168,12 @@ class TorchDevice(Device):
 
     # ---- error feedback ----
 
-    def sums(self, matrices: int, cols: int) -> "_TorchSums | None":
+    def sums(self, matrices: int, cols: int, symmetric: bool = True) -> "_TorchSums | None":
         nbytes = matrices * cols * cols * 4
         if self.resident.held() + nbytes > OF_SUMS * self.resident.budget:
             return None
         zeros = self._other(nbytes, lambda: torch.zeros(matrices, cols, cols, device=self._where))
-        return _TorchSums(zeros, self)
+        return _TorchSums(zeros, self, symmetric)
 
     def inverse_factor(self, a: "NDArray[np.float64]") -> "Floats | None":
         nbytes = FACTOR_COPIES * a.nbytes
@@ -228,23 +228,25 @@ class TorchDevice(Device):
 
 
 class _TorchSums:
-    """Sums of x^T x on the device, of which only the upper part is filled as they grow."""
+    """Sums of x^T x on the device, of which only the upper part is filled as they grow; or of left^T x."""
 
-    def __init__(self, sums: torch.Tensor, device: TorchDevice) -> None:
-        self._sums, self._device = sums, device
+    def __init__(self, sums: torch.Tensor, device: TorchDevice, symmetric: bool) -> None:
+        self._sums, self._device, self._symmetric = sums, device, symmetric
 
-    def add(self, matrix: int, x: "Floats") -> None:
+    def add(self, matrix: int, x: "Floats", left: "Floats | None" = None) -> None:
         there = self._device._sent(np.ascontiguousarray(x))
+        other = there if left is None else self._device._run(lambda: torch.from_numpy(left).to(there.device, copy=True))
         h = self._sums[matrix]
         with EXACT:
             for first in range(0, len(h), STRIP):
-                last = min(first + STRIP, len(h))
-                h[first:last, first:].addmm_(there[:, first:last].T, there[:, first:])
+                last, start = min(first + STRIP, len(h)), first if self._symmetric else 0
+                h[first:last, start:].addmm_(other[:, first:last].T, there[:, start:])
 
     def result(self) -> "Floats":
         self._device.resident.room(2 * self._sums[0].nbytes)
-        for h in self._sums:
-            h.copy_(h.triu() + h.triu(1).T)
+        if self._symmetric:
+            for h in self._sums:
+                h.copy_(h.triu() + h.triu(1).T)
         return _numpy(self._sums)
 
 

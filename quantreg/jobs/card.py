@@ -1,16 +1,14 @@
 """A Markdown table about the files of a run, for a model card: sizes, digests, how good they are, how to make them."""
 
-import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from urllib.parse import quote
 
 from quantreg import __version__
 from quantreg.dispatch import cpu_count
@@ -18,7 +16,7 @@ from quantreg.errors import ModelError, OutputError, QualityError, TokenizerErro
 from quantreg.events import Calibrating, Event
 from quantreg.jobs.results import QuantizeResult
 from quantreg.jobs.told import told
-from quantreg.storage import AtomicFile
+from quantreg.storage import AtomicFile, temporary_folder
 from quantreg.words import count
 
 if TYPE_CHECKING:
@@ -43,25 +41,36 @@ class Measured(NamedTuple):
 class Card:
     """What is to be written about the outputs of a run, and where.
 
-    ``text`` is what divergences are measured on: text, or the Path of a file, or None. ``made_by(path, name)`` is the
-    command, or the call, that makes the output of this path and file type.
+    ``text`` is what divergences are measured on: text, or the Path of a file, or None; of it ``chunks`` chunks at most.
+    ``made_by(path, name)`` is the command, or the call, that makes the output of this path and file type, and
+    ``measured_by(path)`` the one that measures it on a file.
     """
 
     path: str
     text: str | PathLike[str] | None
     made_by: Callable[[str, str], str]
+    measured_by: Callable[[str], str]
+    chunks: int | None = None
 
     @property
     def reads(self) -> list[str]:
         """The files that the card is made from, besides the outputs."""
         return [os.fspath(self.text)] if isinstance(self.text, PathLike) else []
 
+    @property
+    def picture(self) -> str:
+        """The path of the picture of what was measured: README.svg for README.md."""
+        path = f"{os.path.splitext(self.path)[0]}.svg"
+        return path if path != self.path else f"{path}.svg"
+
     def check(self, outputs: Sequence[str], src: str | bytes | PathLike[str], *, force: bool = False) -> None:
         """Raise OutputError if the card must not be written there, and OSError if the text cannot be read."""
-        real = os.path.normcase(os.path.realpath(self.path))
-        if any(os.path.normcase(os.path.realpath(path)) == real for path in outputs):
-            raise OutputError(f"{self.path}: is an output: give the card another name")
-        AtomicFile(self.path, force=force, source=[os.fsdecode(src), *self.reads]).check()
+        for mine in (self.path, self.picture):
+            real = os.path.normcase(os.path.realpath(mine))
+            if any(os.path.normcase(os.path.realpath(path)) == real for path in outputs):
+                raise OutputError(f"{mine}: is an output: give the card another name")
+            if mine == self.path or self.text is not None:
+                AtomicFile(mine, force=force, source=[os.fsdecode(src), *self.reads]).check()
         folder = os.path.dirname(os.path.realpath(self.path))
         if os.path.realpath(os.fsdecode(src)) == folder and os.path.exists(self.path):
             # Such as the model's own card, which says what its license is.
@@ -82,12 +91,15 @@ class Card:
             measured: Measured | str = ""
             if self.text is not None or tuning.calibration is not None:
                 try:
-                    measured = yield from _measured(src, results, self.text, tuning, threads)
+                    measured = yield from _measured(src, results, self, tuning, threads)
                 except (ModelError, QualityError, TokenizerError) as error:
                     measured = f"The files were not measured, because {error}."
-            text = card_text(os.fsdecode(src), results, digests, measured, self.made_by)
-            with AtomicFile(self.path, force=force, source=[os.fsdecode(src), *self.reads]) as file:
-                file.write(text.encode("utf-8", "surrogateescape"))
+            drawn = _picture(results, measured) if isinstance(measured, Measured) and len(results) > 1 else ""
+            text = card_text(os.fsdecode(src), results, digests, measured, self, pictured=bool(drawn))
+            pages = [(self.path, text)] + ([(self.picture, drawn)] if drawn else [])
+            for path, page in pages:
+                with AtomicFile(path, force=force, source=[os.fsdecode(src), *self.reads]) as file:
+                    file.write(page.encode("utf-8", "surrogateescape"))
 
         return write
 
@@ -95,6 +107,8 @@ class Card:
 def _digests(paths: Sequence[str], threads: int | None) -> Generator[Event, None, dict[str, str]]:
     """The SHA-256 of each file, which is read once. Several files are read at a time."""
     total = sum(os.path.getsize(path) for path in paths)
+
+    import hashlib  # OpenSSL takes 3.5 MiB, and only a card needs it
 
     def digest(path: str) -> str:
         with open(path, "rb") as file:
@@ -113,7 +127,7 @@ def _digests(paths: Sequence[str], threads: int | None) -> Generator[Event, None
 def _measured(
     src: str | bytes | PathLike[str],
     results: Sequence[QuantizeResult],
-    text: str | PathLike[str] | None,
+    card: Card,
     tuning: "TuningOptions",
     threads: int | None,
 ) -> Generator[Event, None, Measured | str]:
@@ -122,12 +136,12 @@ def _measured(
 
     from quantreg import files  # inference takes 50 ms to load
     from quantreg.inference.model import Model
-    from quantreg.jobs.tuned import calibration_of
+    from quantreg.jobs.tuned_model import calibration_of
     from quantreg.quality import ChunkDone, kl_divergence, perplexity, read_text
 
     with files.open(src) as file:
         model = Model(file.metadata, file, threads=threads, device=tuning.device)
-        n_ctx, given = N_CTX, cast("TextOrIds", text)
+        text, n_ctx, given = card.text, N_CTX, cast("TextOrIds", card.text)
         if isinstance(text, PathLike):
             given, what = read_text(text), escaped(os.path.basename(os.fspath(text)))
         elif text is not None:
@@ -140,8 +154,8 @@ def _measured(
             given, n_ctx = np.asarray(part.reshape(-1)), part.shape[1]
             what = "a tenth of the calibration text that decided nothing"
         folder = os.path.dirname(os.path.abspath(results[0].path))  # has room for large files
-        with tempfile.TemporaryDirectory(prefix=".quantreg-card-", dir=folder) as temporary:
-            base = Path(temporary, "base.kld")
+        with temporary_folder(folder, ".card") as temporary:
+            base = temporary / "base.kld"
 
             def work(tell: Callable[[Any], None]) -> "list[Divergence]":
                 done = 0
@@ -152,7 +166,9 @@ def _measured(
                         done += 1
                         tell(Calibrating("report", done, event.chunks * (1 + len(results))))
 
-                perplexity(model, given, n_ctx=n_ctx, save_base=base, threads=threads, progress=step)
+                perplexity(
+                    model, given, n_ctx=n_ctx, chunks=card.chunks, save_base=base, threads=threads, progress=step
+                )
                 return [
                     kl_divergence(result.path, base, threads=threads, device=tuning.device, progress=step)
                     for result in results
@@ -168,7 +184,9 @@ def card_text(
     results: Sequence[QuantizeResult],
     digests: "dict[str, str]",
     measured: Measured | str,
-    made_by: Callable[[str, str], str],
+    card: Card,
+    *,
+    pictured: bool = False,
 ) -> str:
     """The card in Markdown. ``digests`` are the SHA-256 of all files, and ``measured`` may be a sentence or empty."""
     found = measured.divergences if isinstance(measured, Measured) else []
@@ -185,6 +203,8 @@ def card_text(
                 row += ["", ""] if shard else [kl, f"{one.perplexity:.4f} ± {one.perplexity_error:.4f}"]
             rows.append([*row, f"`{digests[path]}`"])
     lines = ["# Files", "", *_table([*headings, "SHA-256"], rows), ""]
+    if pictured:
+        lines += [f"![KL divergence against file size](<{quote(os.path.basename(card.picture))}>)", ""]
     name = escaped(os.path.basename(os.path.normpath(src)))
     if isinstance(measured, Measured):
         base = found[0]
@@ -197,10 +217,27 @@ def card_text(
     elif measured:
         lines += [escaped(measured), ""]
     lines += [f"Each file can be made from {name} with quantreg {__version__} by:", ""]
-    commands = [made_by(result.path if len(result.paths) == 1 else _unsplit(result), result.plan.file_type.name)
+    commands = [card.made_by(result.path if len(result.paths) == 1 else _unsplit(result), result.plan.file_type.name)
                 for result in results]  # fmt: skip
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", "\n".join(commands))), default=0))
-    return "\n".join([*lines, fence, *commands, fence, ""])
+    lines += _fenced(commands)
+    if found and isinstance(card.text, PathLike):
+        lines += ["", "and measured by:", "", *_fenced([card.measured_by(result.path) for result in results])]
+    return "\n".join([*lines, ""])
+
+
+def _picture(results: Sequence[QuantizeResult], measured: Measured) -> str:
+    """KL divergence against size as an SVG file."""
+    from quantreg.tuning.report import Variant  # these take 20 ms to load
+    from quantreg.tuning.report_chart import picture
+
+    pairs = zip(results, measured.divergences, strict=True)
+    return picture([Variant(result.plan.file_type.name, result.size, one.kl_mean) for result, one in pairs])
+
+
+def _fenced(lines: Sequence[str]) -> list[str]:
+    """Lines of code."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", "\n".join(lines))), default=0))
+    return [fence, *lines, fence]
 
 
 def _unsplit(result: QuantizeResult) -> str:

@@ -94,9 +94,10 @@ class Encoded:
 
         A function that was given for them is called when they are needed.
         """
-        if callable(self._parameters):
-            self._parameters = self._parameters()
-        return self._parameters
+        parameters = self._parameters  # read once: another thread may put what it returns there at any time
+        if callable(parameters):
+            parameters = self._parameters = parameters()
+        return parameters
 
     @property
     def data(self) -> "NDArray[np.uint8]":
