@@ -23,8 +23,9 @@ from quantreg.checkpoints import (
     Transposed,
     made,
 )
+from quantreg.checkpoints.layout import Layout
 from quantreg.checkpoints.made import Made, MadeMxfp4, Piece
-from quantreg.checkpoints.transforms import Layout, arranged, shape_before
+from quantreg.checkpoints.transforms import arranged, shape_before
 from quantreg.checkpoints.undo import put, put_some
 from quantreg.safetensors import Part, Stored
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from quantreg.checkpoints.checkpoint import Checkpoint
 from quantreg.checkpoints.common import FLOAT32
+from quantreg.checkpoints.layout import Layout
 from quantreg.checkpoints.made import Given, Made, MadeMxfp4, Piece, simplified
 from quantreg.checkpoints.matching import Match
-from quantreg.checkpoints.transforms import Generated, Layout, Mxfp4, arranged
+from quantreg.checkpoints.transforms import Generated, Mxfp4, arranged
 from quantreg.errors import CheckpointError
 from quantreg.ggml import FLOAT_TYPES
 from quantreg.gguf import TensorInfo

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from quantreg.checkpoints.transforms import Layout, Transform
+from quantreg.checkpoints.layout import Layout
+from quantreg.checkpoints.transforms import Transform
 from quantreg.safetensors import Part, Read, Stored
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ class Made:
             source = piece.source
             found |= dict.fromkeys(source.files if isinstance(source, Stored) else (source.file,))
         return tuple(found)
+
+    @property
+    def turned(self) -> bool:
+        """Whether values that follow each other in the tensor are apart in the file."""
+        return any(simplified(piece.layout).strides[-1] != 1 for piece in self.pieces)
 
     @cached_property
     def _ends(self) -> "NDArray[np.int64]":

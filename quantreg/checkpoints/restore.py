@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from quantreg.checkpoints.checkpoint import Checkpoint, Row
 from quantreg.checkpoints.config import Config
 from quantreg.checkpoints.described import Described
+from quantreg.checkpoints.layout import Layout
 from quantreg.checkpoints.matching import further_name, match, steps_of
 from quantreg.checkpoints.metadata import architecture_metadata
 from quantreg.checkpoints.restore_config import config_of, differences
-from quantreg.checkpoints.transforms import Generated, Layout, Mxfp4, Transform, arranged, shape_before
+from quantreg.checkpoints.transforms import Generated, Mxfp4, Transform, arranged, shape_before
 from quantreg.errors import CheckpointError
 from quantreg.recipes import Architecture, architectures
 from quantreg.words import count, named

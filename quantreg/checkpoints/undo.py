@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantreg.checkpoints.transforms import Layout, Transform, arranged, shape_before
+from quantreg.checkpoints.layout import Layout
+from quantreg.checkpoints.transforms import Transform, arranged, shape_before
 from quantreg.errors import CheckpointError
 
 if TYPE_CHECKING:

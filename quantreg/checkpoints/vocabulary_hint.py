@@ -14,7 +14,7 @@ class Vocabulary:
     - ``kinds``: the kinds of vocabulary to look for, in this order. The first whose files are in the folder is taken.
       "sentencepiece" is a `tokenizer.model`; "llama" a `tokenizer.json` of byte pairs over plain text with byte
       fallback, and "gemma4" the same with its merges; "bpe" a `tokenizer.json` of byte pairs over bytes; "wordpiece" a
-      `vocab.txt` or `tokenizer.json`.
+      `vocab.txt` or `tokenizer.json`; "tekken" a `tekken.json` without a `tokenizer.json`.
     - ``bpe_classes``: if `tokenizer_config.json` names one of these classes, "bpe" comes first.
     - ``looks_special``: an added token of a `tokenizer.model` whose text looks like that of a special token, such as
       "<|end|>", becomes a control token although the files do not say so.
@@ -30,7 +30,7 @@ class Vocabulary:
     - ``keys``: further keys, which are written last.
     """
 
-    kinds: tuple[str, ...] = ("sentencepiece", "llama", "bpe", "wordpiece")
+    kinds: tuple[str, ...] = ("tekken", "sentencepiece", "llama", "bpe", "wordpiece")
     bpe_classes: tuple[str, ...] = ()
     looks_special: bool = True
     added_from_json: bool = False
@@ -51,7 +51,7 @@ HINTS: dict[str, Vocabulary] = {
     "qwen2": Vocabulary(kinds=("sentencepiece", "bpe")),
     # Code Llama has 32016 tokens, and Granite's small models have 49152.
     "llama": Vocabulary(
-        kinds=("sentencepiece", "llama", "bpe"),
+        kinds=("tekken", "sentencepiece", "llama", "bpe"),
         space_prefix="config",
         sizes=(
             (32016, (("tokenizer.ggml.eot_token_id", Value("u32", 32010)),)),

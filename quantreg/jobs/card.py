@@ -1,6 +1,5 @@
 """A Markdown table about the files of a run, for a model card: sizes, digests, how good they are, how to make them."""
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -108,6 +107,8 @@ class Card:
 def _digests(paths: Sequence[str], threads: int | None) -> Generator[Event, None, dict[str, str]]:
     """The SHA-256 of each file, which is read once. Several files are read at a time."""
     total = sum(os.path.getsize(path) for path in paths)
+
+    import hashlib  # OpenSSL takes 3.5 MiB, and only a card needs it
 
     def digest(path: str) -> str:
         with open(path, "rb") as file:

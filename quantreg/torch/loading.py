@@ -12,8 +12,9 @@ import torch
 
 from quantreg.checkpoints import Checkpoint, Config, Row, Share, Transform
 from quantreg.checkpoints.folder import find
+from quantreg.checkpoints.layout import Layout
 from quantreg.checkpoints.matching import Match, match
-from quantreg.checkpoints.transforms import Generated, Layout, arranged
+from quantreg.checkpoints.transforms import Generated, arranged
 from quantreg.errors import CheckpointError, ShapeError
 from quantreg.ggml import PLAIN_TYPES
 from quantreg.registry import registry, types

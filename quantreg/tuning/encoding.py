@@ -29,6 +29,7 @@ __all__ = [
     "Across",
     "Encoded",
     "Part",
+    "chooser_of",
     "encode_matrix",
     "encode_rows",
     "joined",
@@ -218,7 +219,7 @@ def encode_rows(
         reason = "weights hold NaN or infinity"
     if reason is not None:
         return Part(plain, None, outputs, wrong, reason=reason)
-    chooser = _chooser(qtype, codec, parameters, plain)
+    chooser = chooser_of(qtype, codec, parameters, plain)
     target = w if across is None else across.target(w, factored)
     encode = _encoder(target, qtype, codec, importance, name)
 
@@ -294,7 +295,7 @@ def _energy(w: "Floats", inputs: "Floats", device: Device) -> float:
     return device.energy(inputs, w) if len(inputs) else float(np.einsum("ij,ij->", w, w, dtype=np.float64))
 
 
-def _chooser(
+def chooser_of(
     qtype: QuantType, codec: "RowCodec", parameters: "Fitted | None", plain: "NDArray[np.uint8]"
 ) -> Chooser | None:
     """The chooser of a type; its points hang on the parameters that are fitted to a tensor, if there are any."""

@@ -156,7 +156,7 @@ class _Work:
     def _embeddings(self) -> Iterator[tuple[int, Tuned] | Progress]:
         for name, each in self.embeddings.items():
             for to, numbers in each.items():
-                one = encode_embeddings(self.model, self.calibration, name, types[to])
+                one = encode_embeddings(self.model, self.calibration, name, types[to], self.runner)
                 done = Tuned(name, to, one.plain, one.tuned, int(one.kept), 1, one.reason)
                 for number in numbers:
                     self.jobs[number].store.put(name, one.tensor.data, one.tensor.parameters, asdict(done))
