@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from links import needs_links
 from published import write_llama
 
 import quantreg
@@ -54,6 +55,7 @@ def test_files_of_other_formats_beside_the_shards_do_no_harm(folder, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@needs_links
 def test_links_as_the_cache_of_the_hub_has_them_are_followed(folder, tmp_path):
     copy = write_llama(tmp_path / "Small-Llama")
     (tmp_path / "blobs").mkdir()

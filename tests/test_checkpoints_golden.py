@@ -18,7 +18,8 @@ from checkpoints.tokenizers import SIZE
 
 import quantreg
 from quantreg.checkpoints import Config
-from quantreg.checkpoints.matching import match
+from quantreg.checkpoints.folder import find
+from quantreg.checkpoints.matching import further_layers, match
 from quantreg.gguf import read_header
 from quantreg.inference import rope
 from quantreg.inference.feed_forward import ACTIVATIONS
@@ -167,11 +168,13 @@ def goldens_of(table):
     """(name, what the golden says, its Config) of each golden that this table reads."""
     for name in NAMES:
         golden, _ = checkpoints.load(name)
-        if golden["config"]["architectures"][0] in table.classes:
-            yield name, golden, Config(golden["config"])
+        config = Config(golden["config"])
+        if find(config)[1] == table:
+            yield name, golden, config
 
 
 def made(names, table, config):
+    config.further = further_layers(names, table, config)
     try:
         return match(names, table, config, "a folder")
     except quantreg.CheckpointError:

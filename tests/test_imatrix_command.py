@@ -29,7 +29,7 @@ def models(tmp_path_factory):
 @pytest.fixture
 def command(run, models, tmp_path, monkeypatch):
     """Run `quantreg imatrix` in a folder of its own, with the model m.gguf: exit code, stdout, stderr."""
-    (tmp_path / "m.gguf").symlink_to(models / "m.gguf")
+    (tmp_path / "m.gguf").hardlink_to(models / "m.gguf")
     (tmp_path / "text.txt").write_text(imatrix_models.text(), encoding="utf-8", newline="")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(chunks, "BATCH", 2 * N_CTX)

@@ -247,7 +247,7 @@ def test_the_command_keeps_the_partial_file_on_sigterm_and_says_how_to_go_on(at)
         "count = []\n"
         "def slow(self, slab):\n"
         "    count.append(slab)\n"
-        "    if len(count) == 9: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    if len(count) == 9: signal.raise_signal(signal.SIGTERM)\n"
         "    return run(self, slab)\n"
         "slabs.Worker.run = slow\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"

@@ -165,13 +165,14 @@ slabs.SLAB_WEIGHTS = 20_000
 run, count = slabs.Worker.run, []
 def killed(self, slab):
     count.append(slab)
-    if len(count) == int(sys.argv[1]): os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+    if len(count) == int(sys.argv[1]): signal.raise_signal(getattr(signal, sys.argv[2]))
     return run(self, slab)
 slabs.Worker.run = killed
 sys.exit(cli.main(sys.argv[3:]))
 """
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
 @pytest.mark.parametrize("nth", [1, 20, 70])
 def test_a_killed_command_goes_on_to_the_same_bytes(at, nth):
     words = ["quantize", "small.gguf", "out-{type}.gguf", ",".join(NAMES), "2"]

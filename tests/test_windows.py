@@ -1,4 +1,7 @@
-"""What Windows does otherwise, switched on here: open files that stay where they are, its locks, and its encodings."""
+"""What Windows does otherwise: open files that stay where they are, its locks, and its encodings.
+
+On Windows these tests run as they are. Elsewhere the fixture ``windows`` switches its behaviour on.
+"""
 
 import ctypes
 import errno
@@ -17,9 +20,15 @@ import pytest
 
 import quantreg
 from quantreg import OutputError
+from quantreg.cli import arguments
 from quantreg.storage import AtomicFile, PartialFile, locks, one_at_a_time, system
 
-pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc to know which files are open")
+ON_WINDOWS = os.name == "nt"
+
+pytestmark = pytest.mark.skipif(
+    not ON_WINDOWS and not os.path.isdir("/proc/self/fd"), reason="needs /proc to know which files are open"
+)
+simulated = pytest.mark.skipif(ON_WINDOWS, reason="looks at the simulated kernel32")
 
 
 def is_open(path):
@@ -71,7 +80,10 @@ class Kernel:
 
 @pytest.fixture
 def windows(monkeypatch):
-    """Let the storage of this process behave as on Windows. Returns the kernel that it calls."""
+    """Let the storage of this process behave as on Windows. Returns the simulated kernel that it then calls."""
+    if ON_WINDOWS:
+        yield None
+        return
     unlink, replace, kernel = os.unlink, os.replace, Kernel()
 
     def refused(path, *more):
@@ -160,6 +172,7 @@ def test_replacing_a_file_that_is_open_says_to_close_it(tmp_path, windows):
     assert names(tmp_path) == ["out"]
 
 
+@simulated
 def test_one_process_at_a_time_renames_in_a_folder(tmp_path, windows):
     with one_at_a_time(tmp_path):
         assert [name for name, _ in windows.calls] == ["wait"]
@@ -181,17 +194,17 @@ def test_whole_models_are_written_split_and_continued(tmp_path, windows):
 
 
 def test_ctrl_break_waits_until_files_have_their_names(monkeypatch):
-    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+    if not ON_WINDOWS:
+        monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
     seen = []
-    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
-    old = signal.signal(signal.SIGUSR1, lambda *_: seen.append("break"))
+    old = signal.signal(signal.SIGBREAK, lambda *_: seen.append("break"))
     try:
         with locks.signals_held():
-            signal.raise_signal(signal.SIGUSR1)
+            signal.raise_signal(signal.SIGBREAK)
             assert seen == []
         assert seen == ["break"]
     finally:
-        signal.signal(signal.SIGUSR1, old)
+        signal.signal(signal.SIGBREAK, old)
 
 
 @pytest.mark.parametrize(
@@ -234,3 +247,88 @@ def test_names_that_the_encoding_of_the_output_lacks_become_escapes(tmp_path, ar
         assert json.loads(found.stdout)["metadata"]["general.name"] == "中文 😀"
     else:
         assert b"\\u4e2d" in found.stdout
+
+
+def test_on_the_command_line_of_windows_only_stars_and_question_marks_are_patterns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NAME", "other")
+    for name in ("a1.gguf", "a2.gguf", "a[1].gguf", "$NAME.gguf"):
+        (tmp_path / name).touch()
+    assert arguments.expand(["a[1].gguf", "$NAME.gguf", "%NAME%.gguf"]) == ["a[1].gguf", "$NAME.gguf", "%NAME%.gguf"]
+    assert arguments.expand(["merge", "a*.gguf"]) == ["merge", "a1.gguf", "a2.gguf", "a[1].gguf"]
+    assert arguments.expand(["a[?].gguf", "b*.gguf", r"blk\.\d+=q8_0"]) == ["a[1].gguf", "b*.gguf", r"blk\.\d+=q8_0"]
+    assert arguments.expand(["~", "~x"]) == [os.path.expanduser("~"), "~x"]
+
+
+@pytest.mark.skipif(not ON_WINDOWS, reason="elsewhere the shell expands patterns")
+def test_a_name_with_brackets_is_not_taken_for_another_file(tmp_path):
+    for name, rows in (("a1.gguf", 1), ("a[1].gguf", 2)):
+        quantreg.write(tmp_path / name, {"general.architecture": "llama"}, {"w": np.ones((rows, 256), np.float32)})
+    command = [sys.executable, "-P", "-m", "quantreg", "inspect", "--json", str(tmp_path / "a[1].gguf")]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert json.loads(done.stdout)["tensors"][0]["shape"] == [2, 256]
+
+
+def test_another_process_cannot_write_an_output_that_a_run_writes(tmp_path):
+    other = (
+        "import sys; from quantreg.storage import PartialFile\n"
+        "PartialFile(sys.argv[1], {}, size=10, resume=True).__enter__()"
+    )
+    path = tmp_path / "out"
+    command = [sys.executable, "-P", "-c", other, str(path)]
+    with partial(path) as file:
+        file.pwrite(b"0123456789", 0, "tensor")
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert "OutputError" in done.stderr
+        assert "another run is writing it" in done.stderr
+    assert path.read_bytes() == b"0123456789"
+
+
+def test_processes_take_turns_in_a_folder(tmp_path):
+    other = (
+        "import sys, time; from quantreg.storage import one_at_a_time\n"
+        "with one_at_a_time(sys.argv[1]):\n"
+        "    for word in sys.argv[2]:\n"
+        "        with open(sys.argv[1] + '/log', 'a') as file: file.write(word)\n"
+        "        time.sleep(0.05)\n"
+    )
+    command = [sys.executable, "-P", "-c", other, str(tmp_path)]
+    for child in [subprocess.Popen([*command, word]) for word in ("aaaaaa", "bbbbbb", "cccccc")]:
+        assert child.wait() == 0
+    log = (tmp_path / "log").read_text()
+    assert log == "".join(letter * 6 for letter in log[::6])
+    assert sorted(log[::6]) == ["a", "b", "c"]
+
+
+@pytest.mark.skipif(not ON_WINDOWS, reason="elsewhere a mapped file can be replaced")
+def test_a_mapped_model_cannot_be_replaced_until_it_is_closed(tmp_path):
+    path = tmp_path / "model.gguf"
+    quantreg.write(path, {"general.architecture": "llama"}, {"a.weight": np.ones((4, 256), np.float32)})
+    with quantreg.open(path) as model:
+        tensor = model["a.weight"]
+        with pytest.raises(OutputError, match=r"a program has the file .*close the program, or in Python the File"):
+            quantreg.write(path, {"general.architecture": "llama"}, {}, force=True)
+        assert np.all(np.asarray(tensor) == 1)
+        del tensor
+    quantreg.write(path, {"general.architecture": "llama"}, {}, force=True)
+    assert names(tmp_path) == ["model.gguf"]
+
+
+@pytest.mark.skipif(not ON_WINDOWS, reason="tests/test_resume.py sends SIGTERM elsewhere")
+def test_ctrl_break_ends_the_command_and_keeps_what_is_done(tmp_path):
+    model = tmp_path / "model.gguf"
+    tensors = {f"blk.{i}.w": np.ones((64, 256), np.float32) for i in range(8)}
+    quantreg.write(model, {"general.architecture": "llama"}, tensors)
+    code = (
+        "import os, signal, sys; from quantreg.storage import PartialFile; from quantreg import cli\n"
+        "write = PartialFile.pwrite\n"
+        "def pwrite(self, data, offset, label=None):\n"
+        "    write(self, data, offset, label)\n"
+        "    if label: signal.raise_signal(signal.SIGBREAK)\n"
+        "PartialFile.pwrite = pwrite\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    words = ["quantize", "--resumable", str(model), str(tmp_path / "out.gguf"), "Q8_0"]
+    done = subprocess.run([sys.executable, "-P", "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert names(tmp_path) == ["model.gguf", "out.gguf.partial", "out.gguf.partial.journal"]

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from quantreg.checkpoints.tokenizer_files import TokenizerFiles, whole_number
-from quantreg.checkpoints.vocab_bpe import bpe_values, is_llama, llama_values, vocabulary_size
+from quantreg.checkpoints.vocab_bpe import bpe_values, gemma4_values, is_llama, llama_values, vocabulary_size
 from quantreg.checkpoints.vocab_spm import is_tiktoken, sentencepiece_values
+from quantreg.checkpoints.vocab_tekken import tekken_values
 from quantreg.checkpoints.vocab_wordpiece import wordpiece_values
 from quantreg.checkpoints.vocabulary_hint import HINTS, Vocabulary
 from quantreg.errors import TokenizerError
@@ -53,8 +54,12 @@ def vocabulary(
         values |= sentencepiece_values(files, config, hint)
     elif kind == "llama":
         values |= llama_values(files, config)
+    elif kind == "tekken":
+        values |= tekken_values(files, config)
+    elif kind == "gemma4":
+        values |= gemma4_values(files, config)
     elif kind == "bpe":
-        values |= bpe_values(files, config, pre)
+        values |= bpe_values(files, config, pre, hint.named_ids)
     else:
         values |= wordpiece_values(files, config, pre)
     if hint.eot is not None:
@@ -81,7 +86,9 @@ def _kind(files: TokenizerFiles, hint: Vocabulary) -> str:
     """The first kind of vocabulary for which the folder has the files."""
     there = {
         "sentencepiece": lambda: files.has("tokenizer.model") and not is_tiktoken(files),
+        "tekken": lambda: files.has("tekken.json") and not files.has("tokenizer.json"),
         "llama": lambda: is_llama(files),
+        "gemma4": lambda: is_llama(files),
         "bpe": lambda: files.model_type == "BPE" or files.has("vocab.json"),
         "wordpiece": lambda: files.model_type == "WordPiece" or files.has("vocab.txt"),
     }
@@ -99,4 +106,4 @@ def _kind(files: TokenizerFiles, hint: Vocabulary) -> str:
             f"of this architecture have {' or '.join(hint.kinds)}: check that the tokenizer belongs to the model"
         )
     names = {"sentencepiece": "tokenizer.model", "wordpiece": "vocab.txt"}
-    raise files.missing(*dict.fromkeys(names.get(kind, "tokenizer.json") for kind in kinds))
+    raise files.missing(*dict.fromkeys(names.get(kind, "tokenizer.json") for kind in kinds if kind != "tekken"))

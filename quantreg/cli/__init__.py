@@ -172,6 +172,10 @@ def _show_warning(others: Callable[..., None], message: Warning | str, category:
 def _run(args: Sequence[str] | None) -> int:
     from quantreg.errors import QuantregError
 
+    if args is None and os.name == "nt":  # click's own way would take [1] in a name for a pattern, too
+        from quantreg.cli.arguments import expand
+
+        args = expand(sys.argv[1:])
     try:
         code = cli.main(args, prog_name="quantreg", standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -73,7 +73,7 @@ def command_for(ctx: click.Context, source: str, words: str) -> Callable[[str, s
         if not isinstance(parameter, click.Option) or not parameter.expose_value:
             continue
         if parameter.is_flag:
-            shown += [parameter.opts[-1]] if value else []
+            shown += parameter.opts[-1:] if value else parameter.secondary_opts[-1:]
             continue
         for each in value if parameter.multiple else [value]:
             shown += [parameter.opts[-1], str(each)]

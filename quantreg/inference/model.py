@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,7 @@ class Model:
         self.matrices: list[str] = []
         self._layers: list[Layer] = []
         self._pool: ThreadPoolExecutor | None = None
+        self._starting = Lock()
         self._check()
 
     def _check(self) -> None:
@@ -311,9 +313,11 @@ class Model:
         return ModelError(f"{self.architecture.name} models make embeddings and predict no tokens: they have no logits")
 
     def _pass(self, sequences: int, tokens: int, observe: Observe | None, **more: Any) -> Pass:
-        if self.threads > 1 and self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="quantreg-pass")
-        return Pass(sequences, tokens, observe=observe, threads=self.threads, pool=self._pool, **more)
+        with self._starting:
+            if self.threads > 1 and self._pool is None:
+                self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="quantreg-pass")
+            pool = self._pool
+        return Pass(sequences, tokens, observe=observe, threads=self.threads, pool=pool, **more)
 
     def begin(self, ids: "ArrayLike", *, observe: Observe | None = None) -> "tuple[NDArray[np.float32], Pass]":
         """The embeddings of tokens, float32 (sequences * tokens, width), and their pass, to go through layer by layer.

@@ -1,6 +1,5 @@
 """A Markdown table about the files of a run, for a model card: sizes, digests, how good they are, how to make them."""
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -109,6 +108,8 @@ def _digests(paths: Sequence[str], threads: int | None) -> Generator[Event, None
     """The SHA-256 of each file, which is read once. Several files are read at a time."""
     total = sum(os.path.getsize(path) for path in paths)
 
+    import hashlib  # OpenSSL takes 3.5 MiB, and only a card needs it
+
     def digest(path: str) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -135,7 +136,7 @@ def _measured(
 
     from quantreg import files  # inference takes 50 ms to load
     from quantreg.inference.model import Model
-    from quantreg.jobs.tuned import calibration_of
+    from quantreg.jobs.tuned_model import calibration_of
     from quantreg.quality import ChunkDone, kl_divergence, perplexity, read_text
 
     with files.open(src) as file:

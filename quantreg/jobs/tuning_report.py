@@ -11,7 +11,7 @@ from quantreg.inference.model import Model
 from quantreg.jobs.planning import plan
 from quantreg.jobs.quantize import quantize_file
 from quantreg.jobs.results import QuantizeResult
-from quantreg.jobs.tuned import calibration_of
+from quantreg.jobs.tuned_model import calibration_of
 from quantreg.jobs.tuning_options import TuningOptions
 from quantreg.quality import ChunkDone, collect_imatrix, kl_divergence, perplexity
 from quantreg.storage import temporary_folder

@@ -12,12 +12,16 @@ VOCABULARY = 96
 _WORDS, _DIGITS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+", r"\p{N}"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 REGEXES = {"qwen2": f"{_WORDS}|{_DIGITS}|{_REST}", "llama-bpe": f"{_WORDS}|{_DIGITS}{{1,3}}|{_REST}"}
+REGEXES["glm4"] = REGEXES["llama-bpe"]
+SPECIAL = {"glm4": ["<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|user|>", "<|observation|>"]}
 LETTERS = string.ascii_letters + string.digits
 
 
 def write_tokenizer(kind, folder):
     """Write the files of a tokenizer: "spm", "wordpiece", or the name of a BPE pre-tokenizer in the pinned list."""
-    {"spm": _sentencepiece, "wordpiece": _wordpiece}.get(kind, lambda to: _bpe(kind, to))(folder)
+    {"spm": _sentencepiece, "wordpiece": _wordpiece, "gemma4": _plain_pairs}.get(kind, lambda to: _bpe(kind, to))(
+        folder
+    )
 
 
 def _dump(folder, name, what):
@@ -30,7 +34,7 @@ def _added(id_, text):
 
 
 def _bpe(pre, folder):
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    special = SPECIAL.get(pre, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     pairs = [f"Ġ{letter}" for letter in LETTERS[: SIZE - len(LETTERS) - 1 - len(special)]]
     vocabulary = {token: i for i, token in enumerate([*LETTERS, "Ġ", *pairs])}
     added = [_added(len(vocabulary) + i, text) for i, text in enumerate(special)]
@@ -41,12 +45,37 @@ def _bpe(pre, folder):
         split = {"type": "Split", "pattern": {"Regex": REGEXES[pre]}, "behavior": "Isolated", "invert": False}
         splits = {"type": "Sequence", "pretokenizers": [split, {**level, "use_regex": False}]}
     model = {"type": "BPE", "dropout": None, "unk_token": None, "byte_fallback": False}
-    model |= {"ignore_merges": pre == "llama-bpe", "vocab": vocabulary, "merges": [["Ġ", pair[1]] for pair in pairs]}
+    model |= {
+        "ignore_merges": pre in ("llama-bpe", "glm4"),
+        "vocab": vocabulary,
+        "merges": [["Ġ", pair[1]] for pair in pairs],
+    }
     whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None}
     whole |= {"pre_tokenizer": splits, "post_processor": None, "decoder": level, "model": model}
     _dump(folder, "tokenizer.json", whole)
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": special[-1], "pad_token": special[0]}
+    if pre == "glm4":
+        config["eos_token"] = special[0]
     _dump(folder, "tokenizer_config.json", config)
+
+
+def _plain_pairs(folder):
+    """Byte pairs over plain text, in which "▁" is a space: as many tokens as there are embeddings."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    words = [*special, "<0x0A>", "▁", *LETTERS, "<|channel>"]
+    pairs = [f"▁{letter}" for letter in LETTERS[: VOCABULARY - len(words)]]
+    vocabulary = {word: i for i, word in enumerate([*words, *pairs])}
+    model = {"type": "BPE", "dropout": None, "unk_token": "<unk>", "byte_fallback": True, "ignore_merges": False}
+    model |= {"fuse_unk": True, "vocab": vocabulary, "merges": [["▁", pair[1]] for pair in pairs]}
+    mark = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    steps = [{**mark, "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    whole = {"version": "1.0", "truncation": None, "padding": None, "normalizer": mark, "pre_tokenizer": split}
+    whole |= {"added_tokens": [_added(vocabulary[text], text) for text in (*special, "<|channel>")]}
+    whole |= {"post_processor": None, "decoder": {"type": "Sequence", "decoders": steps}, "model": model}
+    _dump(folder, "tokenizer.json", whole)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<bos>", "eos_token": "<eos>"}
+    _dump(folder, "tokenizer_config.json", config | {"unk_token": "<unk>", "pad_token": "<pad>"})
 
 
 def _wordpiece(folder):
