@@ -59,7 +59,8 @@ SHOWN = {
     "performance.md": ["    seconds = start", "    peak = base", "    output = header"],
     # tests/test_selfcheck.py runs the first, and the gate builds a wheel; only the workflow runs cibuildwheel.
     "platforms.md": ["    python -P -m quantreg.testing", "    pip wheel"],
-    "tuning.md": ["    KL of the whole file"],
+    "publishing.md": ["hf upload"],
+    "tuning.md": ["    KL of the whole file", "    W + a W"],
     "../plugins/README.md": ["    kquants/\n      pyproject.toml"],
 }
 # What a block needs that the page leaves to the reader.
