@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import numpy as np
@@ -246,7 +247,7 @@ def test_a_bad_file_is_one_clear_line_and_exit_code_1(run, tmp_path, make, comma
         (("--imatrix", "IMATRIX", "MODEL", "IMATRIX", "Q4_K_M", "--force"), 1, "is the input"),
         (("Q4_K_M", "MODEL"), 2, "expected IN [OUT] TYPE [N], with a type such as Q4_K_M"),
         (("--tensor-type-file", "MODEL", "MODEL", "OUT", "Q4_K_M"), 1, "PATTERN=TYPE"),
-        (("MODEL", "no/such/folder/out.gguf", "Q4_K_M"), 1, "no/such/folder"),
+        (("MODEL", "no/such/folder/out.gguf", "Q4_K_M"), 1, str(Path("no/such/folder"))),
     ],
 )
 def test_wrong_usage_gets_a_clear_message(run, model, tmp_path, args, code, message):
@@ -358,4 +359,4 @@ def test_merge_takes_the_shards_as_a_glob_gives_them(run, model, tmp_path):
     assert (code, f"one.gguf is not one of the {len(shards)} shards of the model of {shards[0]}" in err) == (1, True)
     assert run("merge", whole)[0] == 2
     code, _, err = run("merge", shards[0], tmp_path / "no.gguf", tmp_path / "out.gguf")
-    assert (code, "no.gguf: No such file" in err) == (1, True)
+    assert (code, "no.gguf: " in err) == (1, True)

@@ -331,7 +331,11 @@ def test_an_embedding_is_a_row_of_the_decoded_table(name, dtype):
     ):
         found = table(ids)
         assert found.dtype == dtype
-        assert torch.equal(found, embedding(ids, table.weight.dequantize()))
+        expected = embedding(ids, table.weight.dequantize())
+        if models.DEVICE == "cpu":
+            assert torch.equal(found, expected)
+        else:  # which decodes by float32 in another order, and rounds that
+            torch.testing.assert_close(found, expected, rtol=torch.finfo(dtype).eps, atol=4e-7 * abs(models.W).max())
 
 
 def test_an_embedding_layer_is_quantized_saved_and_checked():

@@ -13,7 +13,7 @@ import quantreg  # noqa: E402
 import quantreg.torch as qt  # noqa: E402
 from quantreg.torch import linear  # noqa: E402
 from quantreg.torch.encoded import Encoded  # noqa: E402
-from quantreg.torch.planes import Planes  # noqa: E402
+from quantreg.torch.planes import Planes, planes_of  # noqa: E402
 
 # One code for each weight, of at most 8 bits.
 KNOWN = {
@@ -37,15 +37,17 @@ def close(found, expected):
 def test_a_type_with_a_code_for_each_weight_is_decoded_on_the_device(name):
     tensor = models.tensor_of(models.W, name)
     encoded = there(tensor)
-    assert (encoded.planes is not None) == (name in KNOWN)
-    if encoded.planes is not None:
+    assert (planes_of(encoded) is not None) == (name in KNOWN)
+    if planes_of(encoded) is not None:
         expected = tensor.dequantize()
-        assert close(encoded.planes.span(encoded.bytes, 0, 40), expected)
-        assert close(encoded.planes.span(encoded.bytes, 7, 9), expected[7:9])
+        assert close(planes_of(encoded).span(encoded.bytes, 0, 40), expected)
+        assert close(planes_of(encoded).span(encoded.bytes, 7, 9), expected[7:9])
         ids = torch.tensor([39, 0, 7, 7], device=models.DEVICE)
-        assert close(encoded.planes.rows(encoded.bytes, ids), expected[[39, 0, 7, 7]])
-        half = encoded.planes.span(encoded.bytes, 0, 40, torch.float16)
-        assert torch.equal(half, encoded.planes.span(encoded.bytes, 0, 40).half())
+        assert close(planes_of(encoded).rows(encoded.bytes, ids), expected[[39, 0, 7, 7]])
+        none = planes_of(encoded).rows(encoded.bytes, ids[:0], torch.bfloat16)
+        assert (none.shape, none.dtype) == ((0, 512), torch.bfloat16)
+        half = planes_of(encoded).span(encoded.bytes, 0, 40, torch.float16)
+        assert torch.equal(half, planes_of(encoded).span(encoded.bytes, 0, 40).half())
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN))
@@ -65,31 +67,44 @@ def test_unusual_blocks_decode_alike(name, kind):
         tensor = models.tensor_of(x.astype(np.float32), name)
     encoded = there(tensor)
     if kind != "random bytes" and not (kind == "zeros" and tensor.parameters):  # its codes show only in its own blocks
-        assert encoded.planes is not None
-    if encoded.planes is not None:  # scales that no encoder writes may make the check refuse
-        assert close(encoded.planes.span(encoded.bytes, 0, len(tensor.data)), tensor.dequantize())
+        assert planes_of(encoded) is not None
+    if planes_of(encoded) is not None:  # scales that no encoder writes may make the check refuse
+        assert close(planes_of(encoded).span(encoded.bytes, 0, len(tensor.data)), tensor.dequantize())
 
 
 def test_scales_take_four_bytes_for_each_group():
     for name, groups, offsets in (("Q4_K", 16, True), ("Q6_K", 32, False), ("Q8_0", 16, False), ("IQ4_XS", 16, False)):
-        planes = there(models.tensor_of(models.W, name)).planes
+        planes = planes_of(there(models.tensor_of(models.W, name)))
         assert planes._size.shape == (40, groups)
         assert (planes._low is not None) == offsets
 
 
 def test_what_does_not_decode_alike_is_left_to_the_processors(monkeypatch):
     monkeypatch.setattr(Planes, "_agrees", lambda *args: False)
-    assert there(models.tensor_of(models.W, "Q4_K")).planes is None
+    assert planes_of(there(models.tensor_of(models.W, "Q4_K"))) is None
 
 
 def test_a_plugins_type_is_decoded_on_the_device():
     with registered(toy.Plugin(toy.make())):
         tensor = models.tensor_of(models.W, "TOY3")
         encoded = there(tensor)
-        assert encoded.planes is not None
-        assert close(encoded.planes.span(encoded.bytes, 0, 40), tensor.dequantize())
+        assert planes_of(encoded) is not None
+        assert close(planes_of(encoded).span(encoded.bytes, 0, 40), tensor.dequantize())
     with registered(toy.Plugin(toy.make_with_header())):
-        assert there(models.tensor_of(models.W, toy.make_with_header().name)).planes is None
+        assert planes_of(there(models.tensor_of(models.W, toy.make_with_header().name))) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_embeddings_on_a_device_are_rows_of_the_decoded_table(dtype, monkeypatch):
+    tensor = models.tensor_of(models.W, "Q4_K")
+    table = qt.QuantEmbedding.from_quantized(tensor, dtype=dtype).to(models.DEVICE)
+    monkeypatch.setattr("quantreg.torch.embeddings._decodes_rows", lambda *args: False)  # as on another device
+    for ids in (torch.tensor(3), torch.tensor([[0, 39], [3, 3]]), torch.zeros((2, 0), dtype=torch.int64)):
+        found = table(ids.to(models.DEVICE))
+        assert (found.dtype, found.shape) == (dtype, (*ids.shape, 512))
+        exact = torch.from_numpy(tensor.dequantize())[ids].double()
+        bound = torch.finfo(dtype).eps / 2 * exact.abs() + 4e-7 * abs(models.W).max()
+        assert ((found.cpu().double() - exact).abs() <= bound).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -1,7 +1,7 @@
 """The bytes of a tensor as torch holds them, with what gives them a meaning."""
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from quantreg.parameters import Fitted
     from quantreg.products.weights import Prepared
-    from quantreg.torch.planes import Planes
 
 __all__ = ["Encoded", "own_dtype", "plain_dtype", "restored", "torch_view"]
 
@@ -61,7 +60,7 @@ class Encoded:
     - ``name``, ``shape``, ``type_id``, ``type_name``, ``parameters``: those of a `QuantizedTensor`.
     """
 
-    __slots__ = ("_data", "_parameters", "_planes", "_prepared", "bytes", "name", "shape", "type_id", "type_name")
+    __slots__ = ("_data", "_parameters", "_prepared", "bytes", "name", "planes", "shape", "type_id", "type_name")
 
     name: str
     shape: tuple[int, ...]
@@ -71,7 +70,7 @@ class Encoded:
     _parameters: "Fitted | Callable[[], Fitted | None] | None"
     _data: "NDArray[np.uint8] | None"
     _prepared: "Prepared | None"
-    _planes: "Planes | Literal[False] | None"
+    planes: object  # what decodes it on its device: see quantreg.torch.planes
 
     def __init__(
         self, name: str, shape: tuple[int, ...], type_id: int, type_name: str, bytes: torch.Tensor,
@@ -81,7 +80,7 @@ class Encoded:
         self.bytes, self._parameters = bytes, parameters
         self._data = None
         self._prepared = None  # what products keep about the weights
-        self._planes = None  # not asked for; False: there are none
+        self.planes = None
 
     @classmethod
     def of(cls, tensor: QuantizedTensor) -> "Encoded":
@@ -106,15 +105,6 @@ class Encoded:
         if self._data is None:
             self._data = self.bytes.detach().cpu().numpy()
         return self._data
-
-    @property
-    def planes(self) -> "Planes | None":
-        """What decodes the matrix on its device, or None for a type that only the processors decode."""
-        if self._planes is None:
-            from quantreg.torch.planes import Planes  # loads error feedback, which finds the codes of a type
-
-            self._planes = Planes.of(self) or False
-        return self._planes or None
 
     @property
     def nbytes(self) -> int:

@@ -9,6 +9,7 @@ from quantreg.errors import ShapeError
 from quantreg.products import matmul
 from quantreg.torch.decode import Rows, dequantize
 from quantreg.torch.packed import Packed, encode, packed_of
+from quantreg.torch.planes import planes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,7 +190,7 @@ def _multiplied(x: torch.Tensor, bias: torch.Tensor | None, packed: Packed) -> t
 def _tiles(packed: Packed, dtype: torch.dtype) -> "Iterator[tuple[slice[int, int, None], torch.Tensor]]":
     """Yield rows of the decoded matrix, on its device, with their places: parts that need little memory, or all."""
     encoded, (n_rows, cols) = packed.encoded, packed.shape
-    planes = encoded.planes if dtype in _SUMMED_IN_FLOAT32 and packed.bytes.device.type != "meta" else None
+    planes = planes_of(encoded) if dtype in _SUMMED_IN_FLOAT32 else None
     if planes is None:
         yield slice(0, n_rows), dequantize(encoded, dtype, packed.bytes.device)
         return

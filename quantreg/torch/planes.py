@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     _Field = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8], int]
 
-__all__ = ["Planes"]
+__all__ = ["Planes", "planes_of"]
 
 PART = 1 << 18  # weights whose scales a thread finds at a time
 TILE = 1 << 24  # weights that are decoded in both ways at a time, to see that they agree
@@ -65,7 +65,14 @@ class Planes:
     """
 
     def __init__(
-        self, codes: _Codes, start: float, size: "Floats", low: "Floats | None", type_size: int, where: torch.device
+        self,
+        codes: _Codes,
+        start: float,
+        size: "Floats",
+        low: "Floats | None",
+        type_size: int,
+        cols: int,
+        where: torch.device,
     ) -> None:
         self._fields = [
             (
@@ -76,7 +83,7 @@ class Planes:
             )
             for index, right, mask, left in codes.fields
         ]
-        self._signed, self._start, self._type_size = codes.signed, start, type_size
+        self._signed, self._start, self._type_size, self._cols = codes.signed, start, type_size, cols
         self._table = None if codes.table is None else torch.from_numpy(codes.table).to(where)
         self._size = torch.from_numpy(size).to(where)  # (rows, groups)
         self._low = None if low is None else torch.from_numpy(low).to(where)
@@ -113,9 +120,9 @@ class Planes:
         if start is None or not (abs(low) <= TOLERANCE * codes.reach * abs(size)).all():
             if start is not None:
                 low += size * np.float32(start)
-            made = cls(codes, 0.0, size, low, qtype.type_size, encoded.bytes.device)
+            made = cls(codes, 0.0, size, low, qtype.type_size, cols, encoded.bytes.device)
         else:
-            made = cls(codes, start, size, None, qtype.type_size, encoded.bytes.device)
+            made = cls(codes, start, size, None, qtype.type_size, cols, encoded.bytes.device)
         return made if made._agrees(encoded, data) else None
 
     def _agrees(self, encoded: "Encoded", data: "NDArray[np.uint8]") -> bool:
@@ -150,6 +157,8 @@ class Planes:
         self, bytes: torch.Tensor, size: torch.Tensor, low: torch.Tensor | None, dtype: torch.dtype
     ) -> torch.Tensor:
         rows, groups = size.shape
+        if not rows:
+            return torch.empty((0, self._cols), dtype=dtype, device=bytes.device)
         blocks = bytes.reshape(-1, self._type_size)
         code: torch.Tensor | None = None
         for index, right, mask, left in self._fields:
@@ -174,6 +183,15 @@ class Planes:
         else:
             value = torch.addcmul(low.unsqueeze(-1), value, size.unsqueeze(-1))
         return value.view(rows, -1).to(dtype)
+
+
+def planes_of(encoded: Encoded) -> Planes | None:
+    """What decodes a matrix on its device, or None for a type that only the processors decode. It is found once."""
+    if encoded.bytes.device.type == "meta":
+        return None
+    if encoded.planes is None:
+        encoded.planes = Planes.of(encoded) or False
+    return encoded.planes if isinstance(encoded.planes, Planes) else None
 
 
 def _codes(chooser: "Chooser") -> _Codes | None:
