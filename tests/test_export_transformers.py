@@ -55,7 +55,7 @@ def loaded(folder):
     model, info = auto.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **options
     )
-    # Of layers that predict further tokens, transformers has no use, and it says so if the model is not a published one.
+    # transformers has no use for layers that predict further tokens, and says so unless the model is a published one.
     further = re.compile(rf"model\.layers\.{config.get_text_config().num_hidden_layers}\.")
     unused = {name for name in info["unexpected_keys"] if not further.match(name)}
     assert not unused

@@ -39,6 +39,8 @@ MODELS = {
         config={"type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "max_position_embeddings": 130},
         tokenizer="unigram",
         dtype="F16",
+        tensors=lambda found: found | {"embeddings.position_ids": ("I64", (1, 130))},
+        unused=("embeddings.position_ids",),
         files=_pooling("cls_token"),
     ),
     "nomic-bert": model(
