@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -84,11 +85,13 @@ def _maker(place: _Place, how: "How | Stored", scratch: Scratch) -> "Callable[[]
     views = [np.frombuffer(mapped, np.uint8) for _, _, mapped in place.files]  # a file with a view stays mapped
     read = _reader(place)
     kept: list[NDArray[np.uint8]] = []
+    lock = threading.Lock()
 
     def made() -> "NDArray[np.uint8]":
-        if not kept:
-            kept.append(scratch.keep(place.info.nbytes, lambda offset, buffer: how.read_into(read, offset, buffer)))
-            del views[:]
+        with lock:
+            if not kept:
+                kept.append(scratch.keep(place.info.nbytes, lambda offset, buffer: how.read_into(read, offset, buffer)))
+                del views[:]
         return kept[0]
 
     return made
@@ -205,8 +208,8 @@ class File(Mapping[str, QuantizedTensor]):
         place = self._tensors[name]
         if place.stored is not None and self._scratch is not None:
             made = self._made.get(name)
-            if made is None:  # once: to make it again would take its space again
-                made = self._made[name] = _maker(place, place.stored, self._scratch)
+            if made is None:  # one for all threads: to make the tensor again would take its space again
+                made = self._made.setdefault(name, _maker(place, place.stored, self._scratch))
             return QuantizedTensor.from_info(place.info, made)
         if isinstance(place.stored, Stored):
             return QuantizedTensor.from_info(place.info, _decoder(place, place.stored))

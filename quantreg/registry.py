@@ -119,9 +119,7 @@ class Registry:
             self._manager.unregister(module)
             for plugin in [p for p in self._plugins if p.key == key]:
                 self._forget(plugin)
-                for qtype in plugin.types:
-                    if self._by_name.get(qtype.name.lower()) is qtype:
-                        self._drop(qtype)
+                self._change({qtype for qtype in plugin.types if self._by_name.get(qtype.name.lower()) is qtype})
 
     def _forget(self, plugin):
         self._plugins.remove(plugin)
@@ -160,18 +158,21 @@ class Registry:
         return {self._by_name.get(qtype.name.lower()), self._by_id.get(qtype.type_id)} - {None}
 
     def _add(self, qtype, plugin):
-        for other in self._in_the_way_of(qtype):
+        for other in (others := self._in_the_way_of(qtype)):
             plugin.replaced.append((other.name, self._owners[other.name].distribution))
             self._contested.setdefault(qtype.name, []).append(plugin.replaced[-1][::-1])
-            self._drop(other)
             self._replaced[qtype.name] = other
-        self._by_name[qtype.name.lower()] = self._by_id[qtype.type_id] = qtype
-        self._owners[qtype.name] = plugin
+        self._change(others, qtype, plugin)
         plugin.types.append(qtype)
 
-    def _drop(self, qtype):
-        del self._by_name[qtype.name.lower()], self._by_id[qtype.type_id], self._owners[qtype.name]
-        self._replaced.pop(qtype.name, None)
+    def _change(self, gone, new=None, owner=None):
+        """Take types out of the tables, and put a new one in. A thread that looks a type up finds one or the other."""
+        owners = {qtype: self._owners[qtype.name] for qtype in self._by_name.values() if qtype not in gone}
+        if new is not None:
+            owners[new] = owner
+        self._owners = {qtype.name: plugin for qtype, plugin in owners.items()}
+        self._by_name, self._by_id = {q.name.lower(): q for q in owners}, {q.type_id: q for q in owners}
+        self._replaced = {name: old for name, old in self._replaced.items() if name in self._owners}
 
     # ---- plugins and hooks ----
 
@@ -311,7 +312,7 @@ class Registry:
     def all_types(self) -> tuple[QuantType, ...]:
         """All types, ordered by id."""
         self._load()
-        return tuple(self._by_id[i] for i in sorted(self._by_id))
+        return tuple(qtype for _, qtype in sorted(self._by_id.items()))
 
     def is_built_in(self, key: object) -> bool:
         """Whether a type (name, id or QuantType) is registered and comes with quantreg itself."""

@@ -145,9 +145,10 @@ class QuantizedTensor(NDArrayOperatorsMixin):
     @property
     def data(self) -> "NDArray[np.uint8]":
         """The bytes: a uint8 array of shape ``shape[:-1] + (bytes per row,)``."""
-        if not isinstance(self._data, np.ndarray):
-            self._data = self._data()
-        return self._data
+        data = self._data  # read once: another thread may put the array there at any time
+        if not isinstance(data, np.ndarray):
+            data = self._data = data()
+        return data
 
     @data.setter
     def data(self, data: "NDArray[np.uint8]") -> None:

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LEVELS", "get_include", "load_codec", "usable_levels"]
 
-LEVELS: tuple[str, ...] = ("base", "avx2", "avx512")  # slowest first
+# Slowest first. avx2 and avx512 are levels of x86-64, neon is one of arm64.
+LEVELS: tuple[str, ...] = ("base", "avx2", "avx512", "neon")
 WORKS: tuple[str, ...] = ("plain", "weighted", "decode")  # encode without importance, encode with it, decode
 
 
@@ -22,8 +23,8 @@ def get_include() -> str:
 def usable_levels() -> tuple[str, ...]:
     """The CPU levels that this machine can run and that ``QUANTREG_CPU`` allows, slowest first.
 
-    ``QUANTREG_CPU=base|avx2|avx512`` forces one level. Raises ValueError if this machine cannot run it or if the name
-    is unknown.
+    ``QUANTREG_CPU=base|avx2|avx512|neon`` forces one level. Raises ValueError if this machine cannot run it or if the
+    name is unknown.
     """
     from quantreg_kernels._cpu import machine_levels, missing_features
 
@@ -42,8 +43,8 @@ def usable_levels() -> tuple[str, ...]:
 def load_codec(module: str, codec: str, level: str | None = None, faster_at: dict[str, str] | None = None) -> "Codec":
     """Load the codec file ``codec`` ("_q4_k") that lies beside the plugin module ``module`` (pass ``__name__``).
 
-    The extension modules are named ``_q4_k_base``, ``_q4_k_avx2`` and ``_q4_k_avx512``. The loader takes the highest
-    level that was built and that this machine can run, or exactly ``level``. More lanes are not always faster:
+    The extension modules are named ``_q4_k_base``, ``_q4_k_avx2`` and so on, after `LEVELS`. The loader takes the
+    highest level that was built and that this machine can run, or exactly ``level``. More lanes are not always faster:
     ``faster_at`` maps a kind of work ("plain", "weighted" or "decode", see `quantreg_kernels._run.Codec`) to the lower
     level at which it was measured to run faster. It has no effect where that level was not built, or where ``level`` or
     ``QUANTREG_CPU`` asks for one level.

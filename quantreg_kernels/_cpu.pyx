@@ -24,9 +24,17 @@ cdef extern from *:
     static unsigned int quantreg_cpuid(unsigned int leaf, int reg) { (void)leaf; (void)reg; return 0; }
     static unsigned int quantreg_xcr0(void) { return 0; }
     #endif
+    #if defined(__x86_64__) || defined(_M_X64)
+    #define QUANTREG_PROCESSOR "x86-64"
+    #elif defined(__aarch64__) && defined(__ARM_NEON) /* every arm64 processor has NEON */
+    #define QUANTREG_PROCESSOR "arm64"
+    #else
+    #define QUANTREG_PROCESSOR ""
+    #endif
     """
     unsigned int quantreg_cpuid(unsigned int leaf, int reg) nogil
     unsigned int quantreg_xcr0() nogil
+    const char *QUANTREG_PROCESSOR
 
 cdef enum:
     EBX = 1
@@ -64,14 +72,19 @@ cdef dict FEATURES = {
         "avx512vnni": (7, ECX, 11),
     },
 }
+# The processors that a level is for.
+cdef dict PROCESSORS = {"avx2": "x86-64", "avx512": "x86-64", "neon": "arm64"}
 # Bits of XCR0: SSE and AVX state; the mask registers and both halves of the AVX-512 state as well.
 cdef dict SAVED = {"avx2": 0x06, "avx512": 0xe6}
+
+processor = QUANTREG_PROCESSOR.decode()  # "x86-64", "arm64" or "" for all others
 
 
 def level_features(str level):
     """Return ``{feature: whether this machine has it}`` for all that code of a level may use beyond the level below.
 
-    "saved-registers" says whether the operating system saves the level's registers.
+    "saved-registers" says whether the operating system saves the level's registers. The level "neon" uses nothing that
+    an arm64 processor could lack.
     """
     if level not in FEATURES:
         return {}
@@ -81,11 +94,19 @@ def level_features(str level):
 
 
 def missing_features(str level):
-    """Return the names of the features that this machine lacks for a level: empty if it can run the level."""
-    needed = ("avx2", "avx512")[:2 if level == "avx512" else 1] if level in FEATURES else ()
+    """Return the names of the features that this machine lacks for a level: empty if it can run the level.
+
+    On another processor than the one that the level is for, the only name is "an arm64 processor", for example.
+    """
+    if PROCESSORS.get(level, processor) != processor:
+        return (f"an {PROCESSORS[level]} processor",)
+    needed = ("avx2", "avx512") if level == "avx512" else (level,)
     return tuple(name for lower in needed for name, found in level_features(lower).items() if not found)
 
 
 def machine_levels():
-    """Return the levels that this machine can run, slowest first: "base", then "avx2" and "avx512" if it has them."""
-    return ("base", *(level for level in FEATURES if not missing_features(level)))
+    """Return the levels that this machine can run, slowest first.
+
+    These are "base", then "avx2" and "avx512" if an x86-64 processor has them, or "neon" on arm64.
+    """
+    return ("base", *(level for level in PROCESSORS if not missing_features(level)))

@@ -8,6 +8,7 @@ import threading
 
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.stdint cimport uint8_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from quantreg_kernels._arrays cimport check_aligned, find_nonfinite_in_rows, row_stride
@@ -23,7 +24,7 @@ cdef enum:
     MOST_BYTES_BITS = 62  # a row has fewer than 2^62 bytes
     CHECKED_WEIGHTS = 1 << 16  # 256 KiB of float32: checked and encoded in one go, while they are in the cache
     STREAMED_WEIGHTS = 1 << 9  # decoded into the first-level cache, then written around the caches
-    STREAMED_MOST = 1 << 13  # 32 KiB on the stack; longer pieces are decoded in place
+    STREAMED_MOST = 1 << 12  # 16 KiB on the stack; longer pieces are decoded in place
 
 # Capsules whose prepare() has run. A codec may be loaded more than once, and its tables belong to its module.
 cdef set PREPARED = set()
@@ -101,6 +102,8 @@ cdef class Codec:
         if self.c.block_size <= 0 or self.c.type_size <= 0 or self.c.row_header_size < 0:
             raise ValueError(f"the codec has an empty block: {self.c.block_size} weights in {self.c.type_size} bytes, "
                              f"row header of {self.c.row_header_size} bytes. Correct its call of codec_capsule")
+        if not 0 <= self.c.scratch_size <= 1 << 30:
+            raise ValueError(f"the codec asks for {self.c.scratch_size} bytes of scratch: set scratch_size to sizeof(a struct)")
         self.level = level
         self.built = built
         self.lower = {} if lower is None else lower
@@ -147,6 +150,7 @@ cdef class Codec:
         sizes, for columns that are not contiguous, for rows of out that overlap, and for float32 that is not aligned.
         """
         cdef EncodeArgs a
+        cdef void *room = NULL
         cdef Py_ssize_t done, column = -1, nbytes, stride
         cdef const float[::1] columns
         cdef const float[:, :] weights
@@ -190,8 +194,14 @@ cdef class Codec:
         a.src_stride = stride // <Py_ssize_t>sizeof(float)
         a.dst_stride = row_stride("out", out.shape, out.strides, 1, written=True)
         self._prepare()
+        if self.c.scratch_size:
+            room = malloc(self.c.scratch_size + 64)
+            if room == NULL:
+                raise MemoryError(f"no memory for the {self.c.scratch_size} bytes that the codec works with")
+            a.scratch = <uint8_t *>room + (-<size_t>room) % 64
         with nogil:
             done = self._encode(&a, &column)
+            free(room)
         if done < x.shape[0]:
             raise RowError(first_row + done, column if column >= 0 else None)
 

@@ -27,6 +27,8 @@ cdef struct RowCodec
 # strides are real: rows may lie apart, overlap where they are only read, or run backwards (a negative stride), and the
 # bytes between two rows of dst belong to somebody else. Every value of src is finite unless the codec sets
 # takes_nonfinite. importance_stride is the distance in floats between the importance of two rows (0: all rows share it).
+# scratch points at scratch_size bytes that the codec may write, aligned to 64. They hold anything. A codec with large arrays
+# keeps them there, not on the stack: a thread may have as little as 128 KiB of stack in all.
 cdef struct EncodeArgs:
     Py_ssize_t struct_size
     const float *src
@@ -38,6 +40,7 @@ cdef struct EncodeArgs:
     const float *importance
     int32_t importance_kind
     Py_ssize_t importance_stride
+    void *scratch               # NULL if scratch_size is 0
 
 # The reverse: from bytes at src, src_stride bytes apart, to float32 at dst, dst_stride floats apart. The codec must
 # accept any bytes.
@@ -100,6 +103,7 @@ cdef struct RowCodec:
     int32_t whole_rows          # not 0 if a block cannot be decoded without the rest of its row
     int32_t takes_nonfinite     # not 0 if the host may look for NaN and infinity after encode_rows instead of before it
     dot_rows_t dot_rows         # NULL if the host is to decode and multiply; see dot.pxd
+    Py_ssize_t scratch_size     # bytes at EncodeArgs.scratch; 0 if encode_rows needs none
 
 
 cdef inline object codec_capsule(RowCodec *codec, int32_t type_id, Py_ssize_t block_size, Py_ssize_t type_size,
@@ -111,7 +115,8 @@ cdef inline object codec_capsule(RowCodec *codec, int32_t type_id, Py_ssize_t bl
     NULL for score_rows if it reads no importance. A type with a scale or a codebook per row passes its size in bytes as
     row_header_size.
 
-    Set more members below that line if they apply: ``row_codec.whole_rows = 1``, ``row_codec.takes_nonfinite = 1`` and
+    Set more members below that line if they apply: ``row_codec.whole_rows = 1``, ``row_codec.takes_nonfinite = 1``,
+    ``row_codec.scratch_size = sizeof(Scratch)`` for arrays that are too large for a small stack, and
     ``row_codec.dot_rows = dot_rows``, a product with a few rows of activations that spares the detour through decoded rows.
     The host reads each row twice, once to look for NaN and infinity and once to encode it, and the first of the two waits
     for memory. A fast encoder prefetches and so waits less: with takes_nonfinite it goes first, and the host checks the
@@ -131,4 +136,5 @@ cdef inline object codec_capsule(RowCodec *codec, int32_t type_id, Py_ssize_t bl
     codec.whole_rows = 0
     codec.takes_nonfinite = 0
     codec.dot_rows = NULL
+    codec.scratch_size = 0
     return PyCapsule_New(codec, "quantreg.RowCodec", NULL)

@@ -6,7 +6,8 @@
  *   vi  LANES int32             + - * & | ^ << >> likewise (>> keeps the sign)
  *   vm  LANES booleans          the result of a comparison, the condition of a select
  *
- * LANES is 16 with AVX-512, 8 with AVX2, else 4. No operation here contracts, reassociates or approximates. */
+ * LANES is 16 with AVX-512, 8 with AVX2, else 4. No operation here contracts, reassociates or approximates.
+ * QUANTREG_NEON, which the build files define at the level `neon`, adds arm64's own instructions. */
 #ifndef QUANTREG_LANES_H
 #define QUANTREG_LANES_H
 
@@ -25,7 +26,16 @@
 #define LANES 4
 #if defined(__SSE2__)
 #include <emmintrin.h>
+#elif defined(QUANTREG_NEON)
+#include <arm_neon.h>
 #endif
+#endif
+
+/* Whether the CPU level has an instruction that looks up a table lane by lane */
+#if LANES > 4 || defined(QUANTREG_NEON)
+#define HAS_LOOKUP 1
+#else
+#define HAS_LOOKUP 0
 #endif
 
 #define LANE_FN static inline __attribute__((always_inline))
@@ -54,99 +64,6 @@ LANE_FN float vf_get(vf v, int lane) { return v[lane]; }
 LANE_FN int32_t vi_get(vi v, int lane) { return v[lane]; }
 LANE_FN vi vi_shr(vi v, int n) { return (vi)((vu_)v >> n); } /* logical shift right */
 
-/* Load LANES consecutive small integers and widen them. */
-LANE_FN vi vi_load_u8(const uint8_t *p) {
-#if LANES == 16
-    __m128i b; memcpy(&b, p, 16); return (vi)_mm512_cvtepu8_epi32(b);
-#elif LANES == 8
-    int64_t b; memcpy(&b, p, 8); return (vi)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(b));
-#elif defined(__SSE2__)
-    int32_t b; memcpy(&b, p, 4);
-    return (vi)_mm_unpacklo_epi16(_mm_unpacklo_epi8(_mm_cvtsi32_si128(b), _mm_setzero_si128()), _mm_setzero_si128());
-#else
-    vi v = {p[0], p[1], p[2], p[3]}; return v;
-#endif
-}
-LANE_FN vi vi_load_i8(const int8_t *p) {
-#if LANES == 16
-    __m128i b; memcpy(&b, p, 16); return (vi)_mm512_cvtepi8_epi32(b);
-#elif LANES == 8
-    int64_t b; memcpy(&b, p, 8); return (vi)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(b));
-#elif defined(__SSE2__)
-    int32_t b; memcpy(&b, p, 4);
-    __m128i w = _mm_unpacklo_epi8(_mm_setzero_si128(), _mm_cvtsi32_si128(b)); /* each byte as an upper half: b * 256 */
-    return (vi)_mm_unpacklo_epi16(_mm_setzero_si128(), w) >> 24;
-#else
-    vi v = {p[0], p[1], p[2], p[3]}; return v;
-#endif
-}
-LANE_FN vi vi_load_u16(const uint16_t *p) {
-#if LANES == 16
-    __m256i b; memcpy(&b, p, 32); return (vi)_mm512_cvtepu16_epi32(b);
-#elif LANES == 8
-    __m128i b; memcpy(&b, p, 16); return (vi)_mm256_cvtepu16_epi32(b);
-#elif defined(__SSE2__)
-    int64_t b; memcpy(&b, p, 8); return (vi)_mm_unpacklo_epi16(_mm_cvtsi64_si128(b), _mm_setzero_si128());
-#else
-    uint16_t h[4]; memcpy(h, p, 8);
-    vi v = {h[0], h[1], h[2], h[3]}; return v;
-#endif
-}
-
-/* Load 16 signed bytes into 16 / LANES vectors. */
-LANE_FN void vi_load_i8x16(vi *v, const uint8_t *p) {
-#if LANES == 4 && defined(__SSE2__)
-    __m128i b; memcpy(&b, p, 16);
-    __m128i z = _mm_setzero_si128(), lo = _mm_unpacklo_epi8(z, b), hi = _mm_unpackhi_epi8(z, b);
-    v[0] = (vi)_mm_unpacklo_epi16(z, lo) >> 24;
-    v[1] = (vi)_mm_unpackhi_epi16(z, lo) >> 24;
-    v[2] = (vi)_mm_unpacklo_epi16(z, hi) >> 24;
-    v[3] = (vi)_mm_unpackhi_epi16(z, hi) >> 24;
-#else
-    for (int i = 0; i < 16 / LANES; i++) v[i] = vi_load_i8((const int8_t *)p + LANES * i);
-#endif
-}
-/* Store 16 integers of 0..255 (u8) or -128..127 (i8), in 16 / LANES vectors, as 16 bytes. */
-LANE_FN void vi_store_u8x16(uint8_t *p, const vi *v) {
-#if LANES == 16
-    __m128i b = _mm512_cvtepi32_epi8((__m512i)v[0]); memcpy(p, &b, 16);
-#elif LANES == 8
-    __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)v[0], (__m256i)v[1]), 0xd8);
-    __m128i b = _mm_packus_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)); memcpy(p, &b, 16);
-#elif defined(__SSE2__)
-    __m128i w = _mm_packs_epi32((__m128i)v[0], (__m128i)v[1]), x = _mm_packs_epi32((__m128i)v[2], (__m128i)v[3]);
-    __m128i b = _mm_packus_epi16(w, x); memcpy(p, &b, 16);
-#else
-    for (int i = 0; i < 16; i++) p[i] = (uint8_t)v[i / LANES][i % LANES];
-#endif
-}
-LANE_FN void vi_store_i8x16(uint8_t *p, const vi *v) {
-#if LANES == 16
-    vi_store_u8x16(p, v);
-#elif LANES == 8
-    __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)v[0], (__m256i)v[1]), 0xd8);
-    __m128i b = _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)); memcpy(p, &b, 16);
-#elif defined(__SSE2__)
-    __m128i w = _mm_packs_epi32((__m128i)v[0], (__m128i)v[1]), x = _mm_packs_epi32((__m128i)v[2], (__m128i)v[3]);
-    __m128i b = _mm_packs_epi16(w, x); memcpy(p, &b, 16);
-#else
-    vi_store_u8x16(p, v);
-#endif
-}
-/* Store LANES integers of -32768..32767 as 2 * LANES bytes. */
-LANE_FN void vi_store_i16(uint8_t *p, vi v) {
-#if LANES == 16
-    __m256i b = _mm512_cvtepi32_epi16((__m512i)v); memcpy(p, &b, 32);
-#elif LANES == 8
-    __m128i b = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
-    memcpy(p, &b, 16);
-#elif defined(__SSE2__)
-    int64_t b = _mm_cvtsi128_si64(_mm_packs_epi32((__m128i)v, (__m128i)v)); memcpy(p, &b, 8);
-#else
-    for (int i = 0; i < LANES; i++) { int16_t b = (int16_t)v[i]; memcpy(p + 2 * i, &b, 2); }
-#endif
-}
-
 /* Lanes 1 and up of a, then lane 0 of b. */
 LANE_FN vi vi_next(vi a, vi b) {
 #if LANES == 16
@@ -158,27 +75,7 @@ LANE_FN vi vi_next(vi a, vi b) {
 #endif
 }
 
-/* 16 bytes, for taking bit fields out of all of them at once. & | << >> work on four 32-bit words, so mask after a shift.
- * vi_from_vb widens the bytes to 16 / LANES vectors of 0..255. */
-typedef uint32_t vb __attribute__((vector_size(16), may_alias));
-LANE_FN vb vb_load(const uint8_t *p) { vb b; memcpy(&b, p, 16); return b; }
-LANE_FN void vi_from_vb(vi *v, vb b) {
-#if LANES == 16
-    v[0] = (vi)_mm512_cvtepu8_epi32((__m128i)b);
-#elif LANES == 8
-    v[0] = (vi)_mm256_cvtepu8_epi32((__m128i)b);
-    v[1] = (vi)_mm256_cvtepu8_epi32(_mm_unpackhi_epi64((__m128i)b, (__m128i)b));
-#elif defined(__SSE2__)
-    __m128i z = _mm_setzero_si128(), lo = _mm_unpacklo_epi8((__m128i)b, z), hi = _mm_unpackhi_epi8((__m128i)b, z);
-    v[0] = (vi)_mm_unpacklo_epi16(lo, z);
-    v[1] = (vi)_mm_unpackhi_epi16(lo, z);
-    v[2] = (vi)_mm_unpacklo_epi16(hi, z);
-    v[3] = (vi)_mm_unpackhi_epi16(hi, z);
-#else
-    uint8_t p[16]; memcpy(p, &b, 16);
-    for (int i = 0; i < 16; i++) v[i / LANES][i % LANES] = p[i];
-#endif
-}
+#include "quantreg_kernels/lanes_bytes.h"
 
 /* ---- compare and choose ---- */
 
@@ -214,6 +111,8 @@ LANE_FN vi vi_select(vm m, vi a, vi b) { return (a & m) | (b & ~m); }
 LANE_FN vf vf_select(vm m, vf a, vf b) { return (vf)vi_select(m, (vi)a, (vi)b); }
 #if defined(__SSE2__)
 LANE_FN unsigned vm_bits(vm m) { return (unsigned)_mm_movemask_ps((__m128)m); }
+#elif defined(QUANTREG_NEON)
+LANE_FN unsigned vm_bits(vm m) { return vaddvq_u32((uint32x4_t)(m & (vi){1, 2, 4, 8})); }
 #else
 LANE_FN unsigned vm_bits(vm m) { return (m[0] & 1) | (m[1] & 2) | (m[2] & 4) | (m[3] & 8); }
 #endif
@@ -245,8 +144,13 @@ LANE_FN vi vi_add_where(vm m, vi a, vi b) { /* a + b where m, else a */
 LANE_FN vm vf_gt(vf a, vf b) { return vf_lt(b, a); }
 LANE_FN vm vf_ge(vf a, vf b) { return vf_le(b, a); }
 LANE_FN vm vi_gt(vi a, vi b) { return vi_lt(b, a); }
+#if defined(QUANTREG_NEON) /* 16 bits of each lane fit into an ordinary register */
+LANE_FN int vm_any(vm m) { return vget_lane_u64((uint64x1_t)vmovn_u32((uint32x4_t)m), 0) != 0; }
+LANE_FN int vm_all(vm m) { return vget_lane_u64((uint64x1_t)vmovn_u32((uint32x4_t)m), 0) == UINT64_MAX; }
+#else
 LANE_FN int vm_any(vm m) { return vm_bits(m) != 0; }
 LANE_FN int vm_all(vm m) { return vm_bits(m) == (1u << LANES) - 1; }
+#endif
 LANE_FN vm vm_first(int n) { /* the first n lanes */
     vi index;
     for (int i = 0; i < LANES; i++) index[i] = i;
@@ -255,7 +159,8 @@ LANE_FN vm vm_first(int n) { /* the first n lanes */
 
 /* ---- arithmetic ---- */
 
-/* a < b ? a : b, and a > b ? a : b. If either is a NaN the result is b, as in the scalar expression. */
+/* a < b ? a : b, and a > b ? a : b. If either is a NaN the result is b, as in the scalar expression. NEON's fmin and fmax
+ * would give the NaN. */
 LANE_FN vf vf_min(vf a, vf b) {
 #if LANES == 16
     return (vf)_mm512_min_ps((__m512)a, (__m512)b);
@@ -283,6 +188,8 @@ LANE_FN vi vi_min(vi a, vi b) {
     return (vi)_mm512_min_epi32((__m512i)a, (__m512i)b);
 #elif LANES == 8
     return (vi)_mm256_min_epi32((__m256i)a, (__m256i)b);
+#elif defined(QUANTREG_NEON)
+    return (vi)vminq_s32((int32x4_t)a, (int32x4_t)b);
 #else
     return vi_select(vi_lt(a, b), a, b);
 #endif
@@ -292,6 +199,8 @@ LANE_FN vi vi_max(vi a, vi b) {
     return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b);
 #elif LANES == 8
     return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#elif defined(QUANTREG_NEON)
+    return (vi)vmaxq_s32((int32x4_t)a, (int32x4_t)b);
 #else
     return vi_select(vi_lt(b, a), a, b);
 #endif
@@ -335,6 +244,8 @@ LANE_FN vi vi_rint(vf v) {
     return (vi)_mm256_cvtps_epi32((__m256)v);
 #elif defined(__SSE2__)
     return (vi)_mm_cvtps_epi32((__m128)v);
+#elif defined(QUANTREG_NEON)
+    return (vi)vcvtnq_s32_f32((float32x4_t)v);
 #else
     return vi_nearest(v);
 #endif
@@ -345,13 +256,21 @@ LANE_FN vf vf_nearest(vf v) {
     return (vf)_mm512_roundscale_ps((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #elif LANES == 8
     return (vf)_mm256_round_ps((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(QUANTREG_NEON)
+    return (vf)vrndnq_f32((float32x4_t)v);
 #else
     return (v + 12582912.0f) - 12582912.0f;
 #endif
 }
 /* Round to nearest, ties away from zero, as C's roundf does, for |v| < 2^23. This adds the largest float below 0.5 and
  * truncates: adding 0.5 itself would round 0.49999997 up to 1. */
-LANE_FN vi vi_roundf(vf v) { return vi_trunc(v + (vf)(((vi)v & (int32_t)0x80000000) | 0x3effffff)); }
+LANE_FN vi vi_roundf(vf v) {
+#if defined(QUANTREG_NEON)
+    return (vi)vcvtaq_s32_f32((float32x4_t)v);
+#else
+    return vi_trunc(v + (vf)(((vi)v & (int32_t)0x80000000) | 0x3effffff));
+#endif
+}
 
 #include "quantreg_kernels/lanes_values.h"
 #include "quantreg_kernels/lanes_order.h"

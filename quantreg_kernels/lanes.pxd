@@ -6,6 +6,7 @@ from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 cdef extern from "quantreg_kernels/lanes.h" nogil:
     enum:
         LANES
+        HAS_LOOKUP  # whether vf_lookup16 and its like take few instructions
 
     # Cython takes these for scalars and writes `a * b + c` into the C code, where they are vectors. So:
     # - Do not mix vf and vi in one expression, and do not compare them with `<`: use vf_lt and its like.

@@ -11,6 +11,8 @@ LANE_FN vf vf_fma(vf a, vf b, vf c) {
     return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif LANES == 8 && defined(__FMA__)
     return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(QUANTREG_NEON)
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
     return a * b + c;
 #endif
@@ -23,7 +25,9 @@ LANE_FN float vf_sum(vf v) {
 #elif LANES == 8
     __m128 b = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
 #endif
-#if LANES == 4
+#if defined(QUANTREG_NEON)
+    return vaddvq_f32((float32x4_t)v);
+#elif LANES == 4
     return (v[0] + v[2]) + (v[1] + v[3]);
 #else
     b = _mm_add_ps(b, _mm_movehl_ps(b, b));
@@ -86,6 +90,10 @@ LANE_FN vf vf_near_two(vq v, int i) {
         0x080000, 0x090000, 0x0a0000, 0x0b0000, 0x0c0000, 0x0d0000, 0x0e0000, 0x0f0000);
     return (vf)_mm512_mask_permutexvar_epi8(_mm512_set1_epi32(0x40000000), 0x4444444444444444,
         _mm512_add_epi32(index, _mm512_set1_epi32(0x100000 * i)), (__m512i)v);
+#elif defined(QUANTREG_NEON)
+    uint8_t bytes[64];
+    memcpy(bytes, &v, 64);
+    return (vf)((vi_load_u8(bytes + LANES * i) << 16) | 0x40000000);
 #else
     return vf_from_vq(v, i) * 0.015625f + 2.0f;
 #endif
@@ -107,6 +115,8 @@ LANE_FN vi vi_pick(const uint8_t *p, vi where) {
 #if LANES == 16
     __m128i b; memcpy(&b, p, 16);
     return (vi)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(b), (__m512i)where);
+#elif defined(QUANTREG_NEON)
+    return (vi)vqtbl1q_u8(vld1q_u8(p), (uint8x16_t)where);
 #else
     vi v;
     for (int l = 0; l < LANES; l++) {

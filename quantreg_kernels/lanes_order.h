@@ -222,7 +222,12 @@ LANE_FN void lanes_store_words(uint8_t *const *dst, intptr_t offset, const vi *w
 LANE_FN void lanes_store_bytes(uint8_t *const *dst, intptr_t offset, const vi *bytes, int n, int live) {
     vi words[64];
     for (int j = 0; j < n / 4; j++)
+#if defined(QUANTREG_NEON) /* shift and insert */
+        words[j] = (vi)vsliq_n_s32(vsliq_n_s32(vsliq_n_s32((int32x4_t)bytes[4 * j], (int32x4_t)bytes[4 * j + 1], 8),
+            (int32x4_t)bytes[4 * j + 2], 16), (int32x4_t)bytes[4 * j + 3], 24);
+#else
         words[j] = bytes[4 * j] | (bytes[4 * j + 1] << 8) | (bytes[4 * j + 2] << 16) | (bytes[4 * j + 3] << 24);
+#endif
     lanes_store_words(dst, offset, words, n / 4, live);
     for (int j = n / 4 * 4; j < n; j++)
         for (int l = 0; l < live; l++) dst[l][offset + j] = (uint8_t)lane_word_(bytes[j], l);

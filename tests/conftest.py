@@ -36,6 +36,16 @@ def pytest_sessionstart(session):
         )
 
 
+@pytest.fixture(scope="module")
+def torch_device():
+    """Let torch make tensors on the device that QUANTREG_TEST_DEVICE names, such as cuda; by default on the CPU."""
+    import torch
+
+    torch.set_default_device(os.environ.get("QUANTREG_TEST_DEVICE", "cpu"))
+    yield
+    torch.set_default_device(None)
+
+
 @pytest.fixture
 def run(capsys):
     """Call the command in this process; return the exit code, stdout and stderr."""

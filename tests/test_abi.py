@@ -92,6 +92,37 @@ def test_a_product_gets_pointers_sizes_and_strides(make_codec):
     assert (a.n_rows, a.n_cols, a.n_x, a.src_stride, a.x_stride, a.dst_stride) == (2, 8, 3, 12, 12, 5)
 
 
+@pytest.mark.parametrize("size", [0, 1, 100, 70000])
+def test_an_encoder_gets_the_scratch_that_it_asks_for(make_codec, size):
+    seen = []
+
+    def encode_rows(codec, args):
+        scratch = Args.from_address(args).scratch
+        if scratch:
+            ctypes.memset(scratch, 0xAA, size)
+        seen.append(scratch)
+        return Args.from_address(args).n_rows
+
+    codec = make_codec(encode_rows=Rows(encode_rows), scratch_size=size)
+    codec.encode_rows(np.ones((3, 40000), np.float32), np.empty((3, 20000), np.uint8))
+    assert len(seen) == 3  # a row at a time, as it is so long
+    assert [scratch is not None and scratch % 64 == 0 for scratch in seen] == [size > 0] * 3
+
+
+def test_a_struct_that_is_older_than_scratch_gets_none(make_codec):
+    seen = []
+    encode_rows = Rows(lambda codec, args: seen.append(Args.from_address(args).scratch) or 2)
+    codec = make_codec(struct_size=RowCodec.scratch_size.offset, encode_rows=encode_rows, scratch_size=100)
+    codec.encode_rows(np.ones((2, 8), np.float32), np.empty((2, 4), np.uint8))
+    assert seen == [None]
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 40])
+def test_an_absurd_size_of_scratch_is_refused(make_codec, size):
+    with pytest.raises(ValueError, match=f"asks for {size} bytes of scratch"):
+        make_codec(scratch_size=size)
+
+
 @pytest.mark.parametrize(
     ("data", "x", "out", "message"),
     [

@@ -59,14 +59,18 @@ def test_the_bar_shows_a_speed_only_of_bytes(monkeypatch):
     assert "?" in shown.getvalue() or "bytes/s" in shown.getvalue()
 
 
-def test_the_cost_of_all_that_is_done_is_the_total(tmp_path):
+@pytest.mark.parametrize(("across_layers", "enough"), [(False, 0), (True, 0), (True, 1 << 20)])
+def test_the_cost_of_all_that_is_done_is_the_total(tmp_path, monkeypatch, across_layers, enough):
     import numpy as np
     import small_models
 
     import quantreg
+    from quantreg.tuning import across
     from quantreg.tuning.store import Store
     from quantreg.tuning.tune import Progress, tune
 
+    monkeypatch.setattr(across, "ENOUGH", enough)
+    monkeypatch.setattr(across, "BATCH", 64)
     for name in ("llama", "llama-tied", "llama-experts"):
         small_models.write(small_models.build(name), tmp_path / f"{name}.gguf")
         with quantreg.load(tmp_path / f"{name}.gguf") as model:
@@ -80,7 +84,8 @@ def test_the_cost_of_all_that_is_done_is_the_total(tmp_path):
             real = rows.Cost.add
             rows.Cost.add = lambda self, more, cost=cost, real=real: cost.append((self, more)) or real(self, more)
             try:
-                steps = [one for one in tune(model, calibration, wanted, store) if isinstance(one, Progress)]
+                done = tune(model, calibration, wanted, store, across_layers=across_layers)
+                steps = [one for one in done if isinstance(one, Progress)]
             finally:
                 rows.Cost.add = real
         assert steps[0].done == 0

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import small_model
@@ -167,7 +168,7 @@ def test_a_calibration_text_leaves_a_part_that_measures_the_files(llama, at):
     assert f"tenth of the calibration text that decided nothing ({found.tokens} predictions" in text
     done = [event for event in events if isinstance(event, Calibrating) and event.phase == "report"]
     assert (done[-1].done, done[-1].total) == (len(cut.part("report")) * 3,) * 2
-    assert not [name for name in os.listdir() if "card-" in name]
+    assert not [name for name in os.listdir() if name.startswith(".quantreg-")]
 
 
 def test_a_text_that_is_too_short_is_not_measured_and_the_card_says_so(llama, at):
@@ -191,10 +192,110 @@ def test_a_text_measures_each_file(llama, at, monkeypatch):
     Path("text *1*.txt").write_text("x")
     words = [str(llama), "{type}.gguf", "Q8_0,Q4_0", "--card", "README.md", "--card-text", "text *1*.txt"]
     assert cli.main(["quantize", *words]) == 0
+    assert f"quantreg perplexity Q4_0.gguf -f 'text *1*.txt' --against {llama}\n" in Path("README.md").read_text()
     for row, name in zip(rows("README.md"), ["Q8_0", "Q4_0"], strict=True):
         found = quantreg.kl_divergence(f"{name}.gguf", llama, OTHER, n_ctx=N_CTX)
         assert measured(row) == pytest.approx((found.kl_mean, found.perplexity), rel=0.01, abs=2e-5)
     assert r"measured on text \*1\*.txt (" in Path("README.md").read_text(encoding="utf-8")
+
+
+def test_the_command_that_measured_a_file_measures_it_again(llama, at, monkeypatch, capsys):
+    monkeypatch.setattr("quantreg.quality.read_text", lambda path: OTHER)
+    monkeypatch.setattr(cards, "N_CTX", N_CTX)
+    Path("text.txt").write_text("x")
+    words = [str(llama), "{type}.gguf", "Q8_0,Q4_0", "--card", "README.md", "--card-text", "text.txt"]
+    assert cli.main(["quantize", *words, "--card-chunks", "3"]) == 0
+    assert f"({3 * (N_CTX // 2 - 1)} predictions, in chunks" in Path("README.md").read_text()
+    kl, _ = measured(rows("README.md")[1])
+    command = re.findall("^quantreg perplexity Q4_0.*$", Path("README.md").read_text(), re.MULTILINE)[0]
+    assert command.endswith(" --chunks 3")
+    capsys.readouterr()
+    assert cli.main([*shlex.split(command)[1:], "-c", str(N_CTX)]) == 0
+    again = float(re.search(r"Mean\s+KLD:\s+([\d.]+)", capsys.readouterr().out)[1])
+    assert again == pytest.approx(kl, abs=2e-6)
+
+
+def test_python_writes_the_call_that_measures_each(llama, at, monkeypatch):
+    monkeypatch.setattr("quantreg.quality.read_text", lambda path: OTHER)
+    monkeypatch.setattr(cards, "N_CTX", N_CTX)
+    Path("text.txt").write_text("x")
+    options = {"card": "README.md", "card_text": Path("text.txt"), "card_chunks": 3}
+    quantreg.quantize_files(llama, "{type}.gguf", ["Q8_0", "Q4_0"], **options)
+    call = re.findall(r"^quantreg\.kl_divergence.*$", Path("README.md").read_text(), re.MULTILINE)[1]
+    found = eval(call.removesuffix(")") + f", n_ctx={N_CTX})", {"quantreg": quantreg})
+    assert found.kl_mean == pytest.approx(measured(rows("README.md")[1])[0], abs=2e-6)
+    with pytest.raises(PlanError, match="card_chunks"):
+        quantreg.quantize_files(llama, "{type}.gguf", ["Q8_0"], card_chunks=3)
+
+
+def test_a_picture_stands_beside_the_card_where_files_were_measured(llama, at, monkeypatch):
+    monkeypatch.setattr(cards, "N_CTX", N_CTX)
+    names = ["Q8_0", "Q5_0", "Q4_0"]
+    options = {"card": "a card.md", "card_text": OTHER, "card_chunks": 2}
+    quantreg.quantize_files(llama, "{type}.gguf", names, **options)
+    text = Path("a card.md").read_text()
+    assert "![KL divergence against file size](<a%20card.svg>)" in text
+    drawn = ElementTree.fromstring(Path("a card.svg").read_text())
+    assert set(names) <= {element.text for element in drawn.iter()}
+    os.unlink("a card.md")
+    with pytest.raises(OutputError, match=r"a card\.svg: exists"):  # before any work
+        quantreg.quantize_files(llama, "new-{type}.gguf", names, **options)
+    assert not list(Path().glob("new-*"))
+
+
+@pytest.mark.parametrize("more", [{}, {"card_text": OTHER}])
+def test_there_is_no_picture_of_one_file_or_of_files_that_were_not_measured(more, llama, at, monkeypatch):
+    monkeypatch.setattr(cards, "N_CTX", N_CTX)
+    names = ["Q8_0"] if more else ["Q8_0", "Q4_0"]
+    quantreg.quantize_files(llama, "{type}.gguf", names, card="README.md", **more)
+    assert "![" not in Path("README.md").read_text()
+    assert not Path("README.svg").exists()
+
+
+def test_a_run_that_is_stopped_while_it_measures_goes_on_with_the_files_that_are_left(llama, at, monkeypatch):
+    monkeypatch.setattr(cards, "N_CTX", N_CTX)
+    names = ["Q8_0", "Q5_0", "Q4_0"]
+    options = {"card": "README.md", "card_text": OTHER, "card_chunks": 4}
+    quantreg.quantize_files(llama, "{type}.gguf", names, **options)
+    expected = rows("README.md")
+    for path in (*(f"{name}.gguf" for name in names), "README.md", "README.svg"):
+        os.unlink(path)
+    measured, kl_divergence = [], quantreg.quality.kl_divergence
+
+    def stopped(path, *args, **keywords):
+        measured.append(path)
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return kl_divergence(path, *args, **keywords)
+
+    monkeypatch.setattr(quantreg.quality, "kl_divergence", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        quantreg.quantize_files(llama, "{type}.gguf", names, resumable=True, **options)
+    with open("README.md.quantreg-measured", "a", encoding="utf-8") as file:
+        file.write('{"of": "half a li')  # as a kill leaves it
+    measured.clear()
+    quantreg.quantize_files(llama, "{type}.gguf", names, resume=True, **options)
+    assert measured == ["Q4_0.gguf"]
+    assert rows("README.md") == expected
+    assert sorted(os.listdir()) == sorted(
+        [*(f"{name}.gguf" for name in names), "README.md", "README.svg", "small.gguf", "imatrix.gguf"]
+    )
+
+
+@pytest.mark.parametrize("change", ["text", "chunks", "file"])
+def test_what_was_measured_on_something_else_is_not_used(change, llama, at, monkeypatch):
+    monkeypatch.setattr(cards, "N_CTX", N_CTX)
+    given = {"card": "README.md", "card_text": OTHER, "card_chunks": 3}
+    quantreg.quantize_files(llama, "{type}.gguf", ["Q8_0", "Q4_0"], **given)
+    expected = rows("README.md")
+    unlink = os.unlink  # what was measured in a first run stays
+    monkeypatch.setattr(os, "unlink", lambda path, **k: "measured" in str(path) or unlink(path, **k))
+    other = given | {"text": {"card_text": OTHER[::-1]}, "chunks": {"card_chunks": 2}, "file": {"pure": True}}[change]
+    names = ["Q5_0", "Q4_1"] if change == "file" else ["Q8_0", "Q4_0"]
+    quantreg.quantize_files(llama, "{type}.gguf", names, resumable=True, force=True, **other)
+    assert Path("README.md.quantreg-measured").exists()
+    quantreg.quantize_files(llama, "{type}.gguf", ["Q8_0", "Q4_0"], resumable=True, force=True, **given)
+    assert rows("README.md") == expected
 
 
 # ---- names ----

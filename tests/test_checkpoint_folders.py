@@ -13,6 +13,7 @@ from safetensors_files import save_as
 
 import quantreg
 from quantreg import cli
+from quantreg.checkpoints import vocabulary_once
 from quantreg.events import TensorDone
 from quantreg.safetensors.stored import fp8_values
 
@@ -311,3 +312,56 @@ def test_a_model_card_without_a_head_does_no_harm(tmp_path, card):
     (folder / "README.md").write_text(card)
     with quantreg.open(folder) as model:
         assert "general.license" not in model.metadata
+
+
+def test_inspect_shows_a_folder_as_the_model_that_it_becomes(folder, converted, run):
+    code, out, _ = run("inspect", folder)
+    assert code == 0
+    assert "shown as the GGUF model that it becomes" in out
+    assert "blk.1.attn_k.weight" in out
+    assert "model.layers.1.self_attn.k_proj.weight" in out
+    found = [json.loads(run("inspect", "--json", path)[1]) for path in (folder, converted)]
+    assert found[0]["metadata"] | {"general.file_type": 0} == found[1]["metadata"] | {"general.file_type": 0}
+    names = {t["name"]: t.pop("from") for t in found[0]["tensors"]}
+    assert names["output_norm.weight"] == ["model.norm.weight"]
+    assert {t["name"]: t["shape"] for t in found[0]["tensors"]} == {t["name"]: t["shape"] for t in found[1]["tensors"]}
+
+
+def test_inspect_shows_a_folder_that_no_plugin_knows_as_it_is_stored(tmp_path, run):
+    folder = write_llama(tmp_path / "Unknown", architectures=["NobodyKnowsForCausalLM"])
+    code, out, err = run("inspect", folder)
+    assert code == 0
+    assert "model.layers.1.self_attn.k_proj.weight" in out
+    assert "blk." not in out
+    assert "shown as it is stored" in err
+    assert "NobodyKnowsForCausalLM" in err
+
+
+def test_metadata_of_a_folder_is_that_of_the_model_that_it_becomes(folder, converted, run):
+    assert run("metadata", "get", folder, "llama.block_count") == run("metadata", "get", converted, "llama.block_count")
+    assert run("metadata", "get", folder, "no.such")[0] == 1
+
+
+def test_a_tokenizer_is_read_once_while_its_files_stay_as_they_are(tmp_path, monkeypatch):
+    folder = write_llama(tmp_path / "Small-Llama")
+    calls, read = [], vocabulary_once.vocabulary
+    monkeypatch.setattr(vocabulary_once, "vocabulary", lambda *args: calls.append(args) or read(*args))
+    monkeypatch.setattr(vocabulary_once, "_SETTLED", 0)
+    plans = [quantreg.plan(folder, name) for name in ("Q8_0", "Q6_K", "Q8_0")]
+    assert len(calls) == 1
+    assert plans[0].to_dict() == plans[2].to_dict()
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    with quantreg.open(folder) as model:
+        assert model.metadata["tokenizer.chat_template"] == "{{ messages }}"
+    assert len(calls) == 2
+    quantreg.plan(folder, "Q8_0", override_kv={"tokenizer.ggml.bos_token_id": 5})
+    assert len(calls) == 3
+
+
+def test_a_tokenizer_that_has_just_been_written_is_read_again(tmp_path, monkeypatch):
+    folder = write_llama(tmp_path / "Small-Llama")
+    calls, read = [], vocabulary_once.vocabulary
+    monkeypatch.setattr(vocabulary_once, "vocabulary", lambda *args: calls.append(args) or read(*args))
+    for _ in range(2):  # within the same tick of the clock, its files could have changed
+        quantreg.plan(folder, "Q8_0")
+    assert len(calls) == 2

@@ -9,24 +9,30 @@ import pytest
 import quantreg
 from quantreg.checkpoints import (
     Apart,
+    Behind,
     Generated,
+    Grouped,
     Heads,
+    MinusExp,
     Mxfp4,
     Pairs,
     Plus,
     Share,
     Squeezed,
+    Tiled,
     Transform,
     Transposed,
     made,
 )
+from quantreg.checkpoints.layout import Layout
 from quantreg.checkpoints.made import Made, MadeMxfp4, Piece
-from quantreg.checkpoints.transforms import Layout, arranged, shape_before
+from quantreg.checkpoints.transforms import arranged, shape_before
 from quantreg.checkpoints.undo import put, put_some
 from quantreg.safetensors import Part, Stored
 
 RNG = np.random.default_rng(5)
 MATRIX, STACK = (RNG.standard_normal(shape).astype(np.float32) for shape in ((24, 10), (5, 12, 7)))
+RATES = RNG.standard_normal(24).astype(np.float32)
 
 CASES = {
     "pairs": (MATRIX, (Pairs(3),), MATRIX.reshape(3, 2, 4, 10).swapaxes(1, 2).reshape(24, 10)),
@@ -43,6 +49,15 @@ CASES = {
         [MATRIX.reshape(4, 6, 10)[:, a:b].reshape(-1, 10) for a, b in ((0, 3), (3, 5), (5, 6))])),
     "apart bias": (MATRIX[:, 1], (Apart(2, (4, 4, 4)),), np.concatenate(
         [MATRIX[:, 1].reshape(2, 3, 4)[:, k].reshape(-1) for k in range(3)])),
+    "some kinds apart": (MATRIX, (Apart(4, (3, 2, 1), (2, 0)),), np.concatenate(
+        [MATRIX.reshape(4, 6, 10)[:, a:b].reshape(-1, 10) for a, b in ((5, 6), (0, 3))])),
+    "tiled": (MATRIX, (Tiled(4, 3, 2),), MATRIX.reshape(4, 3, 2, 10).swapaxes(0, 1).reshape(24, 10)),
+    "tiled columns": (MATRIX, (Tiled(5, 2, axis=1),), MATRIX.reshape(24, 5, 2).swapaxes(1, 2).reshape(24, 10)),
+    "tiled behind others": (MATRIX, (Tiled(3, 2, 2, skip=12),), np.concatenate(
+        [MATRIX[:12], MATRIX[12:].reshape(3, 2, 2, 10).swapaxes(0, 1).reshape(12, 10)])),
+    "behind the first rows": (MATRIX, (Behind(5),), MATRIX[5:]),
+    "grouped": (MATRIX, (Grouped(6),), MATRIX.reshape(6, 4, 10)),
+    "grouped rates": (RATES, (MinusExp(), Grouped(24)), -np.exp(RATES.astype(np.float64)).astype(np.float32)[:, None]),
     "part of each head": (MATRIX, (Heads(4, 6, 2, 3),), MATRIX.reshape(4, 6, 10)[:, 2:5]),
     "part of each head, transposed": (
         MATRIX, (Heads(3, 8, 0, 5), Transposed()), MATRIX.reshape(3, 8, 10)[:, :5].swapaxes(1, 2)),
@@ -50,6 +65,7 @@ CASES = {
     "a part of each head, turned": (
         MATRIX, (Heads(3, 8, 0, 6), Transposed()), MATRIX.reshape(3, 8, 10)[:, :6].swapaxes(1, 2)),
     "plus": (MATRIX[0], (Plus(1.0),), MATRIX[0] + np.float32(1)),
+    "minus exp": (RATES, (MinusExp(),), -np.exp(RATES.astype(np.float64)).astype(np.float32)),
     "squeezed": (STACK[:, :1], (Squeezed(1),), STACK[:, 0]),
     "squeezed share": (STACK[:, :, None], (Squeezed(2), Share(0, 2, 1)), STACK[:, :6]),
     "nothing": (MATRIX, (), MATRIX),
@@ -69,7 +85,7 @@ def stored_as(array, how, dtype="F32", to_type=None):
         assert len(out) <= len(raw)
         out[:] = raw[position : position + len(out)]
 
-    return Made(pieces, dtype, to_type or dtype, sum(step.plus for step in how)), read
+    return Made(pieces, dtype, to_type or dtype, tuple(step for step in how if step.changes)), read
 
 
 @pytest.mark.parametrize(("span", "gap"), [(1, 0), (7, 2), (50, 0), (1 << 20, 0), (1 << 20, 1 << 14)])
@@ -105,13 +121,14 @@ def test_any_piece_of_a_tensor_is_put_where_it_came_from(name):
     array, how, expected = CASES[name]
     flat, whole = np.ascontiguousarray(expected).reshape(-1), np.full(array.shape, np.nan, np.float32)
     put(np.ascontiguousarray(expected), how, whole)
-    plus = np.float32(sum(step.plus for step in how))
+    for change in how:
+        flat = change.unchanged(flat)
     for step in (1, 3, 7, 1000):
         found, start = np.full(array.shape, np.nan, np.float32), 0
         for layout in arranged(array.shape, how)[1]:
             n = prod(layout.shape)
             for first in range(0, n, step):
-                put_some(flat[start + first : start + min(first + step, n)] - plus, first, layout, found)
+                put_some(flat[start + first : start + min(first + step, n)], first, layout, found)
             start += n
         np.testing.assert_array_equal(found, whole)
 

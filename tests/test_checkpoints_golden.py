@@ -18,14 +18,15 @@ from checkpoints.tokenizers import SIZE
 
 import quantreg
 from quantreg.checkpoints import Config
-from quantreg.checkpoints.matching import match
+from quantreg.checkpoints.folder import find
+from quantreg.checkpoints.matching import further_layers, match
 from quantreg.gguf import read_header
 from quantreg.inference import rope
 from quantreg.inference.feed_forward import ACTIVATIONS
 from quantreg.recipes import architectures
 
 NAMES = checkpoints.names()
-KINDS = {"UINT32": "u32", "INT32": "i32", "FLOAT32": "f32", "BOOL": "bool", "STRING": "string"}
+KINDS = {"UINT8": "u8", "UINT32": "u32", "INT32": "i32", "FLOAT32": "f32", "BOOL": "bool", "STRING": "string"}
 # The largest difference of a logit, as a share of their deviation. Both sides compute in float32, in another order.
 LARGEST = 2e-5
 TABLES = [(known, table) for known in architectures.values() for table in known.checkpoints]
@@ -130,7 +131,9 @@ def exact_ramp(dims, context, base, fast, slow, half):
 # off that is, and what makes the difference. See docs/checkpoints.md.
 GELU, RAMP = (1e-3, ACTIVATIONS, "gelu", exact_gelu), (1.0, vars(rope), "_ramp", exact_ramp)
 DIFFERENT = {
-    **dict.fromkeys(("bert", "bert-masked", "falcon-7b", "falcon-40b", "gptneox", "gptneox-sequential"), GELU),
+    **dict.fromkeys(
+        ("bert", "bert-masked", "xlm-roberta", "falcon-7b", "falcon-40b", "gptneox", "gptneox-sequential"), GELU
+    ),
     **dict.fromkeys(("gpt-oss", "gpt-oss-decoded"), RAMP),
 }
 
@@ -167,11 +170,13 @@ def goldens_of(table):
     """(name, what the golden says, its Config) of each golden that this table reads."""
     for name in NAMES:
         golden, _ = checkpoints.load(name)
-        if golden["config"]["architectures"][0] in table.classes:
-            yield name, golden, Config(golden["config"])
+        config = Config(golden["config"])
+        if find(config)[1] == table:
+            yield name, golden, config
 
 
 def made(names, table, config):
+    config.further = further_layers(names, table, config)
     try:
         return match(names, table, config, "a folder")
     except quantreg.CheckpointError:

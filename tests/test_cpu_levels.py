@@ -16,20 +16,22 @@ from weights import make_rows
 import quantreg
 import quantreg_kernels
 from quantreg import types
-from quantreg_kernels import load_codec, usable_levels
+from quantreg_kernels import _cpu, load_codec, usable_levels
 from quantreg_kernels._cpu import level_features, machine_levels, missing_features
 from quantreg_kernels._run import Codec
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
-on_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="levels above base are for x86-64")
+on_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="avx2 and avx512 are for x86-64")
 
+LEVELS = quantreg_kernels.LEVELS
 FASTER_AT = {"plain": "avx2", "weighted": "base", "decode": "base"}
 
 
 def test_levels_are_slowest_first_and_begin_with_base(monkeypatch):
     monkeypatch.delenv("QUANTREG_CPU", raising=False)
-    assert usable_levels() == machine_levels() == quantreg_kernels.LEVELS[: len(machine_levels())]
+    assert usable_levels() == machine_levels() == tuple(level for level in LEVELS if level in machine_levels())
+    assert machine_levels()[0] == "base"
     monkeypatch.setenv("QUANTREG_CPU", "")
     assert usable_levels() == machine_levels()
 
@@ -49,15 +51,34 @@ def test_the_fastest_level_is_loaded_by_default(monkeypatch):
 
 def test_an_unknown_level_is_refused(monkeypatch):
     monkeypatch.setenv("QUANTREG_CPU", "sse9")
-    with pytest.raises(ValueError, match="QUANTREG_CPU=sse9: unknown CPU level, use one of base, avx2, avx512"):
+    with pytest.raises(ValueError, match="QUANTREG_CPU=sse9: unknown CPU level, use one of base, avx2, avx512, neon"):
         load_codec("quantreg_lowbit.q1_0", "_q1_0")
 
 
+@on_x86_64
 def test_a_level_that_the_machine_lacks_is_refused(monkeypatch):
     monkeypatch.setenv("QUANTREG_CPU", "avx512")
     monkeypatch.setattr("quantreg_kernels._cpu.machine_levels", lambda: ("base", "avx2"))
     with pytest.raises(ValueError, match="QUANTREG_CPU=avx512: this machine runs base, avx2 and lacks"):
         usable_levels()
+
+
+@pytest.mark.parametrize(("processor", "others"), [("x86-64", ["neon"]), ("arm64", ["avx2", "avx512"])])
+def test_a_level_of_another_processor_is_refused_and_the_processor_named(monkeypatch, processor, others):
+    if _cpu.processor != processor:
+        pytest.skip(f"this processor is not {processor}")
+    lacks = {"x86-64": "an arm64 processor", "arm64": "an x86-64 processor"}[processor]
+    for level in others:
+        monkeypatch.setenv("QUANTREG_CPU", level)
+        said = f"QUANTREG_CPU={level}: this machine runs base.* and lacks {lacks} for {level}"
+        with pytest.raises(ValueError, match=said):
+            usable_levels()
+
+
+@pytest.mark.skipif(_cpu.processor != "arm64", reason="neon is for arm64")
+def test_every_arm64_processor_runs_neon():
+    assert machine_levels() == ("base", "neon")
+    assert missing_features("neon") == ()
 
 
 def lowered(codec):
@@ -152,9 +173,8 @@ def test_built_in_types_use_their_tables(monkeypatch):
 def test_a_level_that_was_not_built_is_reported_with_those_that_were(monkeypatch):
     """A build for one level only: a debug build, or a compiler that does not know the others."""
     find = quantreg_kernels.util.find_spec
-    monkeypatch.setattr(
-        quantreg_kernels.util, "find_spec", lambda name: None if name.endswith(("_avx2", "_avx512")) else find(name)
-    )
+    above = ("_avx2", "_avx512", "_neon")
+    monkeypatch.setattr(quantreg_kernels.util, "find_spec", lambda name: None if name.endswith(above) else find(name))
     said = (
         r"_q1_0 was not built for the CPU level avx2 but for base: use QUANTREG_CPU=base, or reinstall quantreg_lowbit"
     )
@@ -223,6 +243,11 @@ def test_features_are_those_that_the_system_lists():
 
 def test_a_level_is_usable_if_nothing_is_missing():
     assert missing_features("base") == ()
-    for level in ("avx2", "avx512"):
+    for level in quantreg_kernels.LEVELS:
         assert (level in machine_levels()) == (not missing_features(level))
+
+
+@on_x86_64
+def test_what_is_missing_are_features_of_the_level_and_of_those_below():
+    for level in ("avx2", "avx512"):
         assert set(missing_features(level)) <= set(level_features("avx2")) | set(level_features("avx512"))

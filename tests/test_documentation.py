@@ -3,7 +3,6 @@
 A page here gets a folder with small models under the names that the pages use. Each block starts from a copy of it.
 """
 
-import contextlib
 import os
 import re
 import shutil
@@ -44,17 +43,24 @@ ELSEWHERE = {
     ("tutorial.md", "text", None): "tests/test_plugin_docs.py",
 }
 # Commands that the gate carries out: it builds and installs the wheel, and .ci/torch installs the extra.
-INSTALLS = ("pip install .", "pip install 'quantreg[torch]'")
+INSTALLS = ("pip install .", "pip install torch")
 # Blocks that show something and run nothing: page -> how each of them begins.
 SHOWN = {
     "architecture.md": ["                 recipes                     jobs"],
     "checkpoints.md": ["$ quantreg export SmolLM2-135M-Instruct"],  # a session with a real model
-    "comparison.md": ["llama-quantize model-f16.gguf"],
+    "comparison.md": [  # other programs
+        "llama-quantize model-f16.gguf",
+        "llama-quantize --imatrix",
+        "cat convert_hf_to_gguf.py",
+        "llama-quantize model-f16.gguf out.gguf Q4_K_M & sleep",
+    ],
+    "first-model.md": ["pip install huggingface_hub"],  # from the network
     "lanes.md": ["    memory"],
     "performance.md": ["    seconds = start", "    peak = base", "    output = header"],
     # tests/test_selfcheck.py runs the first, and the gate builds a wheel; only the workflow runs cibuildwheel.
     "platforms.md": ["    python -P -m quantreg.testing", "    pip wheel"],
-    "tuning.md": ["    KL of the whole file"],
+    "publishing.md": ["hf upload"],
+    "tuning.md": ["    KL of the whole file", "    W + a W"],
     "../plugins/README.md": ["    kquants/\n      pyproject.toml"],
 }
 # What a block needs that the page leaves to the reader.
@@ -102,6 +108,7 @@ def folder(tmp_path_factory):
         shutil.copy(home / "imatrix.gguf", home / name)
     matrix = quantreg.ImportanceMatrix.combined([home / "imatrix.gguf"])
     matrix.write(home / "imatrix.dat")
+    quantreg.quantize_files(home / "model-f16.gguf", home / "other-{type}.gguf", ["Q8_0"], card=home / "README.md")
     write_llama(home / "Qwen3-0.6B")
     names = ("double_blocks.0.img_attn.proj.weight", "double_blocks.0.img_mlp.0.weight")
     save(home / "flux1-dev.safetensors", {name: np.ones((8, 256), np.float32) for name in names})
@@ -119,6 +126,7 @@ def environment(site=None):
 def outputs(text):
     """The names of files that a block writes: they must not be there before."""
     found = {name for name in re.findall(r"(?:-o |out=\")([\w.-]+)", text) if f"--in-file {name}" not in text}
+    found.update(re.findall(r"--card (\S+)", text), re.findall(r'card="([^"]+)"', text))
     several = re.findall(r"[\w.-]*\{type\}[\w.-]*", text)
     found.update(name.replace("{type}", "Q4_K_M") for name in several)
     for line in re.split(r"[;\n]", text):
@@ -252,21 +260,30 @@ def test_every_public_name_has_its_place_on_the_page_of_the_python_interface():
     assert all(hasattr(quantreg, name) for name in listed)
 
 
-def test_the_page_that_compares_counts_the_types_of_gguf_py():
-    gguf = pytest.importorskip("gguf")
-    encodes, decodes = [], []
-    for found in gguf.GGMLQuantizationType:
-        block, size = gguf.GGML_QUANT_SIZES[found]
-        with contextlib.suppress(NotImplementedError, ValueError):
-            gguf.quants.quantize(np.ones((1, 256), np.float32), found)
-            encodes.append(found.name)
-        with contextlib.suppress(NotImplementedError, ValueError):
-            gguf.quants.dequantize(np.zeros((1, 256 // block * size), np.uint8), found)
-            decodes.append(found.name)
+def test_the_page_that_compares_counts_the_types_of_each_package():
+    pytest.importorskip("gguf")
+    pytest.importorskip("libgguf")
     page = (DOCS / "comparison.md").read_text("utf-8")
-    told = re.search(r"gguf ([\d.]+), ", page)[1]
-    if version("gguf") != told:
-        pytest.skip(f"the page is about gguf {told}, and this is {version('gguf')}")
-    assert f"| {len(encodes)}: floats" in page, encodes
-    assert f"| {len(decodes)} of them" in page, decodes
-    assert not {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"} & set(encodes)
+    programs = {one.title: one.text for one in blocks("comparison.md") if (one.title or "").startswith("types_")}
+    lines = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in page.splitlines() if line[:1] == "|"}
+    cells = [
+        [cell.split()[0].rstrip(":") for cell in lines[f"types that it {does}"]] for does in ("encodes", "decodes")
+    ]
+    for column, name in ((2, "gguf"), (3, "libgguf")):
+        told = re.search(rf"\b{name} ([\d.]+\d)", page)[1]
+        if version(name) != told:
+            pytest.skip(f"the page is about {name} {told}, and this is {version(name)}")
+        words = [sys.executable, "-P", "-c", programs[f"types_{name}.py"]]
+        found = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+        assert [found[0], found[2]] == [row[column] for row in cells], name
+    assert cells[0][0] == str(len(quantreg.types))
+    assert cells[1][0] == "the"  # same
+
+
+def test_the_first_page_leads_to_every_page_and_so_does_the_navigation():
+    index = (DOCS / "index.md").read_text("utf-8")
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
+    for path in DOCS.glob("*.md"):
+        assert f"({path.name})" in index or path.name == "index.md", path.name
+        assert f": {path.name}\n" in navigation, path.name
+    assert "(docs/index.md)" in (ROOT / "README.md").read_text("utf-8")

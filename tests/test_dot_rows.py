@@ -8,6 +8,7 @@ import pytest
 
 import quantreg
 from quantreg.products import crew
+from quantreg.testing.guards import run_guarded
 from quantreg.testing.runner import run_check
 from quantreg.testing.samples import Subject
 
@@ -126,12 +127,12 @@ def test_threads_are_reused_and_work_may_ask_for_more_threads():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_process_multiplies_with_threads_of_its_own():
     tensor = quantreg.QuantizedTensor.from_array("w", RNG.standard_normal((1024, 1024), np.float32), "Q4_K")
     x = RNG.standard_normal((1, 1024), np.float32)
     expected = quantreg.matmul(x, tensor, threads=2)
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if (quantreg.matmul(x, tensor, threads=2) == expected).all() else 1)
-    assert os.waitpid(child, 0)[1] == 0
+
+    def multiply():
+        assert (quantreg.matmul(x, tensor, threads=2) == expected).all()
+
+    run_guarded([("the child", multiply)])

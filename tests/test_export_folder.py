@@ -88,12 +88,17 @@ def test_the_folder_of_a_quantized_model_has_the_values_that_it_decodes_to(name,
     with quantreg.open(tmp_path / "q.gguf") as model, quantreg.open(tmp_path / "again.gguf") as again:
         assert set(model) == set(again)
         for tensor in model:
-            np.testing.assert_array_equal(model[tensor].dequantize(), again[tensor].dequantize(), err_msg=tensor)
+            values, found = model[tensor].dequantize(), again[tensor].dequantize()
+            np.testing.assert_array_equal(
+                values, found.reshape(values.shape), err_msg=tensor
+            )  # quantize drops axes of 1
 
 
 @pytest.mark.parametrize("name", sorted(ONE_WAY))
 def test_a_model_without_a_part_of_its_class_says_why_it_stays(name, converted, tmp_path):
-    with pytest.raises(quantreg.CheckpointError, match=r"cannot go back to Qwen\dVL.*sees images"):
+    with pytest.raises(
+        quantreg.CheckpointError, match=r"cannot go back to (Qwen\dVL.*sees images|XLMRobertaModel: the positions)"
+    ):
         quantreg.export(converted(name, "F32"), tmp_path / "back")
     assert not any(entry.name.startswith((".", "back")) for entry in tmp_path.iterdir())
 

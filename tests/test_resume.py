@@ -1,5 +1,6 @@
 """Runs that end early and go on: byte-identical results, only missing work is done, nothing foreign is continued."""
 
+import errno
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import quantreg
 from quantreg import GGUFFormatError, OutputError, cli, storage
 from quantreg.events import Advanced, Started, TensorDone
 from quantreg.jobs import resume, slabs
+from quantreg.storage import PositionedFile
 
 
 @pytest.fixture
@@ -256,6 +258,27 @@ def test_the_command_keeps_the_partial_file_on_sigterm_and_says_how_to_go_on(at)
     assert "kept in out.gguf.partial: continue with --resume" in done.stderr
     assert leftovers() == ["out.gguf.partial", "out.gguf.partial.journal"]
     assert cli.main(["quantize", "--resume", "small.gguf", "out.gguf", "Q4_K_M"]) == 0
+    assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
+
+
+def test_the_command_says_how_to_go_on_after_the_disk_was_full(at, monkeypatch, capsys):
+    write, count = PositionedFile.write, []
+
+    def full(self, data, offset):
+        count.append(offset)
+        if len(count) == 30:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, data, offset)
+
+    monkeypatch.setattr(PositionedFile, "write", full)
+    words = ["quantize", "small.gguf", "out.gguf", "Q4_K_M", "1"]
+    assert cli.main([*words, "--resumable"]) == 1
+    err = capsys.readouterr().err
+    assert "No space left on device" in err
+    assert "kept in out.gguf.partial: continue with --resume" in err
+    assert cli.main([*words, "--resumable"]) == 1  # there is an unfinished run: the error says it, and no more
+    assert "continue with --resume" not in capsys.readouterr().err
+    assert cli.main([*words, "--resume"]) == 0
     assert Path("out.gguf").read_bytes() == Path("whole.gguf").read_bytes()
 
 

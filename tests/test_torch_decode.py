@@ -5,7 +5,7 @@ import pytest
 import toy
 from entries import registered
 
-torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'quantreg[torch]'")
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
 import torch_models as models  # noqa: E402
 from hypothesis import given  # noqa: E402
@@ -16,14 +16,16 @@ import quantreg.torch as qt  # noqa: E402
 from quantreg import ShapeError  # noqa: E402
 from quantreg.torch import decode  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("torch_device")
+
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 
 
 def same(found, expected):
     """Whether two tensors are equal to the bit; torch cannot compare float8."""
-    assert (found.dtype, found.shape, found.device) == (expected.dtype, expected.shape, expected.device)
+    assert (found.dtype, found.shape, found.device.type) == (expected.dtype, expected.shape, models.DEVICE)
     if expected.numel():
-        assert torch.equal(found.contiguous().view(torch.uint8), expected.contiguous().view(torch.uint8))
+        assert torch.equal(found.cpu().contiguous().view(torch.uint8), expected.cpu().contiguous().view(torch.uint8))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -31,8 +33,8 @@ def same(found, expected):
 def test_values_are_those_that_torch_makes_of_the_decoded_ones(name, dtype):
     tensor = models.tensor_of(models.W, name)
     stored = torch.from_numpy(tensor.dequantize(np.float64 if name == "F64" else np.float32))
-    same(qt.dequantize(tensor, dtype), stored.to(dtype))
-    same(qt.dequantize(qt.GGUFTensor(tensor), dtype), stored.to(dtype))
+    same(qt.dequantize(tensor, dtype, models.DEVICE), stored.to(dtype))
+    same(qt.dequantize(qt.GGUFTensor(tensor), dtype, models.DEVICE), stored.to(dtype))
 
 
 @pytest.mark.parametrize("name", models.INTEGERS)
@@ -42,8 +44,8 @@ def test_integers_stay_exact(name):
         values[0, 0] = 2**53 + 1
     tensor = quantreg.QuantizedTensor.from_array("w", values, name)
     own = getattr(torch, f"int{name[1:]}")
-    same(qt.dequantize(tensor, own), torch.from_numpy(values).to(own))
-    same(qt.dequantize(tensor, torch.int64), torch.from_numpy(values).to(torch.int64))
+    same(qt.dequantize(tensor, own, models.DEVICE), torch.from_numpy(values).to(own))
+    same(qt.dequantize(tensor, torch.int64, models.DEVICE), torch.from_numpy(values).to(torch.int64))
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool])
@@ -60,7 +62,7 @@ def test_any_shape_and_any_strides_of_the_output(leading, blocks, name, dtype):
     shape = (*leading, 32 * blocks)
     tensor = models.tensor_of(np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32), name)
     expected = torch.from_numpy(tensor.dequantize()).to(dtype)
-    same(qt.dequantize(tensor, dtype), expected)
+    same(qt.dequantize(tensor, dtype, models.DEVICE), expected)
     wide = torch.zeros(*shape[:-1], 2 * shape[-1], dtype=dtype)[..., ::2]
     assert qt.dequantize(tensor, out=wide) is wide
     same(wide, expected)
@@ -71,20 +73,20 @@ def test_any_shape_and_any_strides_of_the_output(leading, blocks, name, dtype):
 def test_a_tensor_without_axes():
     tensor = quantreg.QuantizedTensor("w", (), "F16", np.float16(1.5).tobytes())
     assert qt.dequantize(tensor).shape == ()
-    same(qt.dequantize(tensor).reshape(1), torch.tensor([1.5]))
-    same(qt.dequantize(tensor, torch.bfloat16).reshape(1), torch.tensor([1.5], dtype=torch.bfloat16))
+    same(qt.dequantize(tensor, device=models.DEVICE).reshape(1), torch.tensor([1.5]))
+    same(qt.dequantize(tensor, torch.bfloat16, models.DEVICE).reshape(1), torch.tensor([1.5], dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_many_slabs_give_the_values_of_one(threads, dtype, monkeypatch):
     tensor = models.tensor_of(models.RNG.standard_normal((3, 7, 64)).astype(np.float32), "Q4_0")
-    expected = qt.dequantize(tensor, dtype)
+    expected = qt.dequantize(tensor, dtype, models.DEVICE)
     monkeypatch.setattr(decode, "SLAB_WEIGHTS", 128)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        same(qt.dequantize(tensor, dtype), expected)
+        same(qt.dequantize(tensor, dtype, models.DEVICE), expected)
     finally:
         torch.set_num_threads(before)
 
@@ -101,28 +103,34 @@ def test_no_more_than_slabs_are_held_beside_the_output(monkeypatch):
         return found
 
     monkeypatch.setattr(torch, "empty", counted)
-    qt.dequantize(tensor, torch.bfloat16)
+    qt.dequantize(tensor, torch.bfloat16, models.DEVICE)
     assert max(made[1:]) <= 1024 * torch.get_num_threads()
 
 
 def test_overflow_is_torchs_or_saturates():
     tensor = quantreg.QuantizedTensor.from_array("w", np.array([[1e6, -1e6, 1, 3e38]]), "F32")
-    same(qt.dequantize(tensor, torch.float16), torch.tensor([[torch.inf, -torch.inf, 1, torch.inf]]).half())
+    same(
+        qt.dequantize(tensor, torch.float16, models.DEVICE),
+        torch.tensor([[torch.inf, -torch.inf, 1, torch.inf]]).half(),
+    )
     most = torch.finfo(torch.float16).max
-    same(qt.dequantize(tensor, torch.float16, saturate=True), torch.tensor([[most, -most, 1, most]]).half())
+    same(
+        qt.dequantize(tensor, torch.float16, models.DEVICE, saturate=True),
+        torch.tensor([[most, -most, 1, most]]).half(),
+    )
     for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
         most = torch.finfo(dtype).max
-        found = qt.dequantize(tensor, dtype, saturate=True).float()
+        found = qt.dequantize(tensor, dtype, models.DEVICE, saturate=True).float()
         assert found.tolist() == [[most, -most, 1, most]]
-    assert qt.dequantize(tensor, torch.float8_e5m2).float().tolist()[0][:2] == [torch.inf, -torch.inf]
-    assert torch.isfinite(qt.dequantize(tensor, torch.bfloat16)).all()
+    assert qt.dequantize(tensor, torch.float8_e5m2, models.DEVICE).float().tolist()[0][:2] == [torch.inf, -torch.inf]
+    assert torch.isfinite(qt.dequantize(tensor, torch.bfloat16, models.DEVICE)).all()
 
 
 def test_an_output_that_does_not_fit_is_refused():
     tensor = models.tensor_of(models.W, "Q8_0")
     with pytest.raises(ShapeError, match=r"out has shape \(512, 40\), but w decodes to \(40, 512\)"):
         qt.dequantize(tensor, out=torch.empty(512, 40))
-    with pytest.raises(ShapeError, match="out is on the device cpu, but device is meta"):
+    with pytest.raises(ShapeError, match=r"out is on the device \w+.*, but device is meta"):
         qt.dequantize(tensor, out=torch.empty(40, 512), device="meta")
     with pytest.raises(TypeError, match=r"tensor is a Tensor: pass a quantreg.QuantizedTensor"):
         qt.dequantize(torch.zeros(3))
@@ -137,16 +145,27 @@ def test_a_plugins_type_decodes_like_a_built_in_one():
     for make in (toy.make, toy.make_with_header):
         with registered(toy.Plugin(make())):
             tensor = models.tensor_of(models.W, make().name)
-            same(qt.dequantize(tensor, torch.float16), torch.from_numpy(tensor.dequantize()).half())
+            same(qt.dequantize(tensor, torch.float16, models.DEVICE), torch.from_numpy(tensor.dequantize()).half())
 
 
 def test_parameters_of_a_tensor_are_used():
     tensor = models.tensor_of(models.RNG.standard_normal((3, 4, 64)).astype(np.float32) * 1000, "NVFP4")
     assert tensor.parameters
-    same(qt.dequantize(tensor), torch.from_numpy(tensor.dequantize()))
+    same(qt.dequantize(tensor, device=models.DEVICE), torch.from_numpy(tensor.dequantize()))
 
 
 def test_an_array_that_may_not_be_written_to_is_read_without_a_warning():
     tensor = models.tensor_of(models.W, "F16")
     tensor.data.flags.writeable = False
-    same(qt.dequantize(tensor), torch.from_numpy(tensor.dequantize()))
+    same(qt.dequantize(tensor, device=models.DEVICE), torch.from_numpy(tensor.dequantize()))
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "F16"])
+def test_a_default_device_of_torch_does_not_disturb(name):
+    tensor = models.tensor_of(models.W, name)
+    expected = torch.from_numpy(tensor.dequantize())
+    with torch.device("meta"):
+        found = [qt.dequantize(tensor), qt.dequantize(tensor, torch.bfloat16, "cpu"), qt.GGUFTensor(tensor) + 0]
+    assert torch.equal(found[0], expected)
+    assert torch.equal(found[1], expected.bfloat16())
+    assert torch.equal(found[2], expected)

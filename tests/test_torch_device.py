@@ -1,6 +1,11 @@
-"""A device of torch computes what NumPy computes, as torch's device for processors shows without a graphics card."""
+"""A device of torch computes what NumPy computes, as torch's device for processors shows without a graphics card.
+
+QUANTREG_TEST_DEVICE=cuda shows it on one.
+"""
 
 import importlib.util
+import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,12 +26,14 @@ from quantreg.tuning.feedback import factor
 from quantreg.tuning.statistics import layers
 
 if importlib.util.find_spec("torch") is None:
-    pytest.skip('torch is not installed: pip install "quantreg[torch]"', allow_module_level=True)
+    pytest.skip("torch is not installed: pip install torch", allow_module_level=True)
 
 import torch
 
-from quantreg.devices.torch_device import TorchDevice
+from quantreg.devices.torch_device import EXACT, TorchDevice
 
+WHERE = os.environ.get("QUANTREG_TEST_DEVICE", "cpu")  # for torch
+NAME = "torch:cpu" if WHERE == "cpu" else WHERE  # for quantreg
 N_CTX = 32
 # Dense, with experts, hybrids of attention and states, and weights that a scale or several fitted parameters go with.
 MODELS = [
@@ -43,7 +50,7 @@ MODELS = [
 
 @pytest.fixture
 def device():
-    return TorchDevice("cpu", "torch:cpu")
+    return TorchDevice(WHERE, NAME)
 
 
 @pytest.fixture(scope="module")
@@ -136,14 +143,14 @@ def test_weights_are_sent_once_while_they_fit_and_never_take_more_than_the_budge
     tokens = ids(N_CTX)
     with quantreg.load(models / "llama.gguf") as model:
         expected = model.logits(tokens)
-    roomy = TorchDevice("cpu", memory=1 << 30)
+    roomy = TorchDevice(WHERE, memory=1 << 30)
     with quantreg.load(models / "llama.gguf", device=roomy) as model:
         model.logits(tokens)
         once = roomy.resident.sent
         model.logits(tokens)
         assert roomy.resident.sent == once == roomy.resident.used
     assert roomy.resident.used == 0  # the model is closed
-    tight = TorchDevice("cpu", memory=once * 2 // 3)
+    tight = TorchDevice(WHERE, memory=once * 2 // 3)
     with quantreg.load(models / "llama.gguf", device=tight) as model:
         for _ in range(2):
             assert close(model.logits(tokens), expected)
@@ -151,10 +158,67 @@ def test_weights_are_sent_once_while_they_fit_and_never_take_more_than_the_budge
         assert once < tight.resident.sent < 2 * once  # some stayed
 
 
-def test_arithmetic_is_exact_float32():
-    torch.set_float32_matmul_precision("high")
-    TorchDevice("cpu")
-    assert torch.get_float32_matmul_precision() == "highest"
+def set_precision(value):
+    """What a program says to get TF32: in the words of torch before 2.9, or in those since."""
+    if value in ("medium", "high", "highest"):
+        torch.set_float32_matmul_precision(value)
+    else:
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = value
+
+
+def precision():
+    """What the program has said."""
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        return torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+    return torch.get_float32_matmul_precision()
+
+
+SETTINGS = ["high", "medium", *(["tf32"] if hasattr(torch.backends.cuda.matmul, "fp32_precision") else [])]
+
+
+@pytest.fixture(params=SETTINGS)
+def allows_tf32(request):
+    set_precision(request.param)
+    yield
+    set_precision("highest")
+    if request.param == "tf32":
+        set_precision("none")
+
+
+def test_arithmetic_is_exact_float32_whatever_the_program_allows(device, allows_tf32):
+    x, h = correlated(1, 64, 256), correlated(2, 256, 256)
+    w = QuantizedTensor.from_array("w", correlated(9, 48, 256), "F32")
+    exact = x.astype(np.float64) @ w.dequantize().T.astype(np.float64)
+    before = precision()
+    found = device.multiply(x, w)
+    sums = device.sums(1, 256)
+    sums.add(0, x)
+    errors = device.errors(np.array(x.T))
+    errors.changed(0, 256)
+    there = device.keep(h)
+    assert precision() == before
+    # TF32 keeps 10 bits of each factor, so that its products are off by about 3e-4; those of float32 by 1e-7.
+    assert close(found, exact.astype(np.float32), 1e-5)
+    assert close(sums.result()[0], (x.astype(np.float64).T @ x).astype(np.float32), 1e-5)
+    product = (h[:64].astype(np.float64) @ x.T).astype(np.float32)
+    assert close(errors.product(there, 0, 64), product, 1e-5)
+    far = (h[:128, 128:192].T.astype(np.float64) @ x.T[:128]).astype(np.float32)
+    assert close(errors.before(there, 128, 192), far, 1e-5)
+    assert device.energy(x, h) == pytest.approx(float(np.square(x.astype(np.float64) @ h.T).sum()), rel=1e-6)
+
+
+def test_threads_share_the_exact_arithmetic(allows_tf32):
+    before, seen = precision(), []
+
+    def work(_):
+        for _ in range(200):
+            with EXACT, EXACT:
+                seen.append(precision())
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert set(seen) in ({("ieee", "ieee")}, {"highest"})
+    assert precision() == before
 
 
 # ---- H and its factor ----
@@ -168,7 +232,7 @@ def statistics(path, device):
 @pytest.mark.parametrize("memory", [1 << 30, 1 << 12])  # where it does not fit, NumPy adds it up
 @pytest.mark.parametrize("name", MODELS)
 def test_h_is_that_of_numpy(models, name, memory):
-    device = TorchDevice("cpu", memory=memory)
+    device = TorchDevice(WHERE, memory=memory)
     path = models / f"{name}.gguf"
     for (layer, found, same), (expected_layer, expected, expected_same) in zip(
         statistics(path, device), statistics(path, CPU), strict=True
@@ -189,6 +253,8 @@ def test_the_factor_of_h_is_that_of_numpy(device):
     found, expected = factor(h, device=device), factor(h)
     assert (found.ridge, found.reason) == (expected.ridge, None)
     assert close(found.upper, expected.upper, 1e-6)
+    assert device.resident.held() == 0
+    assert found.there() is found.there()
     assert device.resident.held() == 2 * h.nbytes
     del found
     assert device.resident.held() == 0
@@ -208,7 +274,7 @@ def test_h_that_cannot_be_factored_is_damped_or_refused_as_by_numpy(device):
 
 def test_a_factor_for_which_there_is_no_room_is_computed_by_numpy():
     h, *_ = inputs(320)
-    device = TorchDevice("cpu", memory=2 * h.nbytes)
+    device = TorchDevice(WHERE, memory=2 * h.nbytes)
     assert np.array_equal(factor(h, device=device).upper, factor(h).upper)
 
 
@@ -234,7 +300,7 @@ def test_feedback_leaves_the_error_that_it_leaves_with_numpy(device, type_name):
 @pytest.mark.parametrize("file_type", ["Q4_0", "IQ4_NL"])
 def test_a_tuned_file_is_as_close_to_the_model_as_that_of_numpy(models, tmp_path, name, file_type):
     source, found = models / f"{name}.gguf", {}
-    for where in ("cpu", "torch:cpu"):
+    for where in ("cpu", NAME):
         out = tmp_path / f"{where.replace(':', '-')}.gguf"
         made = quantreg.quantize_file(source, out, file_type, device=where, **TEXT)
         divergence = quantreg.kl_divergence(out, source, OTHER, n_ctx=N_CTX).kl_mean
@@ -248,7 +314,7 @@ def test_a_tuned_file_is_as_close_to_the_model_as_that_of_numpy(models, tmp_path
 def test_the_workers_of_an_executor_need_no_device(models, tmp_path):
     source, found = models / "llama.gguf", []
     with ThreadPoolExecutor(2) as pool:
-        for where in ("cpu", "torch:cpu"):
+        for where in ("cpu", NAME):
             out = tmp_path / f"{where.replace(':', '-')}.gguf"
             quantreg.quantize_file(source, out, "IQ4_NL", device=where, executor=pool, **TEXT)
             found.append(quantreg.kl_divergence(out, source, OTHER, n_ctx=N_CTX).kl_mean)
@@ -258,16 +324,14 @@ def test_the_workers_of_an_executor_need_no_device(models, tmp_path):
 @pytest.mark.parametrize("name", ["llama", "llama-experts"])
 def test_a_target_gets_the_plan_that_it_gets_with_numpy(models, name):
     given = {"target_bpw": 5.0, "types": "Q4_0,Q5_0,Q8_0", **TEXT}
-    found, expected = (
-        quantreg.plan(models / f"{name}.gguf", device=where, **given).tensors for where in ("torch:cpu", "cpu")
-    )
+    found, expected = (quantreg.plan(models / f"{name}.gguf", device=where, **given).tensors for where in (NAME, "cpu"))
     assert [(t.name, t.to_type) for t in found] == [(t.name, t.to_type) for t in expected]
 
 
 def test_perplexity_divergence_and_importance_are_those_of_numpy(models):
     path, tokens = models / "llama-experts.gguf", OTHER
-    there = {"n_ctx": N_CTX, "device": "torch:cpu"}
-    found, expected = (quantreg.perplexity(path, tokens, n_ctx=N_CTX, device=d) for d in ("torch:cpu", None))
+    there = {"n_ctx": N_CTX, "device": NAME}
+    found, expected = (quantreg.perplexity(path, tokens, n_ctx=N_CTX, device=d) for d in (NAME, None))
     assert found.perplexity == pytest.approx(expected.perplexity, rel=1e-5)
     assert quantreg.kl_divergence(path, path, tokens, **there).kl_mean == pytest.approx(0, abs=1e-6)
     mine, theirs = quantreg.collect_imatrix(path, tokens, **there), quantreg.collect_imatrix(path, tokens, n_ctx=N_CTX)
@@ -290,11 +354,12 @@ def test_a_run_that_was_begun_on_another_device_does_not_go_on(models, tmp_path)
             raise Stop
 
     with pytest.raises(Stop):
-        quantreg.quantize_file(source, out, "Q4_0", resumable=True, progress=stop, device="torch:cpu", **TEXT)
-    with pytest.raises(OutputError, match=f"another device \\('torch:cpu, torch {torch.__version__}"[:40]):
+        quantreg.quantize_file(source, out, "Q4_0", resumable=True, progress=stop, device=NAME, **TEXT)
+    identity = re.escape(f"another device ('{open_device(NAME).identity}"[:40])
+    with pytest.raises(OutputError, match=identity):
         quantreg.quantize_file(source, out, "Q4_0", resume=True, **TEXT)
-    quantreg.quantize_file(source, out, "Q4_0", resume=True, device="torch:cpu", **TEXT)
-    quantreg.quantize_file(source, tmp_path / "whole.gguf", "Q4_0", device="torch:cpu", **TEXT)
+    quantreg.quantize_file(source, out, "Q4_0", resume=True, device=NAME, **TEXT)
+    quantreg.quantize_file(source, tmp_path / "whole.gguf", "Q4_0", device=NAME, **TEXT)
     assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 
 
@@ -304,10 +369,10 @@ def test_a_tuning_cache_of_another_device_is_refused_and_kept(models, tmp_path):
     quantreg.plan(models / "llama.gguf", **given)
     before = cache.read_bytes()
     with pytest.raises(PlanError, match="another device"):
-        quantreg.plan(models / "llama.gguf", device="torch:cpu", **given)
+        quantreg.plan(models / "llama.gguf", device=NAME, **given)
     assert cache.read_bytes() == before
 
 
 def test_the_same_name_is_the_same_device():
-    assert open_device("torch:cpu") is open_device("torch:cpu")
+    assert open_device(NAME) is open_device(NAME)
     assert open_device("torch:cpu").name == "torch:cpu"

@@ -11,7 +11,7 @@ import pytest
 import toy
 from entries import registered
 
-torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'quantreg[torch]'")
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
 import torch_models as models  # noqa: E402
 
@@ -19,6 +19,7 @@ import quantreg  # noqa: E402
 import quantreg.torch as qt  # noqa: E402
 from quantreg import GGUFFormatError, UnknownTypeError  # noqa: E402
 from quantreg.torch import decode  # noqa: E402
+from quantreg.torch.encoded import Encoded  # noqa: E402
 
 METADATA = {"general.architecture": "llama"}
 TENSOR = models.tensor_of(models.W, "Q4_K", "blk.0.x.weight")
@@ -28,6 +29,13 @@ VALUES = torch.from_numpy(TENSOR.dequantize())
 @pytest.fixture
 def lazy():
     return qt.GGUFTensor(TENSOR)
+
+
+def there(lazy):
+    """The tensor with its bytes on the device that is tested."""
+    old = lazy.encoded
+    moved = Encoded(old.name, old.shape, old.type_id, old.type_name, old.bytes.to(models.DEVICE), old.parameters)
+    return qt.GGUFTensor(moved, lazy.dtype)
 
 
 @pytest.fixture
@@ -204,7 +212,7 @@ OPERATIONS = {
     "add": lambda t: t + 1,
     "matmul": lambda t: t @ t.T,
     "to dtype": lambda t: t.to(torch.bfloat16),
-    "to device and dtype": lambda t: t.to("cpu", torch.float16),
+    "to device and dtype": lambda t: t.to(models.DEVICE, torch.float16),
     "half": lambda t: t.half(),
     "to integers": lambda t: (t * 1000).to(torch.int32),
     "int": lambda t: t.int(),
@@ -242,11 +250,27 @@ OPERATIONS = {
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_an_operation_gives_what_it_gives_for_the_decoded_tensor(name, mode, lazy):
-    with mode():
-        found, expected = OPERATIONS[name](lazy), OPERATIONS[name](VALUES)
+    tensor, values = there(lazy), VALUES.to(models.DEVICE)
+    with mode(), torch.device(models.DEVICE):
+        found, expected = OPERATIONS[name](tensor), OPERATIONS[name](values)
         assert type(found) is torch.Tensor
-        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+        assert (found.dtype, found.shape, found.device) == (expected.dtype, expected.shape, expected.device)
         assert torch.equal(found, expected)
+
+
+def test_a_copy_on_a_device_is_decoded_or_keeps_its_bytes(lazy):
+    moved = lazy.to(models.DEVICE, torch.bfloat16)
+    assert moved.device.type == models.DEVICE
+    assert torch.equal(moved.cpu(), VALUES.bfloat16())
+    for again in (copy.deepcopy(there(lazy)), pickle.loads(pickle.dumps(there(lazy)))):
+        assert isinstance(again, qt.GGUFTensor)
+        assert again.device == again.encoded.bytes.device == there(lazy).device
+        assert torch.equal(again.dequantize().cpu(), VALUES)
+    assert torch.equal(there(lazy).cpu() + 0, VALUES)
+    parameter = torch.nn.Linear(512, 40, bias=False, dtype=torch.float16, device=models.DEVICE)
+    parameter.load_state_dict({"weight": lazy})
+    assert torch.equal(parameter.weight.cpu(), VALUES.half())
+    np.testing.assert_array_equal(np.asarray(there(lazy)), VALUES.numpy())
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """load_into: a GGUF file becomes the model of transformers that it was converted from, tensor by tensor."""
 
+import os
+
 import checkpoints
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'quantreg[torch]'")
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 import quantreg  # noqa: E402
@@ -12,8 +14,9 @@ from quantreg import ShapeError  # noqa: E402
 from quantreg.errors import CheckpointError  # noqa: E402
 from quantreg.jobs.convert import convert  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("torch_device")]  # transformers' own
 transformers.logging.set_verbosity_error()
+DEVICE = os.environ.get("QUANTREG_TEST_DEVICE", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +41,9 @@ def model_of(folder, values=True):
     config = transformers.AutoConfig.from_pretrained(folder)
     kind = getattr(transformers, config.architectures[0])
     if values:
-        return kind.from_pretrained(folder, dtype=torch.float32).eval()
+        return kind.from_pretrained(folder, dtype=torch.float32).eval().to(DEVICE)
     torch.manual_seed(0)
-    return kind(config).to(torch.float32).eval()
+    return kind(config).to(DEVICE, torch.float32).eval()
 
 
 BERTS = {"bert": {"pooler"}, "bert-masked": {"cls"}}  # what GGUF leaves out of them

@@ -8,7 +8,7 @@ import pytest
 import toy
 from entries import registered
 
-torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'quantreg[torch]'")
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
 import torch_models as models  # noqa: E402
 
@@ -18,7 +18,9 @@ from quantreg import PlanError, ShapeError, UnknownFileTypeError, UnknownTypeErr
 from quantreg.recipes import plan_header  # noqa: E402
 from quantreg.torch.modules import _info  # noqa: E402
 
-IDS = torch.arange(12).reshape(2, 6)
+pytestmark = pytest.mark.usefixtures("torch_device")
+
+IDS = torch.arange(12, device=models.DEVICE).reshape(2, 6)
 
 
 def test_each_linear_layer_is_replaced_and_the_model_still_computes():
@@ -30,8 +32,8 @@ def test_each_linear_layer_is_replaced_and_the_model_still_computes():
     for name in report.replaced:
         old, new = twin.get_submodule(name), model.get_submodule(name)
         assert type(new) is (qt.QuantEmbedding if isinstance(old, torch.nn.Embedding) else qt.QuantLinear)
-        expected = quantreg.quantize(old.weight.detach().numpy(), "Q8_0")
-        np.testing.assert_array_equal(new.packed.bytes.numpy(), expected)
+        expected = quantreg.quantize(old.weight.detach().cpu().numpy(), "Q8_0")
+        np.testing.assert_array_equal(new.packed.bytes.cpu().numpy(), expected)
         with torch.no_grad():
             old.weight.copy_(new.weight)
     torch.testing.assert_close(model(IDS), twin(IDS), rtol=1e-4, atol=1e-4)
@@ -157,11 +159,11 @@ def test_the_report_is_readable():
 def test_an_importance_matrix_is_used_under_either_name(spelling):
     columns = np.linspace(0.1, 10, 256, dtype=np.float32)
     model = models.decoder()
-    weight = model.layers[0].mlp.up_proj.weight.detach().numpy().copy()
+    weight = model.layers[0].mlp.up_proj.weight.detach().cpu().numpy().copy()
     report = qt.quantize_module(model, "Q4_K", imatrix={spelling: columns})
     assert report.replaced["layers.0.mlp.up_proj"] == "Q4_K"
     np.testing.assert_array_equal(
-        model.layers[0].mlp.up_proj.packed.bytes.numpy(), quantreg.quantize(weight, "Q4_K", columns)
+        model.layers[0].mlp.up_proj.packed.bytes.cpu().numpy(), quantreg.quantize(weight, "Q4_K", columns)
     )
 
 

@@ -42,6 +42,14 @@ def test_predictions_are_closer_at_the_same_types_and_size(models, at, name, mos
     assert left_over(at) == []
 
 
+@pytest.mark.parametrize("across_layers", [False, True])
+def test_layers_may_pass_on_several_streams_of_states(at, across_layers):
+    small_models.write(small_models.build("gemma3n"), "gemma3n.gguf")
+    given = {"calibration": CALIBRATION, "across_layers": across_layers, **TEXT}
+    result = quantreg.quantize_file("gemma3n.gguf", "out.gguf", "Q4_0", **given)
+    assert sum(one.kept for one in result.tuned) > len(result.tuned) / 2
+
+
 def test_the_bytes_do_not_depend_on_threads_or_the_executor(models, at):
     from concurrent.futures import ThreadPoolExecutor
 

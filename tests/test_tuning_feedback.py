@@ -173,7 +173,7 @@ def test_an_h_that_is_no_covariance_keeps_the_ordinary_bytes_and_says_so():
 
 
 def test_a_type_without_codes_gets_feedback_from_block_to_block(monkeypatch):
-    monkeypatch.setattr(encoding, "_chooser", lambda *args: None)
+    monkeypatch.setattr(encoding, "chooser_of", lambda *args: None)
     found = encoded(types["Q4_0"])
     assert found.kept
     assert found.tuned < 0.95 * found.plain

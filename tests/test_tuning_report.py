@@ -261,7 +261,7 @@ def test_the_command_writes_the_report_beside_the_file(run, model, tmp_path):
     given = ("--calibration", text, "--ids", "-c", N_CTX)
     code, _, err = run("quantize", *given, "--report", made, model, out, "Q4_0")
     assert code == 0, err
-    assert "measuring the result: 0%" in err
+    assert "measuring: 0%" in err
     text_of_page = made.read_text(encoding="utf-8")
     Tags(text_of_page)
     assert "<svg" in text_of_page

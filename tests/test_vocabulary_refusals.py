@@ -268,7 +268,7 @@ def test_a_tiktoken_file_named_tokenizer_model_gives_way_to_tokenizer_json(tmp_p
 @pytest.mark.parametrize("name", ["tokenizer.model", "qwen.tiktoken", "tekken.json"])
 def test_formats_that_are_not_read_are_named_with_a_way_out(tmp_path, name):
     files = {name: "IQ== 0\nIg== 1\nIw== 2\n", "vocab_notes.md": "", "config.json": {}}
-    message = refused(tmp_path, files, "it has .* quantreg does not read the format that is there", "llama")
+    message = refused(tmp_path, files, "it has .* quantreg does not read the format that is there", "qwen2")
     assert name in message
     assert "save_pretrained" in message
 

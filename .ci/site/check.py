@@ -13,6 +13,7 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.links, self.loaded, self.ids, self.paragraphs = [], [], set(), []
+        self.title = self.description = ""
         self._inside = []
         self.feed(path.read_text(encoding="utf-8"))
 
@@ -24,6 +25,8 @@ class Page(HTMLParser):
         for name in ("src", "href"):
             if tag in ("script", "img", "link", "iframe") and attrs.get(name) and attrs.get("rel") != "canonical":
                 self.loaded.append(attrs[name])
+        if tag == "meta" and attrs.get("name") == "description":
+            self.description = attrs.get("content") or ""
         if tag == "p":
             self.paragraphs.append("")
         self._inside.append(tag)
@@ -33,6 +36,8 @@ class Page(HTMLParser):
             pass
 
     def handle_data(self, data):
+        if self._inside[-1:] == ["title"] and "svg" not in self._inside:
+            self.title += data
         if "p" in self._inside and "code" not in self._inside:
             self.paragraphs[-1] += data
 
@@ -40,6 +45,14 @@ class Page(HTMLParser):
 def problems(site):
     """What is wrong with the site, a line for each."""
     pages = {path: Page(path) for path in sorted(site.rglob("*.html")) if path.name != "404.html"}
+    seen = {}
+    for path, page in pages.items():
+        where = path.relative_to(site)
+        for what, text, least, most in (("title", page.title, 5, 100), ("description", page.description, 40, 250)):
+            if not least <= len(text) <= most:
+                yield f"{where}: its {what} has {len(text)} characters, not {least} to {most}: {text!r}"
+            if seen.setdefault((what, text), where) != where:
+                yield f"{where}: its {what} is that of {seen[what, text]}: {text!r}"
     for path, page in pages.items():
         where = path.relative_to(site)
         for target in [*page.links, *page.loaded]:

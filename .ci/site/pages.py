@@ -40,8 +40,14 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Fill in what is generated, and lead links to where the site has their targets."""
+    """Fill in what is generated, and lead links to where the site has their targets.
+
+    The heading of a page is its title, which search engines show, and its first paragraph the description. The
+    navigation has shorter names.
+    """
     name = page.file.src_uri
+    page.meta.setdefault("title", re.search(r"^# (.+)$", markdown, re.MULTILINE)[1])
+    page.meta.setdefault("description", described_by(markdown))
     if name == "command-line.md":
         markdown = markdown.replace("<!-- options -->", options())
     if name == "api.md":
@@ -49,6 +55,22 @@ def on_page_markdown(markdown, page, config, files):
         markdown = NAME.sub(lambda found: directive(found[1], face), markdown)
     origin = next((path for path, made in MORE.items() if made == name), f"docs/{name}")
     return outside_code(markdown, lambda text: BAR.sub(bars, LINK.sub(lambda found: link(found, origin, files), text)))
+
+
+def described_by(markdown):
+    """The first paragraph as plain text, cut after a sentence: search engines show some 160 characters."""
+    inside = re.sub(r"^```.*?^```$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    parts = [part.strip() for part in re.split(r"\n\s*\n", inside)]
+    found = next(
+        (part for part in parts if part and part[0] not in "#|!<-"), "What changed in each version of quantreg."
+    )
+    text = " ".join(re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", found).translate({ord("`"): None, ord("*"): None}).split())
+    short = ""
+    for sentence in re.split(r"(?<=[.:?!]) ", text):
+        if short and len(short) + len(sentence) > 160:
+            break
+        short = f"{short} {sentence}".strip()
+    return short.removesuffix(":").replace('"', "'")
 
 
 def directive(name, face):

@@ -4,7 +4,7 @@ import ctypes
 
 import numpy as np
 from emulated import Library, emulator, file_of
-from row_codec import Args
+from row_codec import Args, with_scratch
 
 from bench.codecs import COLS, WORKS, make_importance, make_weights
 from bench.cycles import cycles
@@ -93,7 +93,7 @@ class Counting:
 def _args(source, out, importance):
     weights = None if importance is None else importance.ctypes.data
     address, strides = (source.ctypes.data, out.ctypes.data), (source.shape[1], out.shape[1])
-    return Args(ctypes.sizeof(Args), *address, ROWS, COLS, *strides, weights, importance is not None)
+    return with_scratch(Args(ctypes.sizeof(Args), *address, ROWS, COLS, *strides, weights, importance is not None))
 
 
 def report(rows, levels, cpus):

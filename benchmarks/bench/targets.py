@@ -11,13 +11,13 @@ PLAIN = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q1_0", "Q2_0", "TQ1_0", "TQ2_0
 
 # (work, types, ratio to the speed of the reference at each CPU level)
 TABLE = (
-    ("encode weighted", WEIGHTED, {"avx512": 8, "avx2": 5, "base": 2}),
-    ("encode weighted", WEIGHTED_SEARCH, {"avx512": 5, "avx2": 3, "base": 1.5}),
-    ("encode plain", PLAIN_K, {"avx512": 6, "avx2": 4, "base": 2}),
-    ("encode plain", PLAIN, {"avx512": 3, "avx2": 2, "base": 1}),
+    ("encode weighted", WEIGHTED, {"avx512": 8, "avx2": 5, "neon": 2, "base": 2}),
+    ("encode weighted", WEIGHTED_SEARCH, {"avx512": 5, "avx2": 3, "neon": 1.5, "base": 1.5}),
+    ("encode plain", PLAIN_K, {"avx512": 6, "avx2": 4, "neon": 2, "base": 2}),
+    ("encode plain", PLAIN, {"avx512": 3, "avx2": 2, "neon": 1, "base": 1}),
 )
 DECODE_FLOOR = 1
-DECODE_GEOMEAN = {"avx512": 2, "avx2": 1.5, "base": 1}
+DECODE_GEOMEAN = {"avx512": 2, "avx2": 1.5, "neon": 1, "base": 1}
 
 # Where memory is the limit, a share of the bandwidth of the core meets the goal as well. This holds for avx512 only.
 READ_SHARE = 0.6  # of the read bandwidth, for cheap encoders

@@ -106,8 +106,8 @@ def _token(entry: Mapping[str, Any], named: bool = False) -> AddedToken:
 def _named_tokens(files: TokenizerFiles, kind: str, base: Mapping[str, int]) -> Iterator[str]:
     """The texts of the tokens with a role: BOS, EOS, padding and so on; some come several times."""
     name = files.tokenizer_class or _MODEL_CLASSES.get(kind, "")
-    known = {*base, *(entry["content"] for entry in files.added)}
-    yield from (text for text in _CLASS_NAMES.get(name, ()) if text in known)
+    known = {entry["content"] for entry in files.added}
+    yield from (text for text in _CLASS_NAMES.get(name, ()) if text in known or text in base)
     merged = dict(files.config)
     if "added_tokens_decoder" not in files.config:
         merged |= files.mapping("special_tokens_map.json")

@@ -9,16 +9,17 @@ import numpy as np
 
 from quantreg.checkpoints.checkpoint import Checkpoint
 from quantreg.checkpoints.common import FLOAT32
+from quantreg.checkpoints.layout import Layout
 from quantreg.checkpoints.made import Given, Made, MadeMxfp4, Piece, simplified
 from quantreg.checkpoints.matching import Match
-from quantreg.checkpoints.transforms import Generated, Layout, Mxfp4, arranged
+from quantreg.checkpoints.transforms import Generated, Mxfp4, arranged
 from quantreg.errors import CheckpointError
 from quantreg.ggml import FLOAT_TYPES
 from quantreg.gguf import TensorInfo
 from quantreg.registry import find_layout
 from quantreg.safetensors import Part, Place, Stored
 
-__all__ = ["Built", "How", "build"]
+__all__ = ["Built", "How", "build", "is_float32"]
 
 How = Stored | Made | MadeMxfp4 | Given
 
@@ -100,15 +101,15 @@ def _floats(found: Match, shape: tuple[int, ...], pieces: list[Piece], checkpoin
     dtypes = sorted({piece.dtype for piece in pieces})
     if len(dtypes) > 1:
         raise CheckpointError(f"its parts are stored as {' and '.join(dtypes)}: save the model again in one type")
-    dtype, plus = dtypes[0], sum(step.plus for step in found.how)
+    dtype, changes = dtypes[0], tuple(step for step in found.how if step.changes)
     if dtype not in (*FLOAT_TYPES, "F64"):
         raise CheckpointError(
             f"it is stored as {dtype}, but expected one of F32, F16, BF16 and FP8: start from the BF16 or F16 model"
         )
-    forced = len(shape) < 2 or _is_float32(found.name, checkpoint)
-    to_type = "F32" if forced or dtype == "F64" or (plus and dtype == "BF16") else dtype
-    how = Made(tuple(pieces), dtype, to_type, plus)
-    only = pieces[0].source if len(pieces) == 1 and to_type == dtype and not plus else None
+    forced = len(shape) < 2 or is_float32(found.name, checkpoint)
+    to_type = "F32" if forced or dtype == "F64" or (changes and dtype == "BF16") else dtype
+    how = Made(tuple(pieces), dtype, to_type, changes)
+    only = pieces[0].source if len(pieces) == 1 and to_type == dtype and not changes else None
     if only is not None and simplified(pieces[0].layout) == Layout((max(1, math.prod(shape)),), (1,), 0):
         if isinstance(only, Stored):
             return _described(found.name, shape, to_type, only)
@@ -116,7 +117,8 @@ def _floats(found: Match, shape: tuple[int, ...], pieces: list[Piece], checkpoin
     return _described(found.name, shape, to_type, how)
 
 
-def _is_float32(name: str, checkpoint: Checkpoint) -> bool:
+def is_float32(name: str, checkpoint: Checkpoint) -> bool:
+    """Whether a matrix of this name is F32 in every file."""
     if not name.endswith(".weight") or name.endswith("_norm.weight"):
         return True
     parts = name.split(".")

@@ -1,7 +1,7 @@
 """How a model is named, laid out and described where it is published, as data: the part of an architecture's table that
 says how its checkpoint becomes GGUF."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -31,10 +31,13 @@ class Row:
     - ``how``: what is done to the tensor, see `quantreg.checkpoints.transforms`. It applies to each tensor of ``old``
       before they are stacked or joined. It may be a function of `Config`; one that returns None changes nothing and, if
       there is no ``old``, means that there is no such tensor.
-    - ``optional``: whether the tensor may be missing, in any layer; or a function of `Config` that says so.
+    - ``optional``: whether the tensor may be missing, in any layer; or a function of `Config` that says so, or that
+      returns the layers that may lack it.
     - ``unless``: the GGUF name of a tensor that stands in for this one, which may be missing where the other exists.
     - ``back``: whether `quantreg.export` may write the tensor under ``old``; or a function of `Config` that says so. It
       matters where one ``new`` has several spellings: the first that may be written is.
+    - ``further``: whether only layers after the last have the tensor, which predict the token after the next. See
+      ``further`` of `Checkpoint`.
 
     Several rows may have the same ``new``: they are spellings, of which a checkpoint uses one. Several rows may have
     the same ``old``, which is then split.
@@ -43,9 +46,10 @@ class Row:
     new: str
     old: str | tuple[str, ...]
     how: How = None
-    optional: "bool | Callable[[Config], bool]" = False
+    optional: "bool | Callable[[Config], bool | Collection[int]]" = False
     unless: str = ""
     back: "bool | Callable[[Config], bool]" = True
+    further: bool = False
 
     @property
     def olds(self) -> tuple[str, ...]:
@@ -97,7 +101,10 @@ class Checkpoint:
     - ``ignored``: names of tensors that are left out, with "*" for any characters. "{layers}" is the number of layers:
       a layer of this number comes after the last, such as one that predicts a second token.
     - ``starts``: pairs of strings. A name in the checkpoint that begins with the first is read as if it began with the
-      second: ("model.language_model.", "model."). The first pair that fits is used, once.
+      second: ("model.language_model.", "model."). The first pair that fits is used, once. "{layers}" in the second is
+      the number of layers.
+    - ``further``: whether GGUF has the layers after the last, too, which predict further tokens. They count for
+      ``block_count``, and ``config.further`` is their number: as many as the files have.
     - ``model_type``: the "model_type" of config.json, which `quantreg export` writes. A folder whose config.json does
       not name its class is recognised by it.
     - ``vocabulary``: how this kind of model keeps its tokenizer: a `quantreg.checkpoints.Vocabulary`, or the name of
@@ -110,6 +117,8 @@ class Checkpoint:
       written only from here.
     - ``one_way``: why models of this kind cannot be written as a folder again, as the end of a sentence. Empty if they
       can.
+    - ``when``: a function of `Config` that says whether a model of these classes is of this kind, where classes stand
+      for several architectures. Without one, all are.
     - ``float32``: names of GGUF tensors, with "{i}" for the layer, that are always stored as F32, beyond vectors and
       norms and those of `quantreg.checkpoints.common.FLOAT32`.
     """
@@ -122,6 +131,8 @@ class Checkpoint:
     model_type: str = ""
     vocabulary: "Vocabulary | str | None" = None
     float32: tuple[str, ...] = ()
+    further: bool = False
+    when: "Callable[[Config], bool] | None" = None
     defaults: "tuple[tuple[str, Any | Callable[[Config], Any]], ...]" = ()
     restored: "tuple[tuple[str, Any | Callable[[Described], Any]], ...]" = ()
     one_way: str = ""
@@ -132,24 +143,27 @@ def named(
     prefix: str = "model.layers.{i}.",
     *,
     how: How = None,
-    optional: "bool | Callable[[Config], bool]" = False,
+    optional: "bool | Callable[[Config], bool | Collection[int]]" = False,
     bias: bool = True,
     unless: str = "",
     back: "bool | Callable[[Config], bool]" = True,
+    further: bool = False,
 ) -> tuple[Row, ...]:
     """Return the rows of the weights and biases of many layers, as a tuple.
 
     ``stems`` maps GGUF names to those of the checkpoint: ``{"attn_q": "self_attn.q_proj"}`` stands for
     ``blk.{i}.attn_q.weight`` <- ``model.layers.{i}.self_attn.q_proj.weight``, and the same with ``.bias``. A bias may
     always be missing; with ``bias`` False there is no row for it. A ``prefix`` without ``{i}`` gives tensors outside of
-    the layers, whose GGUF names have no "blk.{i}." before them. ``how``, ``optional``, ``unless`` and ``back`` are
-    those of `Row`; ``unless`` is written without the suffix and without "blk.{i}.".
+    the layers, whose GGUF names have no "blk.{i}." before them. ``how``, ``optional``, ``unless``, ``back`` and
+    ``further`` are those of `Row`; ``unless`` is written without the suffix and without "blk.{i}.".
     """
     start = "blk.{i}." if "{i}" in prefix else ""
     stand_in = f"{start}{unless}.weight" if unless else ""
     rows = []
     for new, old in stems.items():
-        rows.append(Row(f"{start}{new}.weight", f"{prefix}{old}.weight", how, optional, stand_in, back))
+        rows.append(Row(f"{start}{new}.weight", f"{prefix}{old}.weight", how, optional, stand_in, back, further))
         if bias:
-            rows.append(Row(f"{start}{new}.bias", f"{prefix}{old}.bias", how, optional=True, back=back))
+            rows.append(
+                Row(f"{start}{new}.bias", f"{prefix}{old}.bias", how, optional=True, back=back, further=further)
+            )
     return tuple(rows)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quantreg.checkpoints.checkpoint import Key, Row, named
+from quantreg.checkpoints.checkpoint import How, Key, Row, named
 from quantreg.checkpoints.config import Config
 from quantreg.checkpoints.described import Described
 from quantreg.checkpoints.transforms import Generated, Pairs
@@ -21,19 +21,25 @@ __all__ = [
     "DENSE_WEIGHTS",
     "FILE_TYPE",
     "FLOAT32",
+    "FURTHER_ENDS",
     "IGNORED",
     "LAYER_NORMS",
     "OUTER",
     "PAIRED_ATTENTION",
     "PAIRED_WEIGHTS",
     "POOLING",
+    "SHARED_EXPERTS",
+    "SPARSE_OR_DENSE",
     "experts",
+    "further_layers",
+    "further_rows",
     "has",
     "head_size",
     "heads",
     "llama3_factors",
     "rotated_share",
     "tied",
+    "trunk_layers",
     "value_of",
     "without",
 ]
@@ -167,6 +173,59 @@ def experts(
     return tuple(Row(f"blk.{{i}}.ffn_{new}_exps.weight", f"{prefix}{old}.weight", unless=unless) for new, old in parts)
 
 
+_MLP = "model.layers.{i}.mlp."
+# A feed-forward network that is dense in some layers and has experts in others.
+SPARSE_OR_DENSE: tuple[Row, ...] = (
+    *named(
+        {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"},
+        bias=False,
+        unless="ffn_gate_inp",
+    ),
+    Row("blk.{i}.ffn_gate_inp.weight", f"{_MLP}gate.weight", unless="blk.{i}.ffn_gate.weight"),
+    *experts(f"{_MLP}experts.{{e}}.", unless="blk.{i}.ffn_gate.weight"),
+)
+# What the layers with experts apply to every token.
+SHARED_EXPERTS: tuple[Row, ...] = named(
+    {
+        "ffn_gate_shexp": "mlp.shared_experts.gate_proj",
+        "ffn_up_shexp": "mlp.shared_experts.up_proj",
+        "ffn_down_shexp": "mlp.shared_experts.down_proj",
+    },
+    bias=False,
+    unless="ffn_gate",
+)
+# Embeddings and an output matrix of layers that predict further tokens, which are copies of the model's.
+FURTHER_ENDS: tuple[Row, ...] = named(
+    {"nextn.embed_tokens": "embed_tokens", "nextn.shared_head_head": "shared_head.head"},
+    bias=False,
+    optional=True,
+    further=True,
+)
+
+
+def further_rows(how: How = None) -> tuple[Row, ...]:
+    """The rows of what a layer that predicts further tokens has besides the others. ``how`` is done to its norms."""
+    return (
+        *named({"nextn.eh_proj": "eh_proj"}, bias=False, further=True),
+        *named(
+            {"nextn.enorm": "enorm", "nextn.hnorm": "hnorm", "nextn.shared_head_norm": "shared_head.norm"},
+            how=how,
+            bias=False,
+            further=True,
+        ),
+    )
+
+
+def further_layers(config: Config) -> int | None:
+    """The number of layers that predict further tokens; None if there are none."""
+    return config.further or None
+
+
+def trunk_layers(model: Described) -> int:
+    """For `Checkpoint.restored`: the number of layers without those that predict further tokens."""
+    return model.number("block_count") - int(model.get("nextn_predict_layers") or 0)
+
+
 def has(role: str) -> Callable[[Described], bool]:
     """For `Checkpoint.restored`: whether the layers of a model have a tensor, such as "attn_q.bias"."""
     return lambda model: model.has(f"blk.0.{role}")
@@ -253,7 +312,9 @@ def _pooling(config: Config) -> int | None:
     return found
 
 
-BLOCK_COUNT: Key = Key("block_count", lambda config: config.n_layers, back=("num_hidden_layers", "n_layer"))
+BLOCK_COUNT: Key = Key(
+    "block_count", lambda config: config.n_layers + config.further, back=("num_hidden_layers", "n_layer")
+)
 POOLING: Key = Key("pooling_type", _pooling)
 # The metadata of a decoder. The rules, the order and the types are those of llama.cpp's converter.
 FILE_TYPE: Key = Key("=general.file_type", lambda config: 0)  # its place: the file type is known later

@@ -19,10 +19,12 @@ class Config(Mapping[str, Any]):
     """config.json: a mapping, in which the configuration of the language model stands at the top.
 
     ``path`` is the file that errors name. A name whose value is null counts as missing: `get` returns the default.
+    ``further`` is the number of layers after the last that predict further tokens, if the table takes them.
     """
 
     def __init__(self, data: Mapping[str, Any], path: str = "config.json") -> None:
         self.path = path
+        self.further = 0
         inner: Mapping[str, Any] = next((data[name] for name in _INNER if isinstance(data.get(name), dict)), {})
         both = {**data, **inner}
         self._data = {name: value for name, value in both.items() if value is not None}

@@ -10,10 +10,10 @@ from quantreg.checkpoints.building import How, build
 from quantreg.checkpoints.checkpoint import Checkpoint
 from quantreg.checkpoints.checks import check_shapes, refuse_packed
 from quantreg.checkpoints.config import Config
-from quantreg.checkpoints.matching import match
+from quantreg.checkpoints.matching import further_layers, match
 from quantreg.checkpoints.metadata import architecture_metadata, general_metadata
 from quantreg.checkpoints.transforms import Mxfp4
-from quantreg.checkpoints.vocabulary import vocabulary
+from quantreg.checkpoints.vocabulary_once import vocabulary_once
 from quantreg.errors import CheckpointError
 from quantreg.gguf import TensorInfo, Value
 from quantreg.recipes import Architecture, architectures
@@ -33,6 +33,7 @@ class Folder:
     - ``paths`` and ``sizes``: its safetensors files and their bytes.
     - ``places``: each tensor of GGUF, with the number of its file and the position of its data. For a tensor that
       ``how`` makes of others, by name, they are the file of the first of these, and 0.
+    - ``names``: for each tensor of GGUF, the names of those of the checkpoint that it is made of.
     - ``metadata``: that of the GGUF model.
     - ``warnings``: what is odd but readable.
     """
@@ -45,6 +46,7 @@ class Folder:
     sizes: list[int]
     places: dict[TensorInfo, tuple[int, int]]
     how: dict[str, How]
+    names: dict[str, tuple[str, ...]]
     metadata: dict[str, Value]
     warnings: list[str]
 
@@ -81,11 +83,12 @@ def find(config: Config) -> tuple[Architecture, Checkpoint]:
     it, with the classes that are known.
     """
     known, kinds = _known()
-    found = next((known[name] for name in config.classes if name in known), None)
-    if found is None and not config.classes:
-        found = kinds.get(str(config.get("model_type")))
-    if found is not None:
-        return found
+    found = next((known[name] for name in config.classes if name in known), [])
+    if not found and not config.classes:
+        found = kinds.get(str(config.get("model_type")), [])
+    for pair in found:
+        if pair[1].when is None or pair[1].when(config):
+            return pair
     what = f"the class {config.classes[0]!r:.80}" if config.classes else f"model_type {config.get('model_type')!r:.80}"
     names = ", ".join(sorted(known)) or "none"
     raise CheckpointError(
@@ -96,15 +99,19 @@ def find(config: Config) -> tuple[Architecture, Checkpoint]:
     )
 
 
-def _known() -> tuple[dict[str, tuple[Architecture, Checkpoint]], dict[str, tuple[Architecture, Checkpoint]]]:
-    """The architecture and checkpoint of each class, and of each model_type."""
-    classes: dict[str, tuple[Architecture, Checkpoint]] = {}
-    kinds: dict[str, tuple[Architecture, Checkpoint]] = {}
+_Tables = dict[str, list[tuple[Architecture, Checkpoint]]]
+
+
+def _known() -> tuple[_Tables, _Tables]:
+    """The architectures and checkpoints of each class, and of each model_type."""
+    classes: _Tables = {}
+    kinds: _Tables = {}
     for architecture in architectures.values():
         for checkpoint in architecture.checkpoints:
-            classes |= dict.fromkeys(checkpoint.classes, (architecture, checkpoint))
+            for name in checkpoint.classes:
+                classes.setdefault(name, []).append((architecture, checkpoint))
             if checkpoint.model_type:
-                kinds.setdefault(checkpoint.model_type, (architecture, checkpoint))
+                kinds.setdefault(checkpoint.model_type, []).append((architecture, checkpoint))
     return classes, kinds
 
 
@@ -132,13 +139,14 @@ def read_folder(path: str | os.PathLike[str], given: Mapping[str, Any] | None = 
     repacked = _repacked(checkpoint)
     decoded = decoding(places, {name for name in places if name.endswith(repacked)} if repacked else (), read_numbers)
     names = [name for name in sorted(places) if name not in decoded.consumed]
+    config.further = further_layers(names, checkpoint, config)
     found = match(names, checkpoint, config, folder)
     built = [build(one, places, decoded.stored, checkpoint, folder) for one in found]
     infos = [one.info for one in built]
     inner = architecture_metadata(config, architecture.name, checkpoint, infos)
     check_shapes(infos, {key: value.data for key, value in inner.items()}, architecture.name, folder)
     metadata = {**general_metadata(Path(folder), architecture.name, infos), **inner}
-    metadata |= vocabulary(Path(folder), config, checkpoint.vocabulary, given)
+    metadata |= vocabulary_once(Path(folder), config, checkpoint.vocabulary, given)
     warnings = [*files.warnings, *(text for header in headers for text in header.warnings)]
     if decoded.note:
         warnings.append(decoded.note)
@@ -146,6 +154,7 @@ def read_folder(path: str | os.PathLike[str], given: Mapping[str, Any] | None = 
         folder, config, architecture, checkpoint, files.paths, [header.file_size for header in headers],
         {one.info: one.place for one in built},
         {one.info.name: one.how for one in built if one.how is not None},
+        {one.name: tuple(name for names in one.parts for name in names) for one in found},
         metadata, warnings,
     )  # fmt: skip
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from quantreg.checkpoints.transforms import Layout
+from quantreg.checkpoints.layout import Layout
+from quantreg.checkpoints.transforms import Transform
 from quantreg.safetensors import Part, Read, Stored
 
 if TYPE_CHECKING:
@@ -70,14 +71,15 @@ def simplified(layout: Layout) -> Layout:
 class Made:
     """How to read a tensor that is made of pieces, which follow each other. Their values have one type, ``dtype``.
 
-    ``to_type`` is the type of the tensor: "F16" or "BF16" if that is ``dtype``, or "F32". ``plus`` is added to each
-    value, and the sum rounded to F16 if that is ``dtype``; of values of BF16 the sum is one of float32.
+    ``to_type`` is the type of the tensor: "F16" or "BF16" if that is ``dtype``, or "F32". ``changes`` are the
+    transforms that change values. What they compute is rounded to F16 if that is ``dtype``; of values of BF16 it is
+    float32.
     """
 
     pieces: tuple[Piece, ...]
     dtype: str
     to_type: str
-    plus: float = 0.0
+    changes: tuple[Transform, ...] = ()
 
     @cached_property
     def files(self) -> tuple[int, ...]:
@@ -87,6 +89,11 @@ class Made:
             source = piece.source
             found |= dict.fromkeys(source.files if isinstance(source, Stored) else (source.file,))
         return tuple(found)
+
+    @property
+    def turned(self) -> bool:
+        """Whether values that follow each other in the tensor are apart in the file."""
+        return any(simplified(piece.layout).strides[-1] != 1 for piece in self.pieces)
 
     @cached_property
     def _ends(self) -> "NDArray[np.int64]":
@@ -99,7 +106,7 @@ class Made:
         """
         size = _SIZES[self.to_type]
         first, last = offset // size, (offset + len(buffer)) // size
-        if self.dtype == self.to_type and not self.plus:
+        if self.dtype == self.to_type and not self.changes:
             self._gather(read, first, last, buffer.view(_RAW[self.dtype]))
             return
         for start in range(first, last, _SPAN):
@@ -111,9 +118,9 @@ class Made:
     def _converted(self, raw: _Array) -> _Array:
         """The values as ``to_type``, little-endian."""
         floats = _floats(raw, self.dtype)
-        if self.plus:
-            floats = floats + np.float32(self.plus)
-            if self.dtype == "F16":  # the sum has the type of its terms
+        for step in self.changes:
+            floats = step.changed(floats)
+            if self.dtype == "F16":  # a result has the type of what it is computed from
                 floats = floats.astype(np.float16).astype(np.float32)
         if self.to_type == "F16":
             return floats.astype("<f2")

@@ -12,9 +12,11 @@ from quantreg.checkpoints.transforms import Transform
 from quantreg.errors import CheckpointError
 from quantreg.words import count, listed, named
 
-__all__ = ["Match", "match", "steps_of"]
+__all__ = ["Match", "further_layers", "further_name", "match", "steps_of"]
 
 _MOST = 10_000  # experts of a layer that are looked at
+_BY_HEAD = ("attn_q_norm", "attn_k_norm")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _DIGITS = 9  # a longer number in a name is not that of a layer
 
 
@@ -42,13 +44,15 @@ def match(names: Sequence[str], checkpoint: Checkpoint, config: Config, where: s
     """
     kind = " or ".join(config.classes) or checkpoint.classes[0]
     beyond = [each.replace("{layers}", str(config.n_layers)) for each in checkpoint.ignored if "{layers}" in each]
-    names = [name for name in names if not any(fnmatchcase(_begun(name, checkpoint.starts), each) for each in beyond)]
-    found, unknown = _sorted_in(names, checkpoint)
+    starts = _starts(checkpoint, config)
+    names = [name for name in names if not any(fnmatchcase(_begun(name, starts), each) for each in beyond)]
+    found, unknown = _sorted_in(names, checkpoint, starts)
     n_layers = config.n_layers if any("{i}" in row.new for row in checkpoint.rows) else 0
-    _check_layers(found, n_layers, config, where)
+    _check_layers(found, n_layers + config.further, config, where)
     hows = [steps_of(row, config) for row in checkpoint.rows]
     matches, missing, taken = _chosen(checkpoint.rows, hows, found, n_layers, config)
     if missing:
+        missing = [further_name(name, checkpoint, config) for name in missing]
         raise CheckpointError(
             f"{where}: the checkpoint lacks {count(len(missing), 'tensor')} that {_a(kind)} has ({named(missing)}): "
             "download the model again, or correct config.json if it is that of another model"
@@ -76,7 +80,34 @@ def _a(kind: str) -> str:
     return f"an {kind}" if kind[:1] in "AEIOU" else f"a {kind}"
 
 
-def _sorted_in(names: Iterable[str], checkpoint: Checkpoint) -> tuple[_Found, list[str]]:
+def further_layers(names: Iterable[str], checkpoint: Checkpoint, config: Config) -> int:
+    """How many layers come after the last and predict further tokens, for `Config.further`."""
+    if not checkpoint.further:
+        return 0
+    olds = {old for row in checkpoint.rows for old in row.olds}
+    starts = _starts(checkpoint, config)
+    found = (i for name in names for old, i, _ in _templates(_begun(name, starts)) if i is not None and old in olds)
+    return max(0, 1 + max(found, default=0) - config.n_layers)
+
+
+def further_name(name: str, checkpoint: Checkpoint, config: Config) -> str:
+    """The name as it is published, if it is that of a layer that predicts further tokens and begins differently."""
+    for old, new in sorted(checkpoint.starts, key=lambda pair: -len(pair[1])):
+        start = new.replace("{layers}", str(config.n_layers)) if "{layers}" in new else ""
+        if start and name.startswith(start):
+            return old + name[len(start) :]
+    return name
+
+
+def _starts(checkpoint: Checkpoint, config: Config) -> tuple[tuple[str, str], ...]:
+    if not any("{layers}" in new for _, new in checkpoint.starts):
+        return checkpoint.starts
+    return tuple((old, new.replace("{layers}", str(config.n_layers))) for old, new in checkpoint.starts)
+
+
+def _sorted_in(
+    names: Iterable[str], checkpoint: Checkpoint, starts: Iterable[tuple[str, str]]
+) -> tuple[_Found, list[str]]:
     """Find the rows that take each name; also the names that none takes and that are not ignored."""
     takers: dict[str, list[tuple[int, int]]] = {}
     for number, row in enumerate(checkpoint.rows):
@@ -86,7 +117,7 @@ def _sorted_in(names: Iterable[str], checkpoint: Checkpoint) -> tuple[_Found, li
     unknown = []
     ignored = (*IGNORED, *checkpoint.ignored)
     for name in names:
-        known = _begun(name, checkpoint.starts)
+        known = _begun(name, starts)
         for template, i, e in _templates(known):
             if template in takers:
                 for number, k in takers[template]:
@@ -179,7 +210,8 @@ def _chosen(
     wanted: list[tuple[str, str, int | None]] = []  # tensors that another may stand in for
     done: set[str] = set()
     for new, numbers in groups.items():
-        for i in range(n_layers) if "{i}" in new else (None,):
+        every = range(n_layers if rows[numbers[0]].further else 0, n_layers + config.further)
+        for i in every if "{i}" in new else (None,):
             name = _at(new, i)
             for number in numbers:
                 how = hows[number]
@@ -188,7 +220,7 @@ def _chosen(
                 olds = found.get(number, {}).get(i, []) if rows[number].olds else []
                 if rows[number].olds and not any(olds):
                     continue
-                gaps = list(_gaps(rows[number], olds, i))
+                gaps = list(_gaps(rows[number], olds, i, config))
                 if gaps:
                     missing += gaps
                     taken.update(part for experts in olds for part in experts.values())
@@ -200,8 +232,8 @@ def _chosen(
                 done.add(name)
                 break
             else:
-                first = rows[numbers[0]]
-                if first.olds and not any(_may_lack(rows[number], config) for number in numbers):
+                first = rows[next((number for number in numbers if number in found), numbers[0])]  # as in other layers
+                if first.olds and not any(_may_lack(rows[number], config, i) for number in numbers):
                     wanted.append((_at(first.unless, i), _at(_at(first.olds[0], i), 0, "{e}"), i))
     missing += [old for unless, old, _ in wanted if not unless or unless not in done]
     return matches, missing, taken
@@ -215,18 +247,29 @@ def _order(expert: int | None) -> int:
     return -1 if expert is None else expert
 
 
-def _may_lack(row: Row, config: Config) -> bool:
-    return row.optional(config) if callable(row.optional) else row.optional
+def _may_lack(row: Row, config: Config, layer: int | None) -> bool:
+    found = row.optional(config) if callable(row.optional) else row.optional
+    return found if isinstance(found, bool) else layer in found
 
 
-def _gaps(row: Row, olds: Sequence[Mapping[int | None, str]], i: int | None) -> Iterator[str]:
+def _gaps(row: Row, olds: Sequence[Mapping[int | None, str]], i: int | None, config: Config) -> Iterator[str]:
     """Yield the names of the parts that are missing beside those that are there."""
-    most = max((len(experts) for experts in olds), default=0)
+    there = {e for experts in olds for e in experts if e is not None}
+    most = max(_stacked(row, config), *(e + 1 for e in there), 0)
     for old, experts in zip(row.olds, olds, strict=True):
         if "{e}" not in old:
             if not experts:
                 yield _at(old, i)
             continue
-        for e in range(min(_MOST, max(most, max((e for e in experts if e is not None), default=-1) + 1))):
+        for e in range(min(_MOST, most)):
             if e not in experts:
                 yield _at(_at(old, i), e, "{e}")
+
+
+def _stacked(row: Row, config: Config) -> int:
+    """How many tensors config.json wants stacked: one for each expert or head; 0 if it does not say it."""
+    role = row.new.rsplit(".", 2)[-2]
+    if role in _BY_HEAD:
+        return config.heads if role == "attn_q_norm" else config.kv_heads
+    found = config.first_of(_EXPERTS, 0) if role.endswith("_exps") else 0
+    return found if isinstance(found, int) else 0

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from quantreg.checkpoints.checkpoint import Checkpoint, Row
 from quantreg.checkpoints.config import Config
 from quantreg.checkpoints.described import Described
-from quantreg.checkpoints.matching import match, steps_of
+from quantreg.checkpoints.layout import Layout
+from quantreg.checkpoints.matching import further_name, match, steps_of
 from quantreg.checkpoints.metadata import architecture_metadata
 from quantreg.checkpoints.restore_config import config_of, differences
-from quantreg.checkpoints.transforms import Generated, Layout, Mxfp4, Transform, arranged, shape_before
+from quantreg.checkpoints.transforms import Generated, Mxfp4, Transform, arranged, shape_before
 from quantreg.errors import CheckpointError
 from quantreg.recipes import Architecture, architectures
 from quantreg.words import count, named
@@ -24,13 +25,13 @@ _WHERE = "config.json, as it would be written,"
 class Place(NamedTuple):
     """Where the values of a GGUF tensor from number ``start`` on go in a tensor of the checkpoint, in their order.
 
-    ``plus`` is what was added to each of them.
+    ``changes`` are the transforms that changed them.
     """
 
     new: str
     start: int
     layout: Layout
-    plus: float
+    changes: tuple[Transform, ...]
 
 
 @dataclass
@@ -96,6 +97,7 @@ def _restored(
         )
     data = config_of(model, checkpoint, dtype)
     config = Config(data, _WHERE).filled(checkpoint.defaults)
+    config.further = model.get("nextn_predict_layers") or 0 if checkpoint.further else 0
     tensors, left_out = _tensors(model, checkpoint, config, kind, spare)
     try:
         every = match(sorted(tensors), checkpoint, config, kind)
@@ -156,6 +158,10 @@ def _tensors(
                 f"{old.name} of {kind} has the shape {list(old.shape)}, and {names} fill {have} of its "
                 f"{math.prod(old.shape)} values: a tensor of the model is missing"
             )
+    if checkpoint.further:  # transformers knows by their names that it does not need these
+        for old in tensors.values():
+            old.name = further_name(old.name, checkpoint, config)
+        tensors = {old.name: old for old in tensors.values()}
     return tensors, left_out
 
 
@@ -198,13 +204,12 @@ def _place(
     stacked = "{e}" in old
     inner = shape[1:] if stacked else shape
     try:
-        before = shape_before(how, inner)
-        after, layouts = arranged(before, how)
+        after, before, layouts = _arranged(how, inner)
     except (CheckpointError, IndexError) as error:
         raise CheckpointError(f"{name} has the shape {list(shape)}, which {kind} cannot have: {error}") from None
     if after != inner:
         raise CheckpointError(f"{name} has the shape {list(shape)}, but {kind} would make {list(after)} of it")
-    plus, start = sum(step.plus for step in how), 0
+    changes, start = tuple(step for step in how if step.changes), 0
     for expert in range(shape[0] if stacked else 1):
         known = tensors.setdefault(old.replace("{e}", str(expert)), Old(old.replace("{e}", str(expert)), before))
         if known.shape != before:
@@ -213,5 +218,22 @@ def _place(
                 f"{known.places[0].new}: the tensors do not belong together"
             )
         for layout in layouts:
-            known.places.append(Place(name, start, layout, plus))
+            known.places.append(Place(name, start, layout, changes))
             start += math.prod(layout.shape)
+
+
+def _arranged(
+    how: tuple[Transform, ...], inner: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[Layout, ...]]:
+    """The shape that a tensor of this shape would have again, its shape in the checkpoint, and where its values lie."""
+    for outer in (0, 1):  # GGUF files leave axes of length 1 out
+        try:
+            before = shape_before(how, (1,) * outer + inner)
+            after, layouts = arranged(before, how)
+        except (CheckpointError, IndexError):
+            if outer:
+                raise
+            continue
+        if after == (1,) * outer + inner:
+            return inner, before, layouts
+    return after, before, layouts

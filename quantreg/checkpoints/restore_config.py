@@ -42,7 +42,7 @@ def config_of(model: Described, checkpoint: Checkpoint, dtype: str) -> dict[str,
     for name in _IDS:
         found = model.metadata.get(f"tokenizer.ggml.{name}_token_id")
         config[f"{'pad' if name == 'padding' else name}_token_id"] = None if found is None else int(found)
-    config |= _rope(model)
+    config |= {} if "rope_parameters" in given else _rope(model)
     config["torch_dtype"] = dtype
     for name, value in given.items():
         try:

@@ -52,4 +52,5 @@ class Scratch:
 
     def close(self) -> None:
         """Let go of the file. Tensors that are in use stay."""
-        self._file.close()
+        with self._lock:  # another thread may be writing a tensor
+            self._file.close()

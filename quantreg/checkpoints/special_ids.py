@@ -32,16 +32,24 @@ _ADDED = ("bos", "eos", "sep")  # those with a key that says whether they are ad
 
 
 def special_values(
-    files: TokenizerFiles, config: Mapping[str, Any], *, merges: Sequence[str] = (), limit: int | None = None
+    files: TokenizerFiles,
+    config: Mapping[str, Any],
+    *,
+    merges: Sequence[str] = (),
+    limit: int | None = None,
+    named: Mapping[str, int] | None = None,
 ) -> dict[str, Value]:
     """Return the keys that follow the tokens in a GGUF file, in the order of the reference.
 
     ``merges``: the merges of byte pairs, which come first. ``limit``: ids from this number on are left out.
+    ``named``: ids of roles that the files do not name.
     """
     found = _Special(files, config, limit)
     values: dict[str, Value] = {}
     if merges:
         values[_PREFIX + "merges"] = Value("array[string]", merges)
+    for role, id in (named or {}).items():
+        found.ids.setdefault(role, id)
     for role, id in found.ids.items():
         if role in _ID_KEYS:
             values[_PREFIX + _ID_KEYS[role]] = Value("u32", id)

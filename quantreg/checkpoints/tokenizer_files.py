@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,14 @@ from typing import Any
 from quantreg.errors import TokenizerError
 from quantreg.words import listed
 
-__all__ = ["TokenizerFiles", "steps_of", "whole_number"]
+__all__ = ["STRING", "TokenizerFiles", "steps_of", "whole_number"]
 
 MAX_BYTES = 1 << 29  # the largest tokenizer.json in use has some 40 MB
 _INNER = ("normalizers", "pretokenizers", "processors", "decoders")
+STRING: str = r'"(?:[^"\\]++|\\.)*+"'  # one of JSON, as a regular expression
+_MERGES = re.compile(r'(?<!\\)"merges"\s*:\s*\[')
+_END_OF_MERGES = re.compile(rf'(?:[^"\[\]]++|{STRING}|\[(?:[^"\[\]]++|{STRING})*+\])*+\]', re.DOTALL)
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # half a character
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -25,6 +29,7 @@ class TokenizerFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._merges: str | None = None
 
     def has(self, name: str) -> bool:
         """Say whether the folder has a file of this name."""
@@ -55,12 +60,18 @@ class TokenizerFiles:
                 f"{self.folder / name} is not UTF-8 (byte {error.start}): the file is damaged, download it again"
             ) from None
 
-    def json(self, name: str) -> Any:
-        """Return what a JSON file holds."""
-        text = self.text(name)
+    def json(self, name: str, shorten: "Callable[[dict[str, Any]], Any] | None" = None) -> Any:
+        """Return what a JSON file holds. ``shorten`` says what is kept of each object."""
+        return self._parsed(name, self.text(name), shorten)
+
+    def _parsed(self, name: str, text: str, shorten: "Callable[[dict[str, Any]], Any] | None" = None) -> Any:
+        def each(pairs: list[tuple[str, Any]]) -> Any:
+            found = self._once(name, pairs)
+            return found if shorten is None else shorten(found)
+
         try:
-            found = json.loads(text, object_pairs_hook=lambda pairs: self._once(name, pairs))
-            if re.search(r"\\u[dD][89a-fA-F]", text):  # half a character can be written so, but is no text
+            found = json.loads(text, object_pairs_hook=each)
+            if _HALF.search(text):  # it can be written so, but is no text
                 json.dumps(found, ensure_ascii=False).encode()
             return found
         except TokenizerError:
@@ -88,19 +99,35 @@ class TokenizerFiles:
             )
         return found
 
-    def mapping(self, name: str) -> dict[str, Any]:
-        """Return the JSON object in a file; an empty one where there is no file."""
+    def mapping(self, name: str, shorten: "Callable[[dict[str, Any]], Any] | None" = None) -> dict[str, Any]:
+        """Return the JSON object in a file; an empty one where there is no file. ``shorten`` is that of `json`."""
         if not self.has(name):
             return {}
-        found = self.json(name)
+        return self._object(name, self.json(name, shorten))
+
+    def _object(self, name: str, found: Any) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise TokenizerError(f"{self.folder / name} holds {_kind(found)}, not an object: download it again")
         return found
 
     @cached_property
     def tokenizer(self) -> dict[str, Any]:
-        """`tokenizer.json`."""
-        return self.mapping("tokenizer.json")
+        """`tokenizer.json`. If it has merges, they are null there, and `merges_text` has them."""
+        name = "tokenizer.json"
+        if not self.has(name):
+            return {}
+        text = self.text(name)
+        begins = list(_MERGES.finditer(text))
+        ends = _END_OF_MERGES.match(text, begins[0].end()) if len(begins) == 1 and not _HALF.search(text) else None
+        if ends is not None and text[begins[0].end() : ends.end() - 1].strip():
+            self._merges = text[begins[0].end() : ends.end() - 1]
+            text = f"{text[: begins[0].end() - 1]}null{text[ends.end() :]}"
+        return self._object(name, self._parsed(name, text))
+
+    @property
+    def merges_text(self) -> str | None:
+        """The entries of "merges" in `tokenizer.json`, as they are written, or None if there are none."""
+        return self._merges if self.tokenizer else None
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -6,20 +6,29 @@ it.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
+from quantreg.checkpoints.layout import Layout
 from quantreg.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = [
     "Apart",
+    "Behind",
     "Generated",
+    "Grouped",
     "Heads",
-    "Layout",
+    "MinusExp",
     "Mxfp4",
     "Pairs",
     "Plus",
     "Share",
     "Squeezed",
+    "Tiled",
     "Transform",
     "Transposed",
     "arranged",
@@ -27,55 +36,15 @@ __all__ = [
 ]
 
 
-class Layout(NamedTuple):
-    """Where the values of a tensor lie: the value at index (a, b, ...) is number start + a * strides[0] + ... .
-
-    ``shape`` is in NumPy order, and strides count values. `merged` axes that follow each other without a gap are one
-    axis of the tensor: ``shape`` may have more axes than the tensor itself, in the same order.
-    """
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    start: int = 0
-
-    @classmethod
-    def whole(cls, shape: tuple[int, ...]) -> "Layout":
-        """The layout of a tensor as it lies in a file: row after row."""
-        strides, step = [], 1
-        for n in reversed(shape):
-            strides.append(step)
-            step *= n
-        return cls(shape, tuple(reversed(strides)))
-
-    def split(self, axis: int, sizes: tuple[int, ...]) -> "Layout":
-        """Replace an axis by several, the first of which is the slowest."""
-        steps, step = [], self.strides[axis]
-        for n in reversed(sizes):
-            steps.append(step)
-            step *= n
-        after = axis + 1
-        shape = (*self.shape[:axis], *sizes, *self.shape[after:])
-        return Layout(shape, (*self.strides[:axis], *reversed(steps), *self.strides[after:]), self.start)
-
-    def moved(self, *axes: int) -> "Layout":
-        """The axes in another order."""
-        return Layout(tuple(self.shape[a] for a in axes), tuple(self.strides[a] for a in axes), self.start)
-
-    def taken(self, axis: int, first: int, count: int, step: int = 1) -> "Layout":
-        """Some of the indices of an axis: ``count`` of them from ``first`` on, each ``step`` after the one before."""
-        shape, strides = list(self.shape), list(self.strides)
-        shape[axis], strides[axis] = count, strides[axis] * step
-        return Layout(tuple(shape), tuple(strides), self.start + first * self.strides[axis])
-
-
 class Transform:
     """The base class of transforms. They are frozen dataclasses, so that they compare and pickle.
 
     `after` and `before` map shapes (NumPy order) from the checkpoint to GGUF and back, and `pieces` says where the
-    values come from. ``plus`` is a number that is added to each value, in the type in which the checkpoint stores it.
+    values come from. If ``changes`` is true, the values are not those of the checkpoint: `changed` computes them, and
+    `unchanged` is its inverse. Both take and return float32.
     """
 
-    plus: float = 0.0
+    changes: ClassVar[bool] = False
 
     def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape in GGUF of a tensor with this shape in the checkpoint.
@@ -94,6 +63,14 @@ class Transform:
         ``whole`` has one axis for each of the tensor.
         """
         return (whole,)
+
+    def changed(self, values: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """The values in GGUF of these values of the checkpoint."""
+        return values
+
+    def unchanged(self, values: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """The values in the checkpoint of these values of GGUF."""
+        return values
 
 
 @dataclass(frozen=True)
@@ -123,24 +100,64 @@ class Pairs(Transform):
 class Apart(Transform):
     """Rows that are stored in groups of queries, keys and values: all queries first, then all keys, then all values.
 
-    ``sizes`` are the numbers of rows of each kind in a group, and ``groups`` is the number of groups. Used for weights
-    and for biases.
+    ``sizes`` are the numbers of rows of each kind in a group, and ``groups`` is the number of groups. ``kinds`` are the
+    numbers of the kinds that are taken, where the others belong to another tensor. Used for weights and for biases.
     """
 
     groups: int
     sizes: tuple[int, ...]
+    kinds: tuple[int, ...] = ()
+
+    @property
+    def _kinds(self) -> tuple[int, ...]:
+        return self.kinds or tuple(range(len(self.sizes)))
 
     def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The same shape."""
+        """The shape of the rows that are taken."""
         if not shape or shape[0] != self.groups * sum(self.sizes):
             sizes = " + ".join(map(str, self.sizes))
             raise CheckpointError(f"{_rows(shape)} are not {self.groups} groups of {sizes}")
-        return shape
+        return (self.groups * sum(self.sizes[kind] for kind in self._kinds), *shape[1:])
+
+    def before(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of all rows."""
+        return (self.groups * sum(self.sizes), *shape[1:])
 
     def pieces(self, whole: Layout) -> tuple[Layout, ...]:
         """One layout for each kind."""
         split = whole.split(0, (self.groups, sum(self.sizes)))
-        return tuple(split.taken(1, sum(self.sizes[:k]), size) for k, size in enumerate(self.sizes))
+        return tuple(split.taken(1, sum(self.sizes[:kind]), self.sizes[kind]) for kind in self._kinds)
+
+
+@dataclass(frozen=True)
+class Tiled(Transform):
+    """Groups of heads along an axis, so that the first head of each group comes first, then the second of each.
+
+    A checkpoint stores ``groups`` groups of ``of`` heads, each of ``size`` numbers. ``skip`` rows before them stay
+    where they are, for the axis 0.
+    """
+
+    groups: int
+    of: int
+    size: int = 1
+    axis: int = 0
+    skip: int = 0
+
+    def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The same shape."""
+        n = shape[_axis(shape, self.axis)]
+        if n != self.skip + self.groups * self.of * self.size:
+            wanted = f"{self.skip} and {self.groups} groups of {self.of} heads of {self.size}"
+            raise CheckpointError(f"axis {self.axis} of the shape {list(shape)} is not {wanted}")
+        return shape
+
+    def pieces(self, whole: Layout) -> tuple[Layout, ...]:
+        """One layout, and one before it for the rows that stay."""
+        axis = _axis(whole.shape, self.axis)
+        heads = whole.taken(axis, self.skip, self.groups * self.of * self.size)
+        split = heads.split(axis, (self.groups, self.of, self.size))
+        tiled = split.moved(*range(axis), axis + 1, axis, *range(axis + 2, len(split.shape)))
+        return (whole.taken(0, 0, self.skip), tiled) if self.skip else (tiled,)
 
 
 @dataclass(frozen=True)
@@ -168,6 +185,27 @@ class Heads(Transform):
     def pieces(self, whole: Layout) -> tuple[Layout, ...]:
         """One layout."""
         return (whole.split(0, (self.heads, self.size)).taken(1, self.first, self.count),)
+
+
+@dataclass(frozen=True)
+class Grouped(Transform):
+    """The first axis divided into ``groups`` equal parts, along a new axis before it."""
+
+    groups: int
+
+    def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape (groups, ..., ...)."""
+        if not shape or self.groups < 1 or shape[0] % self.groups:
+            raise CheckpointError(f"{_rows(shape)} are not {self.groups} equal groups")
+        return (self.groups, shape[0] // self.groups, *shape[1:])
+
+    def before(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape without the new axis."""
+        return (shape[0] * shape[1], *shape[2:])
+
+    def pieces(self, whole: Layout) -> tuple[Layout, ...]:
+        """One layout."""
+        return (whole.split(0, (self.groups, whole.shape[0] // self.groups)),)
 
 
 @dataclass(frozen=True)
@@ -202,6 +240,27 @@ class Share(Transform):
         if self.alternating:
             return (whole.taken(axis, self.index, count, self.of),)
         return (whole.taken(axis, self.index * count, count),)
+
+
+@dataclass(frozen=True)
+class Behind(Transform):
+    """The first axis without its first ``skip`` indices, which GGUF does not store."""
+
+    skip: int
+
+    def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape with fewer indices."""
+        if not shape or shape[0] <= self.skip:
+            raise CheckpointError(f"{_rows(shape)} are not more than {self.skip}")
+        return (shape[0] - self.skip, *shape[1:])
+
+    def before(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape with all indices."""
+        return (shape[0] + self.skip, *shape[1:])
+
+    def pieces(self, whole: Layout) -> tuple[Layout, ...]:
+        """One layout."""
+        return (whole.taken(0, self.skip, whole.shape[0] - self.skip),)
 
 
 @dataclass(frozen=True)
@@ -250,6 +309,32 @@ class Plus(Transform):
     """A number added to each value: 1 for Gemma's norms, which a checkpoint stores as their difference from 1."""
 
     plus: float = 1.0
+    changes: ClassVar[bool] = True
+
+    def changed(self, values: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """The sums."""
+        return values + np.float32(self.plus)
+
+    def unchanged(self, values: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """The differences."""
+        return values - np.float32(self.plus)
+
+
+@dataclass(frozen=True)
+class MinusExp(Transform):
+    """-exp(x) of each value x: how fast a state-space model forgets, of which a checkpoint stores the logarithm."""
+
+    changes: ClassVar[bool] = True
+
+    def changed(self, values: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """The powers, rounded correctly."""
+        return (-np.exp(values.astype(np.float64))).astype(np.float32)
+
+    def unchanged(self, values: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """The logarithms. Raises CheckpointError for a value that is not negative."""
+        if not (values < 0).all():
+            raise CheckpointError("it holds numbers that are not negative, but expected -exp(x)")
+        return np.log(-values.astype(np.float64)).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantreg.checkpoints.transforms import Layout, Transform, arranged, shape_before
+from quantreg.checkpoints.layout import Layout
+from quantreg.checkpoints.transforms import Transform, arranged, shape_before
 from quantreg.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -19,14 +20,15 @@ def put(new: "NDArray[Any]", how: tuple[Transform, ...], old: "NDArray[Any]") ->
     """Write the values of a GGUF tensor into an array that stands for a tensor of the checkpoint.
 
     ``old`` is C-contiguous and has the shape `shape_before` (``how``, ``new.shape``). Where ``how`` takes only a share
-    of a tensor, the rest of ``old`` stays as it is, so that several GGUF tensors can fill one array. What ``how`` adds
-    is subtracted, in the dtype of ``new``. Raises CheckpointError if the shapes do not fit.
+    of a tensor, the rest of ``old`` stays as it is, so that several GGUF tensors can fill one array. Changes of values
+    are undone. Raises CheckpointError if the shapes do not fit.
     """
     shape, layouts = arranged(old.shape, how)
     if shape != new.shape:
         raise CheckpointError(f"a tensor of the shape {list(new.shape)} does not fit into {list(old.shape)}")
-    plus = sum(step.plus for step in how)
-    flat = (new - new.dtype.type(plus) if plus else new).reshape(-1)
+    for step in reversed(how):
+        new = step.unchanged(new)
+    flat = new.reshape(-1)
     done = 0
     for layout in layouts:
         n = math.prod(layout.shape)

@@ -1,6 +1,7 @@
 """Byte pairs from a `tokenizer.json`: the tokenizer model "gpt2" over bytes, and "llama" over plain text."""
 
 import re
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,27 +15,72 @@ from quantreg.errors import TokenizerError
 from quantreg.gguf import Value
 from quantreg.tokenization import Kind
 
-__all__ = ["base_vocabulary", "bpe_values", "is_llama", "llama_values", "tokens_by_id", "vocabulary_size"]
+__all__ = [
+    "base_vocabulary",
+    "bpe_values",
+    "gemma4_values",
+    "is_llama",
+    "llama_values",
+    "tokens_by_id",
+    "vocabulary_size",
+]
 
 _MAX_TOKENS = 1 << 24
 
 
-def bpe_values(files: TokenizerFiles, config: Mapping[str, Any], pre: str | None) -> dict[str, Value]:
-    """Return the keys of the model "gpt2". ``pre`` names the pre-tokenizer; None recognises it."""
+def bpe_values(
+    files: TokenizerFiles, config: Mapping[str, Any], pre: str | None, named: Sequence[tuple[str, str]] = ()
+) -> dict[str, Value]:
+    """Return the keys of the model "gpt2".
+
+    ``pre`` names the pre-tokenizer; None recognises it. ``named`` are roles, each with the text of its token, for those
+    that the files do not name.
+    """
     base = base_vocabulary(files)
     kind = _text(config.get("model_type"))
     added = added_tokens(files, base, kind)
     tokens, types = tokens_by_id(files, base, added, vocabulary_size(config))
     if files.model.get("byte_fallback"):
         types = _with_bytes(tokens, types)
+    ids = {token.content: id for id, token in added.items()}
     if pre is None:
-        pre = pretokenizer_name(files, kind, {*base, *(token.content for token in added.values())})
+        pre = pretokenizer_name(files, kind, ChainMap(dict.fromkeys(ids, 0), base))  # a set of all would be large
     return {
         "tokenizer.ggml.model": Value("string", "gpt2"),
         "tokenizer.ggml.pre": Value("string", pre),
         "tokenizer.ggml.tokens": Value("array[string]", tokens),
         "tokenizer.ggml.token_type": Value("array[i32]", types),
+        **special_values(
+            files,
+            config,
+            merges=merge_texts(read_merges(files)),
+            named={role: ids[text] for role, text in named if text in ids},
+        ),
+    }
+
+
+# Tokens that a reader shows although the files call them special: what a model says in them is part of its answer.
+_SHOWN = {f"<|{name}>" for name in ("channel", "tool_call", "tool_response")}
+_SHOWN |= {f"<{name}|>" for name in ("channel", "tool_call", "tool_response")} | {'<|"|>'}
+
+
+def gemma4_values(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, Value]:
+    """Return the keys of the model "gemma4": byte pairs over plain text, with their merges."""
+    base = base_vocabulary(files)
+    added = added_tokens(files, base, _text(config.get("model_type")))
+    tokens, types = tokens_by_id(files, base, added, vocabulary_size(config))
+    for id, token in added.items():
+        tokens[id] = token.content
+        if token.content in _SHOWN:
+            types[id] = Kind.USER_DEFINED
+    return {
+        "tokenizer.ggml.model": Value("string", "gemma4"),
+        "tokenizer.ggml.tokens": Value("array[string]", tokens),
+        "tokenizer.ggml.scores": Value("array[f32]", [-1000.0] * len(tokens)),
+        "tokenizer.ggml.token_type": Value("array[i32]", _with_bytes(tokens, types)),
         **special_values(files, config, merges=merge_texts(read_merges(files))),
+        "tokenizer.ggml.add_space_prefix": Value("bool", False),
+        "tokenizer.ggml.add_bos_token": Value("bool", True),
     }
 
 
@@ -47,11 +93,14 @@ def base_vocabulary(files: TokenizerFiles) -> dict[str, int]:
     path = files.folder / name
     if not isinstance(vocabulary, dict) or not vocabulary:
         raise TokenizerError(f"{path} has no vocabulary that maps tokens to ids: download the file again")
-    ids: dict[int, str] = {}
+    seen: set[int] = set()
     for token, id in vocabulary.items():
-        other = ids.setdefault(whole_number(id, f"the id of the token {token!r} in {path}"), token)
-        if other is not token:
+        if not isinstance(id, int) or isinstance(id, bool) or not 0 <= id < 1 << 31:
+            whole_number(id, f"the id of the token {token!r} in {path}")  # raises
+        if id in seen:
+            other = next(other for other, its in vocabulary.items() if its == id)
             raise TokenizerError(f"{path} gives {other!r} and {token!r} the same id {id}: correct the file")
+        seen.add(id)
     return vocabulary
 
 
@@ -71,32 +120,29 @@ def tokens_by_id(
     files: TokenizerFiles, base: Mapping[str, int], added: Mapping[int, AddedToken], size: int | None
 ) -> tuple[list[str], list[int]]:
     """Return the texts and types of all tokens; ids without a token, up to ``size``, are "[PAD17]" and unused."""
-    texts = {id: token for token, id in base.items()} | {id: token.content for id, token in added.items()}
-    last = max(texts)
+    last = max(max(base.values()), *added) if added else max(base.values())
     if size is None:
         size = last + 1
     if last >= size or size > _MAX_TOKENS:
+        text = added[last].content if last in added else next(token for token, id in base.items() if id == last)
         raise TokenizerError(
-            f"the tokenizer in {files.folder} has the token {texts[last]!r} with the id {last}, but config.json gives "
+            f"the tokenizer in {files.folder} has the token {text!r} with the id {last}, but config.json gives "
             f'the model a "vocab_size" of {size}: the tokenizer belongs to another model, or tokens were added without '
             "making the embedding larger; remove those tokens from the tokenizer's files"
         )
     marked = marks_spaces(files)
-    tokens: list[str] = []
-    types: list[int] = []
-    for id in range(size):
-        text = texts.get(id)
-        if text is None:
-            tokens.append(f"[PAD{id}]")
-            types.append(Kind.UNUSED)
-        elif id in added:
-            text = text if added[id].normalized else decoded(files, text)
-            control = added[id].special or looks_special(text)
-            tokens.append(text.replace("▁", " ") if marked and not control else text)
-            types.append(Kind.CONTROL if control else Kind.USER_DEFINED)
-        else:
-            tokens.append(text)
-            types.append(Kind.NORMAL)
+    tokens: list[str] = [""] * size
+    types: list[int] = [Kind.UNUSED] * size
+    for token, id in base.items():
+        tokens[id], types[id] = token, Kind.NORMAL
+    for id, one in added.items():
+        text = one.content if one.normalized else decoded(files, one.content)
+        control = one.special or looks_special(text)
+        tokens[id] = text.replace("▁", " ") if marked and not control else text
+        types[id] = Kind.CONTROL if control else Kind.USER_DEFINED
+    for id, kind in enumerate(types):
+        if kind == Kind.UNUSED:
+            tokens[id] = f"[PAD{id}]"
     return tokens, types
 
 
@@ -137,21 +183,21 @@ def llama_values(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[str, 
     base = base_vocabulary(files)
     kind = _text(config.get("model_type"))
     added = added_tokens(files, base, kind)
-    size = max(*base.values(), *added) + 1
+    size = max(max(base.values()), *added) + 1 if added else max(base.values()) + 1
     if size > len(base.keys() | {token.content for token in added.values()}):
         raise TokenizerError(f"{files.folder / 'tokenizer.json'} has ids without a token: download it again")
     tokens, types = tokens_by_id(files, base, added, max(size, vocabulary_size(config) or 0))
     del tokens[size:], types[size:]
     types = _with_bytes(tokens, types)
     ranks: dict[str, int] = {}
-    merges = read_merges(files)
-    for rank, (left, right) in enumerate(merges):
+    rank = -1
+    for rank, (left, right) in enumerate(read_merges(files)):
         ranks.setdefault(left + right, rank)
     values = {
         "tokenizer.ggml.model": Value("string", "llama"),
         "tokenizer.ggml.pre": Value("string", "default"),
         "tokenizer.ggml.tokens": Value("array[string]", tokens),
-        "tokenizer.ggml.scores": Value("array[f32]", [-float(ranks.get(token, len(merges))) for token in tokens]),
+        "tokenizer.ggml.scores": Value("array[f32]", [-float(ranks.get(token, rank + 1)) for token in tokens]),
         "tokenizer.ggml.token_type": Value("array[i32]", types),
         **special_values(files, config, limit=len(tokens)),
     }

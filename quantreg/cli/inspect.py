@@ -23,12 +23,13 @@ def command(file: str, as_json: bool) -> None:
 
     For a split model give any shard: all shards are read. If some are missing, the shard is shown alone, with a
     warning. The last number of a shape is the row length, as in NumPy.
-    """
-    from quantreg.gguf import Metadata
-    from quantreg.jobs.inputs import open_source
 
-    source = open_source(file, partial=True, any_type=True, decode=False)
-    metadata = source.headers[0].metadata if source.headers else Metadata(memoryview(b""), {})
+    The folder of a published model is shown as the GGUF model that it becomes, and FROM says which of its tensors each
+    is made of. For the folder as it is stored, give its safetensors file or index.
+    """
+    from quantreg.jobs.inputs import open_to_show
+
+    source, metadata, origins = open_to_show(file)
     weights = sum(t.n_elements for t in source.tensors)
     data = sum(t.nbytes for t in source.tensors)
     bpw = data * 8 / weights if weights else 0.0
@@ -48,6 +49,7 @@ def command(file: str, as_json: bool) -> None:
                         "type_id": t.type_id,
                         "bytes": t.nbytes,
                     }
+                    | ({"from": origins[t.name]} if origins else {})
                     for t in source.tensors
                 ],
                 "warnings": source.warnings,
@@ -56,17 +58,25 @@ def command(file: str, as_json: bool) -> None:
         return
     files = count(len(source.paths), "file")
     form = f"GGUF version {source.headers[0].version}" if source.headers else "safetensors"
+    if origins:
+        form = "a published folder, shown as the GGUF model that it becomes"
     click.echo(f"{file}: {form}, {size(source.size)}, {files}")
     click.echo(f"{weights:,} parameters, {bits(bpw)} bits per weight")
     click.echo(f"{count(len(source.tensors), 'tensor')}: {_by_type(source.tensors)}\n")
-    if source.headers:
+    if source.headers or origins:
         table(["KEY", "TYPE", "VALUE"], [[k, metadata.value_type(k), _short(metadata, k)] for k in metadata])
         click.echo()
-    table(
-        ["TENSOR", "TYPE", "SHAPE", ">SIZE"],
-        [[t.name, t.type_name, " x ".join(map(str, t.shape)) or "scalar", size(t.nbytes)] for t in source.tensors],
-    )
+    headings, rows = ["TENSOR", "TYPE", "SHAPE", ">SIZE"], []
+    for t in source.tensors:
+        rows.append([t.name, t.type_name, " x ".join(map(str, t.shape)) or "scalar", size(t.nbytes)])
+        rows[-1] += [_first(origins[t.name])] if origins else []
+    table([*headings, *(["FROM"] if origins else [])], rows)
     warn(source.warnings)
+
+
+def _first(names: "tuple[str, ...]") -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{more}" if names else "config.json"
 
 
 def _by_type(tensors: "Iterable[TensorInfo]") -> str:

@@ -24,17 +24,16 @@ _force = click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @click.argument("file")
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
 def get(file: str, keys: tuple[str, ...]) -> None:
-    """Print metadata values of FILE.
+    """Print metadata values of FILE, a GGUF model or the folder of a published model.
 
     For one KEY, only the value is printed. For several, or for all keys if none is given, each line is a JSON object
     with one key and its value.
     """
     from quantreg.cli.show import warn
     from quantreg.errors import MetadataError
-    from quantreg.jobs.inputs import MANY_DIMS
-    from quantreg.jobs.source import Source
+    from quantreg.jobs.inputs import open_described
 
-    source = Source(file, partial=True, any_type=True, max_dims=MANY_DIMS)
+    source = open_described(file, partial=True)
     metadata = source.metadata
     warn(source.warnings)
     for key in keys:

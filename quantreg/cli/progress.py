@@ -25,7 +25,7 @@ _PHASES = {
     "sensitivities": "sensitivities of tensors",
     "solution": "probing around the types found",
     "feedback": "error feedback",
-    "report": "measuring the result",
+    "report": "measuring",
     "checksums": "checksums",
 }
 

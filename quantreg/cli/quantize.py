@@ -18,13 +18,14 @@ from quantreg.cli.plan_options import (
     to_keywords,
     type_files,
 )
-from quantreg.cli.several import command_for, outputs_of, quantize_wanted
+from quantreg.cli.several import command_for, measuring, outputs_of, quantize_wanted
 from quantreg.cli.show import plan_summary, print_json, printable, size, warn
 from quantreg.cli.stopping import stop_as_ctrl_c_does
-from quantreg.cli.tuning_options import to_tuning, tuning_inputs, tuning_options
+from quantreg.cli.tuning_options import to_tuning, tuning_inputs, tuning_options, usual_processes
 from quantreg.words import count
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
     from contextlib import AbstractContextManager
 
     from quantreg import FileType, Plan, QuantizeResult, TensorPlan
@@ -59,7 +60,8 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Number of threads. Default: all processors.")
 @click.option(
     "--processes", type=click.IntRange(1), metavar="N",
-    help="Encode in N processes instead of threads. Codecs in Python need this to use several processors.",
+    help="Encode in N processes instead of threads. Codecs in Python need this to use several processors, and error "
+    "feedback does it by itself.",
 )  # fmt: skip
 @click.option("--resumable", is_flag=True, help="If the run is interrupted, keep the finished part in OUT.partial.")
 @click.option("--resume", is_flag=True, help="Continue from OUT.partial if it exists. Implies --resumable.")
@@ -72,8 +74,12 @@ if TYPE_CHECKING:
 @click.option(
     "--card-text", metavar="FILE",
     help="A text in UTF-8 that the KL divergence and the perplexity of each output are measured on, for --card. "
-    "Without it, the tenth of the calibration text that decided nothing, if there is one.",
+    "Without it, the tenth of the calibration text that decided nothing, if there is one. A picture of them is written "
+    "beside the card.",
 )  # fmt: skip
+@click.option(
+    "--card-chunks", type=click.IntRange(2), metavar="N", help="Measure on at most N chunks of 512 tokens, for --card."
+)
 @click.option(
     "--report", metavar="FILE",
     help="With --calibration, measure OUT on the tenth of the text that decided nothing, beside the file types of the "
@@ -98,6 +104,7 @@ def command(
     report: str | None,
     card: str | None,
     card_text: str | None,
+    card_chunks: int | None,
     **given: Any,
 ) -> None:
     """Quantize the GGUF or safetensors model IN, or the folder of a published model, to OUT.
@@ -120,8 +127,8 @@ def command(
     if report is not None and (tuning["calibration"] is None or dry_run):
         raise click.UsageError("--report is about a file made with a calibration text: give one with --calibration.")
     has_target = tuning["target_size"] is not None or tuning["target_bpw"] is not None
-    if card_text is not None and card is None:
-        raise click.UsageError("--card-text is about a card: give its name with --card.")
+    if card is None and not (card_text is None and card_chunks is None):
+        raise click.UsageError("--card-text and --card-chunks are about a card: give its name with --card.")
     source, out, word, positional = _arguments(arguments, plan_file is not None, has_target)
     wanted: list[tuple[str, FileType | Plan | None]]
     if plan_file is not None:
@@ -155,12 +162,18 @@ def command(
         refuse_to_replace(card, *read, imatrix, options["names"])
         if report is not None and os.path.realpath(report) == os.path.realpath(card):
             raise click.UsageError("--report and --card are the same file: give one of them another name.")
-        about = Card(card, None if card_text is None else Path(card_text), command_for(ctx, source, word))
+        measured_by = measuring(source, card_text, card_chunks, tuning["device"])
+        text = None if card_text is None else Path(card_text)
+        about = Card(card, text, command_for(ctx, source, word), measured_by, card_chunks)
     if processes is not None and (threads or positional):
         raise click.UsageError("give either --processes or a number of threads.")
+    from quantreg.jobs.processes import usual_pool, worker_processes
+
+    named = processes or threads or positional
+    pool = usual_pool(usual_processes(tuning, named)) if processes is None else worker_processes(processes)
     _quantize(
-        source, wanted, imatrix, log_json, processes, report, about, threads=processes or threads or positional,
-        resumable=resumable or resume, resume=resume, force=force, **shards, **options, **tuning,
+        source, wanted, imatrix, log_json, pool, report, about, threads=named, resumable=resumable or resume,
+        resume=resume, force=force, **shards, **options, **tuning,
     )  # fmt: skip
 
 
@@ -263,27 +276,29 @@ def _quantize(
     wanted: "Sequence[tuple[str, FileType | Plan | None]]",
     imatrix: str | None,
     log_json: bool,
-    processes: int | None,
+    processes: "AbstractContextManager[Executor | None]",
     report: str | None,
     card: "Card | None",
     **keywords: Any,
 ) -> None:
     import quantreg
     from quantreg.cli.progress import listener
-    from quantreg.events import Started
-    from quantreg.jobs.processes import worker_processes
+    from quantreg.events import Calibrating, Started
 
     known: set[str] = set()
+    begun = False  # and so there may be something to keep
 
     stop_as_ctrl_c_does()
     try:
         with (
             _report_file(report, source, *(path for path, _ in wanted), *tuning_inputs(keywords)) as page,
             listener(log_json) as listen,
-            worker_processes(processes) if processes else nullcontext() as pool,
+            processes as pool,
         ):
 
             def told(event: "Event") -> None:
+                nonlocal begun
+                begun = begun or isinstance(event, (Started, Calibrating))
                 if isinstance(event, Started) and not log_json:  # now, because the work may take hours
                     warnings = dict.fromkeys(warning for plan in event.plans for warning in plan.warnings)
                     warn(warnings)
@@ -298,10 +313,10 @@ def _quantize(
             if page is not None:
                 as_json = str(report).endswith(".json")
                 page.write(_reported(source, results[0], imatrix, keywords, as_json, listen))
-    except KeyboardInterrupt:
-        kept = f"{wanted[0][0]}{'.partial' if os.path.exists(f'{wanted[0][0]}.partial') else '.tuning'}"
-        more = f" and {len(wanted) - 1} more" if len(wanted) > 1 else ""
-        if keywords["resumable"]:
+    except (KeyboardInterrupt, quantreg.QuantregError, OSError) as error:
+        if keywords["resumable"] and (begun or isinstance(error, KeyboardInterrupt)):
+            kept = f"{wanted[0][0]}{'.partial' if os.path.exists(f'{wanted[0][0]}.partial') else '.tuning'}"
+            more = f" and {len(wanted) - 1} more" if len(wanted) > 1 else ""
             click.echo(f"quantreg: the finished part is kept in {kept}{more}: continue with --resume", err=True)
         raise
     if log_json:

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from quantreg import FileType, Plan, QuantizeResult
     from quantreg.jobs.card import Card
 
-__all__ = ["command_for", "outputs_of", "quantize_wanted"]
+__all__ = ["command_for", "measuring", "outputs_of", "quantize_wanted"]
 
 # What the bytes of an output do not depend on.
 _NOT_SHOWN = {
-    "arguments", "card", "card_text", "dry_run", "as_json", "log_json", "threads", "processes", "resumable", "resume",
-    "force", "report", "tuning_cache",
+    "arguments", "card", "card_text", "card_chunks", "dry_run", "as_json", "log_json", "threads", "processes",
+    "resumable", "resume", "force", "report", "tuning_cache",
 }  # fmt: skip
 
 
@@ -73,13 +73,24 @@ def command_for(ctx: click.Context, source: str, words: str) -> Callable[[str, s
         if not isinstance(parameter, click.Option) or not parameter.expose_value:
             continue
         if parameter.is_flag:
-            shown += [parameter.opts[-1]] if value else []
+            shown += parameter.opts[-1:] if value else parameter.secondary_opts[-1:]
             continue
         for each in value if parameter.multiple else [value]:
             shown += [parameter.opts[-1], str(each)]
 
     def command(path: str, name: str) -> str:
         return " ".join(map(_quoted, ["quantreg", "quantize", source, path, *([name] if words else []), *shown]))
+
+    return command
+
+
+def measuring(source: str, text: str | None, chunks: int | None, device: str | None) -> Callable[[str], str]:
+    """Return what writes the command that measures an output, given its path, on a text in a file."""
+    more = {"--chunks": chunks, "--device": device}
+    words = [word for option, value in more.items() if value is not None for word in (option, str(value))]
+
+    def command(path: str) -> str:
+        return " ".join(map(_quoted, ["quantreg", "perplexity", path, "-f", text or "", "--against", source, *words]))
 
     return command
 

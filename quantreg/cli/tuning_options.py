@@ -5,7 +5,10 @@ from typing import Any
 
 import click
 
-__all__ = ["to_tuning", "tuning_inputs", "tuning_options"]
+__all__ = ["to_tuning", "tuning_inputs", "tuning_options", "usual_processes"]
+
+FEW = 4  # processors, below which threads serve as well
+MOST = 60  # processes that Windows allows
 
 _OPTIONS = (
     click.option("--calibration", "texts", multiple=True, metavar="FILE", help="A text in UTF-8 that shows what the "
@@ -17,6 +20,8 @@ _OPTIONS = (
     click.option("--chunks", type=int, metavar="N", help="Use at most N chunks of the calibration text."),
     click.option("--device", metavar="NAME", help="What computes the products with the calibration text: cpu, cuda, "
                  "cuda:1 or mps.  [default: cpu]"),
+    click.option("--across-layers/--no-across-layers", "across_layers", default=None, help="Whether matrices make up "
+                 "for the errors of those before them. It takes about 1.5 times as long.  [default: no]"),
     click.option("--target-size", metavar="SIZE", help="The size of the file, at most: 4.2GB, 900M. It decides the "
                  "types, instead of TYPE."),
     click.option("--target-bpw", type=float, metavar="X", help="Bits of tensor data per weight, at most, instead of "
@@ -25,7 +30,10 @@ _OPTIONS = (
     click.option("--tuning-cache", metavar="FILE", help="Keep in FILE what does not depend on the target, for further "
                  "files of this model and text."),
 )  # fmt: skip
-_NAMES = ("texts", "as_ids", "n_ctx", "chunks", "device", "target_size", "target_bpw", "types", "tuning_cache")
+_NAMES = (
+    *("texts", "as_ids", "n_ctx", "chunks", "device", "across_layers"),
+    *("target_size", "target_bpw", "types", "tuning_cache"),
+)
 
 
 def tuning_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -42,10 +50,13 @@ def to_tuning(given: dict[str, Any]) -> dict[str, Any]:
     """
     found = {name: given.pop(name) for name in _NAMES}
     texts, as_ids, n_ctx = found.pop("texts"), found.pop("as_ids"), found.pop("n_ctx")
+    if found["across_layers"] is None:
+        del found["across_layers"]
     if not texts:
-        about = {"--ids": as_ids, "-c": n_ctx, "--chunks": found["chunks"], "--device": found["device"]}
+        about = {"--ids": as_ids or None, "-c": n_ctx, "--chunks": found["chunks"], "--device": found["device"]}
+        about |= {"--across-layers": found.get("across_layers")}
         for option, value in about.items():
-            if value:
+            if value is not None:
                 raise click.UsageError(f"{option} is about a calibration text: give one with --calibration.")
     if found["target_size"] is not None and found["target_bpw"] is not None:
         raise click.UsageError("give only one of --target-size and --target-bpw.")
@@ -60,6 +71,19 @@ def to_tuning(given: dict[str, Any]) -> dict[str, Any]:
     return found | {
         "types": found["types"] or (), "n_ctx": n_ctx or 512, "calibration": calibration, "datasets": list(texts)
     }  # fmt: skip
+
+
+def usual_processes(tuning: Mapping[str, Any], threads: int | None) -> int | None:
+    """How many processes encode if the user names neither them nor threads; None for threads.
+
+    Error feedback chooses codes with NumPy, in calls so short that threads mostly wait for Python's lock.
+    """
+    if tuning["calibration"] is None or threads is not None:
+        return None
+    from quantreg.dispatch import cpu_count  # loads numpy
+
+    count = cpu_count()
+    return None if count < FEW else min(count, MOST)
 
 
 def tuning_inputs(tuning: Mapping[str, Any]) -> tuple[str, ...]:

@@ -17,10 +17,10 @@ __all__ = ["CPU", "Device", "Errors", "Sums"]
 
 
 class Sums(Protocol):
-    """Sums of x^T x that grow on a device: one matrix for each expert."""
+    """Sums of x^T x, or of left^T x, that grow on a device: one matrix for each expert."""
 
-    def add(self, matrix: int, x: "Floats") -> None:
-        """Add x^T x to one of the matrices; x is float32 (tokens, cols)."""
+    def add(self, matrix: int, x: "Floats", left: "Floats | None" = None) -> None:
+        """Add x^T x, or left^T x if the sums are not symmetric, to one of the matrices; both are (tokens, cols)."""
 
     def result(self) -> "Floats":
         """The sums, float32 (matrices, cols, cols). Nothing can be added afterwards."""
@@ -64,8 +64,8 @@ class Device:
         """The product of activations with encoded weights; see `quantreg.products.matmul`."""
         return matmul(x, w, threads=threads, expert=expert)
 
-    def sums(self, matrices: int, cols: int) -> Sums | None:
-        """Sums of x^T x on the device, all zero; or None if the caller should add them up in NumPy."""
+    def sums(self, matrices: int, cols: int, symmetric: bool = True) -> Sums | None:
+        """Sums of x^T x, or others if they are not symmetric, on the device; or None if NumPy should add them up."""
         return None
 
     def inverse_factor(self, a: "NDArray[np.float64]") -> "Floats | None":

@@ -1,6 +1,7 @@
 """From the name of a device to the device."""
 
 import re
+import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,7 +16,7 @@ __all__ = ["DeviceLike", "open_device"]
 DeviceLike: TypeAlias = str | Device
 
 _NAMES = re.compile(r"cpu|cuda(:\d+)?|mps|torch:cpu")
-_INSTALL = 'pip install "quantreg[torch]"'
+_INSTALL = "pip install torch"
 _PAGE = "https://pytorch.org/get-started/locally"
 
 
@@ -34,7 +35,11 @@ def open_device(name: "DeviceLike | None") -> Device:
         raise DeviceError(f"the device {name!r} is unknown: expected cpu, cuda, cuda:1 (a second card) or mps")
     full = "cuda:0" if name == "cuda" else name
     _check(full, _torch(name))
-    return _opened(full)
+    with _lock:
+        return _opened(full)
+
+
+_lock = threading.Lock()  # a cache calls its function twice if two threads ask at the same time
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -35,7 +36,46 @@ STRIP = 2048  # columns of H in one product: its lower part is not computed
 TILE = 1 << 26  # weights that become float32 at a time for a product
 SLAB = 1 << 20  # weights that one thread decodes at a time
 FACTOR_COPIES = 4  # float64 matrices that exist at once while H is factored
+PINNED = 1 << 26  # bytes of a result that the processors get in memory that the device writes to directly
 STORED = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}  # are sent as they are
+
+
+class _Exact:
+    """Keeps products of float32 free of TF32 and bfloat16 while any thread is inside, whatever the program has set.
+
+    torch has this setting for the whole process, so it gets its old value back when the last thread leaves.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = Lock(), 0
+        self._before: list[str] = []
+        places = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+        self._places: list[Any] = [place for place in places if hasattr(place, "fp32_precision")]  # torch 2.9
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = self._get()
+                self._set(["ieee"] * len(self._places) or ["highest"])
+            self._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._set(self._before)
+
+    def _get(self) -> list[str]:
+        return [place.fp32_precision for place in self._places] or [torch.get_float32_matmul_precision()]
+
+    def _set(self, values: list[str]) -> None:
+        for place, value in zip(self._places, values, strict=False):
+            place.fp32_precision = value
+        if not self._places:
+            torch.set_float32_matmul_precision(values[0])
+
+
+EXACT = _Exact()
 
 
 class TorchDevice(Device):
@@ -49,7 +89,6 @@ class TorchDevice(Device):
         self.name: str = name or where
         self._where = torch.device(where)
         self._lately: tuple[Floats, Floats, torch.Tensor] | None = None
-        torch.set_float32_matmul_precision("highest")  # no TF32
         if self._where.type == "cpu":
             torch.set_num_threads(1)  # feedback has threads of its own
         self.resident: Resident = Resident(int(SHARE * _memory(self._where)) if memory is None else memory)
@@ -84,7 +123,8 @@ class TorchDevice(Device):
         step = max(1, TILE // weights.shape[1])
 
         def multiply(first: int) -> "Floats":
-            found: Floats = _numpy(x @ weights[first : first + step].float().T)
+            with EXACT:
+                found: Floats = _numpy(x @ weights[first : first + step].float().T)
             return found
 
         if step >= len(weights):
@@ -128,12 +168,12 @@ class TorchDevice(Device):
 
     # ---- error feedback ----
 
-    def sums(self, matrices: int, cols: int) -> "_TorchSums | None":
+    def sums(self, matrices: int, cols: int, symmetric: bool = True) -> "_TorchSums | None":
         nbytes = matrices * cols * cols * 4
         if self.resident.held() + nbytes > OF_SUMS * self.resident.budget:
             return None
         zeros = self._other(nbytes, lambda: torch.zeros(matrices, cols, cols, device=self._where))
-        return _TorchSums(zeros, self)
+        return _TorchSums(zeros, self, symmetric)
 
     def inverse_factor(self, a: "NDArray[np.float64]") -> "Floats | None":
         nbytes = FACTOR_COPIES * a.nbytes
@@ -161,7 +201,8 @@ class TorchDevice(Device):
 
     def energy(self, x: "Floats", w: "Floats") -> float:
         def work() -> float:
-            y = self._sent(np.ascontiguousarray(x)) @ torch.from_numpy(_writable(w)).to(self._where).T
+            with EXACT:
+                y = self._sent(np.ascontiguousarray(x)) @ torch.from_numpy(_writable(w)).to(self._where).T
             if self._where.type == "mps":
                 return float(_numpy(y.square().sum(dim=1)).sum(dtype=np.float64))
             return float(y.double().square().sum())
@@ -187,22 +228,25 @@ class TorchDevice(Device):
 
 
 class _TorchSums:
-    """Sums of x^T x on the device, of which only the upper part is filled as they grow."""
+    """Sums of x^T x on the device, of which only the upper part is filled as they grow; or of left^T x."""
 
-    def __init__(self, sums: torch.Tensor, device: TorchDevice) -> None:
-        self._sums, self._device = sums, device
+    def __init__(self, sums: torch.Tensor, device: TorchDevice, symmetric: bool) -> None:
+        self._sums, self._device, self._symmetric = sums, device, symmetric
 
-    def add(self, matrix: int, x: "Floats") -> None:
+    def add(self, matrix: int, x: "Floats", left: "Floats | None" = None) -> None:
         there = self._device._sent(np.ascontiguousarray(x))
+        other = there if left is None else self._device._run(lambda: torch.from_numpy(left).to(there.device, copy=True))
         h = self._sums[matrix]
-        for first in range(0, len(h), STRIP):
-            last = min(first + STRIP, len(h))
-            h[first:last, first:].addmm_(there[:, first:last].T, there[:, first:])
+        with EXACT:
+            for first in range(0, len(h), STRIP):
+                last, start = min(first + STRIP, len(h)), first if self._symmetric else 0
+                h[first:last, start:].addmm_(other[:, first:last].T, there[:, start:])
 
     def result(self) -> "Floats":
         self._device.resident.room(2 * self._sums[0].nbytes)
-        for h in self._sums:
-            h.copy_(h.triu() + h.triu(1).T)
+        if self._symmetric:
+            for h in self._sums:
+                h.copy_(h.triu() + h.triu(1).T)
         return _numpy(self._sums)
 
 
@@ -217,10 +261,12 @@ class _TorchErrors(Errors):
         self._there[first:last].copy_(torch.from_numpy(self._values[first:last]))
 
     def before(self, upper: torch.Tensor, first: int, last: int) -> "Floats":
-        return _numpy(upper[:first, first:last].T @ self._there[:first])
+        with EXACT:
+            return _numpy(upper[:first, first:last].T @ self._there[:first])
 
     def product(self, h: torch.Tensor, first: int, last: int) -> "Floats":
-        return _numpy(h[first:last] @ self._there)
+        with EXACT:
+            return _numpy(h[first:last] @ self._there)
 
 
 def _inverse(upper: torch.Tensor) -> torch.Tensor:
@@ -258,7 +304,11 @@ def _writable(x: "Floats") -> "Floats":
 
 def _numpy(x: torch.Tensor) -> Any:
     """The values as an array on the processors that shares no memory with the device."""
-    return x.numpy().copy() if x.device.type == "cpu" else x.cpu().numpy()
+    if x.device.type == "cpu":
+        return x.numpy().copy()
+    if x.device.type == "cuda" and x.nbytes <= PINNED:  # torch keeps such memory for the next result
+        return torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=True).copy_(x).numpy()
+    return x.cpu().numpy()
 
 
 def _memory(where: torch.device) -> int:

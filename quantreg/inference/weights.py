@@ -60,6 +60,9 @@ class Weights:
         if found is None:
             found = self._small[name] = self[name].dequantize()
         if shape and found.shape != shape:
+            outer = len(found.shape) - len(shape)
+            if outer > 0 and found.shape == (1,) * outer + shape:  # in GGUF it is the same tensor
+                return found.reshape(shape)
             raise ModelError(f"the tensor {name} has shape {found.shape}: expected {shape}")
         return found
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 from os import PathLike
 from typing import Any
 
-from quantreg.checkpoints.folder import is_published, read_config, stored_type
+from quantreg.checkpoints.building import is_float32
+from quantreg.checkpoints.folder import find, is_published, read_config, stored_type
 from quantreg.errors import CheckpointError
 from quantreg.events import Event
+from quantreg.ggml import FLOAT_TYPES
 from quantreg.gguf import Value
 from quantreg.jobs.adapted import adapt
 from quantreg.jobs.inputs import open_source
@@ -17,6 +19,7 @@ from quantreg.jobs.quantize import quantize_file
 from quantreg.jobs.results import QuantizeResult
 from quantreg.keywords import names_nearest
 from quantreg.recipes import Plan, PlanOptions, plan_header
+from quantreg.recipes.keep import kept_because
 from quantreg.recipes.options import pairs
 from quantreg.recipes.retyped import retyped
 
@@ -61,8 +64,8 @@ def convert(
     """
     file_type: str | Plan = _file_type_of(src, type)
     options: dict[str, Any] = {"override_kv": override_kv, "keep_dims": True}
-    if _has_mxfp4(os.fsdecode(src)):
-        file_type, options = _keeping_mxfp4(os.fsdecode(src), str(file_type), PlanOptions(**options)), {}
+    if _has_mxfp4(os.fsdecode(src)) or _has_kept(os.fsdecode(src)):
+        file_type, options = _planned(os.fsdecode(src), str(file_type), PlanOptions(**options)), {}
     return quantize_file(
         src, dst, file_type, progress=progress, threads=threads, executor=executor, force=force, resumable=resumable,
         resume=resume, split_max_size=split_max_size, split_max_tensors=split_max_tensors, **options,
@@ -74,15 +77,36 @@ def _has_mxfp4(folder: str) -> bool:
     return isinstance(said, dict) and said.get("quant_method") == "mxfp4"
 
 
-def _keeping_mxfp4(folder: str, file_type: str, options: PlanOptions) -> Plan:
-    """The plan in which tensors that are stored as MXFP4 stay so. The file type is then that of such models."""
+def _has_kept(folder: str) -> bool:
+    """Whether the model may have matrices that recipes leave alone, but a conversion does not."""
+    architecture, checkpoint = find(read_config(folder))
+    names = {row.new for row in checkpoint.rows if row.new.endswith(".weight")}
+    return any(_is_kept(name, architecture.name) and not is_float32(name, checkpoint) for name in names)
+
+
+def _is_kept(name: str, architecture: str) -> bool:
+    return kept_because(name, (1, 2), architecture) is not None
+
+
+def _planned(folder: str, file_type: str, options: PlanOptions) -> Plan:
+    """The plan in which matrices that recipes leave alone get the type of the file, and MXFP4 stays as it is stored.
+
+    The file type is that of models of MXFP4 if there is such a tensor.
+    """
     source = adapt(open_source(folder, given=dict(pairs(options.override_kv))))
+    architecture, checkpoint = find(read_config(folder))
+    others = {
+        info.name: ("F16" if file_type == "Q8_0" and info.dims[0] % 32 else file_type, "converted")
+        for info in source.tensors
+        if len(info.dims) > 1 and info.name.endswith(".weight") and info.type_name in FLOAT_TYPES
+        if _is_kept(info.name, architecture.name) and not is_float32(info.name, checkpoint)
+    }
     blocks = [info.name for info in source.tensors if info.type_name == "MXFP4"]
     if blocks and file_type != "Q8_0":
         given = (("general.file_type", Value("u32", _MXFP4_MOE)), *pairs(options.override_kv))
         options = replace(options, override_kv=given)
     made = plan_header(source, file_type, options=options, check=False)
-    return retyped(made, source, None, dict.fromkeys(blocks, ("MXFP4", "stored as MXFP4")))
+    return retyped(made, source, None, others | dict.fromkeys(blocks, ("MXFP4", "stored as MXFP4")))
 
 
 def _file_type_of(src: str | bytes | PathLike[str], type: str = "auto") -> str:

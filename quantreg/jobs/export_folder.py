@@ -15,6 +15,7 @@ from quantreg.checkpoints.made import simplified
 from quantreg.checkpoints.restore import Old, Place, restore
 from quantreg.checkpoints.restore_files import card, pooling_files, sampling
 from quantreg.checkpoints.restore_vocabulary import tokenizer_files
+from quantreg.checkpoints.transforms import Transform
 from quantreg.checkpoints.undo import put_some
 from quantreg.dispatch import cpu_count, encode_slab, rows_per_slab
 from quantreg.errors import CheckpointError, NonFiniteError, TokenizerError, UnknownTypeError
@@ -118,15 +119,24 @@ def _type_of(source: Source, info: TensorInfo, main: str, olds: Sequence[Old]) -
         return info.type_name
     if info.n_elements > _SMALL:
         return "F32"
-    plus = next((place.plus for old in olds for place in old.places if place.new == info.name), 0.0)
+    changes = next((place.changes for old in olds for place in old.places if place.new == info.name), ())
     values = _whole(source, info).reshape(1, -1)
     try:
-        bits = _encoded(values - np.float32(plus), main, info.name, 0)
+        bits = _encoded(_unchanged(values, changes), main, info.name, 0)
     except NonFiniteError:
         return "F32"
     again = np.empty_like(values)
     types[main].codec.decode_rows(bits.view(np.uint8).reshape(1, -1), again)
-    return main if np.array_equal(again + np.float32(plus), values) else "F32"
+    for step in changes:
+        again = step.changed(again)
+    return main if np.array_equal(again, values) else "F32"
+
+
+def _unchanged(values: "NDArray[np.float32]", changes: Sequence[Transform]) -> "NDArray[np.float32]":
+    """The values in the checkpoint of values that transforms have changed."""
+    for step in reversed(changes):
+        values = step.unchanged(values)
+    return values
 
 
 def _joint(names: Sequence[str]) -> str:
@@ -260,9 +270,7 @@ def _bits(source: Source, slab: _Slab, kind: str) -> "tuple[NDArray[np.generic],
     values = values[max(0, -begin) :]
     begin = max(0, begin)
     values = values[: math.prod(slab.place.layout.shape) - begin]
-    if slab.place.plus:
-        values = values - np.float32(slab.place.plus)
-    return _encoded(values, kind, slab.info.name, slab.first), begin
+    return _encoded(_unchanged(values, slab.place.changes), kind, slab.info.name, slab.first), begin
 
 
 def _encoded(values: "NDArray[np.float32]", kind: str, name: str, row: int) -> "NDArray[np.generic]":

@@ -19,13 +19,15 @@ class FolderSource(Source):
     """
 
     folder: Folder
+    described: Metadata  # `metadata` as it was read
     is_described = True
 
     def __init__(self, path: str | os.PathLike[str], given: Mapping[str, Any] | None = None) -> None:
         self.folder = read_folder(path, given)
+        self.described = Metadata.of(self.folder.metadata)
         self._fill(
             headers=(),
-            metadata=Metadata.of(self.folder.metadata),
+            metadata=self.described,
             places=self.folder.places,
             paths=self.folder.paths,
             size=sum(self.folder.sizes),

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from quantreg.checkpoints.folder import is_published
-from quantreg.errors import PlanError
-from quantreg.gguf import Value
+from quantreg.errors import CheckpointError, PlanError, TokenizerError
+from quantreg.gguf import Metadata, Value
 from quantreg.importance import ImatrixLike, ImportanceMatrix
 from quantreg.jobs.folder import FolderSource
 from quantreg.jobs.safetensors import SafetensorsSource
@@ -15,7 +15,7 @@ from quantreg.recipes import MetadataEdit
 from quantreg.safetensors import SUFFIX, is_safetensors
 from quantreg.whatis import model_path
 
-__all__ = ["MANY_DIMS", "given_by", "open_described", "open_imatrix", "open_source"]
+__all__ = ["MANY_DIMS", "given_by", "open_described", "open_imatrix", "open_source", "open_to_show"]
 
 MANY_DIMS: int = 8  # some GGUF files of video models have tensors of 5 dimensions
 
@@ -52,15 +52,33 @@ def open_source(
     return source
 
 
-def open_described(path: str | bytes | os.PathLike[str]) -> Source:
+def open_described(path: str | bytes | os.PathLike[str], *, partial: bool = False) -> Source:
     """The GGUF model at path, or the folder of a published model as the GGUF model that it becomes.
 
-    Unlike `open_source`, it takes no safetensors file, which does not say what model it is. Raises what both sources
-    raise.
+    Unlike `open_source`, it takes no safetensors file, which does not say what model it is. With ``partial``, it also
+    takes a shard alone, types that ggml has removed, and tensors of many dimensions. Raises what both sources raise.
     """
     if isinstance(path, (str, bytes, os.PathLike)) and is_published(os.fsdecode(path)):
         return FolderSource(os.fsdecode(path))
-    return Source(path)
+    return Source(path, partial=True, any_type=True, max_dims=MANY_DIMS) if partial else Source(path)
+
+
+def open_to_show(path: str | os.PathLike[str]) -> tuple[Source, Metadata, Mapping[str, tuple[str, ...]]]:
+    """The model at path, whatever it holds, its metadata, and which tensors of a published folder each is made of.
+
+    A folder that does not become GGUF is read as it is stored, with a warning that says why. Raises what `open_source`
+    raises.
+    """
+    why = []
+    if is_published(path):
+        try:
+            found = FolderSource(path)
+            return found, found.described, found.folder.names
+        except (CheckpointError, TokenizerError) as error:
+            why.append(f"the model is shown as it is stored, because it does not become GGUF: {error}")
+    source = open_source(path, partial=True, any_type=True, decode=False)
+    source.warnings += why
+    return source, source.headers[0].metadata if source.headers else Metadata(memoryview(b""), {}), {}
 
 
 def given_by(edits: Iterable[MetadataEdit]) -> dict[str, Value]:

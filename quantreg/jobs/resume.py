@@ -1,6 +1,5 @@
 """What the bytes of an output depend on. An unfinished run is continued only if all of it is unchanged."""
 
-import hashlib
 import json
 import os
 import sys
@@ -16,6 +15,7 @@ from quantreg.jobs.source import Source, stamp_of
 from quantreg.qtype import QuantType
 from quantreg.recipes import Plan
 from quantreg.registry import Plugin, registry, types
+from quantreg.storage import digest_of, digest_of_file, new_digest
 
 __all__ = ["identity_of"]
 
@@ -37,15 +37,15 @@ def identity_of(source: Source, planned: Plan, imatrix: ImportanceMatrix | None)
 def _imatrix_digest(imatrix: ImportanceMatrix) -> str:
     if imatrix.path is not None:
         with open(imatrix.path, "rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    digest = hashlib.blake2b(digest_size=16)
+            return digest_of_file(file).hexdigest()
+    digest = new_digest()
     for name in sorted(imatrix.entries):
         digest.update(name.encode() + b"\0" + imatrix.entries[name].tobytes())
     return digest.hexdigest()
 
 
 def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return digest_of(data)
 
 
 # ---- plugins ----
@@ -82,7 +82,7 @@ def _code_digest(name: str, parts: Iterable[Any]) -> str:
     """A digest of the files of a distribution's plugins, or "" for the built-in types as released."""
     if name == "quantreg" and not _is_editable(name):
         return ""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = new_digest()
     files: dict[str, Path] = {}
     for part in parts:
         found = dict(_files_of(part))
@@ -93,7 +93,7 @@ def _code_digest(name: str, parts: Iterable[Any]) -> str:
     for label, path in sorted(files.items()):
         digest.update(label.encode("utf-8", "surrogateescape") + b"\0")
         with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
+            digest.update(digest_of_file(file).digest())
     return f"files {digest.hexdigest()}"
 
 

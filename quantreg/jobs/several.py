@@ -43,6 +43,7 @@ def quantize_files(
     split_max_tensors: int | None = None,
     card: str | bytes | PathLike[str] | None = None,
     card_text: str | PathLike[str] | None = None,
+    card_chunks: int | None = None,
     **given: Unpack[Keywords],
 ) -> list[QuantizeResult]:
     """Quantize the model at src to several file types at once, and return a result for each, in order.
@@ -53,9 +54,10 @@ def quantize_files(
 
     - ``file_types``: those of `quantreg.quantize_file`, each of which makes one output.
     - ``card``: the path of a Markdown file that is also written: a table of the files with sizes, bits per weight,
-      SHA-256 digests and the calls that make them; and, where they are measured, KL divergences and perplexities.
+      SHA-256 digests and the calls that make them; and, where they are measured, KL divergences and perplexities, with
+      a picture of them beside the card: README.svg for README.md.
     - ``card_text``: a text that these are measured on, a str or the Path of a file. Without it, a calibration text
-      serves, of which a tenth decides nothing.
+      serves, of which a tenth decides nothing. ``card_chunks``: the largest number of its chunks of 512 tokens.
 
     The other arguments are those of `quantreg.quantize_file`, and hold for all outputs; a target, which decides the
     types of one file, does not go with them. With a calibration text, its statistics are collected once. With
@@ -71,12 +73,12 @@ def quantize_files(
             "a target decides the types of one file: use quantize_file for it, or leave target_size and target_bpw out"
         )
     wanted = [(path, one) for path, one in zip(output_paths(dst, file_types), _found(file_types), strict=True)]
-    if card is None and card_text is not None:
-        raise PlanError("card_text is about a card: give its path (card=, --card)")
+    if card is None and not (card_text is None and card_chunks is None):
+        raise PlanError("card_text and card_chunks are about a card: give its path (card=, --card)")
     about = None
     if card is not None:
         calls = _calls(src, imatrix, names, split_max_size, split_max_tensors, given)
-        about = Card(os.fsdecode(card), card_text, calls)
+        about = Card(os.fsdecode(card), card_text, calls, _measures(src, card_text, card_chunks, given), card_chunks)
     return quantize_outputs(
         src, wanted, imatrix, options, tuning, progress=progress, threads=threads, executor=executor, force=force,
         resumable=resumable, resume=resume, names=names, split_max_size=split_max_size,
@@ -104,7 +106,8 @@ def quantize_outputs(
     more: dict[str, Any] = {}
     if card is not None:
         card.check([os.fsdecode(path) for path, _ in wanted], src, force=force)
-        more = {"also": card.reads, "after": card.after(src, tuning, threads, force)}
+        keep = bool(run_options.get("resumable") or run_options.get("resume"))
+        more = {"also": card.reads, "after": card.after(src, tuning, threads, force, keep)}
     results: list[QuantizeResult] = []
     events = run(src, wanted, imatrix, options, tuning, threads=threads, force=force, **run_options, **more)
     with closing(events):
@@ -167,16 +170,27 @@ def _calls(
 ) -> Callable[[str, str], str]:
     """What writes the call of Python that makes an output of this path and type."""
 
-    def shown(value: Any) -> str:
-        value = os.fsdecode(value) if isinstance(value, (bytes, PathLike)) else value
-        text = repr(value)
-        return text if len(text) <= 200 else "..."
-
     options = {"names": names, "split_max_size": split_max_size, "split_max_tensors": split_max_tensors, **given}
-    words = [shown(imatrix)] if imatrix is not None else []
-    words += [f"{name}={shown(value)}" for name, value in options.items() if value is not None]
+    words = [_shown(imatrix)] if imatrix is not None else []
+    words += [f"{name}={_shown(value)}" for name, value in options.items() if value is not None]
 
     def call(path: str, name: str) -> str:
-        return f"quantreg.quantize_file({', '.join([shown(src), shown(path), shown(name), *words])})"
+        return f"quantreg.quantize_file({', '.join([_shown(src), _shown(path), _shown(name), *words])})"
 
     return call
+
+
+def _measures(
+    src: str | bytes | PathLike[str], text: str | PathLike[str] | None, chunks: int | None, given: Mapping[str, Any]
+) -> Callable[[str], str]:
+    """What writes the call of Python that measures an output of this path on a text in a file."""
+    more = {"chunks": chunks, "device": given.get("device")}
+    words = [f"quantreg.quality.read_text({_shown(text)})"]
+    words += [f"{name}={_shown(value)}" for name, value in more.items() if value is not None]
+    return lambda path: f"quantreg.kl_divergence({', '.join([_shown(path), _shown(src), *words])})"
+
+
+def _shown(value: Any) -> str:
+    value = os.fsdecode(value) if isinstance(value, (bytes, PathLike)) else value
+    text = repr(value)
+    return text if len(text) <= 200 else "..."

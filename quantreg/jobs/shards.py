@@ -1,6 +1,5 @@
 """The output of a plan: which files it makes, their headers, and the place of every tensor in them."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +11,15 @@ from quantreg.jobs.source import Source
 from quantreg.recipes import Plan, StoredParameter, TensorPlan
 from quantreg.registry import find_layout
 from quantreg.sizes import parse_size
-from quantreg.storage import AtomicFile, allocated_bytes, free_bytes, one_at_a_time, partial_path, signals_held
+from quantreg.storage import (
+    AtomicFile,
+    allocated_bytes,
+    digest_of,
+    free_bytes,
+    one_at_a_time,
+    partial_path,
+    signals_held,
+)
 
 _F32: int = find_layout("F32")[0]
 
@@ -41,7 +48,7 @@ class OutputFile:
     @property
     def digest(self) -> str:
         """A digest of the header, and so of the names, shapes, types and places of the tensors."""
-        return hashlib.blake2b(self.header, digest_size=16).hexdigest()
+        return digest_of(self.header)
 
 
 def group_tensors(
@@ -206,5 +213,7 @@ def _check_space(files: Sequence[OutputFile], what: str) -> None:
         folder = os.path.dirname(os.path.realpath(there[0].path))
         free = free_bytes(folder)
         if free + have < need:
-            message = f"the {what} take {need} bytes, but only {free} are free in {folder}"
-            raise OutputError(f"{there[0].path}: {message}")
+            raise OutputError(
+                f"{there[0].path}: the {what} take {need} bytes, but only {free} are free in {folder}: free some "
+                "space, or choose a folder on another disk"
+            )

@@ -1,6 +1,5 @@
 """Quantizing with a calibration text: it gives the importance of columns, and tensors get error feedback."""
 
-import hashlib
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -9,11 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
-from quantreg import __version__, files
+from quantreg import files
 from quantreg.dispatch import cpu_count
-from quantreg.errors import ModelError, PlanError, QualityError
+from quantreg.errors import ModelError, PlanError
 from quantreg.events import Calibrating, Probing
 from quantreg.ggml import PLAIN_TYPES
 from quantreg.importance import ImportanceMatrix
@@ -24,16 +21,14 @@ from quantreg.jobs.inputs import open_imatrix, open_source
 from quantreg.jobs.outputs import check_outputs
 from quantreg.jobs.rehearsal import Rehearsal, rehearse
 from quantreg.jobs.resume import identity_of
-from quantreg.jobs.source import stamp_of
 from quantreg.jobs.told import told
 from quantreg.jobs.tuned_importance import Collected, foreseen, kept_matrix
-from quantreg.jobs.tuned_parts import Elsewhere, arithmetic
+from quantreg.jobs.tuned_model import calibration_of, identity_with_text, model_of
+from quantreg.jobs.tuned_parts import Elsewhere
 from quantreg.jobs.tuning_folder import Folder
-from quantreg.quality import read_text
 from quantreg.recipes import OpenPlan, Plan, PlanOptions
 from quantreg.recipes.calibration import EMBEDDINGS
 from quantreg.recipes.options import pairs
-from quantreg.recipes.plans import edited
 from quantreg.recipes.retyped import retyped
 from quantreg.registry import types
 from quantreg.sizes import parse_bytes
@@ -42,21 +37,19 @@ from quantreg.tuning.rows import Runner
 from quantreg.tuning.search import Found, search
 from quantreg.tuning.store import Store
 from quantreg.tuning.tune import Job, Tuned
-from quantreg.words import count, named
+from quantreg.words import named
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from quantreg.devices import DeviceLike
     from quantreg.events import Event
     from quantreg.importance import ImatrixLike
     from quantreg.jobs.tuning_options import TuningOptions
     from quantreg.jobs.writing import Ready
 
-__all__ = ["Tuning", "calibration_of"]
+__all__ = ["Tuning"]
 
 _BASE = "Q4_K_M"  # with a target, the file type whose rules say which tensors keep their types
-_FEWEST = 3  # chunks: two that fit, and one that decides
 
 
 class Tuning:
@@ -123,7 +116,7 @@ class Tuning:
                 self._stack = stack.pop_all()
                 return self
             try:
-                self.model = _loaded(self._file, first, self._threads, self._tuning.device)
+                self.model = model_of(self._file, first, self._threads, self._tuning.device)
             except ModelError as error:
                 if not self._tuning.has_target:
                     raise ModelError(
@@ -141,7 +134,7 @@ class Tuning:
         """Open the folder for results of this model and text."""
         stack.enter_context(self._folder)
         self._names = {tensor.source.name: tensor.name for tensor in self.rehearsal.plan.tensors}
-        self.identity = _identity(self.rehearsal, self.calibration, self.model)
+        self.identity = identity_with_text(self.rehearsal, self.calibration, self.model, self.across_layers)
         self._folder.agree(self.identity)
         self._stack = stack.pop_all()
 
@@ -153,7 +146,7 @@ class Tuning:
     def _give_up_calibration(self, why: ModelError) -> None:
         """Go on as without a text: types can be chosen for a target by the error of the weights alone."""
         self._notes.append(f"the calibration text is not used, and there is no error feedback, because {why}")
-        self._tuning = replace(self._tuning, calibration=None, n_ctx=512, chunks=None, datasets=(), device=None)
+        self._tuning = self._tuning.without_text()
         self.rehearsal = self._rehearsal(self._given)
 
     def _first(self) -> Rehearsal:
@@ -249,6 +242,11 @@ class Tuning:
     def _matrix(self) -> ImportanceMatrix:
         """The importance that was kept in the folder."""
         return kept_matrix(self._folder.importance, self._names)
+
+    @property
+    def across_layers(self) -> bool:
+        """Whether matrices make up for the errors of earlier ones."""
+        return self._tuning.across_layers
 
     @property
     def has_text(self) -> bool:
@@ -353,52 +351,3 @@ class _Part:
 
     def parameters(self, name: str) -> Any:
         return self.store.parameters(name)
-
-
-def _identity(first: Rehearsal, calibration: Calibration, model: Model) -> dict[str, Any]:
-    """JSON-ready facts on which the results depend, besides the plan, under the names by which errors mention them.
-
-    Sums of floating-point numbers depend on the BLAS, on the CPU that it is made for, and on the device.
-    """
-    digest = hashlib.blake2b(np.ascontiguousarray(calibration.tokens).data, digest_size=16).hexdigest()
-    return {
-        "quantreg": __version__,
-        "source": [list(stamp_of(path)) for path in first.source.paths],
-        "calibration": [digest, list(calibration.tokens.shape)],
-        "arithmetic": arithmetic(),
-        "device": model.device.identity,
-    }
-
-
-def _loaded(file: files.File, first: Rehearsal, threads: int | None, device: "DeviceLike | None") -> Model:
-    """The model as the output will have it: without pruned layers, and with the metadata that was overridden."""
-    planned = first.plan
-    if not first.source.is_described:
-        raise PlanError(
-            f"{first.source.paths[0]}: calibration needs a model that quantreg can run, and safetensors files alone do "
-            "not say how: give the folder that holds its config.json"
-        )
-    if planned.options.prune_layers or planned.options.override_kv:
-        metadata = edited(file.metadata, planned.metadata)
-        tensors = {tensor.name: file[tensor.source.name] for tensor in planned.tensors}
-        return Model(metadata, tensors, threads=threads, device=device, file=file)
-    return Model(file.metadata, file, threads=threads, device=device, file=file)
-
-
-def calibration_of(model: Model, options: "TuningOptions") -> Calibration:
-    """The calibration text as tokens. Several texts are parted one by one, so that each has a share in each part."""
-    given = options.calibration
-    if isinstance(given, Calibration):
-        return given
-    texts = [read_text(text) if isinstance(text, os.PathLike) else text for text in options.texts]
-    each = [Calibration.cut(model, text, options.n_ctx, options.chunks) for text in texts]
-    if options.chunks is not None and len(each) > 1:
-        most = max(1, options.chunks // len(each))
-        each = [Calibration.cut(model, text, options.n_ctx, most) for text in texts]
-    found = Calibration.joined(each)
-    if len(found.tokens) < _FEWEST:
-        raise QualityError(
-            f"the calibration text has {count(len(found.tokens), 'chunk')} of {options.n_ctx} tokens, but at least "
-            f"{_FEWEST} are needed, some of which only check the result: give a longer text, or shorter chunks (-c)"
-        )
-    return found

@@ -21,7 +21,7 @@ from quantreg.jobs.slabs import Slab, read_floats
 from quantreg.jobs.source import Source, stamp_of
 from quantreg.recipes import Plan
 from quantreg.registry import types
-from quantreg.tuning.encoding import Part
+from quantreg.tuning.encoding import Across, Part
 from quantreg.tuning.feedback import Factor
 from quantreg.tuning.rows import Basis, Rows, Runner
 
@@ -36,7 +36,8 @@ class KeptBasis:
     """A `Basis` in a file, as it was at ``stamp``: float32 numbers, namely ``upper`` and h of the factor, both
     (cols, cols), the importance (cols,), and the held-out inputs (tokens, cols).
 
-    ``factored`` says whether there is an ``upper``; ``ridge`` and ``reason`` are those of the factor.
+    ``factored`` says whether there is an ``upper``; ``ridge`` and ``reason`` are those of the factor. If the basis is
+    ``across`` layers, there follow its drift (cols, cols) and the other held-out inputs.
     """
 
     path: str
@@ -46,6 +47,7 @@ class KeptBasis:
     factored: bool
     ridge: float
     reason: str | None
+    across: bool
 
 
 class Elsewhere(Runner):
@@ -68,15 +70,18 @@ class Elsewhere(Runner):
         """Write a basis to a file."""
         path = self._folder / f"basis-{os.getpid()}-{len(self._files)}.f32"
         self._files.append(path)
-        factor = basis.factor
+        factor, across = basis.factor, basis.across
+        more = () if across is None else (across.drift, across.held_out)
         try:
             with open(path, "wb") as out:
-                for array in (factor.upper, factor.h, basis.importance, basis.held_out):
+                for array in (factor.upper, factor.h, basis.importance, basis.held_out, *more):
                     out.write(np.ascontiguousarray(array, np.float32).data)
         except OSError as error:
             raise OutputError(f"{path}: cannot keep what the workers need: {error.strerror}") from None
         cols, tokens = len(factor.h), len(basis.held_out)
-        return KeptBasis(str(path), stamp_of(path), cols, tokens, len(factor.upper) > 0, factor.ridge, factor.reason)
+        return KeptBasis(
+            str(path), stamp_of(path), cols, tokens, len(factor.upper) > 0, factor.ridge, factor.reason, bool(more)
+        )
 
     def run(self, items: "Iterable[Rows | float]") -> "Generator[tuple[Rows | None, Any], None, None]":
         """Yield what `Runner.run` does. Up to three parts for each thread are under way at a time."""
@@ -160,8 +165,10 @@ def _basis(kept: KeptBasis) -> Basis:
     """A basis from its file, which stays mapped."""
     values: NDArray[np.float32] = np.asarray(np.memmap(kept.path, np.float32, "r"))
     square = kept.cols * kept.cols
-    sizes = [square if kept.factored else 0, square, kept.cols, kept.tokens * kept.cols]
-    upper, h, importance, held_out = np.split(values, np.cumsum(sizes)[:-1])
+    inputs = kept.tokens * kept.cols
+    sizes = [square if kept.factored else 0, square, kept.cols, inputs, square * kept.across]
+    upper, h, importance, held_out, drift, as_it_is = np.split(values, np.cumsum(sizes))
     side = (kept.cols, kept.cols)
+    across = Across(drift.reshape(side), as_it_is.reshape(-1, kept.cols)) if kept.across else None
     factor = Factor(upper.reshape(side if kept.factored else (0, 0)), h.reshape(side), kept.reason, kept.ridge)
-    return Basis(factor, importance, held_out.reshape(kept.tokens, kept.cols))
+    return Basis(factor, importance, held_out.reshape(kept.tokens, kept.cols), across)

@@ -27,7 +27,10 @@ def encode_together(
     jobs = [one.job() for one in tunings]
     collected = first.collector()
     now = Progress(0, 1)
-    for one in tune_together(first.model, first.calibration, jobs, first.runner(executor), collected):
+    together = tune_together(
+        first.model, first.calibration, jobs, first.runner(executor), collected, across_layers=first.across_layers
+    )
+    for one in together:
         if isinstance(one, Progress):
             now = one
             yield Calibrating("feedback", now.done, now.total)

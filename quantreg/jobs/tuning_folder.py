@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from quantreg.errors import OutputError
-from quantreg.storage import BINARY, lock_file
+from quantreg.storage import BINARY, lock_file, new_folder, remove_dead
 from quantreg.tuning.store import Store
 
 __all__ = ["Folder"]
@@ -45,11 +45,10 @@ class Folder:
 
     def __enter__(self) -> Self:
         try:
-            if self._out is None:
-                self.path = Path(tempfile.mkdtemp(prefix="quantreg-"))
-            elif not self._keeps:
-                folder, name = os.path.split(self._out)
-                self.path = Path(tempfile.mkdtemp(prefix=".quantreg-", suffix=f"-{name[:40]}.tuning", dir=folder))
+            folder = tempfile.gettempdir() if self._out is None else os.path.dirname(self._out)
+            remove_dead(folder)
+            if self._out is None or not self._keeps:
+                self.path, self._lock = new_folder(folder, ".tuning")
             else:
                 self.path = Path(f"{self._out}.tuning")
                 begun = self.path.exists()

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     CalibrationLike: TypeAlias = Calibration | TextOrIds | os.PathLike[str] | Sequence[TextOrIds | os.PathLike[str]]
 
 __all__ = ["Keywords", "TuningKeywords", "TuningOptions", "parted"]
+
+
+_OF_TEXT: dict[str, Any] = {
+    "n_ctx": 512,
+    "chunks": None,
+    "device": None,
+    "across_layers": False,
+}  # what is about it, with the defaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,7 @@ class TuningOptions:
     tuning_cache: str | bytes | os.PathLike[str] | None = None
     datasets: Sequence[str] = ()
     device: "DeviceLike | None" = None
+    across_layers: bool = False
 
     def __post_init__(self) -> None:
         if self.target_size is not None and self.target_bpw is not None:
@@ -50,12 +59,13 @@ class TuningOptions:
             if given:
                 raise PlanError(f"{given[0]} needs a target: give target_size or target_bpw, too")
         if self.calibration is None:
-            given = [
-                field.name for field in fields(self)
-                if field.name in ("n_ctx", "chunks", "device") and getattr(self, field.name) != field.default
-            ]  # fmt: skip
+            given = [name for name, usual in _OF_TEXT.items() if getattr(self, name) != usual]
             if given:
                 raise PlanError(f"{given[0]} is about a calibration text: give one (calibration=, --calibration)")
+
+    def without_text(self) -> "TuningOptions":
+        """These options without the text, and what is about it."""
+        return replace(self, calibration=None, datasets=(), **_OF_TEXT)
 
     @property
     def has_target(self) -> bool:
@@ -89,6 +99,7 @@ class TuningKeywords(TypedDict, total=False):
     tuning_cache: str | bytes | os.PathLike[str] | None
     datasets: Sequence[str]
     device: "DeviceLike | None"
+    across_layers: bool
 
 
 class Keywords(PlanKeywords, TuningKeywords, total=False):

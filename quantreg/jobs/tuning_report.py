@@ -1,9 +1,7 @@
 """Measure a tuned model on text that decided nothing, beside the file types of llama-quantize, and report on it."""
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantreg import __version__, files
@@ -13,9 +11,10 @@ from quantreg.inference.model import Model
 from quantreg.jobs.planning import plan
 from quantreg.jobs.quantize import quantize_file
 from quantreg.jobs.results import QuantizeResult
-from quantreg.jobs.tuned import calibration_of
+from quantreg.jobs.tuned_model import calibration_of
 from quantreg.jobs.tuning_options import TuningOptions
 from quantreg.quality import ChunkDone, collect_imatrix, kl_divergence, perplexity
+from quantreg.storage import temporary_folder
 from quantreg.tuning.report import Search, TuningReport, Variant
 
 if TYPE_CHECKING:
@@ -72,11 +71,11 @@ def tuning_report(
         }
         if len(cut.part("report")) >= FEWEST:
             folder = os.path.dirname(os.path.abspath(result.path))  # has room for files of this size
-            with tempfile.TemporaryDirectory(prefix=".quantreg-report-", dir=folder) as temporary:
+            with temporary_folder(folder, ".report") as temporary:
                 names = near(src, result.plan.bytes) if recipes is None else recipes
                 needed = imatrix is None and bool(names)
                 steps = _Steps(progress, (2 + 2 * len(names)) * len(cut.part("report")) + needed * len(cut.part("fit")))
-                base = Path(temporary, "base.kld")
+                base = temporary / "base.kld"
                 given: dict[str, Any] = {"threads": threads, "device": device, "progress": steps.of_chunks}
                 perplexity(
                     model, _ids(cut, "report"), n_ctx=cut.tokens.shape[1], save_base=base, progress=steps.of_chunks
@@ -88,7 +87,7 @@ def tuning_report(
                     )
                 variants = measured["variants"] = []
                 for name in names:
-                    path = Path(temporary, f"{name}.gguf")
+                    path = temporary / f"{name}.gguf"
                     made = quantize_file(
                         src, path, name, imatrix, allow_requantize=True, on_missing_importance="fallback",
                         threads=threads, progress=steps.of_bytes(len(cut.part("report"))),

@@ -1,6 +1,5 @@
 """Checking a whole file: whether its blocks are sound, and the digests of its tensors."""
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
@@ -180,6 +179,7 @@ def hash_tensors(path: str | bytes | PathLike[str], *, threads: int | None = Non
     """
     source = open_described(path)
     with source:
+        import hashlib  # OpenSSL takes 3.5 MiB, and jobs that digest nothing load this module, too
 
         def digest(info):
             state = hashlib.sha256()

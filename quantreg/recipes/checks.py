@@ -53,7 +53,7 @@ class Checks:
         if unsupplied and not self.has_imatrix:
             found.append(
                 f"{self.file_type.name} requires an importance matrix for {_those(unsupplied)}. Make one with "
-                "`llama-imatrix -m MODEL.gguf -f TEXT.txt -o imatrix.gguf` and pass it as imatrix (--imatrix), or "
+                "`quantreg imatrix MODEL -f TEXT.txt -o imatrix.gguf` and pass it as imatrix (--imatrix), or "
                 "choose a type that does not need one, such as Q2_K, IQ3_S or IQ4_XS"
             )
         elif unsupplied:

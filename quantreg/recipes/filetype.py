@@ -98,9 +98,9 @@ class FileTypes(Plugged[FileType]):
         Raises PluginError if the name, an alias or the number is taken, or if the name or an alias is that of a type
         other than ``file_type.type``. ``replace=True`` allows both.
         """
-        self._refresh()
-        self._add(self._checked(file_type, replace))
-        self._by_hand.append(file_type)
+        with self._filled():
+            self._add(self._checked(file_type, replace))
+            self._by_hand.append(file_type)
 
     def find(self, key: "str | int | QuantType | FileType", types: "Mapping[str, QuantType] | None" = None) -> FileType:
         """The file type for a name, alias, number or QuantType; a FileType is returned as it is.
@@ -111,10 +111,11 @@ class FileTypes(Plugged[FileType]):
         """
         if isinstance(key, FileType):
             return key
-        self._refresh()
         wanted = _normal(key if isinstance(key, (str, int)) else getattr(key, "name", key))  # a QuantType has a name
-        if wanted in self._index:
-            return self._by_name[self._index[wanted]]
+        with self._filled():
+            if wanted in self._index:
+                return self._by_name[self._index[wanted]]
+            names = [*self._by_name]
         for number, (name, instead) in REMOVED_FILE_TYPES.items():
             if wanted in (number, name):
                 raise UnknownFileTypeError(f"file type {number} ({name}) was removed from ggml; use {instead} instead")
@@ -122,7 +123,7 @@ class FileTypes(Plugged[FileType]):
             qtype = types.get(wanted)
             if qtype is not None:
                 return self._for_type(qtype)
-        known = list(dict.fromkeys([*self._by_name, *(types or ())]))
+        known = list(dict.fromkeys([*names, *(types or ())]))
         hint = f"{_close_matches(str(key), known)}{self._why_missing(str(key))}"
         raise UnknownFileTypeError(f"unknown file type {key!r}: {hint}")
 
@@ -130,8 +131,8 @@ class FileTypes(Plugged[FileType]):
         return self.find(key)
 
     def __contains__(self, key: object) -> bool:
-        self._refresh()
-        return _normal(key) in self._index
+        with self._filled():
+            return _normal(key) in self._index
 
     def _fill(self, hooks: "Iterable[HookImpl]") -> None:
         self._index = {}

@@ -1,7 +1,9 @@
 """A table that plugins fill through one of their hooks. It follows the plugins as they come and go."""
 
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from quantreg.faults import PLUGIN_ERRORS
@@ -18,6 +20,9 @@ class _Named(Protocol):
 
 
 T = TypeVar("T", bound=_Named)
+
+# One for all tables, because a plugin may look a name up in another table, or in the same one, while it fills this one.
+_lock = threading.RLock()
 
 
 class Plugged(Mapping[str, T]):
@@ -38,23 +43,33 @@ class Plugged(Mapping[str, T]):
         self._by_name: dict[str, T] = {}
 
     def __getitem__(self, name: str) -> T:
-        self._refresh()
-        return self._by_name[name]
+        with self._filled():
+            return self._by_name[name]
 
     def __iter__(self) -> Iterator[str]:
-        self._refresh()
-        return iter(tuple(self._by_name))
+        with self._filled():
+            return iter(tuple(self._by_name))
 
     def __len__(self) -> int:
-        self._refresh()
-        return len(self._by_name)
+        with self._filled():
+            return len(self._by_name)
 
-    def _refresh(self) -> None:
-        """Fill the table again if plugins were added or removed, so that it does not depend on when that happened."""
-        hooks = tuple(self._hooks())
-        if hooks != self._seen:
-            self._seen, self._by_name = hooks, {}
-            self._fill(hooks)
+    @contextmanager
+    def _filled(self) -> Iterator[None]:
+        """Hold the table for this thread, filled with what the plugins of the moment register.
+
+        It is filled again if plugins were added or removed, so that it does not depend on when that happened.
+        """
+        hooks = tuple(self._hooks())  # loads the plugins, under the registry's lock: before this one is taken
+        with _lock:
+            if hooks != self._seen:
+                self._seen, self._by_name = hooks, {}
+                try:
+                    self._fill(hooks)
+                except BaseException:
+                    self._seen = None
+                    raise
+            yield
 
     def _fill(self, hooks: "Iterable[HookImpl]") -> None:
         """Fill the empty table."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from quantreg.errors import OutputError
 from quantreg.storage import system
-from quantreg.storage.system import BINARY, PositionedFile, free_bytes, sync, sync_folder, usable
+from quantreg.storage.system import PositionedFile, free_bytes, sync, sync_folder, usable
+from quantreg.storage.temporary import new_file, remove_dead
 
 if TYPE_CHECKING:
     from typing import Self
@@ -46,7 +47,8 @@ class AtomicFile:
 
     The data goes to a temporary file in the same folder, which replaces ``path`` when the block ends without an
     exception. Until then ``path`` keeps its old content. After an exception, KeyboardInterrupt included, the temporary
-    file is removed. To have SIGTERM covered too, install a handler that raises an exception.
+    file is removed. To have SIGTERM covered too, install a handler that raises an exception. What a killed process left
+    is removed by the next one that writes to the folder.
 
     - ``force``: replace an existing file, and keep its mode.
     - ``size``: the number of bytes that will be written. It is compared with the free disk space on entry and with the
@@ -86,17 +88,18 @@ class AtomicFile:
         self.sources = (
             [] if source is None else [source] if isinstance(source, (str, bytes, os.PathLike)) else list(source)
         )
-        self._temporary = self.path.parent / f".quantreg-{os.urandom(8).hex()}.tmp"
+        self._temporary = Path()
         self._shown = self.path  # the name in messages
         self._fd = -1
         self._position = 0
 
     def __enter__(self) -> "Self":
         with self._errors():
+            remove_dead(self.path.parent)  # it may take the space that this file needs
             old = self._check_target()
             if self.size is not None:
                 self._check_space(self.size)
-            self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
+            self._temporary, self._fd = new_file(self.path.parent)
             self._file = PositionedFile(self._fd)
             try:
                 if old and hasattr(os, "fchmod"):

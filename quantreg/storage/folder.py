@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from quantreg.errors import OutputError
 from quantreg.storage.locks import one_at_a_time, signals_held
 from quantreg.storage.system import free_bytes, sync, sync_folder, usable
+from quantreg.storage.temporary import new_folder, remove_dead
 
 if TYPE_CHECKING:
     from typing import Self
@@ -46,9 +47,12 @@ class AtomicFolder:
         self.path: Path = Path(usable(os.path.realpath(path)))
         self._force, self._replaced, self._last, self._size = force, replaced, last, size
         self.partial: Path = Path()
+        self._lock = -1
 
     def __enter__(self) -> "Self":
         with self._errors():
+            for each in (self.path, self.path.parent):
+                remove_dead(each)
             there = self.check()
             parent = self.path if there else self.path.parent
             free = free_bytes(parent)
@@ -57,8 +61,7 @@ class AtomicFolder:
                     f"{self.path}: needs {self._size} bytes of disk space, but only {free} are free in {parent}: free "
                     "some space, or choose a folder on another disk"
                 )
-            self.partial = parent / f".quantreg-{os.urandom(8).hex()}.tmp"
-            self.partial.mkdir()
+            self.partial, self._lock = new_folder(parent, mode=0o777)
         return self
 
     def check(self) -> bool:
@@ -94,6 +97,9 @@ class AtomicFolder:
         finally:
             with suppress(OSError):
                 shutil.rmtree(self.partial)
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
 
     def _commit(self) -> None:
         with one_at_a_time(self.partial.parent), signals_held():

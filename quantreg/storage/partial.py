@@ -1,6 +1,5 @@
 """PartialFile: a file that is written in pieces to ``OUT.partial`` and can be continued by another process."""
 
-import hashlib
 import json
 import os
 from bisect import bisect_right
@@ -13,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from quantreg.errors import OutputError
 from quantreg.storage import system
 from quantreg.storage.atomic import AtomicFile, bytes_of
+from quantreg.storage.digest import digest_of, new_digest
 from quantreg.storage.locks import lock_file
 from quantreg.storage.system import BINARY, PositionedFile, allocated_bytes, usable
+from quantreg.storage.temporary import remove_dead
 
 if TYPE_CHECKING:
     from typing import Self
@@ -86,6 +87,7 @@ class PartialFile(AtomicFile):
 
     def __enter__(self) -> "Self":
         with self._errors():
+            remove_dead(self.path.parent)
             journal = self._read_journal()
             if journal and self.resume and self.path.exists() and not self._temporary.exists():
                 self._complete = True
@@ -120,7 +122,7 @@ class PartialFile(AtomicFile):
         super().pwrite(data, offset)
         if label is not None:
             view = bytes_of(data)
-            line = json.dumps([label, offset, len(view), _digest(view)]) + "\n"
+            line = json.dumps([label, offset, len(view), digest_of(view)]) + "\n"
             with self._errors():
                 os.write(self._journal, line.encode())  # one call in append mode: lines of several threads do not mix
             self._recorded += 1
@@ -236,15 +238,15 @@ class PartialFile(AtomicFile):
 
     def _digest_of(self, offset: int, length: int) -> str | None:
         """Return the digest of a range of the file, or None if the file ends before the range does."""
-        digest = hashlib.blake2b(digest_size=16)
+        found = new_digest()
         os.lseek(self._fd, offset, os.SEEK_SET)
         while length:
             data = os.read(self._fd, min(length, _CHUNK))
             if not data:
                 return None
-            digest.update(data)
+            found.update(data)
             length -= len(data)
-        return digest.hexdigest()
+        return str(found.hexdigest())
 
     def _begin(self) -> None:
         if not self._starts:
@@ -265,7 +267,3 @@ class PartialFile(AtomicFile):
         with open(self._journal_path, "rb") as file:
             raw = file.read()
         return raw.rfind(b"\n") + 1
-
-
-def _digest(view: memoryview) -> str:
-    return hashlib.blake2b(view, digest_size=16).hexdigest()

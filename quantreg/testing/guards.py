@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
@@ -18,12 +19,13 @@ from quantreg.testing.report import NotApplicable
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["FILL", "GuardedArrays", "can_fork", "run_guarded"]
+__all__ = ["FILL", "GuardedArrays", "can_fork", "end_with", "run_guarded"]
 
 FILL: int = 0xA5  # the byte in memory that nothing has been written to
 
 _PAGE = mmap.PAGESIZE
 _SECONDS = 120
+_PR_SET_PDEATHSIG = 1  # of prctl in Linux
 _CRASHES = {  # what a signal means, and where to look
     "SIGSEGV": "it reads or writes outside its buffers: check every index against n_cols and the number of blocks",
     "SIGBUS": "it reads or writes outside its buffers: check every index against n_cols and the number of blocks",
@@ -85,15 +87,22 @@ def run_guarded(cases: Iterable[tuple[str, Callable[[], object]]], seconds: int 
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    parent = os.getpid()
     with warnings.catch_warnings():  # Python 3.12 warns if there are threads; the child needs none of them
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
-        _child(cases, seconds, reader, writer)
+        _child(cases, seconds, reader, writer, parent)
     os.close(writer)
-    with os.fdopen(reader, encoding="utf-8") as pipe:
-        lines = pipe.read().splitlines()
-    status = os.waitpid(child, 0)[1]
+    try:
+        with os.fdopen(reader, encoding="utf-8") as pipe:
+            lines = pipe.read().splitlines()
+        status = os.waitpid(child, 0)[1]
+    except BaseException:  # such as Ctrl-C, which need not reach the child
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        raise
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
         return
     found = {"case": "before the first case"}  # the last line of each kind
@@ -115,10 +124,21 @@ def run_guarded(cases: Iterable[tuple[str, Callable[[], object]]], seconds: int 
     raise AssertionError(f"{words}{found['failed']}")
 
 
-def _child(cases: Iterable[tuple[str, Callable[[], object]]], seconds: int, reader: int, writer: int) -> NoReturn:
+def end_with(parent: int) -> None:
+    """End this process, which was forked by ``parent``, when that ends, by a kill too. Only Linux can do this."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended already
+            os._exit(1)
+
+
+def _child(
+    cases: Iterable[tuple[str, Callable[[], object]]], seconds: int, reader: int, writer: int, parent: int
+) -> NoReturn:
     status = 1
     try:
         os.close(reader)
+        end_with(parent)
         faulthandler.disable()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(seconds)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Rows", "decode_into", "dequantize"]
 
-SLAB_WEIGHTS = 1 << 20  # per thread: 4 MiB of float32, which are read again while they are in the cache
+SLAB_WEIGHTS = 1 << 20  # per thread, where values stay as they are decoded
+ROOM_WEIGHTS = 1 << 17  # per thread, where they are converted: 512 KiB of float32, which stay in the cache
 
 
 def dequantize(
@@ -48,7 +49,7 @@ def dequantize(
     it becomes 448 or, in older versions of torch, NaN. bfloat16 has the range of float32. Float64 and integers are not
     rounded on the way to their own dtype.
 
-    Only a slab of a few MiB for each thread is decoded at a time, beside the result. torch.set_num_threads limits the
+    Only a slab of 512 KiB for each thread is decoded at a time, beside the result. torch.set_num_threads limits the
     threads. Raises ShapeError for an ``out`` or dtype that does not fit, UnknownTypeError if no plugin provides the
     type, and CodecError if the file lacks parameters that the type needs.
     """
@@ -59,7 +60,7 @@ def dequantize(
             "returns; a plain torch tensor has nothing to decode"
         )
     if out is None:
-        out = torch.empty(weights.shape, dtype=dtype, device=device)
+        out = torch.empty(weights.shape, dtype=dtype, device="cpu" if device is None else device)
     elif out.shape != weights.shape:
         raise ShapeError(
             f"out has shape {tuple(out.shape)}, but {weights.name} decodes to {weights.shape}: pass a tensor of that "
@@ -101,7 +102,8 @@ def decode_into(out: torch.Tensor, weights: "Weights", *, saturate: bool = False
     if out.dtype == torch.float32 and out.device.type == "cpu" and out.is_contiguous():
         rows.decode(0, rows.count, out.detach().numpy().reshape(-1, cols), threads)
         return
-    room = torch.empty((min(step, rows.count), cols), dtype=torch.float32)
+    step = max(1, rows_per_slab(cols, min(SLAB_WEIGHTS, ROOM_WEIGHTS)) * threads)
+    room = torch.empty((min(step, rows.count), cols), dtype=torch.float32, device="cpu")
     for first, target in _matrices(out, cols):
         for start in range(0, len(target), step):
             part = target[start : start + step]

@@ -6,6 +6,7 @@ import torch
 
 from quantreg.torch.decode import dequantize
 from quantreg.torch.packed import Packed, encode, packed_of
+from quantreg.torch.planes import planes_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -93,12 +94,16 @@ class QuantEmbedding(torch.nn.Module):
         device, dtype = self.packed.bytes.device, self.packed.dtype
         if "meta" in (device.type, ids.device.type):
             return torch.empty((*ids.shape, self.embedding_dim), dtype=dtype, device="meta")
-        flat = ids.reshape(-1).cpu().numpy()
+        flat = ids.detach().reshape(-1).cpu().numpy()
         if flat.size and (flat.min() < 0 or flat.max() >= self.num_embeddings):
             raise IndexError(
                 f"ids hold {flat.min()} to {flat.max()}, but the table has {self.num_embeddings} rows, counted from 0"
             )
         encoded = self.packed.encoded
+        planes = None if _decodes_rows(device, dtype) else planes_of(encoded)
+        if planes is not None:
+            there = ids.reshape(-1).to(device)
+            return planes.rows(encoded.bytes, there, dtype).reshape(*ids.shape, self.embedding_dim)
         rows = encoded.rows(flat)
         if rows is None:  # a codec that knows the matrix, and so must see all of it
             found = dequantize(encoded, dtype, device)[ids.reshape(-1).to(device)]
@@ -113,3 +118,8 @@ class QuantEmbedding(torch.nn.Module):
             f"{self.num_embeddings}, {self.embedding_dim}, type={self.packed.qtype.name}, "
             f"bits_per_weight={self.packed.qtype.bits_per_weight:.4g}{padding}"
         )
+
+
+def _decodes_rows(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the processors decode the rows: it is their memory, or values are wanted that are not rounded."""
+    return device.type == "cpu" or dtype.itemsize > 4

@@ -49,7 +49,7 @@ def torch_view(data: "NDArray[np.uint8]") -> torch.Tensor:
     """The bytes of an array as a torch tensor on the same memory, which must only be read if the array is read-only."""
     data = np.ascontiguousarray(data)
     if not data.size:
-        return torch.empty(data.shape, dtype=torch.uint8)
+        return torch.empty(data.shape, dtype=torch.uint8, device="cpu")
     return torch.from_numpy(data if data.flags.writeable else np.asarray(_Unprotected(data)))
 
 
@@ -60,7 +60,7 @@ class Encoded:
     - ``name``, ``shape``, ``type_id``, ``type_name``, ``parameters``: those of a `QuantizedTensor`.
     """
 
-    __slots__ = ("_data", "_parameters", "_prepared", "bytes", "name", "shape", "type_id", "type_name")
+    __slots__ = ("_data", "_parameters", "_prepared", "bytes", "name", "planes", "shape", "type_id", "type_name")
 
     name: str
     shape: tuple[int, ...]
@@ -70,6 +70,7 @@ class Encoded:
     _parameters: "Fitted | Callable[[], Fitted | None] | None"
     _data: "NDArray[np.uint8] | None"
     _prepared: "Prepared | None"
+    planes: object  # what decodes it on its device: see quantreg.torch.planes
 
     def __init__(
         self, name: str, shape: tuple[int, ...], type_id: int, type_name: str, bytes: torch.Tensor,
@@ -79,6 +80,7 @@ class Encoded:
         self.bytes, self._parameters = bytes, parameters
         self._data = None
         self._prepared = None  # what products keep about the weights
+        self.planes = None
 
     @classmethod
     def of(cls, tensor: QuantizedTensor) -> "Encoded":
@@ -92,9 +94,10 @@ class Encoded:
 
         A function that was given for them is called when they are needed.
         """
-        if callable(self._parameters):
-            self._parameters = self._parameters()
-        return self._parameters
+        parameters = self._parameters  # read once: another thread may put what it returns there at any time
+        if callable(parameters):
+            parameters = self._parameters = parameters()
+        return parameters
 
     @property
     def data(self) -> "NDArray[np.uint8]":

@@ -92,7 +92,7 @@ def _mapped(path: str, size: int) -> mmap.mmap:
 def _bytes(mapped: mmap.mmap, start: int, count: int) -> torch.Tensor:
     """Some bytes of a mapped file, in a storage of their own, so that torch.save saves no more than these."""
     if not count:
-        return torch.empty(0, dtype=torch.uint8)
+        return torch.empty(0, dtype=torch.uint8, device="cpu")
     return torch.frombuffer(mapped, dtype=torch.uint8, offset=start, count=count)
 
 

@@ -9,8 +9,10 @@ from quantreg.errors import ShapeError
 from quantreg.products import matmul
 from quantreg.torch.decode import Rows, dequantize
 from quantreg.torch.packed import Packed, encode, packed_of
+from quantreg.torch.planes import planes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Self
 
     from numpy.typing import ArrayLike
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["QuantLinear"]
 
+DEVICE_TILE = 1 << 25  # weights that another device decodes at a time: 128 MiB of float32
 TILE_WEIGHTS = 1 << 22  # weights that the backward pass decodes at a time: 16 MiB
 _SUMMED_IN_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -29,7 +32,8 @@ class QuantLinear(torch.nn.Module):
     """A linear layer whose weights are the bytes of a GGUF tensor: ``x @ weight.T + bias``.
 
     On the CPU the layer multiplies with `quantreg.matmul`, which reads the bytes as they are. On another device it
-    decodes its weights for each call, to the dtype of the activations, and forgets them afterwards.
+    decodes its weights for each call, to the dtype of the activations, and forgets them afterwards: there, if the type
+    has a code for each weight, else on the CPU. Products are those of torch there, with its settings.
 
     Activations have the shape (..., in_features) and any floating-point dtype, and the result has the same dtype. Sums
     are float32 (float64 for float64 activations). Under torch.autocast the dtype is that of autocast. The weights are
@@ -171,26 +175,46 @@ def _on_cpu(x: torch.Tensor, packed: Packed) -> bool:
 
 def _multiplied(x: torch.Tensor, bias: torch.Tensor | None, packed: Packed) -> torch.Tensor:
     if not _on_cpu(x, packed):
-        weight = dequantize(packed.encoded, x.dtype, packed.bytes.device)
-        return float_linear(x, weight, None if bias is None else bias.to(x.dtype))
+        tiles = []
+        for rows, weight in _tiles(packed, x.dtype):
+            tiles.append(float_linear(x, weight, None if bias is None else bias[rows].to(x.dtype)))
+        return tiles[0] if len(tiles) == 1 else torch.cat(tiles, -1)
     rows = x.detach().to(torch.float32).contiguous()
-    out = torch.empty((*x.shape[:-1], packed.shape[0]), dtype=torch.float32)
+    out = torch.empty((*x.shape[:-1], packed.shape[0]), dtype=torch.float32, device="cpu")
     matmul(rows.numpy(), packed.encoded, out=out.numpy(), threads=torch.get_num_threads())
     if bias is not None:
         out += bias.detach()
     return out.to(x.dtype)
 
 
+def _tiles(packed: Packed, dtype: torch.dtype) -> "Iterator[tuple[slice[int, int, None], torch.Tensor]]":
+    """Yield rows of the decoded matrix, on its device, with their places: parts that need little memory, or all."""
+    encoded, (n_rows, cols) = packed.encoded, packed.shape
+    planes = planes_of(encoded) if dtype in _SUMMED_IN_FLOAT32 else None
+    if planes is None:
+        yield slice(0, n_rows), dequantize(encoded, dtype, packed.bytes.device)
+        return
+    step = max(1, DEVICE_TILE // max(1, cols))
+    for first in range(0, n_rows, step):
+        last = min(first + step, n_rows)
+        yield slice(first, last), planes.span(packed.bytes, first, last, dtype)
+
+
 def _multiplied_back(gradient: torch.Tensor, packed: Packed) -> torch.Tensor:
     """``gradient @ weight``, in the dtype of the gradient."""
     if not _on_cpu(gradient, packed):
-        return gradient @ dequantize(packed.encoded, gradient.dtype, packed.bytes.device)
+        total: torch.Tensor | None = None
+        for rows, weight in _tiles(packed, gradient.dtype):
+            part = gradient[..., rows] @ weight
+            total = part if total is None else total.to(torch.promote_types(part.dtype, torch.float32)) + part
+        assert total is not None
+        return total.to(gradient.dtype)
     n_rows, cols = packed.shape
     flat = gradient.detach().reshape(-1, n_rows).to(torch.float32)
-    out = torch.zeros((len(flat), cols), dtype=torch.float32)
+    out = torch.zeros((len(flat), cols), dtype=torch.float32, device="cpu")
     rows = Rows(packed.encoded)
     step = max(1, TILE_WEIGHTS // max(1, cols))
-    tile = torch.empty((min(step, n_rows), cols), dtype=torch.float32)
+    tile = torch.empty((min(step, n_rows), cols), dtype=torch.float32, device="cpu")
     for first in range(0, n_rows, step):
         part = tile[: min(step, n_rows - first)]
         rows.decode(first, first + len(part), part.numpy(), torch.get_num_threads())

@@ -12,8 +12,9 @@ import torch
 
 from quantreg.checkpoints import Checkpoint, Config, Row, Share, Transform
 from quantreg.checkpoints.folder import find
+from quantreg.checkpoints.layout import Layout
 from quantreg.checkpoints.matching import Match, match
-from quantreg.checkpoints.transforms import Generated, Layout
+from quantreg.checkpoints.transforms import Generated, arranged
 from quantreg.errors import CheckpointError, ShapeError
 from quantreg.ggml import PLAIN_TYPES
 from quantreg.registry import registry, types
@@ -97,7 +98,8 @@ def load_into(
     users = _users(model)
     before = after = 0
     for found in matches:
-        tensor, parts, plus = state[found.name], plans[found.name], sum(step.plus for step in found.how)
+        tensor, parts = state[found.name], plans[found.name]
+        changes = tuple(step for step in found.how if step.changes)
         flat: torch.Tensor | None = None
         at = 0
         for part in parts:
@@ -116,9 +118,9 @@ def load_into(
             else:
                 if quantized and target.ndim > 1:
                     report.left.update((name, f"decoded: {packed}") for name in users.get(part.name, []))
-                if flat is None and not (len(parts) == 1 and _is_whole(part, target, plus)):
+                if flat is None and not (len(parts) == 1 and _is_whole(part, target, changes)):
                     flat = _decoded(tensor)
-                _fill(target, part, tensor if flat is None else flat[at : at + part.size], plus)
+                _fill(target, part, tensor if flat is None else flat[at : at + part.size], changes)
             at += part.size
     filled = {part.name for parts in plans.values() for part in parts}
     for name in own:
@@ -210,7 +212,7 @@ def _parts(found: Match, tensor: torch.Tensor, own: dict[str, torch.Tensor], whe
     shapes: list[tuple[int, ...]] = []
     for names, stacked in zip(found.parts, found.stacked, strict=True):
         for name in names:
-            shape, layouts = _arranged(tuple(own[name].shape), found.how)
+            shape, layouts = arranged(tuple(own[name].shape), found.how)
             parts.append(_Part(name, layouts))
         shapes.append((len(names), *shape) if stacked else shape)
     total = shapes[0] if len(shapes) == 1 else (sum(shape[0] for shape in shapes), *shapes[0][1:])
@@ -221,16 +223,6 @@ def _parts(found: Match, tensor: torch.Tensor, own: dict[str, torch.Tensor], whe
             f"{total}: make the model with the configuration that belongs to the file"
         )
     return parts
-
-
-def _arranged(shape: tuple[int, ...], how: tuple[Transform, ...]) -> tuple[tuple[int, ...], tuple[Layout, ...]]:
-    """The shape that a tensor of the model has in the file, and where the values of the file go in it, in order."""
-    layouts: tuple[Layout, ...] = (Layout.whole(shape),)
-    for step in how:
-        shape = step.after(shape)
-        (layout,) = layouts
-        layouts = step.pieces(layout)
-    return shape, layouts
 
 
 def _users(model: torch.nn.Module) -> dict[str, list[str]]:
@@ -245,19 +237,19 @@ def _users(model: torch.nn.Module) -> dict[str, list[str]]:
     return found
 
 
-def _is_whole(part: _Part, target: torch.Tensor, plus: float) -> bool:
+def _is_whole(part: _Part, target: torch.Tensor, changes: Sequence[Transform]) -> bool:
     """Whether a tensor of the file has the values of the model's tensor in the same order."""
-    return part.layouts == (Layout.whole(tuple(target.shape)),) and not plus
+    return part.layouts == (Layout.whole(tuple(target.shape)),) and not changes
 
 
 def _decoded(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.dequantize() if isinstance(tensor, GGUFTensor) else tensor).reshape(-1)
 
 
-def _fill(target: torch.Tensor, part: _Part, values: torch.Tensor, plus: float) -> None:
+def _fill(target: torch.Tensor, part: _Part, values: torch.Tensor, changes: Sequence[Transform]) -> None:
     """Put the values of a tensor of the file, in its order, into a tensor of the model."""
     with torch.no_grad():
-        if _is_whole(part, target, plus):
+        if _is_whole(part, target, changes):
             target.copy_(values.reshape(target.shape) if values.ndim == 1 else values)
             return
         dense = target if target.is_contiguous() else torch.empty_like(target, memory_format=torch.contiguous_format)
@@ -266,7 +258,9 @@ def _fill(target: torch.Tensor, part: _Part, values: torch.Tensor, plus: float) 
             n = math.prod(layout.shape)
             place = dense.as_strided(layout.shape, layout.strides, dense.storage_offset() + layout.start)
             piece = values[at : at + n].reshape(layout.shape)
-            place.copy_(piece - plus if plus else piece)
+            for step in reversed(changes):
+                piece = torch.from_numpy(step.unchanged(piece.float().cpu().numpy()))
+            place.copy_(piece)
             at += n
         if dense is not target:
             target.copy_(dense)
@@ -312,9 +306,9 @@ def _packed(
 def _row_order(shape: tuple[int, ...], how: tuple[Transform, ...]) -> "NDArray[np.int64] | None":
     """The row of the model that each row of the file is, or None if that is not all that differs."""
     rows, cols = shape
-    if any(step.plus for step in how):
+    if any(step.changes for step in how):
         return None
-    after, layouts = _arranged(shape, how)
+    after, layouts = arranged(shape, how)
     if after != shape:
         return None
     found = []

@@ -174,7 +174,7 @@ def encode(
         data = quantize(array, qtype, columns, tensor=name, parameters=parameters)
         out = torch.from_numpy(data)
     else:
-        out = torch.empty((rows, row_bytes), dtype=torch.uint8)
+        out = torch.empty((rows, row_bytes), dtype=torch.uint8, device="cpu")
         step = max(1, PART_WEIGHTS // max(1, cols))
         for first in range(0, rows, step):
             part = as_array(source[first : first + step].cpu(), name)

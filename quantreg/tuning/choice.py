@@ -110,6 +110,19 @@ class Chooser:
                 return scale, np.where(symmetric, np.float32(0), one - scale * first)
             return scale, one - scale * first
 
+    def levels_at(self, encoded: "NDArray[np.uint8]", columns: "NDArray[np.intp]") -> "tuple[Floats, Floats]":
+        """The scale and offset of the weights in some columns of blocks: two float32 arrays (n, columns).
+
+        For types without signs of their own. Much less than `levels`, where the weights of many columns share both.
+        """
+        others = encoded & ~self.layout.mask
+        place = np.argsort(self.columns)[columns]
+        first, second = self._points[0][place], self._points[1][place]
+        one, two = (self.decode(others | each)[:, columns] for each in (self._first, self._second))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            scale = (two - one) / (second - first)
+            return scale, one - scale * first
+
     def decoded(self, encoded: "NDArray[np.uint8]") -> "Floats":
         """What blocks decode to: float32 (block_size, n), in the order of the units."""
         return self._by_unit(self.decode(encoded))

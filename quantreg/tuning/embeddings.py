@@ -19,8 +19,9 @@ from quantreg.products import one_blas_thread
 from quantreg.qtype import QuantType
 from quantreg.tensor import QuantizedTensor
 from quantreg.tuning.calibration import Calibration
-from quantreg.tuning.encoding import encode_matrix, why_no_feedback
+from quantreg.tuning.encoding import encode_matrix, joined, row_spans, why_no_feedback
 from quantreg.tuning.feedback import Factor, factor
+from quantreg.tuning.rows import Basis, Rows, Runner
 from quantreg.tuning.sensitivity import MOST_WORK, Sensitivity
 
 if TYPE_CHECKING:
@@ -133,6 +134,17 @@ class Metric:
                 w, qtype, like.name, self.factored, self.importance, self.root, like.parameters, context, model.workers
             )
 
+    def encode_all(self, like: QuantizedTensor, qtype: QuantType, model: Model, runner: Runner) -> "NDArray[np.uint8]":
+        """Encode all rows of a tensor of the model with feedback, where the runner encodes rows."""
+        basis = runner.keep(Basis(self.factored, self.importance, self.root))
+        context = TensorContext(like.name, like.shape, model.metadata) if qtype.by_matrix else None
+        items = [
+            Rows(like.name, 0, first, last, qtype.name, basis, like.parameters, context)
+            for first, last in row_spans(*like.shape)
+        ]
+        with one_blas_thread():
+            return joined([part for rows, part in runner.run(items) if rows is not None]).data
+
     def error(self, w: "Floats", tensor: QuantizedTensor, often: "NDArray[np.int64] | None" = None) -> float:
         """The error of the products of rows, relative to them. ``often`` says how often each row occurs, int64 (n,)."""
         size = wrong = 0.0
@@ -148,11 +160,13 @@ class Metric:
         return wrong / size if size else 0.0
 
 
-def encode_embeddings(model: Model, calibration: Calibration, name: str, qtype: QuantType) -> TunedEmbeddings:
+def encode_embeddings(
+    model: Model, calibration: Calibration, name: str, qtype: QuantType, runner: Runner | None = None
+) -> TunedEmbeddings:
     """Encode the embeddings ``name`` of a model with feedback, if that helps on the tokens that decide.
 
-    No product may read them. Embeddings that are the output matrix, too, are tuned like other matrices. Raises what
-    `quantreg.perplexity` raises.
+    ``runner`` encodes the rows, by default on the threads of the model. No product may read the embeddings. Those that
+    are the output matrix, too, are tuned like other matrices. Raises what `quantreg.perplexity` raises.
     """
     w = np.ascontiguousarray(model.tensors[name].dequantize(), np.float32)
     ones = np.ones(w.shape[1], np.float32) if qtype.requires_importance else None
@@ -165,7 +179,7 @@ def encode_embeddings(model: Model, calibration: Calibration, name: str, qtype: 
         reason = "no matrix is known to read them"
     if reason is not None:
         return TunedEmbeddings(ordinary, Metric(np.eye(len(metric)), 1.0).error(w, ordinary), None, False, reason)
-    tuned = _best(model, calibration, metric, w, ordinary, qtype)
+    tuned = _best(model, calibration, metric, w, ordinary, qtype, runner or Runner(model))
     by = Metric(metric, 1.0)
     plain = by.error(w, ordinary)
     if tuned is None:
@@ -180,6 +194,7 @@ def _best(
     w: "Floats",
     ordinary: QuantizedTensor,
     qtype: QuantType,
+    runner: Runner,
 ) -> QuantizedTensor | None:
     """The embeddings with feedback by the exponent that serves the predictions best, or None if none serves them."""
     # Only the rows of the tokens that decide are needed to choose; a very short text takes some that fit, too.
@@ -197,7 +212,7 @@ def _best(
                 best, least = exponent, divergence
     if best is None:
         return None
-    data = Metric(metric, best, model.device).encode(w, ordinary, qtype, model).data
+    data = Metric(metric, best, model.device).encode_all(ordinary, qtype, model, runner)
     return QuantizedTensor(ordinary.name, ordinary.shape, qtype.name, data, ordinary.parameters)
 
 

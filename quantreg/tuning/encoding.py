@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 __all__ = [
+    "Across",
     "Encoded",
     "Part",
+    "chooser_of",
     "encode_matrix",
     "encode_rows",
     "joined",
@@ -40,6 +42,7 @@ ROWS = 1024  # rows that are encoded together; the bytes must not depend on the 
 FEWEST_ROWS = 256  # of wide matrices, which otherwise would need much memory, and have too few parts for many threads
 WEIGHTS = 1 << 22  # that are encoded together, unless they are fewer rows than that
 LEAST = 0.01  # of the mean importance, for columns whose inputs say little
+SHARE = 0.5  # of what earlier matrices got wrong, that a matrix makes up for: all of it fits the text too closely
 MOST_BYTES_OF_BLOCK = 4096  # finding codes flips each bit of a block
 
 
@@ -76,6 +79,34 @@ def why_no_feedback(qtype: QuantType) -> str | None:
     if getattr(qtype.codec, "whole_rows", False):
         return f"{qtype.name} encodes whole rows"
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Across:
+    """What a matrix needs in order to make up for what those before it got wrong. See `quantreg.tuning.across`.
+
+    - ``drift``: (X - Y)^T Y, float32 (cols, cols). All zeros if nothing is known of it.
+    - ``held_out``: X of the tokens whose Y are held out, float32 (tokens, cols).
+    - ``there``: the transposed ``drift`` on the device of the factor, or None if it is no other array.
+    """
+
+    drift: "Floats"
+    held_out: "Floats"
+    there: Any = None
+
+    def target(self, w: "Floats", f: Factor) -> "Floats":
+        """What rows w, float32 (rows, cols), of a matrix with this factor should become: `SHARE` of the way towards
+        w + w drift H^-1.
+        """
+        upper = f.upper if f.there is None else f.there[0]
+        values = np.array(w.T, order="C")
+        there = f.device.errors(values)
+        for matrix in (self.drift.T if self.there is None else self.there, upper, upper.T):
+            there.changed(0, len(values))
+            values[:] = there.product(matrix, 0, len(values))
+        values *= np.float32(SHARE)
+        values += w.T
+        return np.ascontiguousarray(values.T)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +158,7 @@ def encode_matrix(
         start, stop = span
         rows = w[start:stop]
         parts[start] = encode_rows(
-            rows, start, qtype, name, factored, importance, held_out, parameters, context, sweeps
+            rows, start, qtype, name, factored, importance, held_out, parameters, context, None, sweeps
         )
 
     spans = row_spans(*w.shape)
@@ -163,23 +194,34 @@ def encode_rows(
     held_out: "Floats",
     parameters: "Fitted | None" = None,
     context: "TensorContext | None" = None,
+    across: Across | None = None,
     sweeps: int = 4,
 ) -> Part:
     """Encode rows w, float32 (rows, cols), of a matrix, the first of which has the number ``start``.
 
-    See `encode_matrix` for the other arguments.
+    With ``across``, the factor and ``held_out`` are those of the model whose earlier matrices are encoded. See
+    `encode_matrix` for the other arguments.
     """
     codec = qtype.codec_for(parameters, context)
     plain = _plain(w, qtype, codec, importance, name, start)
-    outputs = _energy(w, held_out, factored.device)
-    wrong = _energy(w - _decoded(qtype, codec, plain, w.shape[1]), held_out, factored.device)
+
+    def error(data: "NDArray[np.uint8]") -> float:
+        decoded = _decoded(qtype, codec, data, w.shape[1])
+        if across is None or not len(held_out):
+            return _energy(w - decoded, held_out, factored.device)
+        both = np.concatenate([across.held_out, held_out], axis=1)  # X w^T - Y decoded^T
+        return _energy(np.concatenate([w, -decoded], axis=1), both, factored.device)
+
+    outputs = _energy(w, held_out if across is None else across.held_out, factored.device)
+    wrong = error(plain)
     reason = why_no_feedback(qtype) or factored.reason
     if reason is None and not np.isfinite(w).all():
         reason = "weights hold NaN or infinity"
     if reason is not None:
         return Part(plain, None, outputs, wrong, reason=reason)
-    chooser = _chooser(qtype, codec, parameters, plain)
-    encode = _encoder(w, qtype, codec, importance, name)
+    chooser = chooser_of(qtype, codec, parameters, plain)
+    target = w if across is None else across.target(w, factored)
+    encode = _encoder(target, qtype, codec, importance, name)
 
     def decode(blocks: "NDArray[np.uint8]") -> "Floats":
         out = np.empty((len(blocks), qtype.block_size), np.float32)
@@ -187,11 +229,10 @@ def encode_rows(
         return out
 
     try:
-        tuned = feedback(w, factored, encode, decode, chooser, qtype.block_size, sweeps).reshape(plain.shape)
+        tuned = feedback(target, factored, encode, decode, chooser, qtype.block_size, sweeps).reshape(plain.shape)
     except NonFiniteError:  # what other columns got wrong made these too large
         return Part(plain, None, outputs, wrong, reason=f"feedback makes weights too large for {qtype.name}")
-    left = _energy(w - _decoded(qtype, codec, tuned, w.shape[1]), held_out, factored.device)
-    return Part(plain, tuned, outputs, wrong, left)
+    return Part(plain, tuned, outputs, wrong, error(tuned))
 
 
 def _plain(w, qtype, codec, importance, name, start=0):
@@ -254,7 +295,7 @@ def _energy(w: "Floats", inputs: "Floats", device: Device) -> float:
     return device.energy(inputs, w) if len(inputs) else float(np.einsum("ij,ij->", w, w, dtype=np.float64))
 
 
-def _chooser(
+def chooser_of(
     qtype: QuantType, codec: "RowCodec", parameters: "Fitted | None", plain: "NDArray[np.uint8]"
 ) -> Chooser | None:
     """The chooser of a type; its points hang on the parameters that are fitted to a tensor, if there are any."""

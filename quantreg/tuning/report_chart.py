@@ -31,14 +31,15 @@ def chart(report: TuningReport) -> str:
     return f"<figure>{''.join(drawn)}</figure>"
 
 
-def picture(variants: Sequence[Variant], theirs: str, ours: str) -> str:
+def picture(variants: Sequence[Variant], theirs: str = "", ours: str = "") -> str:
     """Draw measured files as an SVG file that stands alone: recipes with their names, and a line through the others.
 
-    ``theirs`` and ``ours`` say what the two kinds are. The colours are those of the reader's light or dark mode.
+    ``theirs`` and ``ours`` say what the two kinds are, if there are both. The colours are those of the reader's light
+    or dark mode.
     """
     frame = _PICTURE
     legend = [f"<style>{PICTURE_STYLE}</style>"]
-    for i, (style, text) in enumerate((("known", theirs), ("new", ours))):
+    for i, (style, text) in enumerate((("known", theirs), ("new", ours)) if theirs else ()):
         x, y = 0.5 * frame.width, frame.top + 20.0 + 24 * i
         legend.append(_mark(style, x, y, _RADIUS))
         legend.append(f'<text class="{style}-name" x="{x + 14}" y="{y + 5}">{escape(text)}</text>')

@@ -1,6 +1,6 @@
 """Rows of matrices, as work that stands alone, and what it costs."""
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from quantreg.parameters import TensorContext
 from quantreg.products import one_blas_thread
 from quantreg.registry import types
 from quantreg.tuning.calibration import Calibration
-from quantreg.tuning.encoding import Part, encode_rows
+from quantreg.tuning.encoding import Across, Part, encode_rows
 from quantreg.tuning.feedback import Factor
 from quantreg.tuning.statistics import HELD_OUT
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quantreg.parameters import Fitted
+    from quantreg.tuning.across import Step
 
     Floats = NDArray[np.float32]
 
@@ -41,11 +42,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """What the rows of a matrix are encoded with: the factor of H, the importance of columns, and held-out inputs."""
+    """What the rows of a matrix are encoded with: the factor of H, the importance of columns, and held-out inputs.
+
+    ``across`` is None unless the matrix makes up for those before it.
+    """
 
     factor: Factor
     importance: "Floats"
     held_out: "Floats"
+    across: Across | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class Rows:
         with one_blas_thread():
             return encode_rows(
                 w, self.first, types[self.to], self.name, basis.factor, basis.importance, basis.held_out,
-                self.parameters, self.context,
+                self.parameters, self.context, basis.across,
             )  # fmt: skip
 
 
@@ -121,16 +126,25 @@ class Runner:
 class Cost:
     """What passes and feedback cost, so that progress is in proportion to time. Estimated from shapes alone.
 
-    ``todo`` says how often each tensor is encoded, and ``embeddings`` how often the embeddings are.
+    ``todo`` says how often each tensor is encoded, and ``embeddings`` how often the embeddings are. ``steps`` are those
+    of feedback across layers.
     """
 
     of_embeddings: float
 
-    def __init__(self, model: Model, calibration: Calibration, todo: Mapping[str, int], embeddings: int = 0) -> None:
+    def __init__(
+        self,
+        model: Model,
+        calibration: Calibration,
+        todo: Mapping[str, int],
+        embeddings: int = 0,
+        steps: "Sequence[Step] | None" = None,
+    ) -> None:
         self._shapes = {name: model.tensors[name].shape for name in todo}
         fit = calibration.part("fit").size
         decide = calibration.part("decide").size
         self._decide = min(decide, HELD_OUT)
+        self._rounds, self._checks = (ROUNDS, 3) if steps is None else (ROUNDS + 3, 5)
         self._passes = dict.fromkeys(range(model.n_layers + 1), 0.0)  # for each token
         self._statistics = dict.fromkeys(self._passes, 0.0)
         experts = max(model.facts.experts_used, default=0) or 1
@@ -146,6 +160,8 @@ class Cost:
             self._statistics[model.n_layers if layer is None else layer] += used * shape[-1] ** 2 / 4
         feedback = sum(todo[name] * self._of(shape, int(np.prod(shape[:-1]))) for name, shape in self._shapes.items())
         passes = sum(self.of_pass(layer, fit + decide) for layer in self._passes)
+        if steps is not None:
+            passes = sum(step.tokens * step.cost for step in steps)
         # Each exponent is tried on the tokens that decide, and there are the model as it is and ordinary bytes.
         runs = decide * sum(self._passes.values()) * 5
         shape = model.tensors["token_embd.weight"].shape
@@ -161,7 +177,7 @@ class Cost:
         return self._of(self._shapes[rows.name], rows.last - rows.first)
 
     def _of(self, shape: tuple[int, ...], rows: int) -> float:
-        return rows * shape[-1] * (ROUNDS * shape[-1] + OVERHEAD + 3 * self._decide)
+        return rows * shape[-1] * (self._rounds * shape[-1] + OVERHEAD + self._checks * self._decide)
 
     def add(self, cost: float) -> Progress:
         """So much more is done."""

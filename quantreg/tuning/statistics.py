@@ -1,7 +1,8 @@
 """What the inputs of each matrix look like while the calibration text runs through a model, layer by layer."""
 
+import math
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-__all__ = ["Inputs", "Listener", "Seen", "importance_of", "layers", "walk"]
+__all__ = ["Inputs", "Listener", "Seen", "States", "add_outer", "importance_of", "layers", "mirror", "walk"]
 
 BATCH = 2048  # tokens that go through a layer at once
 STRIP = 512  # columns of H per piece of work; the pieces, and so the sums, do not depend on the threads
@@ -35,6 +36,9 @@ class Inputs:
     - ``h``: X^T X over the tokens that fit, float32 (cols, cols), or (experts, cols, cols) for a stack.
     - ``count``: how many tokens those are, int64 (1,) or (experts,).
     - ``held_out``: inputs of tokens that decide, float32 (tokens, cols); of a stack a list with one array per expert.
+    - ``drift``, ``as_it_is``: with X for the inputs in the model as it is, and Y for those in the model quantized so
+      far, which the other fields are about: (X - Y)^T Y, of the shape of ``h``; and X for the tokens that decide. None
+      and empty if there is but one model.
 
     If an input that fits is NaN, infinite or so large that its square overflows, ``h`` is not finite. Those that decide
     are left out.
@@ -43,33 +47,48 @@ class Inputs:
     h: "Floats"
     count: "NDArray[np.int64]"
     held_out: "list[Floats]" = field(default_factory=list)
+    drift: "Floats | None" = None
+    as_it_is: "list[Floats]" = field(default_factory=list)
 
-    def shrunk(self, matrix: int, together: "Floats | None") -> "Floats":
-        """H of one matrix. That of an expert is drawn towards H of all, ``together``, by as many tokens as columns."""
-        h = self.h[matrix]
+    def shrunk(self, matrix: int, together: "Floats | None", sums: "Floats | None" = None) -> "Floats":
+        """H of one matrix, or the same of other ``sums``. That of an expert is drawn towards H of all, ``together``, by
+        as many tokens as columns.
+        """
+        own: Floats = (self.h if sums is None else sums)[matrix]
         if together is None:
-            return h
-        return h + together * np.float32(len(h) / max(1, int(self.count.sum())))
+            return own
+        return own + together * np.float32(len(own) / max(1, int(self.count.sum())))
 
-    def together(self) -> "Floats | None":
-        """H of all experts of a stack, float32 (cols, cols), without those whose inputs overflow; None for a matrix."""
-        if len(self.h) == 1:
+    def together(self, sums: "Floats | None" = None) -> "Floats | None":
+        """H of all experts of a stack, or the same of other ``sums``, float32 (cols, cols), without those whose inputs
+        overflow; None for a matrix.
+        """
+        each: Floats = self.h if sums is None else sums
+        if len(each) == 1:
             return None
-        total = np.zeros_like(self.h[0])
-        for h in self.h:
-            if np.isfinite(h).all():
-                total += h
+        total = np.zeros_like(each[0])
+        for own in each:
+            if np.isfinite(own).all():
+                total += own
         return total
 
     def to_decide(self, matrix: int) -> "Floats":
         """The inputs that decide about a matrix. An expert that saw few of them borrows some of other experts."""
-        found = self.held_out[matrix]
-        for other in self.held_out:
-            if len(found) >= FEW:
-                break
-            if other is not self.held_out[matrix]:
-                found = np.concatenate([found, other[: FEW - len(found)]])
-        return found
+        return _borrowing(self.held_out, matrix)
+
+    def as_it_is_to_decide(self, matrix: int) -> "Floats":
+        """The same tokens in the model as it is."""
+        return _borrowing(self.as_it_is, matrix)
+
+
+def _borrowing(inputs: "list[Floats]", matrix: int) -> "Floats":
+    found = inputs[matrix]
+    for number, other in enumerate(inputs):
+        if len(found) >= FEW:
+            break
+        if number != matrix:
+            found = np.concatenate([found, other[: FEW - len(found)]])
+    return found
 
 
 def importance_of(h: "Floats", count: int) -> "Floats":
@@ -139,7 +158,7 @@ class _Watch:
         for expert, x in parts:
             if self.fitting:
                 if self._sums[name] is None:
-                    self._outer(inputs.h[expert], x)
+                    add_outer(self._model, inputs.h[expert], x)
                 else:
                     self._sums[name].add(expert, x)
                 inputs.count[expert] += len(x)
@@ -149,18 +168,6 @@ class _Watch:
                     usable = x[(abs(x) < LARGEST).all(axis=1)]
                     inputs.held_out[expert] = np.concatenate([inputs.held_out[expert], usable[:left]])
 
-    def _outer(self, h: "Floats", x: "Floats") -> None:
-        """Add x^T x to h, of which only the upper part is filled."""
-        x = np.ascontiguousarray(x)
-
-        def strip(first: int) -> None:
-            last = min(first + STRIP, x.shape[1])
-            with np.errstate(all="ignore"):
-                h[first:last, first:] += x[:, first:last].T @ x[:, first:]
-
-        starts = list(range(0, x.shape[1], STRIP))
-        self._model.workers(strip, starts)
-
     def close(self) -> Seen:
         """What was seen, with H whole."""
         for name, inputs in self.inputs.items():
@@ -168,11 +175,30 @@ class _Watch:
             if sums is not None:
                 inputs.h = sums.result()
                 continue
-            for h in inputs.h:
-                for first in range(0, len(h), STRIP):
-                    last = min(first + STRIP, len(h))
-                    h[last:, first:last] = h[first:last, last:].T
+            mirror(inputs.h)
         return Seen(self.inputs, self.same)
+
+
+def add_outer(model: Model, h: "Floats", x: "Floats", left: "Floats | None" = None) -> None:
+    """Add x^T x to h, of which only the upper part is filled; or left^T x, if that is given, to all of h."""
+    x = np.ascontiguousarray(x)
+    whole = x if left is None else np.ascontiguousarray(left)
+
+    def strip(first: int) -> None:
+        last = min(first + STRIP, x.shape[1])
+        start = first if left is None else 0
+        with np.errstate(all="ignore"):
+            h[first:last, start:] += whole[:, first:last].T @ x[:, start:]
+
+    model.workers(strip, list(range(0, x.shape[1], STRIP)))
+
+
+def mirror(sums: "Floats") -> None:
+    """Fill the lower parts of matrices (n, cols, cols) from their upper parts."""
+    for h in sums:
+        for first in range(0, len(h), STRIP):
+            last = min(first + STRIP, len(h))
+            h[last:, first:last] = h[first:last, last:].T
 
 
 def layers(
@@ -203,42 +229,66 @@ def walk(
     batches = [(True, part) for part in calibration.batches("fit", BATCH)]
     batches += [(False, part) for part in calibration.batches("decide", BATCH)]
     with one_blas_thread(), tempfile.TemporaryFile() as spill:
-        states = _States(sum(part.size for _, part in batches) * model.width, spill)
-        passes: list[tuple[bool, Pass, slice]] = []
-        at = 0
-        for fitting, ids in batches:
+        states = States(model, [part.size for _, part in batches], spill)
+        passes: list[tuple[bool, Pass]] = []
+        for i, (fitting, ids) in enumerate(batches):
             x, run = model.begin(ids)
-            span = slice(at, at + x.size)
-            states.values[span] = x.reshape(-1)
-            passes.append((fitting, run, span))
-            at += x.size
+            states.put(i, x)
+            passes.append((fitting, run))
         for layer in range(model.n_layers + 1):
             watch = _Watch(model, only)
             watch.listener = listener
-            for fitting, run, span in passes:
+            for i, (fitting, run) in enumerate(passes):
                 watch.fitting, run.observe = fitting, watch.observe
-                x = states.values[span].reshape(-1, model.width)
+                x = states.take(i)
                 if layer < model.n_layers:
-                    states.values[span] = model.through(layer, np.array(x), run).reshape(-1)
+                    states.put(i, model.through(layer, x, run))
                 else:
-                    watch.observe(model.output_name, model.finish(np.array(x), run), None)
+                    watch.observe(model.output_name, model.finish(x, run), None)
                 run.observe = None
                 if fitting and listener is not None:
                     listener.keep()
-                yield layer, len(x)
+                yield layer, batches[i][1].size
             seen = watch.close()
             del watch  # who takes H lets go of it
             yield layer, seen
             del seen
 
 
-class _States:
-    """Hidden states of all tokens: float32, in memory or, if they are many, in a file."""
+class States:
+    """Hidden states of batches of so many tokens: float32, in memory or, if they are many, in a file.
 
-    def __init__(self, size: int, spill: "IO[bytes]") -> None:
-        self.values: Floats
+    Raises OutputError if they find no room on the disk.
+    """
+
+    def __init__(self, model: Model, tokens: Sequence[int], spill: IO[bytes]) -> None:
+        self._places = np.cumsum([0, *tokens]) * _widest(model)
+        self._shapes: list[tuple[int, ...]] = [()] * len(tokens)
+        size = int(self._places[-1])
+        self._values: Floats
         if size * 4 <= MEMORY:
-            self.values = np.empty(size, np.float32)
+            self._values = np.empty(size, np.float32)
         else:
             reserve(spill, size * 4, "the hidden states of the calibration text")
-            self.values = np.memmap(spill, np.float32, "w+", shape=(size,))
+            self._values = np.memmap(spill, np.float32, "w+", shape=(size,))
+
+    def put(self, batch: int, x: "Floats") -> None:
+        """Keep the states of a batch."""
+        self._shapes[batch] = x.shape
+        self._values[self._places[batch] :][: x.size] = x.reshape(-1)
+
+    def take(self, batch: int) -> "Floats":
+        """A copy of the states of a batch."""
+        shape = self._shapes[batch]
+        return np.array(self._values[self._places[batch] :][: math.prod(shape)]).reshape(shape)
+
+
+def _widest(model: Model) -> int:
+    """How many values the states of a token have at most: some models send several streams through their layers."""
+    x, run = model.begin(np.zeros((1, 1), np.intp))
+    run.dry = True
+    found = x.size
+    for layer in range(model.n_layers):
+        x = model.through(layer, x, run)
+        found = max(found, x.size)
+    return found

@@ -1,6 +1,7 @@
 """Encode the matrices of a model with error feedback, layer by layer."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -12,9 +13,11 @@ from quantreg.parameters import TensorContext
 from quantreg.products import one_blas_thread
 from quantreg.qtype import QuantType
 from quantreg.registry import types
+from quantreg.tensor import QuantizedTensor
+from quantreg.tuning.across import Both, Step, steps
 from quantreg.tuning.calibration import Calibration
 from quantreg.tuning.embeddings import encode_embeddings
-from quantreg.tuning.encoding import Encoded, Part, fitted, joined, row_spans
+from quantreg.tuning.encoding import Across, Encoded, Part, fitted, joined, row_spans
 from quantreg.tuning.feedback import Factor, factor
 from quantreg.tuning.rows import Basis, Cost, Progress, Rows, Runner
 from quantreg.tuning.statistics import Inputs, Listener, Seen, importance_of, walk
@@ -40,7 +43,8 @@ class Tuned:
 
     - ``name``, ``type``: of the tensor, and what it becomes.
     - ``plain``, ``tuned``: the error of its outputs on held-out tokens, relative to them, with the ordinary bytes and
-      with feedback. ``tuned`` is None if there was no feedback.
+      with feedback. ``tuned`` is None if there was no feedback. Across layers, they include what the errors of earlier
+      matrices do to the inputs.
     - ``kept``: how many of its matrices keep the feedback, ``matrices``: of how many.
     - ``reason``: why it, or some of its matrices, have the ordinary bytes, or None.
     """
@@ -68,14 +72,18 @@ def tune(
     store: Store,
     runner: Runner | None = None,
     listener: Listener | None = None,
+    *,
+    across_layers: bool = False,
 ) -> Iterator[Tuned | Progress]:
     """Encode tensors with feedback and put them into the store; yield what became of each, and how far the work is.
 
     ``wanted`` maps names of tensors to the types that they become. A tensor that is in the store already is left as it
-    is. Embeddings come last. Other tensors that no matrix product reads are not touched. ``runner`` encodes the rows of
-    matrices, by default on the threads of the model. ``listener`` is that of `quantreg.tuning.statistics.walk`.
+    is. Other tensors that no matrix product reads are not touched. ``runner`` encodes the rows of matrices, by default
+    on the threads of the model. ``listener`` is that of `quantreg.tuning.statistics.walk`. With ``across_layers``, the
+    tensors are encoded in the order in which a pass reads them, and matrices make up for the errors of earlier ones.
     """
-    for one in tune_together(model, calibration, [Job(wanted, store)], runner, listener):
+    job = Job(wanted, store)
+    for one in tune_together(model, calibration, [job], runner, listener, across_layers=across_layers):
         yield one if isinstance(one, Progress) else one[1]
 
 
@@ -85,90 +93,153 @@ def tune_together(
     jobs: Sequence[Job],
     runner: Runner | None = None,
     listener: Listener | None = None,
+    *,
+    across_layers: bool = False,
 ) -> Iterator[tuple[int, Tuned] | Progress]:
     """Do what `tune` does for several jobs, while the text goes through the model once; yield (number of job, Tuned).
 
-    H and its factor do not depend on the type. What two jobs want alike is encoded once.
+    H and its factor do not depend on the type. What two jobs want alike is encoded once. Neither holds
+    ``across_layers``, where the text goes through a model that is quantized otherwise for each job.
     """
-    todo: _ToDo = {}
-    embeddings: _ToDo = {}
-    for number, job in enumerate(jobs):
-        for name, qtype in job.wanted.items():
-            if name in job.store or name not in model.tensors:
-                continue
-            if name in EMBEDDINGS and name != model.output_name:
-                embeddings.setdefault(name, {}).setdefault(qtype.name, []).append(number)
-            elif model.tensors[name].ndim in (2, 3):
-                todo.setdefault(name, {}).setdefault(qtype.name, []).append(number)
-    last = [(name, to) for name, each in embeddings.items() for to in each]
-    cost = Cost(model, calibration, {name: len(each) for name, each in todo.items()}, len(last))
-    yield cost.now
-    if todo or listener is not None:
-        yield from _matrices(model, calibration, jobs, todo, runner or Runner(model), cost, listener)
-    for name, to in last:
-        one = encode_embeddings(model, calibration, name, types[to])
-        done = Tuned(name, to, one.plain, one.tuned, int(one.kept), 1, one.reason)
-        for number in embeddings[name][to]:
-            jobs[number].store.put(name, one.tensor.data, one.tensor.parameters, asdict(done))
-            yield number, done
-        yield cost.add(cost.of_embeddings)
+    works = [_Work(model, calibration, jobs, runner or Runner(model), listener)]
+    if across_layers:
+        works = [
+            _Across(model, calibration, jobs, runner or Runner(model), None if number else listener, number)
+            for number in range(len(jobs))
+        ]
+    done = 0
+    total = sum(work.cost.now.total for work in works)
+    for work in works:
+        for one in work.run():
+            yield Progress(done + one.done, total) if isinstance(one, Progress) else one
+        done += work.cost.now.total
 
 
-def _matrices(
-    model: Model,
-    calibration: Calibration,
-    jobs: Sequence[Job],
-    todo: "_ToDo",
-    runner: Runner,
-    cost: Cost,
-    listener: Listener | None,
-) -> Iterator[tuple[int, Tuned] | Progress]:
-    """Encode the matrices, layer by layer."""
-    parts: dict[tuple[str, str], list[Part]] = {}
-    matrices: dict[tuple[str, str], list[Encoded]] = {}
-    with (
-        one_blas_thread(),
-        closing(_rows(model, calibration, todo, runner, cost, listener)) as rows_of_all,
-        closing(runner.run(rows_of_all)) as done,
-    ):
-        for rows, part in done:
-            if rows is None:
-                if part:
-                    yield cost.add(part)
-                continue
-            yield cost.add(cost.of(rows))
-            tensor, key = model.tensors[rows.name], (rows.name, rows.to)
-            parts.setdefault(key, []).append(part)
-            if rows.last < tensor.shape[-2]:
-                continue
-            matrices.setdefault(key, []).append(joined(parts.pop(key)))
-            if tensor.ndim == 3 and rows.matrix < tensor.shape[0] - 1:
-                continue
-            all_of_it = matrices.pop(key)
-            one = _summary(rows.name, types[rows.to], [(m.plain, m.tuned, m.kept, m.reason) for m in all_of_it])
-            data = np.stack([matrix.data for matrix in all_of_it])
-            for number in todo[rows.name][rows.to]:
-                jobs[number].store.put(rows.name, data, rows.parameters, asdict(one))
-                yield number, one
+class _Work:
+    """The tensors that some jobs want, and what encodes them."""
 
+    def __init__(
+        self,
+        model: Model,
+        calibration: Calibration,
+        jobs: Sequence[Job],
+        runner: Runner,
+        listener: Listener | None,
+        number: int | None = None,
+    ) -> None:
+        self.model, self.calibration, self.jobs = model, calibration, jobs
+        self.runner, self.listener, self._number = runner, listener, number or 0
+        self.todo: _ToDo = {}
+        self.embeddings: _ToDo = {}
+        for i in range(len(jobs)) if number is None else [number]:
+            for name, qtype in jobs[i].wanted.items():
+                if name in jobs[i].store or name not in model.tensors:
+                    continue
+                if name in EMBEDDINGS and name != model.output_name:
+                    self.embeddings.setdefault(name, {}).setdefault(qtype.name, []).append(i)
+                elif model.tensors[name].ndim in (2, 3):
+                    self.todo.setdefault(name, {}).setdefault(qtype.name, []).append(i)
+        self.cost = self._cost()
 
-def _rows(
-    model: Model,
-    calibration: Calibration,
-    todo: "_ToDo",
-    runner: Runner,
-    cost: Cost,
-    listener: Listener | None,
-) -> "Generator[Rows | float, None, None]":
-    """Yield the rows of all tensors, and in between the cost of what was done for them."""
-    for layer, found in walk(model, calibration, frozenset(todo), listener):
-        if not isinstance(found, Seen):
-            yield cost.of_pass(layer, found)
-            continue
+    def _cost(self, steps: Sequence[Step] | None = None) -> Cost:
+        times = {name: len(each) for name, each in self.todo.items()}
+        return Cost(self.model, self.calibration, times, sum(map(len, self.embeddings.values())), steps)
+
+    def run(self) -> Iterator[tuple[int, Tuned] | Progress]:
+        """Encode all tensors; yield (number of job, Tuned) and how far it is."""
+        yield self.cost.now
+        if self.todo or self.listener is not None:
+            with one_blas_thread():
+                yield from self._encoded(self._rows())
+        yield from self._embeddings()
+
+    def _embeddings(self) -> Iterator[tuple[int, Tuned] | Progress]:
+        for name, each in self.embeddings.items():
+            for to, numbers in each.items():
+                one = encode_embeddings(self.model, self.calibration, name, types[to], self.runner)
+                done = Tuned(name, to, one.plain, one.tuned, int(one.kept), 1, one.reason)
+                for number in numbers:
+                    self.jobs[number].store.put(name, one.tensor.data, one.tensor.parameters, asdict(done))
+                    yield number, done
+                yield self.cost.add(self.cost.of_embeddings)
+
+    def _encoded(self, items: "Iterator[Rows | float]") -> Iterator[tuple[int, Tuned] | Progress]:
+        """Encode rows, and put the matrices that are complete into the stores."""
+        parts: dict[tuple[str, str], list[Part]] = {}
+        matrices: dict[tuple[str, str], list[Encoded]] = {}
+        with closing(items), closing(self.runner.run(items)) as done:  # type: ignore[type-var]
+            for rows, part in done:
+                if rows is None:
+                    if part:
+                        yield self.cost.add(part)
+                    continue
+                yield self.cost.add(self.cost.of(rows))
+                tensor, key = self.model.tensors[rows.name], (rows.name, rows.to)
+                parts.setdefault(key, []).append(part)
+                if rows.last < tensor.shape[-2]:
+                    continue
+                matrices.setdefault(key, []).append(joined(parts.pop(key)))
+                if tensor.ndim == 3 and rows.matrix < tensor.shape[0] - 1:
+                    continue
+                all_of_it = matrices.pop(key)
+                one = _summary(rows.name, types[rows.to], [(m.plain, m.tuned, m.kept, m.reason) for m in all_of_it])
+                data = np.stack([matrix.data for matrix in all_of_it])
+                for number in self.todo[rows.name][rows.to]:
+                    self.jobs[number].store.put(rows.name, data, rows.parameters, asdict(one))
+                    yield number, one
+
+    def _rows(self) -> "Generator[Rows | float, None, None]":
+        """Yield the rows of all tensors, and in between the cost of what was done for them."""
+        for layer, found in walk(self.model, self.calibration, frozenset(self.todo), self.listener):
+            if isinstance(found, Seen):
+                yield from self._of_all(found)
+            else:
+                yield self.cost.of_pass(layer, found)
+
+    def _of_all(self, found: Seen) -> "Generator[Rows | float, None, None]":
+        """The rows of all tensors whose inputs were seen."""
         while found.inputs:  # H of a layer is let go of as soon as it has served
             leader = next(iter(found.inputs))
             names = [name for name, first in found.same.items() if first == leader]
-            yield from _group(model, names, found.inputs.pop(leader), todo, runner)
+            yield from _group(self.model, names, found.inputs.pop(leader), self.todo, self.runner)
+
+
+class _Across(_Work):
+    """The tensors that one job wants, where matrices make up for the errors of earlier ones.
+
+    A step begins when all tensors of the steps before it are in the store. An earlier run may have put them there.
+    """
+
+    def _cost(self, steps_: Sequence[Step] | None = None) -> Cost:
+        self._steps = steps(self.model, self.calibration, self.todo, self.listener is not None)
+        return super()._cost(self._steps)
+
+    def run(self) -> Iterator[tuple[int, Tuned] | Progress]:
+        yield self.cost.now
+        yield from self._embeddings()
+        if not self._steps:
+            return
+        with one_blas_thread(), tempfile.TemporaryFile() as spill:
+            embeddings = self._tensors(name for name in EMBEDDINGS if name != self.model.output_name)
+            both = Both(self.model, self.calibration, embeddings, self.listener, spill)
+            for step in self._steps:
+                taken = both.take(step, self._tensors(step.before))
+                try:
+                    while True:
+                        yield self.cost.add(step.cost * next(taken))
+                except StopIteration as end:
+                    yield from self._encoded(self._of_all(end.value))
+
+    def _tensors(self, names: Iterable[str]) -> dict[str, QuantizedTensor]:
+        """Those of these tensors that are encoded."""
+        job = self.jobs[self._number]
+        found = {}
+        for name in names:
+            if name in job.store:
+                data, parameters = np.fromfile(job.store[name], np.uint8), job.store.parameters(name)
+                shape = self.model.tensors[name].shape
+                found[name] = QuantizedTensor(name, shape, job.wanted[name].name, data, parameters)
+        return found
 
 
 def _group(
@@ -185,14 +256,16 @@ def _group(
         if qtype.parameters is not None
     }
     together = shared.together()
+    drift_together = None if shared.drift is None else shared.together(shared.drift)
     for matrix in range(len(shared.h)):
         h = shared.shrunk(matrix, together)
         factored = (
             factor(h, workers=model.workers, device=model.device) if shared.count[matrix] else Factor(h, h, NO_TOKEN)
         )
         importance = importance_of(h, int(shared.count[matrix]))
-        basis = runner.keep(Basis(factored, importance, shared.to_decide(matrix)))
-        del h, factored
+        across = _across(model, shared, matrix, drift_together, factored)
+        basis = runner.keep(Basis(factored, importance, shared.to_decide(matrix), across))
+        del h, factored, across
         for name, qtype in wanted:
             shape = tensors[name].shape
             context = TensorContext(name, shape, model.metadata, matrix) if qtype.by_matrix else None
@@ -201,6 +274,17 @@ def _group(
                 yield Rows(name, matrix, first, last, qtype.name, basis, values, context)
         del basis
         yield 0  # nothing of this matrix is to come
+
+
+def _across(model: Model, shared: Inputs, matrix: int, together: "Floats | None", factored: Factor) -> Across | None:
+    """What a matrix makes up for; None without a second model, or if there is no feedback."""
+    if shared.drift is None or factored.reason is not None:
+        return None
+    drift = shared.shrunk(matrix, together, shared.drift)
+    if not np.isfinite(drift).all():
+        drift = np.zeros_like(drift)
+    there = None if factored.there is None else model.device.keep(np.ascontiguousarray(drift.T))
+    return Across(drift, shared.as_it_is_to_decide(matrix), there)
 
 
 def _summary(name: str, qtype: QuantType, figures: "list[tuple[float, float | None, bool, str | None]]") -> Tuned:

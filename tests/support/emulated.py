@@ -76,6 +76,7 @@ def emulated_row_codec(name, native, level):
     library = Library(file_of(name, native, level))
     library.copy_variables(Library(file_of(name, native, native)))
     codec = RowCodec.from_buffer_copy(row_codec_of(name, native))
+    codec.scratch_size *= 4  # this is that of the native level; with wider lanes more is needed
     codec.kept = []
     for field in ("prepare", "encode_rows", "decode_rows", "score_rows"):
         if getattr(codec, field):

@@ -26,19 +26,22 @@ def run(name, *, seconds=None, cases=None, seed=0):
     shared = mmap.mmap(-1, 16)  # (inputs, refused); still readable after the process has died
     reader, writer = os.pipe()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
-        child = os.fork()
+        parent, child = os.getpid(), os.fork()
         if child == 0:
             os.close(reader)
-            _child(name, Path(folder), shared, writer, seconds, cases, seed)
+            _child(name, Path(folder), shared, writer, seconds, cases, seed, parent)
         os.close(writer)
         finding = _wait(child, reader, shared)
     done, refused = struct.unpack("<QQ", shared)
     return done, refused, finding
 
 
-def _child(name, folder, shared, writer, seconds, cases, seed):
+def _child(name, folder, shared, writer, seconds, cases, seed, parent):
     status = 1
     try:
+        from quantreg.testing.guards import end_with
+
+        end_with(parent)
         warnings.simplefilter("error")
         from fuzz_targets import TARGETS
 

@@ -23,6 +23,7 @@ from structured import Key, Tensor, build
 
 import quantreg
 from quantreg.jobs import slabs
+from quantreg.testing.guards import end_with
 
 SHAPES = {"token_embd.weight": (256, 3), "blk.0.attn_q.weight": (256, 5), "blk.0.ffn_up.weight": (64, 9), "norm": (64,)}
 SHARDS = [f"out-{i:05d}-of-00002.gguf" for i in (1, 2)]
@@ -225,14 +226,22 @@ class Judge:
     def check_next_run(self):
         self.operation.run("b", True)
         assert self.read() == self.bytes["b"], "the next run wrote another file"
-        left = [path.name for path in Path().iterdir() if ".partial" in path.name]
+        left = [path.name for path in Path().iterdir() if ".partial" in path.name or path.name.startswith(".quantreg-")]
         assert not left, f"left behind: {left}"
+
+
+def fork():
+    """Fork a process that ends with this one."""
+    sys.stdout.flush()
+    parent, child = os.getpid(), os.fork()
+    if child == 0:
+        end_with(parent)
+    return child
 
 
 def forked(function, *args):
     """Call the function in a new process; return its exit code, negative for a signal."""
-    sys.stdout.flush()
-    child = os.fork()
+    child = fork()
     if child == 0:
         try:
             function(*args)
@@ -276,7 +285,7 @@ def at_random(operation, judge, tell, seconds, rng):
     while time.monotonic() < until:
         old = rng.random() < 0.5
         judge.reset(old)
-        child = os.fork()
+        child = fork()
         if child == 0:
             operation.run("b", False)
             os._exit(0)
@@ -300,7 +309,7 @@ def two_at_once(operation, judge, tell, seconds, rng):
         children, start = [], time.monotonic() + 0.002
         for kind in "ab":
             delay = rng.random() * 0.01
-            child = os.fork()
+            child = fork()
             if child == 0:
                 time.sleep(max(0, start + delay - time.monotonic()))
                 try:

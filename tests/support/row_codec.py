@@ -4,7 +4,18 @@ import ctypes
 import sys
 from ctypes import CFUNCTYPE, c_char_p, c_int32, c_ssize_t, c_void_p, py_object
 
-__all__ = ["Args", "DotArgs", "Prepare", "RowCodec", "Rows", "as_capsule", "module_of", "new_capsule", "row_codec_of"]
+__all__ = [
+    "Args",
+    "DotArgs",
+    "Prepare",
+    "RowCodec",
+    "Rows",
+    "as_capsule",
+    "module_of",
+    "new_capsule",
+    "row_codec_of",
+    "with_scratch",
+]
 
 NAME = b"quantreg.RowCodec"
 Rows = CFUNCTYPE(c_ssize_t, c_void_p, c_void_p)
@@ -25,6 +36,7 @@ class Args(ctypes.Structure):
         ("importance", c_void_p),
         ("importance_kind", c_int32),
         ("importance_stride", c_ssize_t),
+        ("scratch", c_void_p),
     )
 
 
@@ -58,6 +70,7 @@ class RowCodec(ctypes.Structure):
         ("whole_rows", c_int32),
         ("takes_nonfinite", c_int32),
         ("dot_rows", c_void_p),
+        ("scratch_size", c_ssize_t),
     )
 
 
@@ -72,6 +85,15 @@ def row_codec_of(name, level):
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = c_void_p, [py_object, c_char_p]
     return RowCodec.from_address(pointer(module_of(name, level).codec, NAME))
+
+
+SCRATCH = (ctypes.c_char * ((1 << 20) + 64))()  # more than any codec's scratch_size
+
+
+def with_scratch(args):
+    """Let Args point at memory that the encoder may work with. All of them share it: call one encoder at a time."""
+    args.scratch = ctypes.addressof(SCRATCH) + -ctypes.addressof(SCRATCH) % 64
+    return args
 
 
 def as_capsule(codec):

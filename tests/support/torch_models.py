@@ -1,10 +1,13 @@
 """Tensors of every type for the tests of quantreg.torch, and a small decoder of torch modules."""
 
+import os
+
 import numpy as np
 import torch
 
 import quantreg
 
+DEVICE = os.environ.get("QUANTREG_TEST_DEVICE", "cpu")  # cuda, for example: conftest.py has a fixture for it
 RNG = np.random.default_rng(15)
 W = (RNG.standard_normal((40, 512)) * 0.05).astype(np.float32)
 ENCODABLE = [name for name in quantreg.types if quantreg.types[name].codec.can_encode]

@@ -31,6 +31,7 @@ from quantreg_iquants._codebook cimport nearest_points, split_coordinates
 cdef enum:
     INDICES = 6561          # 3^8
     MOST_VECTORS = 76       # in the longest list at 4 lanes
+    MOST_WINNERS = 63 * 4   # as many as `few` vectors hold at 4 lanes
     NO_POINT = 0xffff       # pads the last vector of a list: each coordinate is 3, which is infinitely far away
     ANY_LEVEL = 1           # added to an entry: search the whole list
 
@@ -67,8 +68,8 @@ cdef inline void build_codebook(Codebook *b, const uint16_t *points, int n, int 
     """
     cdef uint8_t coordinates[8 * 2048]
     cdef uint16_t nearest[2048]
-    cdef uint16_t winners[2048]
-    cdef uint32_t ways[2048]
+    cdef uint16_t winners[MOST_WINNERS]
+    cdef uint32_t ways[MOST_WINNERS]
     cdef uint32_t way
     cdef int index, code, i, j, number, found, few, at, all_vectors, few_vectors
     split_coordinates(points, n, 8, 2, coordinates)

@@ -120,11 +120,16 @@ cdef inline void search_split(const Sorted *s, vm alive, Split *best) noexcept n
             floor = tolerant(best.score)
 
 
+cdef struct Scratch:
+    vf x[BLOCK]
+    Sorted sorted
+
+
 cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
     cdef Group g
-    cdef Sorted sorted
+    cdef Scratch *s = <Scratch *>a.scratch
+    cdef vf *x = s.x
     cdef Split best
-    cdef vf x[BLOCK]
     cdef vf w[SUB]
     cdef vf scale[8]
     cdef vf delta[4]
@@ -148,11 +153,11 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
             for j in range(1, SUB):
                 largest = vf_max(vf_abs(x[SUB * i + j]), largest)
             alive = vm_and(vf_ge(largest, vf_set1(<float>1e-12)), vm_first(g.live))
-            sort(x + SUB * i, w, SUB, &sorted)
-            search_split(&sorted, alive, &best)
+            sort(x + SUB * i, w, SUB, &s.sorted)
+            search_split(&s.sorted, alive, &best)
             alive = vm_and(alive, vi_gt(best.first[0], vi_set1(-1)))
             mirrored = vf_lt(best.scale, vf_set1(0))
-            split_indices(x + SUB * i, &sorted, &best, SUB, mirrored, index)
+            split_indices(x + SUB * i, &s.sorted, &best, SUB, mirrored, index)
             scale[i] = vf_abs(best.scale)
             shift[i] = vi_select(alive, vi_select(mirrored, -best.shift, best.shift), vi_set1(1))
             for k in range(4):
@@ -213,3 +218,4 @@ cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept n
 
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows, prepare)
+row_codec.scratch_size = sizeof(Scratch)

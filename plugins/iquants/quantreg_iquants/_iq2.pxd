@@ -226,15 +226,14 @@ cdef inline void start_fit(Fit *f, vf scale) noexcept nogil:
         f.entry[k] = vi_set1(-1)
 
 
-cdef inline void search_scale(const Codebook *b, const vf *x, const vf *w, int n, int reach, vf peak, vm alive, bint all_again,
-                              Fit *found) noexcept nogil:
+cdef inline void search_scale(const Codebook *b, Steps *s, const vf *x, const vf *w, int n, int reach, vf peak, vm alive,
+                              bint all_again, Fit *found) noexcept nogil:
     """Find the best of the scales peak / (5 + 0.1 * step), step = -reach .. reach, for n = 16 or 32 magnitudes x.
 
     x is not negative, except for weights whose sign take_signs has changed. found holds what is right if no step fits.
     At the end the points are searched once more at the fitted scale: those of all groups (all_again), or only those
     that the codebook lacked. Lanes that are not alive get arbitrary results.
     """
-    cdef Steps s
     cdef Search one
     cdef vf root[32]
     cdef vf wx[32]

@@ -20,7 +20,7 @@ from quantreg_kernels.search cimport drop_infinite, sum_of_squares
 from quantreg_iquants._codebook cimport unpack_codebook
 from quantreg_iquants._score cimport error_weights, score_blocks_of
 from quantreg_iquants._iq2 cimport (
-    Fit, build_grid, build_signs, put_signed, search_scale, share_of_31, start_fit, take_signs, unpack_shares,
+    Fit, Steps, build_grid, build_signs, put_signed, search_scale, share_of_31, start_fit, take_signs, unpack_shares,
 )
 from quantreg_iquants._points cimport scale_points
 from quantreg_iquants._codebook8 cimport Codebook, build_codebook, number_of
@@ -62,9 +62,15 @@ cdef void prepare() noexcept nogil:
     build_codebook(&book, points, POINTS, 2)
 
 
+cdef struct Scratch:
+    vf x[BLOCK]
+    Steps steps
+
+
 cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
     cdef Group g
-    cdef vf x[BLOCK]
+    cdef Scratch *s = <Scratch *>a.scratch
+    cdef vf *x = s.x
     cdef vf w[16]
     cdef vf magnitude[16]
     cdef vf scale[16]
@@ -90,7 +96,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
                 peak = vf_max(magnitude[j], peak)
             alive = vm_and(vf_ge(peak, vf_set1(<float>1e-15)), vm_first(g.live))
             start_fit(&fit, peak / vf_set1(5))
-            search_scale(&book, magnitude, w, 16, 9, peak, alive, False, &fit)
+            search_scale(&book, &s.steps, magnitude, w, 16, 9, peak, alive, False, &fit)
             negative = vf_lt(fit.scale, vf_set1(0))
             scale[i] = vf_select(alive, vf_abs(fit.scale), vf_set1(0))
             top = vf_max(scale[i], top)
@@ -146,3 +152,4 @@ cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept n
 
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows, prepare)
+row_codec.scratch_size = sizeof(Scratch)

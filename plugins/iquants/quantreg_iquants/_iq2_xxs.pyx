@@ -26,7 +26,7 @@ from quantreg_kernels.search cimport drop_infinite, search_positive, sum_of_squa
 from quantreg_iquants._codebook cimport unpack_codebook
 from quantreg_iquants._score cimport error_weights, score_blocks_of
 from quantreg_iquants._iq2 cimport (
-    Fit, build_grid, build_signs, put_signed, search_scale, share_of_31, take_signs,
+    Fit, Steps, build_grid, build_signs, put_signed, search_scale, share_of_31, take_signs,
 )
 from quantreg_iquants._points cimport scale_points
 from quantreg_iquants._codebook8 cimport Codebook, build_codebook, number_of
@@ -65,9 +65,15 @@ cdef void prepare() noexcept nogil:
     build_codebook(&book, points, POINTS, 2)
 
 
+cdef struct Scratch:
+    vf x[BLOCK]
+    Steps steps
+
+
 cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
     cdef Group g
-    cdef vf x[BLOCK]
+    cdef Scratch *s = <Scratch *>a.scratch
+    cdef vf *x = s.x
     cdef vf w[32]
     cdef vf magnitude[32]
     cdef vf q[32]
@@ -93,7 +99,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
             alive = vm_and(vf_gt(peak, vf_set1(0)), vm_first(g.live))
             for k in range(4):
                 fit.code[k] = vi_set1(0)
-            search_scale(&book, magnitude, w, 32, 6, peak, alive, True, &fit)
+            search_scale(&book, &s.steps, magnitude, w, 32, 6, peak, alive, True, &fit)
             negative = vf_lt(fit.scale, vf_set1(0))
             scale[i] = vf_select(alive, vf_abs(fit.scale), vf_set1(0))
             top = vf_max(scale[i], top)
@@ -153,3 +159,4 @@ cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept n
 
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows, prepare)
+row_codec.scratch_size = sizeof(Scratch)

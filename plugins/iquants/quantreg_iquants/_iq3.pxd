@@ -37,9 +37,9 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 from quantreg_iquants._codebook cimport nearest_points, split_coordinates, unpack_codebook
 from quantreg_kernels.lanes cimport (
-    LANES, lowest_bit, vf, vf_abs, vf_bits, vf_eq, vf_from_vi, vf_gt, vf_le, vf_lookup8, vf_lookup16, vf_lt, vf_max, vf_min,
-    vf_reduce_min, vf_select, vf_set1, vf_sqrt, vi, vi_bits, vi_clamp, vi_eq, vi_load, vi_nearest, vi_next, vi_select,
-    vi_set1, vi_store, vi_transpose, vm, vm_and, vm_any, vm_bits, vm_first, vm_from_bits,
+    HAS_LOOKUP, LANES, lowest_bit, vf, vf_abs, vf_bits, vf_eq, vf_from_vi, vf_gt, vf_le, vf_lookup8, vf_lookup16, vf_lt,
+    vf_max, vf_min, vf_reduce_min, vf_select, vf_set1, vf_sqrt, vi, vi_bits, vi_clamp, vi_eq, vi_load, vi_nearest, vi_next,
+    vi_select, vi_set1, vi_store, vi_transpose, vm, vm_and, vm_any, vm_bits, vm_first, vm_from_bits,
 )
 from quantreg_kernels.search cimport drop_infinite
 
@@ -122,7 +122,7 @@ cdef inline void build_codebook(Codebook *b, const char *text, int n_distances) 
     build_lists(b, &b.better, False, n_distances)
 
 
-# The scales tried for one sub-block, one per lane, in up to 8 vectors.
+# The scales tried for one sub-block, one per lane, in up to 8 vectors, and what the search for its points works with.
 cdef struct Trials:
     vf step[8]              # peak / scale
     vf values[4]            # 1, 3 .. 15, twice
@@ -132,11 +132,15 @@ cdef struct Trials:
     vf half_inverse[8]
     vf scaled[64]           # scaled[8 * k + c] = scale * (2 * c + 1) in vector k
     vf table[256]           # row 8 * i + c: the term of coordinate i at level 2 * c + 1. Rows that no list reads are stale
+    vi points[256]          # [lane][group][scale]: the entries found
+    uint32_t work_entry[MOST_WORK]
+    int32_t work_vector[MOST_WORK]
+    int32_t work_reset[MOST_WORK]
 
 
 cdef inline vf value_of(const vf *values, vi entries, int i) noexcept nogil:
     """Return the level 1, 3 .. 15 of coordinate i."""
-    if LANES == 4:
+    if not HAS_LOOKUP:
         return vf_from_vi((((entries >> (8 * i)) & 7) << 1) | 1)
     return vf_lookup8(values, entries >> (8 * i))
 
@@ -150,9 +154,6 @@ cdef inline void find_points(const Codebook *b, Trials *t, const float *x, const
     A run that crosses vectors appears once in each.
     """
     cdef vi place_room[9]
-    cdef uint32_t work_entry[MOST_WORK]
-    cdef int32_t work_vector[MOST_WORK]
-    cdef int32_t work_reset[MOST_WORK]
     cdef const int32_t *place = <const int32_t *>place_room
     cdef uint32_t ends, rows, entry
     cdef const int32_t *entries
@@ -192,14 +193,14 @@ cdef inline void find_points(const Codebook *b, Trials *t, const float *x, const
         many = lists.first[place[c] + 1] - lists.first[place[c]]
         while c < end:
             for k in range(16 // LANES):
-                vi_store(<int32_t *>work_entry + n_work + k * LANES, vi_load(entries + k * LANES))
-                vi_store(work_vector + n_work + k * LANES, vi_set1(c // LANES))
-                vi_store(work_reset + n_work + k * LANES, vi_set1(LANES))
+                vi_store(<int32_t *>t.work_entry + n_work + k * LANES, vi_load(entries + k * LANES))
+                vi_store(t.work_vector + n_work + k * LANES, vi_set1(c // LANES))
+                vi_store(t.work_reset + n_work + k * LANES, vi_set1(LANES))
             for j in range(16, many):  # few lists are longer
-                work_entry[n_work + j] = entries[j]
-                work_vector[n_work + j] = c // LANES
-                work_reset[n_work + j] = LANES
-            work_reset[n_work] = c % LANES
+                t.work_entry[n_work + j] = entries[j]
+                t.work_vector[n_work + j] = c // LANES
+                t.work_reset[n_work + j] = LANES
+            t.work_reset[n_work] = c % LANES
             n_work += many
             c = c // LANES * LANES + LANES
         c = end
@@ -214,15 +215,15 @@ cdef inline void find_points(const Codebook *b, Trials *t, const float *x, const
     best = vf_set1(0)
     best_entry = vi_set1(0)
     for j in range(n_work):
-        entry = work_entry[j]
-        column = t.table + work_vector[j]
-        best = vf_bits(vi_bits(best) | t.reset[work_reset[j]])
+        entry = t.work_entry[j]
+        column = t.table + t.work_vector[j]
+        best = vf_bits(vi_bits(best) | t.reset[t.work_reset[j]])
         error = (column[(entry & 255) * vectors] + column[((entry >> 8) & 255) * vectors]
                  + column[((entry >> 16) & 255) * vectors] + column[((entry >> 24) & 31) * vectors])
         stays = vf_le(best, error)
         best_entry = vi_select(stays, best_entry, vi_set1(<int32_t>entry))
         best = vf_min(best, error)
-        points[work_vector[j]] = best_entry
+        points[t.work_vector[j]] = best_entry
 
 
 cdef inline vf look_up(const vf *table, vi entries, int i) noexcept nogil:
@@ -336,7 +337,7 @@ cdef inline vf search_points(const Codebook *b, Trials *t, const vf *x, const vf
     in move_again (IQ3_XXS keeps, IQ3_S does not). Where the weights overflow the scale is infinite, so that the row is
     refused; the reference aborts there.
     """
-    cdef vi points[256]     # [lane][group][scale]
+    cdef vi *points = t.points
     cdef vf root[32]
     cdef vf wx[32]
     cdef vf lx[32]          # [scale][lane]

@@ -67,11 +67,16 @@ cdef void fill_tables() noexcept nogil:
 fill_tables()
 
 
+cdef struct Scratch:
+    vf x[BLOCK]
+    Trials trials
+
+
 cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
     cdef Group g
-    cdef Trials trials
+    cdef Scratch *s = <Scratch *>a.scratch
     cdef int slot[LANES]    # where the points and signs of the next sub-block go: sub-blocks of zeros take no place
-    cdef vf x[BLOCK]
+    cdef vf *x = s.x
     cdef vf w[32]
     cdef vf magnitude[32]
     cdef vf scales[8]
@@ -84,7 +89,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef uint8_t *block
     cdef unsigned int active
     cdef int i, j, lane, index
-    start_trials(&trials, TRIALS)
+    start_trials(&s.trials, TRIALS)
     while fill_group(&g, a, start, BLOCK, BYTES):
         lanes_load(x, g.src, 0, BLOCK)
         sigma2 = block_sigma2(x, BLOCK)
@@ -102,7 +107,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
                 magnitude[i] = vf_abs(x[32 * j + i])
                 peak = vf_max(peak, magnitude[i])
             active = vm_bits(vf_gt(peak, vf_set1(0))) & ((<unsigned int>1 << g.live) - 1)
-            scales[j] = search_points(&codebook, &trials, magnitude, w, peak, active, TRIALS, False, points)
+            scales[j] = search_points(&codebook, &s.trials, magnitude, w, peak, active, TRIALS, False, points)
             largest = vf_select(vf_gt(largest, scales[j]), largest, scales[j])
             for lane in range(g.live):
                 if not (active >> lane) & 1:
@@ -165,3 +170,4 @@ cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept n
 
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows, prepare)
+row_codec.scratch_size = sizeof(Scratch)

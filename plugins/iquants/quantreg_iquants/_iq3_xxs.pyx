@@ -101,10 +101,15 @@ cdef inline vi split_signs(const vf *x, const vf *w, vf *magnitude) noexcept nog
     return signs & 127
 
 
+cdef struct Scratch:
+    vf x[BLOCK]
+    Trials trials
+
+
 cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
     cdef Group g
-    cdef Trials trials
-    cdef vf x[BLOCK]
+    cdef Scratch *s = <Scratch *>a.scratch
+    cdef vf *x = s.x
     cdef vf w[32]
     cdef vf magnitude[32]
     cdef vf scales[8]
@@ -115,7 +120,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef vm active, positive
     cdef Py_ssize_t start = 0, bad
     cdef int i, j
-    start_trials(&trials, TRIALS)
+    start_trials(&s.trials, TRIALS)
     while fill_group(&g, a, start, BLOCK, BYTES):
         lanes_load(x, g.src, 0, BLOCK)
         sigma2 = block_sigma2(x, BLOCK)
@@ -129,7 +134,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
             for i in range(1, 32):
                 peak = vf_max(peak, magnitude[i])
             active = vm_not(vf_lt(peak, vf_set1(<float>1e-8)))
-            scales[j] = search_points(&codebook, &trials, magnitude, w, peak,
+            scales[j] = search_points(&codebook, &s.trials, magnitude, w, peak,
                                       vm_bits(active) & ((<unsigned int>1 << g.live) - 1), TRIALS, True, points + 8 * j)
             # magnitudes that have become negative can outweigh the others
             signs = vi_select(vf_lt(scales[j], vf_set1(0)), signs ^ 0x0fffffff, signs)
@@ -189,3 +194,4 @@ cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept n
 
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows, prepare)
+row_codec.scratch_size = sizeof(Scratch)

@@ -13,8 +13,8 @@ add to the sums, and each scale only chooses between them. The sums keep the ref
 from libc.stdint cimport uint8_t
 
 from quantreg_kernels.lanes cimport (
-    LANES, vf, vf_ge, vf_gt, vf_le, vf_lookup16, vf_lt, vf_min, vf_select, vf_set1, vf_store, vi, vi_count, vi_load_u8,
-    vi_set1, vi_shr, vm, vm_and,
+    HAS_LOOKUP, LANES, vf, vf_ge, vf_gt, vf_le, vf_lookup16, vf_lt, vf_min, vf_select, vf_set1, vf_store, vi, vi_count,
+    vi_load_u8, vi_set1, vi_shr, vm, vm_and,
 )
 from quantreg_kernels.search cimport largest
 
@@ -128,7 +128,7 @@ cdef inline void decode_levels(const Levels *levels, const uint8_t *packed, floa
     cdef float product[16]
     cdef vi b
     cdef int i, l
-    if LANES == 4:  # this CPU level has no instruction that looks up a table lane by lane
+    if not HAS_LOOKUP:  # this CPU level has no instruction that looks up a table lane by lane
         for l in range(16):
             product[l] = scale * value[l]
         for l in range(16):

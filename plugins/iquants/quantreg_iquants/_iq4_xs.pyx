@@ -33,11 +33,15 @@ cdef inline vf inverse_or_zero(vf v) noexcept nogil:
     return vf_select(vf_ne(v, vf_set1(0)), vf_set1(1) / v, vf_set1(0))
 
 
+cdef struct Scratch:
+    vf x[BLOCK]
+
+
 cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
     cdef Levels levels
     cdef Group g
     cdef Choice choice[32]
-    cdef vf x[BLOCK]
+    cdef vf *x = (<Scratch *>a.scratch).x
     cdef vf w[32]
     cdef vf scales[8]
     cdef vi packed[16]
@@ -156,3 +160,4 @@ cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept n
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows)
 row_codec.dot_rows = dot_rows
+row_codec.scratch_size = sizeof(Scratch)

@@ -16,7 +16,9 @@ from quantreg_kernels.lanes cimport (
     vf_store, vi, vi_load_u8,
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
-from quantreg_kquants._search cimport MinSearch, requantize_above_min, score_super_blocks, search_scales_mins, store_2bit
+from quantreg_kquants._search cimport (
+    MinSearch, Searched, requantize_above_min, score_super_blocks, search_scales_mins, store_2bit,
+)
 from quantreg_kquants._unpack cimport field, put_above_min
 
 cdef enum:
@@ -29,12 +31,17 @@ cdef inline MinSearch search() noexcept nogil:
     return MinSearch(sub=16, nmax=3, top=15, variance=1, first=<float>-0.5, step=<float>0.1, n_steps=15, absolute=True)
 
 
+cdef struct Scratch:
+    Searched searched
+    vi out[BLOCK]
+
+
 cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
     cdef MinSearch p = search()
     cdef Group g
-    cdef vf x[BLOCK]
-    cdef vf q[BLOCK]
-    cdef vi out[BLOCK]
+    cdef Scratch *scratch = <Scratch *>a.scratch
+    cdef Searched *s = &scratch.searched
+    cdef vi *out = scratch.out
     cdef vi scales[16]
     cdef vi mins[16]
     cdef vi d, dmin
@@ -42,14 +49,14 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef Py_ssize_t start = 0, bad
     cdef int j
     while fill_group(&g, a, start, BLOCK, BYTES):
-        lanes_load(x, g.src, 0, BLOCK)
-        search_scales_mins(a, &g, x, q, &p, &d, &dmin, scales, mins)
+        lanes_load(s.x, g.src, 0, BLOCK)
+        search_scales_mins(a, &g, s, &p, &d, &dmin, scales, mins)
         bad = keep_finite_rows(&g, d, dmin)
         df = vf_from_f16(d)
         mf = vf_from_f16(dmin)
         for j in range(16):
             scales[j] = (scales[j] | (mins[j] << 4)) & 255
-            requantize_above_min(x + 16 * j, q + 16 * j, 16, df * vf_from_vi(scales[j] & 15),
+            requantize_above_min(s.x + 16 * j, s.q + 16 * j, 16, df * vf_from_vi(scales[j] & 15),
                                  mf * vf_from_vi(scales[j] >> 4), 3, out + 16 * j)
         lanes_store_bytes(g.dst, 0, scales, 16, g.live)
         store_2bit(&g, 16, out)
@@ -103,3 +110,4 @@ cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept n
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows)
 row_codec.dot_rows = dot_rows
+row_codec.scratch_size = sizeof(Scratch)

@@ -40,14 +40,15 @@ cdef enum:
 cdef float VARIANCE = 2
 
 
-# What the searches read and write.
-cdef struct Searched:
+# What encode_rows works with.
+cdef struct Scratch:
     vf x[BLOCK]
     vf q[BLOCK]
+    vi out[BLOCK]
     Descents descents
 
 
-cdef inline void search_scales(const EncodeArgs *a, const Group *g, Searched *s, vi *d, vi *scales) noexcept nogil:
+cdef inline void search_scales(const EncodeArgs *a, const Group *g, Scratch *s, vi *d, vi *scales) noexcept nogil:
     """Find q in 0..7 and a scale in 0..63 for each sub-block, and the float16 d. A scale of 32 stands for 0.
 
     Without importance the reference uses another search (_descent.pxd), and it divides the range of the scales evenly
@@ -89,8 +90,8 @@ cdef inline void search_scales(const EncodeArgs *a, const Group *g, Searched *s,
 
 cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
     cdef Group g
-    cdef Searched s
-    cdef vi out[BLOCK]
+    cdef Scratch *s = <Scratch *>a.scratch
+    cdef vi *out = s.out
     cdef vi scales[16]
     cdef vi packed[12]
     cdef vi high[32]
@@ -100,7 +101,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef int j, l
     while fill_group(&g, a, start, BLOCK, BYTES):
         lanes_load(s.x, g.src, 0, BLOCK)
-        search_scales(a, &g, &s, &d, scales)
+        search_scales(a, &g, s, &d, scales)
         bad = keep_finite_rows(&g, d, d)
         df = vf_from_f16(d)
         for j in range(16):
@@ -176,3 +177,4 @@ cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept n
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows)
 row_codec.dot_rows = dot_rows
+row_codec.scratch_size = sizeof(Scratch)

@@ -20,7 +20,7 @@ from quantreg_kernels.lanes cimport (
 )
 from quantreg_kernels.rows cimport Group, fill_group, keep_finite_rows
 from quantreg_kquants._search cimport (
-    MinSearch, pack_k4, requantize_above_min, score_super_blocks, search_scales_mins, unpack_k4,
+    MinSearch, Searched, pack_k4, requantize_above_min, score_super_blocks, search_scales_mins, unpack_k4,
 )
 from quantreg_kquants._unpack cimport K4, add_above_min, field, fill_k4, k4_dot_steps, k4_steps, put_above_min
 
@@ -34,12 +34,17 @@ cdef inline MinSearch search() noexcept nogil:
     return MinSearch(sub=32, nmax=31, top=63, variance=2, first=<float>-0.5, step=<float>0.1, n_steps=15, absolute=False)
 
 
+cdef struct Scratch:
+    Searched searched
+    vi out[64]
+
+
 cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
     cdef MinSearch p = search()
     cdef Group g
-    cdef vf x[BLOCK]
-    cdef vf q[BLOCK]
-    cdef vi out[64]
+    cdef Scratch *scratch = <Scratch *>a.scratch
+    cdef Searched *s = &scratch.searched
+    cdef vi *out = scratch.out
     cdef vi high[32]
     cdef vi scales[8]
     cdef vi mins[8]
@@ -49,8 +54,8 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
     cdef Py_ssize_t start = 0, bad
     cdef int c, i, j, l
     while fill_group(&g, a, start, BLOCK, BYTES):
-        lanes_load(x, g.src, 0, BLOCK)
-        search_scales_mins(a, &g, x, q, &p, &d, &dmin, scales, mins)
+        lanes_load(s.x, g.src, 0, BLOCK)
+        search_scales_mins(a, &g, s, &p, &d, &dmin, scales, mins)
         bad = keep_finite_rows(&g, d, dmin)
         for j in range(8):  # a negative scale has wrapped around; the reference clamps it here, but not in Q4_K
             scales[j] = vi_min(scales[j], vi_set1(63))
@@ -66,7 +71,7 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
             high[l] = vi_set1(0)
         for c in range(4):
             for i in range(2):
-                requantize_above_min(x + 64 * c + 32 * i, q + 64 * c + 32 * i, 32, df * vf_from_vi(scales[2 * c + i]),
+                requantize_above_min(s.x + 64 * c + 32 * i, s.q + 64 * c + 32 * i, 32, df * vf_from_vi(scales[2 * c + i]),
                                      mf * vf_from_vi(mins[2 * c + i]), 31, out + 32 * i)
             for l in range(32):
                 high[l] = high[l] | ((out[l] >> 4) << (2 * c)) | ((out[l + 32] >> 4) << (2 * c + 1))
@@ -152,3 +157,4 @@ cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept n
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows)
 row_codec.dot_rows = dot_rows
+row_codec.scratch_size = sizeof(Scratch)

@@ -43,11 +43,18 @@ cdef inline void search_scales(const EncodeArgs *a, const Group *g, const vf *x,
         scale[j // 16] = search_symmetric(x + j, w, q + j, 16, 32)
 
 
+cdef struct Scratch:
+    vf x[BLOCK]
+    vf q[BLOCK]
+    vi out[BLOCK]
+
+
 cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept nogil:
     cdef Group g
-    cdef vf x[BLOCK]
-    cdef vf q[BLOCK]
-    cdef vi out[BLOCK]
+    cdef Scratch *s = <Scratch *>a.scratch
+    cdef vf *x = s.x
+    cdef vf *q = s.q
+    cdef vi *out = s.out
     cdef vi low[64]
     cdef vf scale[16]
     cdef vi scales[16]
@@ -179,3 +186,4 @@ cdef Py_ssize_t score_rows(const RowCodec *codec, const ScoreArgs *s) noexcept n
 cdef RowCodec row_codec
 codec = codec_capsule(&row_codec, TYPE_ID, BLOCK, BYTES, encode_rows, decode_rows, score_rows)
 row_codec.dot_rows = dot_rows
+row_codec.scratch_size = sizeof(Scratch)

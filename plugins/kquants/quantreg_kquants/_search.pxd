@@ -28,6 +28,18 @@ cdef struct MinSearch:
     bint absolute       # the plain search minimizes |x| * |error|; otherwise (root mean square + |x|) * error^2
 
 
+# What search_scales_mins reads and writes: x, and the q that it finds for them.
+#
+# The order of the members matters, as in _descent.pxd: loads wait for stores that lie a multiple of 4 KiB away. At 16 lanes,
+# x, q and w are multiples of that, so `gap` moves trial off it.
+cdef struct Searched:
+    vf x[BLOCK]
+    vf q[BLOCK]
+    vf w[64]
+    vf gap[8]
+    vf trial[64]
+
+
 cdef inline vf block_sigma2(const vf *x, float variance) noexcept nogil:
     return vf_set1(variance) * sum_of_squares(x, BLOCK) / vf_set1(<float>BLOCK)
 
@@ -81,14 +93,16 @@ cdef inline void share_of_top(const vf *values, int n, int top, vi *f16, vi *sha
     f16[0] = vi_f16(peak / vf_set1(<float>top))
 
 
-cdef inline void search_scales_mins(const EncodeArgs *a, const Group *g, const vf *x, vf *q, const MinSearch *p,
-                                    vi *d, vi *dmin, vi *scales, vi *mins) noexcept nogil:
+cdef inline void search_scales_mins(const EncodeArgs *a, const Group *g, Searched *s, const MinSearch *p, vi *d, vi *dmin,
+                                    vi *scales, vi *mins) noexcept nogil:
     """Find q, an integer scale and an integer min in 0..top for each sub-block, and the float16 d and dmin.
 
     Sub-blocks are searched two at a time: one search alone mostly waits for its own last operation.
     """
-    cdef vf w[64]
-    cdef vf trial[72]  # not 64: the compiler then happened to place it a multiple of 4 KiB from x, and loads wait for stores
+    cdef const vf *x = s.x
+    cdef vf *q = s.q
+    cdef vf *w = s.w
+    cdef vf *trial = s.trial
     cdef vf scale[16]
     cdef vf low[16]
     cdef vf total[16]

@@ -2,7 +2,11 @@
 
 from quantreg.checkpoints import Checkpoint, Config, Key, Row, common, named
 
-_HEAD_NORMS = named({"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}, bias=False, optional=True)
+_HEAD_NORMS = named(
+    {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"},
+    bias=False,
+    optional=lambda config: not config.get("use_qk_norm"),
+)
 
 
 def _context(config: Config) -> int:
@@ -75,6 +79,11 @@ def _stablelm_rotated(config: Config) -> int:
     return int(config.rope.get("partial_rotary_factor", 0.25) * (config.width // config.heads))
 
 
+def _none(config: Config) -> bool:
+    """Whether queries and keys have no norms of their own."""
+    return not config.get("qk_layernorm")
+
+
 STABLELM = (
     Checkpoint(
         classes=("StableLmForCausalLM", "StableLMEpochForCausalLM"),
@@ -83,10 +92,14 @@ STABLELM = (
             *named({"output_norm": "model.norm"}, ""),
             Row("output.weight", "lm_head.weight"),
             *named({"attn_norm": "input_layernorm"}),
-            *named({"ffn_norm": "post_attention_layernorm"}, optional=True),
+            *named({"ffn_norm": "post_attention_layernorm"}, optional=lambda config: config["use_parallel_residual"]),
             *common.ATTENTION,
-            Row("blk.{i}.attn_q_norm.weight", "model.layers.{i}.self_attn.q_layernorm.norms.{e}.weight", optional=True),
-            Row("blk.{i}.attn_k_norm.weight", "model.layers.{i}.self_attn.k_layernorm.norms.{e}.weight", optional=True),
+            Row(
+                "blk.{i}.attn_q_norm.weight", "model.layers.{i}.self_attn.q_layernorm.norms.{e}.weight", optional=_none
+            ),
+            Row(
+                "blk.{i}.attn_k_norm.weight", "model.layers.{i}.self_attn.k_layernorm.norms.{e}.weight", optional=_none
+            ),
             *common.DENSE_WEIGHTS,
         ),
         keys=(

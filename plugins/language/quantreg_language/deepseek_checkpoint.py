@@ -1,5 +1,6 @@
 """How DeepSeek 2 and 3 are published: latent attention, and experts behind a few dense layers."""
 
+from dataclasses import replace
 from typing import Any
 
 from quantreg.checkpoints import Checkpoint, Config, Described, Heads, Key, Row, Transposed, common, named
@@ -70,7 +71,12 @@ def _rope_scaling(model: Described) -> dict[str, Any] | None:
     return {name: value for name, value in found.items() if value is not None}
 
 
-DEEPSEEK_2 = (
+def _is_second(config: Config) -> bool:
+    """Whether it is DeepSeek 2, whose experts have no bias."""
+    return "DeepseekV2ForCausalLM" in config.classes
+
+
+_DEEPSEEK = (
     Checkpoint(
         classes=("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
         rows=(
@@ -96,23 +102,14 @@ DEEPSEEK_2 = (
             ),
             Row("blk.{i}.attn_k_b.weight", "model.layers.{i}.self_attn.kv_b_proj.weight", _keys_of_heads),
             Row("blk.{i}.attn_v_b.weight", "model.layers.{i}.self_attn.kv_b_proj.weight", _values_of_heads),
-            *named(
-                {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"},
-                bias=False,
-                unless="ffn_gate_inp",
+            *common.SPARSE_OR_DENSE,
+            Row(
+                "blk.{i}.exp_probs_b.bias",
+                f"{_MLP}gate.e_score_correction_bias",
+                optional=_is_second,
+                unless="blk.{i}.ffn_gate.weight",
             ),
-            Row("blk.{i}.ffn_gate_inp.weight", f"{_MLP}gate.weight", unless="blk.{i}.ffn_gate.weight"),
-            Row("blk.{i}.exp_probs_b.bias", f"{_MLP}gate.e_score_correction_bias", optional=True),
-            *common.experts(f"{_MLP}experts.{{e}}.", unless="blk.{i}.ffn_gate.weight"),
-            *named(
-                {
-                    "ffn_gate_shexp": "mlp.shared_experts.gate_proj",
-                    "ffn_up_shexp": "mlp.shared_experts.up_proj",
-                    "ffn_down_shexp": "mlp.shared_experts.down_proj",
-                },
-                bias=False,
-                unless="ffn_gate",
-            ),
+            *common.SHARED_EXPERTS,
         ),
         keys=(
             *(_CHANGED.get(key.new, key) for key in common.DECODER_KEYS),
@@ -152,5 +149,31 @@ DEEPSEEK_2 = (
         ),
         vocabulary="bpe",
         defaults=(("rope_theta", 10000.0),),
+    ),
+)
+
+_LENGTHS = tuple(_CHANGED[name] for name in ("attention.key_length", "attention.value_length"))
+_KEYS_LITE = tuple(
+    each
+    for key in common.without(_DEEPSEEK[0].keys, *(key.new for key in _LENGTHS))
+    for each in ((key, *_LENGTHS) if key.new == "attention.kv_lora_rank" else (key,))
+)
+
+DEEPSEEK_2 = (
+    *_DEEPSEEK,
+    replace(  # GLM 4.7 Flash
+        _DEEPSEEK[0],
+        classes=("Glm4MoeLiteForCausalLM",),
+        rows=(*_DEEPSEEK[0].rows, *common.further_rows(), *common.FURTHER_ENDS),
+        keys=(*_KEYS_LITE, Key("nextn_predict_layers", common.further_layers)),
+        ignored=(),
+        further=True,
+        model_type="glm4_moe_lite",
+        restored=(
+            *(pair for pair in _DEEPSEEK[0].restored if pair[0] not in ("architectures", "model_type")),
+            ("num_hidden_layers", common.trunk_layers),
+            ("num_nextn_predict_layers", common.value_of("nextn_predict_layers", 0)),
+        ),
+        vocabulary="glm4moe",
     ),
 )

@@ -8,6 +8,7 @@ import numpy as np
 from quantreg import Architecture, Graph
 from quantreg.errors import ModelError
 from quantreg.inference.graph import Router
+from quantreg_language import glm_checkpoint as published
 from quantreg_language.routers import score_by_key
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ SIGMOID = Router(score_by_key("sigmoid"), norm=None)
 ARCHITECTURES = (
     Architecture("apertus", "Apertus", graph=replace(HALVES, feed_forward=_xielu)),
     Architecture("bitnet", "BitNet b1.58", graph=HALVES),
-    Architecture("chatglm", "ChatGLM 3, GLM-4 9B and GLM Edge", graph=Graph(fused_gate=True)),
+    Architecture(
+        "chatglm", "ChatGLM 3, GLM-4 9B and GLM Edge", graph=Graph(fused_gate=True), checkpoints=published.GLM
+    ),
     Architecture("dbrx", "DBRX", graph=replace(HALVES, norm="layer", ffn_norm="attn_output_norm")),
     Architecture("jais2", "Jais 2", graph=replace(HALVES, norm="layer", activation="relu_squared")),
     Architecture("openelm", "OpenELM", graph=HALVES),

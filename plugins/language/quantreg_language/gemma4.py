@@ -10,6 +10,7 @@ from quantreg.inference.attention import attend, head_norm, settings
 from quantreg.inference.feed_forward import choose, gated, routed
 from quantreg.inference.norms import normalise
 from quantreg.inference.rope import rotate
+from quantreg_language.gemma4_checkpoint import GEMMA_4
 from quantreg_language.windows import windowed
 
 if TYPE_CHECKING:
@@ -128,5 +129,6 @@ ARCHITECTURES = (
             logit_softcap=0.0,
             layer=whole,
         ),
+        checkpoints=GEMMA_4,
     ),
 )

@@ -107,8 +107,13 @@ def _falcon_parts(config: Config) -> Apart:
     return Apart(groups, (config.heads // groups * size, size, size))
 
 
-def _two_norms(config: Config) -> bool:
-    return bool(config.get("num_ln_in_parallel_attn") == 2)
+def _norms(config: Config) -> int:
+    """How many norms a layer has: transformers takes two for the architecture of Falcon 40B if nothing is said."""
+    return int(config.get("num_ln_in_parallel_attn", 2 if config.get("new_decoder_architecture") else 1))
+
+
+def _one_norm(config: Config) -> bool:
+    return _norms(config) == 1
 
 
 def _is_new(model: Described) -> bool:
@@ -124,8 +129,9 @@ FALCON = (
             Row("token_embd.weight", "transformer.word_embeddings.weight"),
             *named({"output_norm": "transformer.ln_f"}, ""),
             Row("output.weight", "lm_head.weight", optional=True),
-            *named({"attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"}, _FALCON, optional=True, back=_two_norms),
-            *named({"attn_norm": "input_layernorm"}, _FALCON, optional=True),
+            *named({"attn_norm": "input_layernorm"}, _FALCON, back=_one_norm),
+            *named({"attn_norm": "ln_mlp"}, _FALCON),
+            *named({"attn_norm_2": "ln_attn"}, _FALCON, optional=_one_norm),
             *named({"attn_qkv": "self_attention.query_key_value"}, _FALCON, how=_falcon_parts, bias=False),
             *named(
                 {"attn_output": "self_attention.dense", "ffn_up": "mlp.dense_h_to_4h", "ffn_down": "mlp.dense_4h_to_h"},

@@ -9,6 +9,8 @@ from quantreg.inference.facts import Facts
 from quantreg.inference.feed_forward import choose, routed, shared_expert
 from quantreg.inference.graph import Router
 from quantreg.inference.norms import normalise
+from quantreg_language import nemotron_h_checkpoint as published
+from quantreg_language.granite_checkpoint import GRANITE_HYBRID
 from quantreg_language.mamba import mamba, mamba2
 
 if TYPE_CHECKING:
@@ -75,8 +77,14 @@ ARCHITECTURES = (
             logit_scale=lambda facts: 1 / _or_one(facts, "logit_scale"),
             rotates=lambda facts, layer: bool(facts.get("rope.scaling.finetuned", True)),
         ),
+        checkpoints=GRANITE_HYBRID,
     ),
-    Architecture("nemotron_h", "Nemotron-H, Nemotron Nano 2", graph=_NEMOTRON),
-    Architecture("nemotron_h_moe", "Nemotron 3 with experts", graph=_NEMOTRON_EXPERTS),
+    Architecture("nemotron_h", "Nemotron-H, Nemotron Nano 2", graph=_NEMOTRON, checkpoints=published.NEMOTRON_H),
+    Architecture(
+        "nemotron_h_moe",
+        "Nemotron 3 with experts",
+        graph=_NEMOTRON_EXPERTS,
+        checkpoints=published.NEMOTRON_H_MOE,
+    ),
     Architecture("falcon-h1", "Falcon-H1", graph=Graph(rope="halves", layer=both)),
 )

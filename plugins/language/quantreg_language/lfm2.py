@@ -60,5 +60,6 @@ ARCHITECTURES = (
             router=Router(score_by_key("sigmoid")),
             output_norm="token_embd_norm",
         ),
+        checkpoints=published.LFM_2_MOE,
     ),
 )

@@ -7,6 +7,7 @@ from quantreg.inference.attention import rotated
 from quantreg.inference.facts import Facts
 from quantreg.inference.graph import Router
 from quantreg.inference.norms import normalise
+from quantreg_language import llama4_checkpoint as published
 from quantreg_language.temperature import temperatures
 
 if TYPE_CHECKING:
@@ -58,5 +59,6 @@ ARCHITECTURES = (
             window_base=lambda facts, base: facts.number("rope.freq_base_swa", base),
             prepare=prepare,
         ),
+        checkpoints=published.LLAMA_4,
     ),
 )

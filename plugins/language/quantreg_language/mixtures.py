@@ -9,6 +9,7 @@ from quantreg.inference.attention import attend, attention, queries_keys_values,
 from quantreg.inference.facts import Facts
 from quantreg.inference.feed_forward import choose, routed
 from quantreg.inference.graph import Router
+from quantreg_language import mixtures_checkpoint as published
 from quantreg_language.routers import score_by_key
 from quantreg_language.windows import windowed
 
@@ -65,13 +66,23 @@ ARCHITECTURES = (
             attention=scaled_attention,
         ),
     ),
-    Architecture("dots1", "dots.llm1", graph=Graph(rope="halves", router=Router(score_by_key("sigmoid"), norm=None))),
+    Architecture(
+        "dots1",
+        "dots.llm1",
+        graph=Graph(rope="halves", router=Router(score_by_key("sigmoid"), norm=None)),
+        checkpoints=published.DOTS_1,
+    ),
     Architecture(
         "bailingmoe2",
         "Ling 2 and Ring 2",
         graph=Graph(rope="halves", router=Router(score_by_key("sigmoid"), norm=None)),
     ),
-    Architecture("minimax-m2", "MiniMax M2", graph=Graph(rope="halves", router=Router(score_by_key("sigmoid")))),
+    Architecture(
+        "minimax-m2",
+        "MiniMax M2",
+        graph=Graph(rope="halves", router=Router(score_by_key("sigmoid"))),
+        checkpoints=published.MINIMAX_M2,
+    ),
     Architecture(
         "exaone-moe",
         "EXAONE with experts",
@@ -96,6 +107,7 @@ ARCHITECTURES = (
             embedding_scale=lambda facts: facts.width**0.5,
             attention=gated_attention,
         ),
+        checkpoints=published.AFMOE,
     ),
     Architecture(
         "smallthinker",

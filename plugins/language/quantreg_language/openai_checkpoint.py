@@ -11,8 +11,8 @@ def _halves(new: str, index: int) -> tuple[Row, ...]:
     """Gate or up, whose rows take turns in one tensor: as blocks, as a matrix whose rows are inputs, and the bias."""
     weight, old = f"blk.{{i}}.{new}.weight", f"{_EXPERTS}gate_up_proj"
     return (
-        Row(weight, (f"{old}_blocks", f"{old}_scales"), Mxfp4(index, 2), optional=True),
-        Row(weight, old, (Transposed(), Share(index, 2, -2, alternating=True)), optional=True),
+        Row(weight, (f"{old}_blocks", f"{old}_scales"), Mxfp4(index, 2)),
+        Row(weight, old, (Transposed(), Share(index, 2, -2, alternating=True))),
         Row(f"blk.{{i}}.{new}.bias", f"{old}_bias", Share(index, 2, -1, alternating=True)),
     )
 
@@ -46,9 +46,8 @@ GPT_OSS = (
                 "blk.{i}.ffn_down_exps.weight",
                 (f"{_EXPERTS}down_proj_blocks", f"{_EXPERTS}down_proj_scales"),
                 Mxfp4(),
-                optional=True,
             ),
-            Row("blk.{i}.ffn_down_exps.weight", f"{_EXPERTS}down_proj", Transposed(), optional=True),
+            Row("blk.{i}.ffn_down_exps.weight", f"{_EXPERTS}down_proj", Transposed()),
             Row("blk.{i}.ffn_down_exps.bias", f"{_EXPERTS}down_proj_bias"),
         ),
         keys=(

@@ -9,6 +9,7 @@ from quantreg.inference.feed_forward import feed_forward
 from quantreg.inference.graph import Router
 from quantreg_language import others_checkpoint as published
 from quantreg_language.hunyuan import prepare
+from quantreg_language.mixtures_checkpoint import ERNIE_4_5_MOE
 from quantreg_language.windows import unscaled, windowed
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ ARCHITECTURES = (
     Architecture("deci", "DeciLM and Llama-Nemotron", graph=Graph(layer=_deci_layer)),
     Architecture("pangu-embedded", "openPangu", graph=Graph(rope="halves")),
     Architecture("maincoder", "Maincoder", graph=Graph(prepare=prepare)),
-    Architecture("ernie4_5-moe", "ERNIE 4.5 with experts", graph=Graph()),
+    Architecture("ernie4_5-moe", "ERNIE 4.5 with experts", graph=Graph(), checkpoints=ERNIE_4_5_MOE),
     Architecture("bailingmoe", "Ling", graph=Graph(router=Router(norm=None))),
     Architecture("mellum", "Mellum", graph=Graph(rope="halves", windows=windowed(4), window_rope=unscaled)),
     Architecture(

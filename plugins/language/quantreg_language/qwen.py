@@ -63,5 +63,10 @@ ARCHITECTURES = (
     Architecture("qwen3", "Qwen 3", graph=Graph(rope="halves"), checkpoints=published.QWEN3),
     Architecture("qwen3moe", "Qwen 3 with experts", graph=Graph(rope="halves"), checkpoints=published.QWEN3_MOE),
     Architecture("qwen3vl", "the language model of Qwen3-VL", graph=_QWEN3VL, checkpoints=published.QWEN3_VL),
-    Architecture("qwen3vlmoe", "the language model of Qwen3-VL with experts", graph=_QWEN3VL),
+    Architecture(
+        "qwen3vlmoe",
+        "the language model of Qwen3-VL with experts",
+        graph=_QWEN3VL,
+        checkpoints=published.QWEN3_VL_MOE,
+    ),
 )

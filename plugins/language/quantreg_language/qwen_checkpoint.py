@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from quantreg.checkpoints import Checkpoint, Config, Key, Row, common, named
+from quantreg.checkpoints import Checkpoint, Config, Key, Row, Share, Transposed, common, named
 
 _SEES = "the class has a part that sees images, which a GGUF file of the language model lacks"
 _LAYERS = (*common.OUTER, *common.LAYER_NORMS, *common.ATTENTION)
@@ -92,6 +92,27 @@ QWEN3_VL = (
         one_way=_SEES,
         vocabulary="qwen2",
         defaults=(("rms_norm_eps", 1e-6), ("head_dim", 128)),
+    ),
+)
+_FUSED = "model.layers.{i}.mlp.experts."
+QWEN3_VL_MOE = (
+    Checkpoint(
+        classes=("Qwen3VLMoeForConditionalGeneration",),
+        rows=(
+            *_LAYERS,
+            *_HEAD_NORMS,
+            _EXPERTS[0],
+            Row("blk.{i}.ffn_gate_exps.weight", f"{_FUSED}gate_up_proj", (Transposed(), Share(0, 2, -2))),
+            Row("blk.{i}.ffn_up_exps.weight", f"{_FUSED}gate_up_proj", (Transposed(), Share(1, 2, -2))),
+            Row("blk.{i}.ffn_down_exps.weight", f"{_FUSED}down_proj", Transposed()),
+        ),
+        keys=(*_EXPERT_KEYS, Key("n_deepstack_layers", _deepstack)),
+        ignored=("model.visual.*",),
+        starts=(("model.language_model.", "model."),),
+        model_type="qwen3_vl_moe",
+        one_way=_SEES,
+        vocabulary="qwen2",
+        defaults=(("rms_norm_eps", 1e-6),),
     ),
 )
 QWEN3_MOE = (

@@ -12,7 +12,7 @@ from libc.stdint cimport uint8_t
 from quantreg_kernels.abi cimport DecodeArgs, EncodeArgs, RowCodec, codec_capsule
 from quantreg_kernels.half cimport f16_is_finite, f32_to_f16, store_u16
 from quantreg_kernels.lanes cimport (
-    LANES, vf, vf_from_vi, vf_load, vf_set1_f16, vf_store, vi, vi_load_u8, vi_store_u8x16,
+    LANES, vf, vf_from_vi, vf_load, vf_lookup4, vf_set1_f16, vf_store, vi, vi_load_u8, vi_shr, vi_store_u8x16,
 )
 from quantreg_lowbit._ternary_rounding cimport block_magnitude, inverse_magnitude, ternary
 
@@ -61,20 +61,27 @@ cdef Py_ssize_t encode_rows(const RowCodec *codec, const EncodeArgs *a) noexcept
 cdef Py_ssize_t decode_rows(const RowCodec *codec, const DecodeArgs *a) noexcept nogil:
     cdef const uint8_t *block
     cdef float *out
-    cdef vf d
+    cdef float levels[LANES]
+    cdef vf d, values
     cdef vi b
     cdef Py_ssize_t row, _k
     cdef int c, i, n
+    for i in range(LANES):
+        levels[i] = <float>(i % 4 - 1)
     for row in range(a.n_rows):
         block = a.src + row * a.src_stride
         out = a.dst + row * a.dst_stride
         for _k in range(a.n_cols // BLOCK):
             d = vf_set1_f16(block + 64)
+            values = vf_load(levels) * d
             for c in range(2):
                 for i in range(32 // LANES):
                     b = vi_load_u8(block + 32 * c + LANES * i)
                     for n in range(4):
-                        vf_store(out + 128 * c + LANES * i + 32 * n, vf_from_vi(((b >> (2 * n)) & 3) - 1) * d)
+                        if LANES == 4:  # a look-up takes more instructions there
+                            vf_store(out + 128 * c + LANES * i + 32 * n, vf_from_vi(((b >> (2 * n)) & 3) - 1) * d)
+                        else:
+                            vf_store(out + 128 * c + LANES * i + 32 * n, vf_lookup4(values, vi_shr(b, 2 * n)))
             block += BYTES
             out += BLOCK
     return a.n_rows

@@ -5,8 +5,8 @@ As in ggml, magnitudes are doubled so that they are integers, and d is half the 
 """
 
 from quantreg_kernels.lanes cimport (
-    LANES, vf, vf_abs, vf_bits, vf_load, vf_lookup16, vf_lt, vf_max, vf_select, vf_set1, vi, vi_bits, vi_count, vi_eq, vi_gt,
-    vi_select, vi_set1, vi_shr, vm,
+    HAS_LOOKUP, LANES, vf, vf_abs, vf_bits, vf_load, vf_lookup16, vf_lt, vf_max, vf_select, vf_set1, vi, vi_bits, vi_count,
+    vi_eq, vi_gt, vi_select, vi_set1, vi_shr, vm,
 )
 
 
@@ -29,12 +29,12 @@ cdef inline void value_table(vf *table) noexcept nogil:
 cdef inline vf value_of(const vf *scaled, vf d, vi code) noexcept nogil:
     """Return d times the doubled value of the low four bits of each code. `scaled` is value_table times d.
 
-    At 4 lanes there is no instruction that looks up a table lane by lane. There the bits of a code are moved to where
+    Some CPU levels have no instruction that looks up a table lane by lane. There the bits of a code are moved to where
     float32 has them, two bits of exponent and one of mantissa. That is right for all magnitudes but 0 and 1, which come
     out as 1 and 1.5 and are corrected.
     """
     cdef vf v
-    if LANES > 4:
+    if HAS_LOOKUP:
         return vf_lookup16(scaled, code)
     v = vf_bits(((code & 7) << 22) + (127 << 23))
     v = v + vf_select(vf_lt(v, vf_set1(2)), v - vf_set1(2), vf_set1(0))
