@@ -16,7 +16,7 @@ from quantreg import types
 from quantreg_kernels import usable_levels
 from quantreg_kernels._run import Codec
 
-# libgguf has wheels for x86-64 with glibc, Windows or macOS, and for some versions of Python only. Elsewhere the goldens have to do.
+# libgguf has no wheels for other processors, musl, new and free-threaded Pythons. There the goldens have to do.
 HAS_WHEEL = (
     platform.machine().lower() in ("x86_64", "amd64")
     and sys.version_info < (3, 14)
