@@ -61,7 +61,9 @@ def described_by(markdown):
     """The first paragraph as plain text, cut after a sentence: search engines show some 160 characters."""
     inside = re.sub(r"^```.*?^```$", "", markdown, flags=re.MULTILINE | re.DOTALL)
     parts = [part.strip() for part in re.split(r"\n\s*\n", inside)]
-    found = next((part for part in parts if part and part[0] not in "#|!<-"), "What changed in each version of quantreg.")
+    found = next(
+        (part for part in parts if part and part[0] not in "#|!<-"), "What changed in each version of quantreg."
+    )
     text = " ".join(re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", found).translate({ord("`"): None, ord("*"): None}).split())
     short = ""
     for sentence in re.split(r"(?<=[.:?!]) ", text):
