@@ -239,6 +239,7 @@ def _show_plans(
     """Show what a run would do. Raises what the run would raise before it reads tensor data."""
     from quantreg.cli.progress import listener
     from quantreg.jobs.planning import rehearse_run
+    from quantreg.jobs.rehearsal import check_all
     from quantreg.recipes import PlanOptions
 
     layout = {name: options.pop(name) for name in ("split_max_size", "split_max_tensors", "names")}
@@ -261,7 +262,7 @@ def _show_plans(
                 click.echo(_tensor_line(tensor, index, len(plan.tensors)))
             click.echo(plan_summary(plan))
             warn(plan.warnings)
-        rehearsal.check()
+    check_all([rehearsal for _, rehearsal in made])
 
 
 def _tensor_line(tensor: "TensorPlan", index: int, last: int) -> str:
