@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from checkpoints.tokenizers import SIZE
 
-torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'quantreg[torch]'")
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 import quantreg  # noqa: E402

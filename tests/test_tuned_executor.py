@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -214,6 +215,49 @@ def test_the_command_sends_feedback_to_its_processes(models, at):
     text = ["--calibration", "ids.txt", "--ids", "-c", str(N_CTX)]
     assert cli.main(["quantize", *text, "--processes", "2", str(source), "out.gguf", "Q4_0"]) == 0
     assert digest("out.gguf") == digest("threads.gguf")
+
+
+@pytest.mark.parametrize(
+    ("processors", "options", "text", "expected"),
+    [
+        (4, [], True, [4]),
+        (128, [], True, [60]),  # Windows allows no more than 61
+        (3, [], True, []),
+        (16, ["--threads", "1"], True, []),
+        (16, ["--processes", "2"], True, [2]),
+        (16, [], False, []),
+    ],
+)
+def test_the_command_chooses_codes_in_processes_by_itself(models, at, monkeypatch, processors, options, text, expected):
+    source, counts = models / "llama.gguf", []
+
+    @contextmanager
+    def pool(count):
+        counts.append(count)
+        with ThreadPoolExecutor(2) as threads:
+            yield threads
+
+    monkeypatch.setattr("quantreg.dispatch.cpu_count", lambda: processors)
+    monkeypatch.setattr("quantreg.jobs.processes.worker_processes", pool)
+    Path("ids.txt").write_text(" ".join(map(str, IDS.tolist())))
+    about = ["--calibration", "ids.txt", "--ids", "-c", str(N_CTX)] if text else []
+    assert cli.main(["quantize", *about, *options, str(source), "out.gguf", "Q4_0"]) == 0
+    assert counts == expected
+
+
+def test_threads_serve_where_the_system_has_no_locks_between_processes(models, at, monkeypatch):
+    source = models / "llama.gguf"
+    monkeypatch.setattr("quantreg.dispatch.cpu_count", lambda: 4)
+    for error in (OSError(38, "Function not implemented"), ImportError("no semaphores"), NotImplementedError()):
+
+        def none(*args, error=error, **how):
+            raise error
+
+        monkeypatch.setattr("quantreg.jobs.processes.ProcessPoolExecutor", none)
+        Path("ids.txt").write_text(" ".join(map(str, IDS.tolist())))
+        text = ["--calibration", "ids.txt", "--ids", "-c", str(N_CTX), "--force"]
+        assert cli.main(["quantize", *text, str(source), "out.gguf", "Q4_0"]) == 0
+        assert quantreg.validate("out.gguf").ok
 
 
 def test_arrays_that_arrive_unaligned_are_taken(models, at):

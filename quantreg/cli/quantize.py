@@ -21,10 +21,11 @@ from quantreg.cli.plan_options import (
 from quantreg.cli.several import command_for, measuring, outputs_of, quantize_wanted
 from quantreg.cli.show import plan_summary, print_json, printable, size, warn
 from quantreg.cli.stopping import stop_as_ctrl_c_does
-from quantreg.cli.tuning_options import to_tuning, tuning_inputs, tuning_options
+from quantreg.cli.tuning_options import to_tuning, tuning_inputs, tuning_options, usual_processes
 from quantreg.words import count
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
     from contextlib import AbstractContextManager
 
     from quantreg import FileType, Plan, QuantizeResult, TensorPlan
@@ -59,7 +60,8 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Number of threads. Default: all processors.")
 @click.option(
     "--processes", type=click.IntRange(1), metavar="N",
-    help="Encode in N processes instead of threads. Codecs in Python need this to use several processors.",
+    help="Encode in N processes instead of threads. Codecs in Python need this to use several processors, and error "
+    "feedback does it by itself.",
 )  # fmt: skip
 @click.option("--resumable", is_flag=True, help="If the run is interrupted, keep the finished part in OUT.partial.")
 @click.option("--resume", is_flag=True, help="Continue from OUT.partial if it exists. Implies --resumable.")
@@ -165,9 +167,13 @@ def command(
         about = Card(card, text, command_for(ctx, source, word), measured_by, card_chunks)
     if processes is not None and (threads or positional):
         raise click.UsageError("give either --processes or a number of threads.")
+    from quantreg.jobs.processes import usual_pool, worker_processes
+
+    named = processes or threads or positional
+    pool = usual_pool(usual_processes(tuning, named)) if processes is None else worker_processes(processes)
     _quantize(
-        source, wanted, imatrix, log_json, processes, report, about, threads=processes or threads or positional,
-        resumable=resumable or resume, resume=resume, force=force, **shards, **options, **tuning,
+        source, wanted, imatrix, log_json, pool, report, about, threads=named, resumable=resumable or resume,
+        resume=resume, force=force, **shards, **options, **tuning,
     )  # fmt: skip
 
 
@@ -270,7 +276,7 @@ def _quantize(
     wanted: "Sequence[tuple[str, FileType | Plan | None]]",
     imatrix: str | None,
     log_json: bool,
-    processes: int | None,
+    processes: "AbstractContextManager[Executor | None]",
     report: str | None,
     card: "Card | None",
     **keywords: Any,
@@ -278,7 +284,6 @@ def _quantize(
     import quantreg
     from quantreg.cli.progress import listener
     from quantreg.events import Calibrating, Started
-    from quantreg.jobs.processes import worker_processes
 
     known: set[str] = set()
     begun = False  # and so there may be something to keep
@@ -288,7 +293,7 @@ def _quantize(
         with (
             _report_file(report, source, *(path for path, _ in wanted), *tuning_inputs(keywords)) as page,
             listener(log_json) as listen,
-            worker_processes(processes) if processes else nullcontext() as pool,
+            processes as pool,
         ):
 
             def told(event: "Event") -> None:

@@ -5,10 +5,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import get_context, parent_process
 
-__all__ = ["worker_processes"]
+__all__ = ["usual_pool", "worker_processes"]
 
 
 @contextmanager
@@ -18,6 +18,17 @@ def worker_processes(count: int) -> Iterator[ProcessPoolExecutor]:
     The processes start afresh ("spawn"): a fork would copy locks that threads of this process hold.
     """
     with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin) as pool:
+        yield pool
+
+
+@contextmanager
+def usual_pool(count: int | None) -> Iterator[ProcessPoolExecutor | None]:
+    """Yield a pool of this many processes, or None for None, and where the system has no locks between processes."""
+    with ExitStack() as stack:
+        pool = None
+        if count is not None:
+            with suppress(ImportError, NotImplementedError, OSError):
+                pool = stack.enter_context(worker_processes(count))
         yield pool
 
 

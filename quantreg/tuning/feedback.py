@@ -9,6 +9,7 @@ chosen unit by unit.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,8 +41,8 @@ class Factor:
     """What error feedback needs of H: ``upper``, float32 (cols, cols), with H^-1 = upper^T upper; and H itself.
 
     ``ridge`` is what the sweeps add to the diagonal of H, so that they do not move weights whose inputs say little.
-    If H cannot be factored, ``reason`` says why, and there is no feedback. ``there`` holds both matrices on the
-    ``device`` that computes what errors do to all columns, or is None if they are no others.
+    If H cannot be factored, ``reason`` says why, and there is no feedback. ``device`` computes what errors do to all
+    columns.
     """
 
     upper: "Floats"
@@ -49,8 +50,16 @@ class Factor:
     reason: str | None = None
     ridge: float = 0.0
     device: Device = CPU
-    there: tuple[Any, Any] | None = None
+    _there: list[tuple[Any, Any]] = field(default_factory=list)
+    _lock: Any = field(default_factory=Lock)
     _blocks: "dict[tuple[int, int], Floats]" = field(default_factory=dict)
+
+    def there(self) -> tuple[Any, Any]:
+        """Both matrices on the device. They are sent when the first thread asks: workers elsewhere never do."""
+        with self._lock:
+            if not self._there:
+                self._there.append((self.device.keep(self.upper), self.device.keep(self.h)))
+            return self._there[0]
 
     def upper_of(self, first: int, last: int) -> "Floats":
         """The factor of the inverse of H among these columns alone, damped once more. It is computed once."""
@@ -92,7 +101,7 @@ def factor(
                 return Factor(none, f, "the products of inputs are no covariance", device=device)
             continue
         ridge = damping * mean if mean > 0 else 1.0
-        return Factor(upper, f, ridge=ridge, device=device, there=(device.keep(upper), device.keep(f)))
+        return Factor(upper, f, ridge=ridge, device=device)
 
 
 def feedback(
@@ -110,7 +119,7 @@ def feedback(
     # A column of all rows lies together: the work goes from column to column.
     errors, decoded = np.empty((2, cols, rows), np.float32)
     all_errors = f.device.errors(errors)
-    upper_there, h_there = f.there or (f.upper, f.h)
+    upper_there, h_there = f.there()
     coded = [np.empty(0, np.uint8)] * (cols // block)
     for first, last in _groups(cols, block):
         left = np.ascontiguousarray(w[:, first:last].T)
