@@ -332,3 +332,12 @@ def test_ctrl_break_ends_the_command_and_keeps_what_is_done(tmp_path):
     done = subprocess.run([sys.executable, "-P", "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 130, done.stderr
     assert names(tmp_path) == ["model.gguf", "out.gguf.partial", "out.gguf.partial.journal"]
+
+
+def test_a_file_that_is_locked_is_told_from_a_disk_without_locks(tmp_path, windows):
+    path = tmp_path / "out"
+    path.touch()
+    with path.open("rb+") as first, path.open("rb+") as second:
+        locks.lock_file(first.fileno())
+        with pytest.raises(BlockingIOError):
+            locks.lock_file(second.fileno())

@@ -1,6 +1,7 @@
 """Locks on Windows, with the functions of kernel32."""
 
 import ctypes
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 __all__ = ["lock_file", "one_at_a_time"]
 
 _EXCLUSIVE, _AT_ONCE = 2, 1  # flags of LockFileEx
+_LOCKED = 33  # ERROR_LOCK_VIOLATION
 _FOREVER = 0xFFFFFFFF
 _BEYOND_THE_END = 1 << 62  # Windows keeps others from reading what is locked: lock a byte that no file has
 
@@ -34,11 +36,13 @@ def _kernel() -> Any:
 
 def _failed(what: str) -> OSError:
     number = ctypes.get_last_error()  # type: ignore[attr-defined]
+    if number == _LOCKED:
+        return BlockingIOError(errno.EAGAIN, "another process has locked it")
     return OSError(0, f"{what} failed with Windows error {number}")
 
 
 def lock_file(fd: int) -> None:
-    """Lock an open file until it is closed. Raises OSError if another process has locked it.
+    """Lock an open file until it is closed. Raises BlockingIOError if another process has locked it, or OSError.
 
     `msvcrt.locking` cannot do this: it reads the position as a number of 32 bits.
     """
