@@ -252,6 +252,52 @@ def test_there_is_no_picture_of_one_file_or_of_files_that_were_not_measured(more
     assert not Path("README.svg").exists()
 
 
+def test_a_run_that_is_stopped_while_it_measures_goes_on_with_the_files_that_are_left(llama, at, monkeypatch):
+    monkeypatch.setattr(cards, "N_CTX", N_CTX)
+    names = ["Q8_0", "Q5_0", "Q4_0"]
+    options = {"card": "README.md", "card_text": OTHER, "card_chunks": 4}
+    quantreg.quantize_files(llama, "{type}.gguf", names, **options)
+    expected = rows("README.md")
+    for path in (*(f"{name}.gguf" for name in names), "README.md", "README.svg"):
+        os.unlink(path)
+    measured, kl_divergence = [], quantreg.quality.kl_divergence
+
+    def stopped(path, *args, **keywords):
+        measured.append(path)
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return kl_divergence(path, *args, **keywords)
+
+    monkeypatch.setattr(quantreg.quality, "kl_divergence", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        quantreg.quantize_files(llama, "{type}.gguf", names, resumable=True, **options)
+    with open("README.md.quantreg-measured", "a", encoding="utf-8") as file:
+        file.write('{"of": "half a li')  # as a kill leaves it
+    measured.clear()
+    quantreg.quantize_files(llama, "{type}.gguf", names, resume=True, **options)
+    assert measured == ["Q4_0.gguf"]
+    assert rows("README.md") == expected
+    assert sorted(os.listdir()) == sorted(
+        [*(f"{name}.gguf" for name in names), "README.md", "README.svg", "small.gguf", "imatrix.gguf"]
+    )
+
+
+@pytest.mark.parametrize("change", ["text", "chunks", "file"])
+def test_what_was_measured_on_something_else_is_not_used(change, llama, at, monkeypatch):
+    monkeypatch.setattr(cards, "N_CTX", N_CTX)
+    given = {"card": "README.md", "card_text": OTHER, "card_chunks": 3}
+    quantreg.quantize_files(llama, "{type}.gguf", ["Q8_0", "Q4_0"], **given)
+    expected = rows("README.md")
+    unlink = os.unlink  # what was measured in a first run stays
+    monkeypatch.setattr(os, "unlink", lambda path, **k: "measured" in str(path) or unlink(path, **k))
+    other = given | {"text": {"card_text": OTHER[::-1]}, "chunks": {"card_chunks": 2}, "file": {"pure": True}}[change]
+    names = ["Q5_0", "Q4_1"] if change == "file" else ["Q8_0", "Q4_0"]
+    quantreg.quantize_files(llama, "{type}.gguf", names, resumable=True, force=True, **other)
+    assert Path("README.md.quantreg-measured").exists()
+    quantreg.quantize_files(llama, "{type}.gguf", ["Q8_0", "Q4_0"], resumable=True, force=True, **given)
+    assert rows("README.md") == expected
+
+
 # ---- names ----
 
 

@@ -9,6 +9,7 @@ import pytest
 import quantreg
 from quantreg.checkpoints import (
     Apart,
+    Behind,
     Generated,
     Grouped,
     Heads,
@@ -54,6 +55,7 @@ CASES = {
     "tiled columns": (MATRIX, (Tiled(5, 2, axis=1),), MATRIX.reshape(24, 5, 2).swapaxes(1, 2).reshape(24, 10)),
     "tiled behind others": (MATRIX, (Tiled(3, 2, 2, skip=12),), np.concatenate(
         [MATRIX[:12], MATRIX[12:].reshape(3, 2, 2, 10).swapaxes(0, 1).reshape(12, 10)])),
+    "behind the first rows": (MATRIX, (Behind(5),), MATRIX[5:]),
     "grouped": (MATRIX, (Grouped(6),), MATRIX.reshape(6, 4, 10)),
     "grouped rates": (RATES, (MinusExp(), Grouped(24)), -np.exp(RATES.astype(np.float64)).astype(np.float32)[:, None]),
     "part of each head": (MATRIX, (Heads(4, 6, 2, 3),), MATRIX.reshape(4, 6, 10)[:, 2:5]),

@@ -26,7 +26,7 @@ from quantreg.inference.feed_forward import ACTIVATIONS
 from quantreg.recipes import architectures
 
 NAMES = checkpoints.names()
-KINDS = {"UINT32": "u32", "INT32": "i32", "FLOAT32": "f32", "BOOL": "bool", "STRING": "string"}
+KINDS = {"UINT8": "u8", "UINT32": "u32", "INT32": "i32", "FLOAT32": "f32", "BOOL": "bool", "STRING": "string"}
 # The largest difference of a logit, as a share of their deviation. Both sides compute in float32, in another order.
 LARGEST = 2e-5
 TABLES = [(known, table) for known in architectures.values() for table in known.checkpoints]
@@ -131,7 +131,9 @@ def exact_ramp(dims, context, base, fast, slow, half):
 # off that is, and what makes the difference. See docs/checkpoints.md.
 GELU, RAMP = (1e-3, ACTIVATIONS, "gelu", exact_gelu), (1.0, vars(rope), "_ramp", exact_ramp)
 DIFFERENT = {
-    **dict.fromkeys(("bert", "bert-masked", "falcon-7b", "falcon-40b", "gptneox", "gptneox-sequential"), GELU),
+    **dict.fromkeys(
+        ("bert", "bert-masked", "xlm-roberta", "falcon-7b", "falcon-40b", "gptneox", "gptneox-sequential"), GELU
+    ),
     **dict.fromkeys(("gpt-oss", "gpt-oss-decoded"), RAMP),
 }
 

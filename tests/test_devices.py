@@ -44,7 +44,7 @@ def test_an_unknown_device_is_refused_with_those_there_are(name):
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps", "torch:cpu"])
 def test_without_torch_the_error_says_what_to_install(monkeypatch, name):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(DeviceError, match=r'not installed: pip install "quantreg\[torch\]"'):
+    with pytest.raises(DeviceError, match="not installed: pip install torch"):
         open_device(name)
 
 
@@ -89,7 +89,7 @@ def test_each_command_that_runs_a_model_takes_a_device(monkeypatch, tmp_path, ru
     words = [str(model) if word == "MODEL" else word for word in arguments]
     code, _, err = run(*words, "--device", "cuda")
     assert code == 1
-    assert 'pip install "quantreg[torch]"' in err
+    assert "pip install torch" in err
     assert [path.name for path in tmp_path.iterdir()] == ["ids.txt"]
 
 

@@ -43,7 +43,7 @@ ELSEWHERE = {
     ("tutorial.md", "text", None): "tests/test_plugin_docs.py",
 }
 # Commands that the gate carries out: it builds and installs the wheel, and .ci/torch installs the extra.
-INSTALLS = ("pip install .", "pip install 'quantreg[torch]'")
+INSTALLS = ("pip install .", "pip install torch")
 # Blocks that show something and run nothing: page -> how each of them begins.
 SHOWN = {
     "architecture.md": ["                 recipes                     jobs"],
@@ -54,11 +54,13 @@ SHOWN = {
         "cat convert_hf_to_gguf.py",
         "llama-quantize model-f16.gguf out.gguf Q4_K_M & sleep",
     ],
+    "first-model.md": ["pip install huggingface_hub"],  # from the network
     "lanes.md": ["    memory"],
     "performance.md": ["    seconds = start", "    peak = base", "    output = header"],
     # tests/test_selfcheck.py runs the first, and the gate builds a wheel; only the workflow runs cibuildwheel.
     "platforms.md": ["    python -P -m quantreg.testing", "    pip wheel"],
-    "tuning.md": ["    KL of the whole file"],
+    "publishing.md": ["hf upload"],
+    "tuning.md": ["    KL of the whole file", "    W + a W"],
     "../plugins/README.md": ["    kquants/\n      pyproject.toml"],
 }
 # What a block needs that the page leaves to the reader.

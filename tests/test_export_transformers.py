@@ -1,11 +1,13 @@
 """transformers loads each folder that export writes, and computes what quantreg computes with the GGUF file."""
 
+import re
+
 import checkpoints
 import numpy as np
 import pytest
 from checkpoints.tokenizers import SIZE
 
-torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'quantreg[torch]'")
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 import quantreg  # noqa: E402
@@ -46,14 +48,18 @@ def loaded(folder):
     """The model as transformers loads it, after a check that no weight is missing and all are used."""
     config = transformers.AutoConfig.from_pretrained(folder)
     (kind,) = config.architectures
-    encoder = "Bert" in kind
+    encoder = kind.endswith("Model") and "LMHead" not in kind
     # GGUF has no pooler, which BERT's class would make up.
     options = {"add_pooling_layer": False} if kind == "BertModel" else {}
     auto = transformers.AutoModel if encoder else transformers.AutoModelForCausalLM
     model, info = auto.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **options
     )
-    assert not {key: value for key, value in info.items() if value}
+    # transformers has no use for layers that predict further tokens, and says so unless the model is a published one.
+    further = re.compile(rf"model\.layers\.{config.get_text_config().num_hidden_layers}\.")
+    unused = {name for name in info["unexpected_keys"] if not further.match(name)}
+    assert not unused
+    assert not {key: value for key, value in info.items() if value and key != "unexpected_keys"}
     assert type(model).__name__ == kind
     return model.float().eval()
 
@@ -74,7 +80,7 @@ def test_the_folder_loads_and_computes_the_logits_of_the_checkpoint_and_of_the_f
     path, folder = written(name)
     ids = checkpoints.token_ids(name, SIZE)
     found = computed(loaded(folder), ids)
-    assert difference(found, checkpoints.load(name)[1]) <= 1e-6
+    assert difference(found, checkpoints.load(name)[1]) <= 2e-6
     with quantreg.load(path) as model:
         own = model.logits(ids) if model.graph.generates else model.states(ids)
     assert difference(own, found) <= DIFFERENT.get(name, LARGEST)

@@ -9,7 +9,7 @@ from published import write_llama
 
 import quantreg
 
-pytest.importorskip("torch", reason="torch is not installed: pip install 'quantreg[torch]'")
+pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
 EXAMPLES = [block.title for block in blocks("pytorch.md") if block.language == "python"]
 TRANSFORMERS = "load.py"  # needs a folder, and prints nothing

@@ -11,7 +11,7 @@ import pytest
 import toy
 from entries import registered
 
-torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'quantreg[torch]'")
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
 import torch_models as models  # noqa: E402
 

@@ -5,7 +5,7 @@ import os
 import checkpoints
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'quantreg[torch]'")
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 import quantreg  # noqa: E402

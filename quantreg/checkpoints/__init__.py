@@ -5,6 +5,7 @@ from quantreg.checkpoints.config import Config
 from quantreg.checkpoints.described import Described
 from quantreg.checkpoints.transforms import (
     Apart,
+    Behind,
     Generated,
     Grouped,
     Heads,
@@ -22,6 +23,7 @@ from quantreg.checkpoints.vocabulary_hint import Vocabulary
 
 __all__ = [
     "Apart",
+    "Behind",
     "Checkpoint",
     "Config",
     "Described",

@@ -1,5 +1,6 @@
 """The vocabulary of a GGUF file as the model of a `tokenizer.json`, for each tokenizer model."""
 
+import base64
 import json
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from quantreg.checkpoints.restore_pretokenizers import normalizer_of, pretokeniz
 from quantreg.errors import TokenizerError
 from quantreg.tokenization import Kind
 
-__all__ = ["as_bert", "as_bpe", "as_llama", "is_padding", "with_strips"]
+__all__ = ["as_bert", "as_bpe", "as_llama", "as_unigram", "is_padding", "with_strips"]
 
 _ADDED = (Kind.CONTROL, Kind.USER_DEFINED, Kind.UNKNOWN)
 
@@ -82,6 +83,36 @@ def as_llama(
             "ignore_merges": False,
             "vocab": vocabulary,
             "merges": [pair for _, _, _, pair in merges],
+        },
+    }
+
+
+def as_unigram(
+    tokens: Sequence[str],
+    kinds: Sequence[int],
+    scores: Sequence[float],
+    unknown: int | None,
+    charsmap: bytes,
+    *,
+    space: bool,
+    merge: bool,
+) -> dict[str, Any]:
+    """Return the parts of a `tokenizer.json` for the model "t5"."""
+    marks = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always" if space else "never", "split": True}
+    table = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()}
+    last = max((id for id, token in enumerate(tokens) if not is_padding(id, token, kinds[id])), default=-1)
+    return {
+        "added_tokens": _added(tokens, kinds),
+        "normalizer": table if charsmap else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, marks]}
+        if merge
+        else marks,
+        "decoder": marks,
+        "model": {
+            "type": "Unigram",
+            "unk_id": unknown,
+            "vocab": [[token, float(score)] for token, score in zip(tokens, scores, strict=False)][: last + 1],
+            "byte_fallback": False,
         },
     }
 

@@ -4,12 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quantreg.checkpoints.restore_models import as_bert, as_bpe, as_llama, is_padding, with_strips
+from quantreg.checkpoints.restore_models import as_bert, as_bpe, as_llama, as_unigram, is_padding, with_strips
 from quantreg.checkpoints.vocab_spm import Piece, encoded_pieces
 from quantreg.errors import TokenizerError
 from quantreg.tokenization import Kind
 from quantreg.tokenization.pretokenizers import PRETOKENIZERS
-from quantreg.tokenization.vocabulary import BERT, BPE, SPM, Vocabulary
+from quantreg.tokenization.vocabulary import BERT, BPE, SPM, UGM, Vocabulary
 
 __all__ = ["tokenizer_files"]
 
@@ -39,6 +39,16 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     if vocabulary.model == BPE:
         name = "gemma4" if metadata[_PREFIX + "model"] == "gemma4" else metadata.get(_PREFIX + "pre") or "default"
         parts = as_bpe(tokens, kinds, vocabulary.merges, name, PRETOKENIZERS[name].whole_words)
+    elif vocabulary.model == UGM:
+        parts = as_unigram(
+            tokens,
+            kinds,
+            vocabulary.scores,
+            roles.get("unknown"),
+            vocabulary.charsmap,
+            space=vocabulary.add_space_prefix,
+            merge=vocabulary.merge_spaces,
+        )
     elif vocabulary.model == BERT:
         roles = _bert_roles(metadata, vocabulary)
         parts = as_bert(

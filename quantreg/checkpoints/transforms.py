@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Apart",
+    "Behind",
     "Generated",
     "Grouped",
     "Heads",
@@ -239,6 +240,27 @@ class Share(Transform):
         if self.alternating:
             return (whole.taken(axis, self.index, count, self.of),)
         return (whole.taken(axis, self.index * count, count),)
+
+
+@dataclass(frozen=True)
+class Behind(Transform):
+    """The first axis without its first ``skip`` indices, which GGUF does not store."""
+
+    skip: int
+
+    def after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape with fewer indices."""
+        if not shape or shape[0] <= self.skip:
+            raise CheckpointError(f"{_rows(shape)} are not more than {self.skip}")
+        return (shape[0] - self.skip, *shape[1:])
+
+    def before(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape with all indices."""
+        return (shape[0] + self.skip, *shape[1:])
+
+    def pieces(self, whole: Layout) -> tuple[Layout, ...]:
+        """One layout."""
+        return (whole.taken(0, self.skip, whole.shape[0] - self.skip),)
 
 
 @dataclass(frozen=True)

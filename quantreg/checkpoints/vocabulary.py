@@ -8,6 +8,7 @@ from quantreg.checkpoints.tokenizer_files import TokenizerFiles, whole_number
 from quantreg.checkpoints.vocab_bpe import bpe_values, gemma4_values, is_llama, llama_values, vocabulary_size
 from quantreg.checkpoints.vocab_spm import is_tiktoken, sentencepiece_values
 from quantreg.checkpoints.vocab_tekken import tekken_values
+from quantreg.checkpoints.vocab_unigram import unigram_values
 from quantreg.checkpoints.vocab_wordpiece import wordpiece_values
 from quantreg.checkpoints.vocabulary_hint import HINTS, Vocabulary
 from quantreg.errors import TokenizerError
@@ -46,14 +47,18 @@ def vocabulary(
     values: dict[str, Value] = {}
     if hint.space_prefix == "config" and isinstance(files.config.get("add_prefix_space"), bool):
         values["tokenizer.ggml.add_space_prefix"] = Value("bool", files.config["add_prefix_space"])
+    count = None
+    kind = _kind(files, hint)
     if hint.token_types:
         count = whole_number(config.get("type_vocab_size", 1), '"type_vocab_size" in config.json')
-        values["tokenizer.ggml.token_type_count"] = Value("u32", count)
-    kind = _kind(files, hint)
+        if kind != "unigram":
+            values["tokenizer.ggml.token_type_count"] = Value("u32", count)
     if kind == "sentencepiece":
         values |= sentencepiece_values(files, config, hint)
     elif kind == "llama":
         values |= llama_values(files, config)
+    elif kind == "unigram":
+        values |= unigram_values(files, config, count)
     elif kind == "tekken":
         values |= tekken_values(files, config)
     elif kind == "gemma4":
@@ -86,6 +91,7 @@ def _kind(files: TokenizerFiles, hint: Vocabulary) -> str:
     """The first kind of vocabulary for which the folder has the files."""
     there = {
         "sentencepiece": lambda: files.has("tokenizer.model") and not is_tiktoken(files),
+        "unigram": lambda: files.model_type == "Unigram",
         "tekken": lambda: files.has("tekken.json") and not files.has("tokenizer.json"),
         "llama": lambda: is_llama(files),
         "gemma4": lambda: is_llama(files),

@@ -14,7 +14,8 @@ class Vocabulary:
     - ``kinds``: the kinds of vocabulary to look for, in this order. The first whose files are in the folder is taken.
       "sentencepiece" is a `tokenizer.model`; "llama" a `tokenizer.json` of byte pairs over plain text with byte
       fallback, and "gemma4" the same with its merges; "bpe" a `tokenizer.json` of byte pairs over bytes; "wordpiece" a
-      `vocab.txt` or `tokenizer.json`; "tekken" a `tekken.json` without a `tokenizer.json`.
+      `vocab.txt` or `tokenizer.json`; "tekken" a `tekken.json` without a `tokenizer.json`; "unigram" a
+      `tokenizer.json` of Unigram.
     - ``bpe_classes``: if `tokenizer_config.json` names one of these classes, "bpe" comes first.
     - ``looks_special``: an added token of a `tokenizer.model` whose text looks like that of a special token, such as
       "<|end|>", becomes a control token although the files do not say so.
@@ -73,4 +74,5 @@ HINTS: dict[str, Vocabulary] = {
         named_ids=(("bos", "[gMASK]"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("eom", "<|observation|>")),
     ),
     "bert": Vocabulary(kinds=("wordpiece",), token_types=True),
+    "xlm-roberta": Vocabulary(kinds=("unigram",), token_types=True),
 }

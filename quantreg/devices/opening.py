@@ -16,7 +16,7 @@ __all__ = ["DeviceLike", "open_device"]
 DeviceLike: TypeAlias = str | Device
 
 _NAMES = re.compile(r"cpu|cuda(:\d+)?|mps|torch:cpu")
-_INSTALL = 'pip install "quantreg[torch]"'
+_INSTALL = "pip install torch"
 _PAGE = "https://pytorch.org/get-started/locally"
 
 

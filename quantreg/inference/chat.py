@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["prompt"]
 
-_INSTALL = 'pip install "quantreg[run]"'
+_INSTALL = 'pip install "jinja2>=3.1.6"'
 _KEY = "tokenizer.chat_template"
 _TOKENS = ("bos", "eos", "unknown", "separator", "padding", "cls", "mask")
 _NAMES = {"unknown": "unk", "separator": "sep", "padding": "pad"}  # transformers' words for them

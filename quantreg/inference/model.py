@@ -19,15 +19,16 @@ from quantreg.errors import ModelError, QuantregError, ShapeError, TokenizerErro
 from quantreg.inference import chat
 from quantreg.inference.architecture import architecture_of
 from quantreg.inference.cache import Cache
+from quantreg.inference.ends import Ends
 from quantreg.inference.facts import Facts, read_facts
 from quantreg.inference.graph import Graph, whole_layer
 from quantreg.inference.layer import Layer
-from quantreg.inference.norms import normalise
 from quantreg.inference.passes import Observe, Pass
 from quantreg.inference.sampling import Sampler, tokens
 from quantreg.inference.unused import unused_tensors
 from quantreg.inference.weights import Weights
 from quantreg.products import one_blas_thread
+from quantreg.recipes.kinds import kind_of_file
 from quantreg.tensor import QuantizedTensor
 from quantreg.tokenization import Tokenizer
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from quantreg.recipes import Architecture
-from quantreg.recipes.kinds import kind_of_file
 
 __all__ = ["Model", "load"]
 
@@ -105,6 +105,7 @@ class Model:
         self.facts = read_facts(metadata, embeddings[0])
         self.width, self.n_layers, self.n_vocab = self.facts.width, self.facts.n_layers, embeddings[0]
         self.context = self.facts.context
+        self._ends = Ends(self._weights, self.graph, self.facts)
         self.matrices: list[str] = []
         self._layers: list[Layer] = []
         self._pool: ThreadPoolExecutor | None = None
@@ -119,7 +120,7 @@ class Model:
             self._layers = [Layer(i, self.facts, self.graph, self._weights) for i in range(self.n_layers)]
             states = self._states(run)
             if self.graph.generates:
-                self._output(states, run)
+                self._ends.logits(self.output_name, states, run)
         except QuantregError:
             raise
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
@@ -177,7 +178,7 @@ class Model:
 
         ``messages`` are mappings such as ``{"role": "user", "content": "Hello"}``. With ``answer`` the ids end where
         the answer of the model begins. Raises ModelError if there is no template, if it refuses the messages, or if
-        jinja2 is not installed (it comes with ``quantreg[run]``); TokenizerError as `tokenize`.
+        jinja2 is not installed (version 3.1.6 or newer); TokenizerError as `tokenize`.
         """
         ids = self.tokenizer.encode(chat.prompt(self.metadata, messages, answer=answer), special=True)
         return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
@@ -237,7 +238,9 @@ class Model:
         if not self.graph.generates:
             raise self._no_logits()
         rows = np.ascontiguousarray(states, np.float32).reshape(-1, self.width)
-        return self._output(rows, self._pass(1, len(rows), observe)).reshape(*states.shape[:-1], -1)
+        return self._ends.logits(self.output_name, rows, self._pass(1, len(rows), observe)).reshape(
+            *states.shape[:-1], -1
+        )
 
     def logits(
         self, ids: "ArrayLike", cache: Cache | None = None, *, observe: Observe | None = None
@@ -324,7 +327,7 @@ class Model:
         rows = self._ids(ids)
         rows = rows.reshape(-1, rows.shape[-1])
         run = self._pass(len(rows), rows.shape[1], observe, ids=rows)
-        return self._embed(run), run
+        return self._ends.embed(run), run
 
     def through(self, layer: int, x: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
         """Take hidden states through one layer. They come from `begin` or from the layer before."""
@@ -341,48 +344,14 @@ class Model:
 
     def finish(self, x: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
         """Take the hidden states of the last layer through the last norm, so that they are what `output` takes."""
-        return x if self.graph.output_norm is None else self._norm(self.graph.output_norm, x, run)
+        return x if self.graph.output_norm is None else self._ends.norm(self.graph.output_norm, x, run)
 
     def _states(self, run: Pass) -> "NDArray[np.float32]":
         with one_blas_thread():  # the pass has threads of its own; with those of BLAS, they wait for each other
-            x = self._embed(run)
+            x = self._ends.embed(run)
             for layer in range(self.n_layers):
                 x = self.through(layer, x, run)
             return self.finish(x, run)
-
-    def _embed(self, run: Pass) -> "NDArray[np.float32]":
-        assert run.ids is not None
-        x = self._weights.rows("token_embd.weight", run.ids.reshape(-1), run, self.width)
-        if self.graph.embedding_scale is not None:
-            x *= np.float32(self.graph.embedding_scale(self.facts))
-        if "token_types.weight" in self._weights:  # all tokens are of the first type
-            x = x + self._weights.rows("token_types.weight", np.zeros(1, np.intp), run, self.width)
-        positions = self.graph.positions
-        if "position_embd.weight" in self._weights if positions is None else positions:
-            places, count = np.tile(run.positions, run.sequences), self._weights["position_embd.weight"].shape[0]
-            if run.dry and count != self.context:
-                raise ModelError(
-                    f"the tensor position_embd.weight has {count} rows: expected {self.context}, one for each position "
-                    f"by {self.facts.architecture}.context_length"
-                )
-            x = x + self._weights.rows("position_embd.weight", places, run, self.width)
-        return x if self.graph.embedding_norm is None else self._norm(self.graph.embedding_norm, x, run)
-
-    def _norm(self, name: str, x: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
-        weight = self._weights.small(f"{name}.weight", x.shape[-1]) if self.graph.norm_weights else None
-        bias = self._weights.small(f"{name}.bias", x.shape[-1]) if f"{name}.bias" in self._weights else None
-        return normalise(x, weight, bias, self.graph.norm, self.facts.eps, run)
-
-    def _output(self, states: "NDArray[np.float32]", run: Pass) -> "NDArray[np.float32]":
-        logits = self._weights.multiply(self.output_name, states, run, self.n_vocab)
-        if "output.bias" in self._weights:
-            logits += self._weights.small("output.bias", logits.shape[-1])
-        if self.graph.logit_scale is not None:
-            logits *= np.float32(self.graph.logit_scale(self.facts))
-        if self.graph.logit_softcap is not None:
-            cap = np.float32(self.facts.number("final_logit_softcapping", self.graph.logit_softcap))
-            logits = cap * np.tanh(logits / cap) if cap else logits
-        return logits
 
     # ---- its life ----
 

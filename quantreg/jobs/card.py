@@ -1,10 +1,12 @@
 """A Markdown table about the files of a run, for a model card: sizes, digests, how good they are, how to make them."""
 
+import hashlib
+import json
 import os
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -15,6 +17,7 @@ from quantreg.dispatch import cpu_count
 from quantreg.errors import ModelError, OutputError, QualityError, TokenizerError
 from quantreg.events import Calibrating, Event
 from quantreg.jobs.results import QuantizeResult
+from quantreg.jobs.source import stamp_of
 from quantreg.jobs.told import told
 from quantreg.storage import AtomicFile, temporary_folder
 from quantreg.words import count
@@ -81,17 +84,26 @@ class Card:
             with open(path, "rb"):
                 pass
 
+    @property
+    def kept(self) -> str:
+        """The path of the file where measurements wait until the card is written."""
+        return f"{self.path}.quantreg-measured"
+
     def after(
-        self, src: str | bytes | PathLike[str], tuning: "TuningOptions", threads: int | None, force: bool
+        self, src: str | bytes | PathLike[str], tuning: "TuningOptions", threads: int | None, force: bool, keep: bool
     ) -> Callable[[list[QuantizeResult]], Iterator[Event]]:
-        """What measures the outputs of a run and writes the card, and yields events about it."""
+        """What measures the outputs of a run and writes the card, and yields events about it.
+
+        With ``keep``, what was measured stays when the run ends early, and the next one does not measure it again.
+        """
 
         def write(results: list[QuantizeResult]) -> Generator[Event, None, None]:
             digests = yield from _digests([path for result in results for path in result.paths], threads)
             measured: Measured | str = ""
             if self.text is not None or tuning.calibration is not None:
                 try:
-                    measured = yield from _measured(src, results, self, tuning, threads)
+                    kept = Kept(self.kept if keep else None, digests)
+                    measured = yield from _measured(src, results, self, tuning, threads, kept)
                 except (ModelError, QualityError, TokenizerError) as error:
                     measured = f"The files were not measured, because {error}."
             drawn = _picture(results, measured) if isinstance(measured, Measured) and len(results) > 1 else ""
@@ -100,8 +112,53 @@ class Card:
             for path, page in pages:
                 with AtomicFile(path, force=force, source=[os.fsdecode(src), *self.reads]) as file:
                     file.write(page.encode("utf-8", "surrogateescape"))
+            if keep:
+                with suppress(FileNotFoundError):
+                    os.unlink(self.kept)
 
         return write
+
+
+class Kept:
+    """Measurements in a file of JSON lines, each with what it depends on, so that they can be used by a later run.
+
+    Without a path, it keeps none. ``digests`` are those of the outputs.
+    """
+
+    def __init__(self, path: str | None, digests: Mapping[str, str]) -> None:
+        self._path, self._digests = path, digests
+        self._found: dict[str, dict[str, Any]] = {}
+        if path is not None:
+            with suppress(FileNotFoundError, ValueError, KeyError, TypeError), open(path, encoding="utf-8") as file:
+                for line in file:
+                    entry = json.loads(line)
+                    self._found[entry["of"]] = entry["found"]
+
+    def get(self, of: Sequence[Any], result: QuantizeResult) -> "Divergence | None":
+        """What was measured on this output, if it and ``of``, what else it depends on, are the same."""
+        found = self._found.get(self._key(of, result))
+        if found is None:
+            return None
+        from quantreg.quality import Divergence  # inference takes 50 ms to load
+
+        with suppress(TypeError, ValueError, KeyError):
+            return Divergence.from_dict(found)
+        return None
+
+    def add(self, of: Sequence[Any], result: QuantizeResult, found: "Divergence") -> "Divergence":
+        """Keep a measurement, and return it. Raises OutputError."""
+        if self._path is not None:
+            line = json.dumps({"of": self._key(of, result), "found": found.to_dict()})
+            try:
+                with open(self._path, "a", encoding="utf-8") as file:
+                    file.write(f"{line}\n")
+            except OSError as error:
+                raise OutputError(f"{self._path}: cannot be written: {error.strerror}: free some space") from error
+        return found
+
+    def _key(self, of: Sequence[Any], result: QuantizeResult) -> str:
+        whole = [__version__, *of, *(self._digests[path] for path in result.paths)]
+        return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
 def _digests(paths: Sequence[str], threads: int | None) -> Generator[Event, None, dict[str, str]]:
@@ -130,6 +187,7 @@ def _measured(
     card: Card,
     tuning: "TuningOptions",
     threads: int | None,
+    kept: Kept,
 ) -> Generator[Event, None, Measured | str]:
     """How far the outputs are from the source, on a text that decided nothing; a sentence if it is too short."""
     import numpy as np
@@ -153,29 +211,35 @@ def _measured(
                 return "The calibration text is too short to leave a part that measures the files."
             given, n_ctx = np.asarray(part.reshape(-1)), part.shape[1]
             what = "a tenth of the calibration text that decided nothing"
+        stamps = [(os.path.abspath(path), *stamp_of(path)) for path in file.paths]
+        words = given.encode("utf-8", "surrogatepass") if isinstance(given, str) else np.asarray(given, "<i8").tobytes()
+        of = [stamps, hashlib.sha256(words).hexdigest(), n_ctx, card.chunks, str(tuning.device)]
+        known = {result.path: kept.get(of, result) for result in results}
+        todo = [result for result in results if known[result.path] is None]
         folder = os.path.dirname(os.path.abspath(results[0].path))  # has room for large files
         with temporary_folder(folder, ".card") as temporary:
             base = temporary / "base.kld"
 
-            def work(tell: Callable[[Any], None]) -> "list[Divergence]":
+            def work(tell: Callable[[Any], None]) -> None:
                 done = 0
 
                 def step(event: object) -> None:
                     nonlocal done
                     if isinstance(event, ChunkDone):
                         done += 1
-                        tell(Calibrating("report", done, event.chunks * (1 + len(results))))
+                        tell(Calibrating("report", done, event.chunks * (1 + len(todo))))
 
-                perplexity(
-                    model, given, n_ctx=n_ctx, chunks=card.chunks, save_base=base, threads=threads, progress=step
-                )
-                return [
-                    kl_divergence(result.path, base, threads=threads, device=tuning.device, progress=step)
-                    for result in results
-                ]
+                if todo:
+                    perplexity(
+                        model, given, n_ctx=n_ctx, chunks=card.chunks, save_base=base, threads=threads, progress=step
+                    )
+                for result in todo:
+                    one = kl_divergence(result.path, base, threads=threads, device=tuning.device, progress=step)
+                    known[result.path] = kept.add(of, result, one)
 
             with closing(told(work)) as events:
-                found = yield from events
+                yield from events
+    found = [one for one in known.values() if one is not None]
     return Measured(found, f"{what} ({count(found[0].tokens, 'prediction')}, in chunks of {n_ctx} tokens)")
 
 

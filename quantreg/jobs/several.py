@@ -106,7 +106,8 @@ def quantize_outputs(
     more: dict[str, Any] = {}
     if card is not None:
         card.check([os.fsdecode(path) for path, _ in wanted], src, force=force)
-        more = {"also": card.reads, "after": card.after(src, tuning, threads, force)}
+        keep = bool(run_options.get("resumable") or run_options.get("resume"))
+        more = {"also": card.reads, "after": card.after(src, tuning, threads, force, keep)}
     results: list[QuantizeResult] = []
     events = run(src, wanted, imatrix, options, tuning, threads=threads, force=force, **run_options, **more)
     with closing(events):

@@ -8,7 +8,8 @@ from quantreg.tokenization.bpe import BytePairs
 from quantreg.tokenization.decoding import Pieces
 from quantreg.tokenization.special import SpecialTokens
 from quantreg.tokenization.spm import ScoredPieces
-from quantreg.tokenization.vocabulary import BPE, SPM, Kind, Vocabulary
+from quantreg.tokenization.unigram import Unigram
+from quantreg.tokenization.vocabulary import BPE, SPM, UGM, Kind, Vocabulary
 from quantreg.tokenization.wpm import WordPieces
 
 __all__ = ["Tokenizer"]
@@ -17,7 +18,8 @@ __all__ = ["Tokenizer"]
 class Tokenizer:
     """Turns text into token ids and back, exactly as llama.cpp does with the same file.
 
-    It knows the tokenizer models "llama" (SentencePiece), "gpt2" and "gemma4" (byte pairs) and "bert" (WordPiece).
+    It knows the tokenizer models "llama" (SentencePiece), "gpt2" and "gemma4" (byte pairs), "bert"
+    (WordPiece) and "t5" (Unigram).
 
     >>> import quantreg
     >>> tokenizer = quantreg.Tokenizer.of({
@@ -38,7 +40,9 @@ class Tokenizer:
         self._special = SpecialTokens(vocabulary)
 
     @cached_property
-    def _model(self) -> BytePairs | ScoredPieces | WordPieces:  # encoding alone needs it, and it takes a second to make
+    def _model(
+        self,
+    ) -> BytePairs | ScoredPieces | Unigram | WordPieces:  # encoding alone needs it, and it takes a second to make
         return _model(self._vocabulary)
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[Vocabulary]]:
@@ -146,9 +150,11 @@ class Tokenizer:
         return self._vocabulary.end_ids
 
 
-def _model(vocabulary: Vocabulary) -> BytePairs | ScoredPieces | WordPieces:
+def _model(vocabulary: Vocabulary) -> BytePairs | ScoredPieces | Unigram | WordPieces:
     if vocabulary.model == SPM:
         return ScoredPieces(vocabulary.ids, vocabulary.scores)
+    if vocabulary.model == UGM:
+        return Unigram(vocabulary)
     if vocabulary.model == BPE:
         return BytePairs(vocabulary.ids, vocabulary.merges, vocabulary.pre)
     unknown = vocabulary.roles.get("unknown")

@@ -10,12 +10,14 @@ from quantreg.tokenization.pretokenizers import PRETOKENIZERS, PreTokenizer
 from quantreg.tokenization.roles import END_TEXTS, RENDERED, ROLE_TEXTS
 from quantreg.words import listed
 
-__all__ = ["BERT", "BPE", "SPM", "Kind", "Vocabulary"]
+__all__ = ["BERT", "BPE", "SPM", "UGM", "Kind", "Vocabulary"]
 
 SPM = "llama"
 BPE = "gpt2"
 BERT = "bert"
-_MODELS = {"llama": SPM, "gpt2": BPE, "gemma4": BPE, "bert": BERT}  # gemma4: byte pairs with a pre-tokenizer of its own
+UGM = "t5"
+# gemma4: byte pairs with a pre-tokenizer of its own
+_MODELS = {"llama": SPM, "gpt2": BPE, "gemma4": BPE, "bert": BERT, "t5": UGM}
 
 _PREFIX = "tokenizer.ggml."
 # The role of a token -> the end of its key; the last ones are old names.
@@ -28,6 +30,7 @@ _KEYS = (
 _DEFAULTS = {
     SPM: {"bos": 1, "eos": 2, "unknown": 0},
     BPE: {"bos": 11, "eos": 11},
+    UGM: {"eos": 1, "unknown": 2, "pad": 0},
     BERT: {"bos": 101, "unknown": 100, "sep": 102, "pad": 0, "mask": 103},
 }
 _IDS_FILE = (
@@ -52,11 +55,12 @@ class Kind(IntEnum):
 class Vocabulary:
     """Tokens and how to use them.
 
-    - ``model``: SPM, BPE or BERT.
+    - ``model``: SPM, BPE, BERT or UGM.
     - ``tokens``, ``scores``, ``kinds``: one of each per id.
     - ``ids``: token -> id.
     - ``roles``: "bos", "eos", "eot", "unknown", "sep" ... -> id.
     - ``end_ids``: the tokens at which generation ends.
+    - ``charsmap``: the table by which UGM normalizes a text, and ``merge_spaces`` whether several spaces become one.
     - ``lstrip``, ``rstrip``: special tokens that swallow the white space before or behind them.
     """
 
@@ -77,6 +81,8 @@ class Vocabulary:
     strip_accents: bool
     lstrip: frozenset[int]
     rstrip: frozenset[int]
+    charsmap: bytes = b""
+    merge_spaces: bool = False
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> "Vocabulary":
@@ -113,14 +119,17 @@ class Vocabulary:
             pre=pre,
             roles=roles,
             end_ids=frozenset(ends),
-            add_bos=bool(metadata.get(_PREFIX + "add_bos_token", model != BPE or pre.add_bos)) or pre.newline_runs,
-            add_eos=bool(metadata.get(_PREFIX + "add_eos_token", False)),
+            add_bos=bool(metadata.get(_PREFIX + "add_bos_token", model in (SPM, BERT) or pre.add_bos))
+            or pre.newline_runs,
+            add_eos=bool(metadata.get(_PREFIX + "add_eos_token", model == UGM)),
             add_space_prefix=bool(metadata.get(_PREFIX + "add_space_prefix", model == SPM)),
-            clean_up={SPM: False, BPE: pre.clean_up, BERT: True}[model],
+            clean_up={SPM: False, BPE: pre.clean_up, BERT: True, UGM: False}[model],
             lowercase=lowercase,
             strip_accents=bool(metadata.get(_PREFIX + "normalizer.strip_accents", lowercase)),
             lstrip=lstrip,
             rstrip=rstrip,
+            charsmap=bytes(number & 0xFF for number in _list(metadata, "precompiled_charsmap", None, int) or ()),
+            merge_spaces=bool(metadata.get(_PREFIX + "remove_extra_whitespaces", False)),
         )
 
 

@@ -1,6 +1,6 @@
 """Quantized weights in PyTorch: lazy state dicts, decoding to any dtype and device, and modules that hold GGUF bytes.
 
-It needs PyTorch, which `import quantreg` does not load: ``pip install 'quantreg[torch]'``.
+It needs PyTorch, which `import quantreg` does not load: ``pip install torch``.
 """
 
 try:
@@ -9,7 +9,7 @@ except ModuleNotFoundError as _error:
     if _error.name != "torch":
         raise
     raise ModuleNotFoundError(
-        "quantreg.torch needs PyTorch, which is not installed: pip install 'quantreg[torch]'", name="torch"
+        "quantreg.torch needs PyTorch, which is not installed: pip install torch", name="torch"
     ) from None
 
 from quantreg.torch.decode import dequantize

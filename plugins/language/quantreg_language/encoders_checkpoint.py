@@ -1,6 +1,8 @@
 """How models that make embeddings are published."""
 
-from quantreg.checkpoints import Checkpoint, Key, common, named
+from dataclasses import replace
+
+from quantreg.checkpoints import Behind, Checkpoint, Config, Key, Row, common, named
 
 _LAYER = "encoder.layer.{i}."
 _NOMIC = "encoder.layers.{i}."
@@ -11,7 +13,7 @@ _KEYS = (
     common.POOLING,
 )
 
-BERT = (
+_BERT = (
     Checkpoint(
         classes=("BertModel", "BertForMaskedLM"),
         rows=(
@@ -49,6 +51,42 @@ BERT = (
         ),
         vocabulary="bert",
         defaults=(("layer_norm_eps", 1e-12), ("max_position_embeddings", 512)),
+    ),
+)
+
+
+def _before(config: Config) -> int:
+    """How many positions come before the first of a text: those up to the padding."""
+    return int(config.get("pad_token_id", 1)) + 1
+
+
+BERT = (
+    *_BERT,
+    replace(
+        _BERT[0],
+        classes=("XLMRobertaModel",),
+        rows=(
+            *(row for row in _BERT[0].rows if row.new != "position_embd.weight"),
+            Row(
+                "position_embd.weight",
+                "embeddings.position_embeddings.weight",
+                lambda config: Behind(_before(config)),
+            ),
+        ),
+        keys=(
+            *(
+                Key(key.new, lambda config: config.number("max_position_embeddings") - _before(config))
+                if key.new == "context_length"
+                else key
+                for key in _KEYS
+            ),
+        ),
+        ignored=("embeddings.position_ids", "pooler.*"),
+        starts=(),
+        model_type="xlm-roberta",
+        one_way="the positions before the first of a text, which a GGUF file lacks, are missing",
+        vocabulary="xlm-roberta",
+        defaults=(("layer_norm_eps", 1e-12),),
     ),
 )
 NOMIC_BERT = (

@@ -51,5 +51,10 @@ ARCHITECTURES = (
         graph=replace(GEMMA_3, attention_scale=_scale(62), logit_softcap=0.0),
         checkpoints=published.GEMMA_3,
     ),
-    Architecture("gemma-embedding", "EmbeddingGemma", graph=replace(GEMMA_3, causal=False, generates=False)),
+    Architecture(
+        "gemma-embedding",
+        "EmbeddingGemma",
+        graph=replace(GEMMA_3, causal=False, generates=False),
+        checkpoints=published.GEMMA_EMBEDDING,
+    ),
 )

@@ -1,6 +1,7 @@
 """How Gemma is published: its norms are stored as their difference from 1."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from quantreg.checkpoints import Checkpoint, Config, Described, Key, Plus, Row, common, named
@@ -116,6 +117,22 @@ GEMMA_3 = (
         restored=(
             ("query_pre_attn_scalar", _scalar(62)),
             ("final_logit_softcapping", common.value_of("final_logit_softcapping")),
+            ("rope_local_base_freq", common.value_of("rope.freq_base_swa", 10000.0)),
+            ("sliding_window", common.value_of("attention.sliding_window")),
+        ),
+    ),
+)
+GEMMA_EMBEDDING = (
+    replace(
+        GEMMA_3[0],
+        classes=("Gemma3TextModel",),
+        keys=(*common.DECODER_KEYS, Key("attention.sliding_window", "sliding_window", needed=True), common.POOLING),
+        ignored=(),
+        starts=(("embed_tokens.", "model.embed_tokens."), ("layers.", "model.layers."), ("norm.", "model.norm.")),
+        defaults=(("rms_norm_eps", 1e-6),),
+        restored=(
+            ("use_bidirectional_attention", True),
+            ("query_pre_attn_scalar", lambda model: model.head_size),
             ("rope_local_base_freq", common.value_of("rope.freq_base_swa", 10000.0)),
             ("sliding_window", common.value_of("attention.sliding_window")),
         ),

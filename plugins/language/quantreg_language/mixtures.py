@@ -107,6 +107,7 @@ ARCHITECTURES = (
             embedding_scale=lambda facts: facts.width**0.5,
             attention=gated_attention,
         ),
+        checkpoints=published.AFMOE,
     ),
     Architecture(
         "smallthinker",

@@ -1,4 +1,4 @@
-"""How dots.llm1, MiniMax M2 and ERNIE 4.5 with experts are published."""
+"""How dots.llm1, MiniMax M2, ERNIE 4.5 with experts and Trinity are published."""
 
 from quantreg.checkpoints import Checkpoint, Config, Key, Row, Vocabulary, common, named
 
@@ -118,5 +118,48 @@ ERNIE_4_5_MOE = (
         ),
         vocabulary=Vocabulary(kinds=("sentencepiece",)),
         defaults=(("rope_theta", 500000.0), ("rms_norm_eps", 1e-5)),
+    ),
+)
+AFMOE = (
+    Checkpoint(
+        classes=("AfmoeForCausalLM",),
+        rows=(
+            *common.OUTER,
+            *named(
+                {
+                    "attn_norm": "input_layernorm",
+                    "post_attention_norm": "post_attention_layernorm",
+                    "ffn_norm": "pre_mlp_layernorm",
+                    "post_ffw_norm": "post_mlp_layernorm",
+                    "attn_gate": "self_attn.gate_proj",
+                },
+                bias=False,
+            ),
+            *common.ATTENTION_WEIGHTS,
+            *_HEAD_NORMS,
+            *(row for row in common.SPARSE_OR_DENSE if row.new != "blk.{i}.ffn_gate_inp.weight"),
+            Row("blk.{i}.ffn_gate_inp.weight", f"{_MLP}router.gate.weight", unless="blk.{i}.ffn_gate.weight"),
+            Row("blk.{i}.exp_probs_b.bias", f"{_MLP}expert_bias", unless="blk.{i}.ffn_gate.weight"),
+            *common.SHARED_EXPERTS,
+        ),
+        keys=(
+            *common.DECODER_KEYS,
+            Key("vocab_size", "vocab_size", needed=True),
+            Key("rope.dimension_count", lambda config: config.head_size),
+            Key("expert_shared_count", "num_shared_experts"),
+            Key("expert_feed_forward_length", "moe_intermediate_size"),
+            Key("leading_dense_block_count", "num_dense_layers"),
+            Key("expert_weights_norm", "route_norm", "bool"),
+            Key("expert_weights_scale", "route_scale", "f32"),
+            Key("attention.sliding_window", "sliding_window"),
+        ),
+        model_type="afmoe",
+        restored=(
+            ("num_experts", common.value_of("expert_count")),
+            ("score_func", "sigmoid"),
+            ("mup_enabled", True),
+            ("global_attn_every_n_layers", 4),
+        ),
+        vocabulary="llama",
     ),
 )

@@ -1,8 +1,10 @@
 """Small tokenizers of each kind, written byte by byte: what is needed to convert a folder, not to read texts."""
 
+import base64
 import json
 import string
 import struct
+import zlib
 
 __all__ = ["SIZE", "VOCABULARY", "write_tokenizer"]
 
@@ -14,14 +16,26 @@ _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 REGEXES = {"qwen2": f"{_WORDS}|{_DIGITS}|{_REST}", "llama-bpe": f"{_WORDS}|{_DIGITS}{{1,3}}|{_REST}"}
 REGEXES["glm4"] = REGEXES["llama-bpe"]
 SPECIAL = {"glm4": ["<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|user|>", "<|observation|>"]}
+# What SentencePiece 0.2 makes of rules for "ﬁ", "①", "Ａ", "½", "e\u0301", a soft hyphen, and two spaces.
+CHARSMAP = zlib.decompress(
+    base64.b64decode(
+        "eNol03mwDlQYB+D3u/ijacyY5jKEJkUqWxeJlGSLVMhShLJEl0G2UsR3uZUtdSNbylIqW/bc7LpFzI0Qyr41mJE1spWer87Mc37vzHvOzJk5"
+        "50TBiLgz4pbCEYmIZH7xtMgqFFFEvUAayZyRaaFMzjAVkMmCaZF8NGJ+WPtWhK3JmaZb5W02FCWdNXrFZAmKU5LbKU0pVuemxR2yzP9HiLu5"
+        "i3KUpTz3cB/3UoH7qURFqlCZDB6gGlV5kOo8RA1qUZPaPIyjxyM8Rh0epy71qUdDGvAEjWhCY5ryJE/zFM14hhY0pyXP0ppWPEcb2vI8L9CO"
+        "DrTnRTrSiZfoQmdepivd6UYmr9CTHvRKrXEnfWRv+vIq/enHQAbwOq/xBoMYzJu4lhjCMIaSlbpkRjCct8nmXd5hFCMZw2jeYyzvM44cPmA8"
+        "H/IRE5jERKYwmY+ZyidMYzqfMpMZfMYsZvM5X/IFc/iKecxlQaTeXsRCvmYxi1jKEpazjBV8w7fksoqVqXeZenusYy0bWE8e3/ED37OJjWzm"
+        "x1QvOxFb5E/ks42tbOdndrKDXfzCHnbzG7+yj70cYD+HOMgRDnOMo/zOcU5wNj0Rp+TJVC8/EcemJeIP9elUjzOc5xwXucAl/uQvLnOVK1zn"
+        "Gn9zg5v8E/99vozIOJqVXdVX6JYZeXPiX7nHlEM="
+    )
+)
 LETTERS = string.ascii_letters + string.digits
 
 
 def write_tokenizer(kind, folder):
     """Write the files of a tokenizer: "spm", "wordpiece", or the name of a BPE pre-tokenizer in the pinned list."""
-    {"spm": _sentencepiece, "wordpiece": _wordpiece, "gemma4": _plain_pairs}.get(kind, lambda to: _bpe(kind, to))(
-        folder
-    )
+    {"spm": _sentencepiece, "wordpiece": _wordpiece, "gemma4": _plain_pairs, "unigram": _unigram}.get(
+        kind, lambda to: _bpe(kind, to)
+    )(folder)
 
 
 def _dump(folder, name, what):
@@ -76,6 +90,32 @@ def _plain_pairs(folder):
     _dump(folder, "tokenizer.json", whole)
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<bos>", "eos_token": "<eos>"}
     _dump(folder, "tokenizer_config.json", config | {"unk_token": "<unk>", "pad_token": "<pad>"})
+
+
+def _unigram(folder):
+    """As the files of XLM-RoBERTa: a piece of each letter, some of two, and a table that normalizes texts."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    words = ["▁", *LETTERS[:52], "é", "▁t", "▁th", "th", "the", "▁the", "in", "ing", "er", "▁a", "re", "on", "at"]
+    words += [f"▁{letter}" for letter in LETTERS[26:52]]
+    words = words[: SIZE - len(special) - 1]
+    vocabulary = [[text, 0.0] for text in special]
+    vocabulary += [[word, -2.0 - i / 8 - 3.0 * (len(word.strip("▁")) < 2)] for i, word in enumerate(words)]
+    vocabulary.append(["<mask>", 0.0])
+    around = [{"SpecialToken": {"id": text, "type_id": 0}} for text in ("<s>", "</s>")]
+    around.insert(1, {"Sequence": {"id": "A", "type_id": 0}})
+    ids = {text: {"id": text, "ids": [special.index(text)], "tokens": [text]} for text in ("<s>", "</s>")}
+    marks = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    added = [*enumerate(special), (SIZE - 1, "<mask>")]
+    whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [_added(*one) for one in added]}
+    whole |= {"normalizer": {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(CHARSMAP).decode()}}
+    whole |= {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, marks]}}
+    whole |= {"post_processor": {"type": "TemplateProcessing", "single": around, "pair": around, "special_tokens": ids}}
+    whole |= {"decoder": marks, "model": {"type": "Unigram", "unk_id": 3, "vocab": vocabulary, "byte_fallback": False}}
+    _dump(folder, "tokenizer.json", whole)
+    roles = zip(("bos", "pad", "eos", "unk", "mask"), (*special, "<mask>"), strict=True)
+    config = {"tokenizer_class": "XLMRobertaTokenizer", "clean_up_tokenization_spaces": True}
+    config |= {"sep_token": "</s>", "cls_token": "<s>"}
+    _dump(folder, "tokenizer_config.json", config | {f"{role}_token": text for role, text in roles})
 
 
 def _wordpiece(folder):

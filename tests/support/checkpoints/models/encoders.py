@@ -33,6 +33,16 @@ MODELS = {
         unused=("cls.", "embeddings.position_ids", "bert.embeddings.position_ids"),
         absent=("pooler.",),
     ),
+    "xlm-roberta": model(
+        "xlm-roberta",
+        "XLMRobertaModel",
+        config={"type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "max_position_embeddings": 130},
+        tokenizer="unigram",
+        dtype="F16",
+        tensors=lambda found: found | {"embeddings.position_ids": ("I64", (1, 130))},
+        unused=("embeddings.position_ids",),
+        files=_pooling("cls_token"),
+    ),
     "nomic-bert": model(
         "nomic_bert",
         "NomicBertModel",

@@ -86,6 +86,21 @@ MODELS = {
         | {"scoring_func": "sigmoid", "use_routing_bias": True, "intermediate_size": 32},
         dtype="BF16",
     ),
+    "afmoe": model(
+        "afmoe",
+        "AfmoeForCausalLM",
+        config={**GROUPED, **RMS, **EXPERTS, "head_dim": 32, "num_hidden_layers": 5, "num_dense_layers": 1}
+        | {
+            "num_shared_experts": 1,
+            "route_norm": True,
+            "route_scale": 2.5,
+            "score_func": "sigmoid",
+            "sliding_window": 6,
+        }
+        | {"global_attn_every_n_layers": 4, "mup_enabled": True, "n_group": 1, "topk_group": 1, "rope_theta": 10000.0},
+        tokenizer="llama-bpe",
+        dtype="BF16",
+    ),
     "dots1": model(
         "dots1",
         "Dots1ForCausalLM",

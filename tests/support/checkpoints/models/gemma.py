@@ -5,6 +5,10 @@ from checkpoints.small import GROUPED, SIZES, model
 _TEXT = {key: value for key, value in SIZES.items() if "token_id" not in key}
 _SIGLIP = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 _SIGLIP |= {"image_size": 16, "patch_size": 4, "model_type": "siglip_vision_model", "vision_use_head": False}
+_POOLING = {
+    "modules.json": [{"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}],
+    "1_Pooling/config.json": {"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True},
+}
 
 MODELS = {
     "gemma": model(
@@ -51,6 +55,25 @@ MODELS = {
         },
         tokenizer="spm",
         dtype="BF16",
+        norm=0,
+    ),
+    "gemma-embedding": model(
+        "gemma3_text",
+        "Gemma3TextModel",
+        config={
+            **GROUPED,
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": 6,
+            "num_hidden_layers": 7,
+            "rope_theta": 1e6,
+            "rope_local_base_freq": 10000.0,
+            "sliding_window_pattern": 6,
+            "use_bidirectional_attention": True,
+        },
+        tokenizer="spm",
+        dtype="BF16",
+        files=_POOLING,
         norm=0,
     ),
     "gemma3-linear": model(
