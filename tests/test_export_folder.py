@@ -96,9 +96,7 @@ def test_the_folder_of_a_quantized_model_has_the_values_that_it_decodes_to(name,
 
 @pytest.mark.parametrize("name", sorted(ONE_WAY))
 def test_a_model_without_a_part_of_its_class_says_why_it_stays(name, converted, tmp_path):
-    with pytest.raises(
-        quantreg.CheckpointError, match=r"cannot go back to (Qwen\dVL.*sees images|XLMRobertaModel: the positions)"
-    ):
+    with pytest.raises(quantreg.CheckpointError, match=r"cannot go back to Qwen\dVL.*sees images"):
         quantreg.export(converted(name, "F32"), tmp_path / "back")
     assert not any(entry.name.startswith((".", "back")) for entry in tmp_path.iterdir())
 

@@ -46,8 +46,12 @@ def model_of(folder, values=True):
     return kind(config).to(DEVICE, torch.float32).eval()
 
 
-BERTS = {"bert": {"pooler"}, "bert-masked": {"cls"}}  # what GGUF leaves out of them
+LEFT = {"bert": {"pooler"}, "bert-masked": {"cls"}}  # what GGUF leaves out of them
 FOREIGN = {"nomic-bert": "its class is not in transformers"}
+_NAMES = "transformers 5 has other names, or another order, in memory than in files"
+FOREIGN |= dict.fromkeys(("gemma3-sees", "mistral3-sees", "nemotron-h", "nemotron-h-experts", "qwen3vlmoe"), _NAMES)
+_SEES = ("gemma4-sees", "llama4-sees", "qwen2vl", "qwen2.5vl", "qwen3vl", "qwen35-sees", "qwen35moe-sees")
+FOREIGN |= dict.fromkeys((*_SEES, "xlm-roberta"), "it has a part that GGUF leaves out")
 NAMES = [name for name in checkpoints.names() if name not in FOREIGN]
 
 
@@ -70,10 +74,10 @@ def test_a_model_gets_the_tensors_that_its_folder_has(name, made):
     report = qt.load_into(model, path)
     assert not report.replaced
     assert set(report.left.values()) <= {"the file has no tensor for it"}
-    assert {key.partition(".")[0] for key in report.left} == {"bert": {"pooler"}, "bert-masked": {"cls"}}.get(
-        name, set()
-    )
-    same(model, expected, torch.tensor([checkpoints.token_ids(name, 90)]), exact="gemma" not in name)
+    assert {key.partition(".")[0] for key in report.left} == LEFT.get(name, set())
+    # Norms of these are stored plus one, and rates of state spaces as powers.
+    rounded = ("gemma", "granite4", "nemotron-h", "qwen35", "qwen3next")
+    same(model, expected, torch.tensor([checkpoints.token_ids(name, 90)]), exact=not name.startswith(rounded))
 
 
 @pytest.mark.parametrize("embeddings", [False, True])

@@ -73,6 +73,6 @@ HINTS: dict[str, Vocabulary] = {
         kinds=("bpe",),
         named_ids=(("bos", "[gMASK]"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("eom", "<|observation|>")),
     ),
-    "bert": Vocabulary(kinds=("wordpiece",), token_types=True),
+    "bert": Vocabulary(kinds=("wordpiece", "unigram"), token_types=True),
     "xlm-roberta": Vocabulary(kinds=("unigram",), token_types=True),
 }

@@ -21,7 +21,7 @@ from quantreg.cli.plan_options import (
 from quantreg.cli.several import command_for, measuring, outputs_of, quantize_wanted
 from quantreg.cli.show import plan_summary, print_json, printable, size, warn
 from quantreg.cli.stopping import stop_as_ctrl_c_does
-from quantreg.cli.tuning_options import to_tuning, tuning_inputs, tuning_options, usual_processes
+from quantreg.cli.tuning_options import to_tuning, tuning_inputs, tuning_options
 from quantreg.words import count
 
 if TYPE_CHECKING:
@@ -170,7 +170,8 @@ def command(
     from quantreg.jobs.processes import usual_pool, worker_processes
 
     named = processes or threads or positional
-    pool = usual_pool(usual_processes(tuning, named)) if processes is None else worker_processes(processes)
+    by_itself = tuning["calibration"] is not None and named is None  # error feedback
+    pool = worker_processes(processes) if processes is not None else usual_pool() if by_itself else nullcontext()
     _quantize(
         source, wanted, imatrix, log_json, pool, report, about, threads=named, resumable=resumable or resume,
         resume=resume, force=force, **shards, **options, **tuning,

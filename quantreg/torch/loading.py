@@ -33,14 +33,24 @@ __all__ = ["load_into"]
 # What models of transformers 5 call experts, which they stack; published files have a matrix for each.
 _STACKED = (
     Row("blk.{i}.ffn_gate_inp.weight", "model.layers.{i}.mlp.gate.weight", optional=True),
-    Row("blk.{i}.ffn_gate_exps.weight", "model.layers.{i}.mlp.experts.gate_up_proj", Share(0, 2, 1), optional=True),
-    Row("blk.{i}.ffn_up_exps.weight", "model.layers.{i}.mlp.experts.gate_up_proj", Share(1, 2, 1), optional=True),
-    Row("blk.{i}.ffn_down_exps.weight", "model.layers.{i}.mlp.experts.down_proj", optional=True),
+    *(
+        Row(f"blk.{{i}}.ffn_{new}_exps.weight", f"model.layers.{{i}}.{part}.experts.{old}", how, optional=True)
+        for part in ("mlp", "feed_forward")
+        for new, old, how in (
+            ("gate", "gate_up_proj", Share(0, 2, 1)),
+            ("up", "gate_up_proj", Share(1, 2, 1)),
+            ("down", "down_proj", None),
+        )
+    ),
 )
 # Published name -> the name in models of transformers 5.
 _MIXTURE = "model.layers.{i}.block_sparse_moe."
 _RENAMED = {
     "embed_out.weight": "lm_head.weight",
+    f"{_MIXTURE}e_score_correction_bias": "model.layers.{i}.mlp.e_score_correction_bias",
+    "model.layers.{i}.mlp.moe_statics.e_score_correction_bias": (
+        "model.layers.{i}.mlp.gate.moe_statics.e_score_correction_bias"
+    ),
     f"{_MIXTURE}router.layer.weight": f"{_MIXTURE}router.weight",
     f"{_MIXTURE}input_linear.weight": f"{_MIXTURE}experts.gate_up_proj",
     f"{_MIXTURE}output_linear.weight": f"{_MIXTURE}experts.down_proj",
@@ -159,6 +169,7 @@ def _matches(
         raise CheckpointError(f"the model, a {kind}, has no config: pass a model of transformers")
     config = Config({**given.to_dict(), "architectures": [kind]}, f"the configuration of {kind}")
     architecture, checkpoint = find(config)
+    config = config.filled(checkpoint.defaults)
     found = str(state.metadata.get("general.architecture"))
     if found != architecture.name:
         raise CheckpointError(
@@ -183,6 +194,10 @@ def _matches(
     }
     # An output matrix that is tied to the embeddings is stored once or twice; frequencies follow from the config.
     spare = {"output.weight", "rope_freqs.weight"} if len(names) < len(own) else {"rope_freqs.weight"}
+    if checkpoint.further:  # transformers has no use for layers that predict further tokens
+        layer = re.compile(r"blk\.(\d+)\.")
+        found_layers = {name: layer.match(name) for name in state}
+        spare |= {name for name, at in found_layers.items() if at is not None and int(at[1]) >= config.n_layers}
     left = [name for name in state if name not in used | fitted | spare]
     if left:
         raise CheckpointError(

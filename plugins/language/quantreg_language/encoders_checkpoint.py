@@ -84,7 +84,6 @@ BERT = (
         ignored=("embeddings.position_ids", "pooler.*"),
         starts=(),
         model_type="xlm-roberta",
-        one_way="the positions before the first of a text, which a GGUF file lacks, are missing",
         vocabulary="xlm-roberta",
         defaults=(("layer_norm_eps", 1e-12),),
     ),

@@ -114,13 +114,16 @@ _GRANITE_MOE = (
 )
 
 
+_ATTENTION = ("attention", "full_attention")  # as published, and as transformers 5 saves it
+
+
 def _has_states(config: Config) -> bool:
     """Whether some layers have a state space in place of attention."""
-    return any(kind != "attention" for kind in config.get("layer_types") or ())
+    return any(kind not in _ATTENTION for kind in config.get("layer_types") or ())
 
 
 def _kv_heads(config: Config) -> list[int]:
-    return [config.kv_heads if kind == "attention" else 0 for kind in config["layer_types"]]
+    return [config.kv_heads if kind in _ATTENTION else 0 for kind in config["layer_types"]]
 
 
 def _context(config: Config) -> int:

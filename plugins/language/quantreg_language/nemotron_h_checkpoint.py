@@ -42,6 +42,8 @@ def _has_experts(config: Config) -> bool:
     return "E" in _pattern(config)
 
 
+# transformers 5 saves the kinds of the layers, and not their number.
+_DEPTH: tuple[str, Callable[[Config], int]] = ("num_hidden_layers", lambda config: len(_pattern(config)))
 _SHARED = (
     Row("token_embd.weight", "backbone.embeddings.weight"),
     Row("output_norm.weight", "backbone.norm_f.weight"),
@@ -123,6 +125,7 @@ NEMOTRON_H = (
         model_type="nemotron_h",
         restored=_RESTORED,
         vocabulary="bpe",
+        defaults=(_DEPTH,),
     ),
 )
 NEMOTRON_H_MOE = (
@@ -153,6 +156,6 @@ NEMOTRON_H_MOE = (
         model_type="nemotron_h",
         restored=(*_RESTORED, ("n_routed_experts", common.value_of("expert_count"))),
         vocabulary="bpe",
-        defaults=(("layer_norm_epsilon", 1e-5),),
+        defaults=(("layer_norm_epsilon", 1e-5), _DEPTH),
     ),
 )

@@ -13,7 +13,7 @@ _FEW = {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 3
 _ROPE = {"position_embedding_type": "rope", "layer_types": ["attention"] * 3}
 
 _NEMOTRON = {**GROUPED, "head_dim": 16, "layer_norm_epsilon": 1e-5, "hybrid_override_pattern": "M-*-"}
-_NEMOTRON |= {"num_hidden_layers": 4, "mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups": 2, "ssm_state_size": 16}
+_NEMOTRON |= {"num_hidden_layers": ..., "mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups": 2, "ssm_state_size": 16}
 _NEMOTRON |= {"conv_kernel": 4, "expand": 2, "use_conv_bias": True, "mamba_proj_bias": False, "chunk_size": 16}
 _NEMOTRON |= {"mlp_hidden_act": "relu2", "use_bias": False, "mlp_bias": False, "attention_bias": False}
 _NEMOTRON_FEW = {
