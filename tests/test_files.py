@@ -1,5 +1,6 @@
 """Opening and writing models: quantreg.open, quantreg.write, QuantizedTensor."""
 
+import os
 import pickle
 import re
 
@@ -138,6 +139,7 @@ def test_unchanged_copy_with_unusual_alignment_and_unknown_types(tmp_path):
     assert (tmp_path / "copy.gguf").read_bytes() == source.read_bytes()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not let a mapped file go: tests/test_windows.py")
 def test_file_can_replace_itself(small):
     data = small.read_bytes()
     with quantreg.open(small) as model:

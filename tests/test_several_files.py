@@ -265,3 +265,13 @@ def test_lines_of_json_say_which_output_they_are_about(at, capsys):
     assert lines[0]["file_types"] == ["Q8_0", "Q4_K_M"]
     assert {line["output"] for line in lines if line["event"] == "tensor"} == {0, 1}
     assert [line["paths"] for line in lines[-2:]] == [["out-Q8_0.gguf"], ["out-Q4_K_M.gguf"]]
+
+
+def test_types_that_cannot_be_made_are_all_named_before_any_work(at):
+    with pytest.raises(
+        PlanError, match=r"^IQ2_XS requires an importance matrix for .* Nor can IQ1_S and IQ2_M be made$"
+    ):
+        together("small.gguf", ["Q8_0", "IQ2_XS", "Q4_0", "IQ1_S", "IQ2_M"])
+    with pytest.raises(PlanError, match=r"^IQ2_XS requires .*IQ4_XS$"):
+        together("small.gguf", ["Q8_0", "IQ2_XS"])
+    assert not [name for name in os.listdir() if name.startswith("out")]

@@ -221,7 +221,7 @@ def test_the_command_sends_feedback_to_its_processes(models, at):
     ("processors", "options", "text", "expected"),
     [
         (4, [], True, [4]),
-        (128, [], True, [60]),  # Windows allows no more than 61
+        (128, [], True, [60]),  # Windows waits for no more than 61
         (3, [], True, []),
         (16, ["--threads", "1"], True, []),
         (16, ["--processes", "2"], True, [2]),
@@ -237,7 +237,7 @@ def test_the_command_chooses_codes_in_processes_by_itself(models, at, monkeypatc
         with ThreadPoolExecutor(2) as threads:
             yield threads
 
-    monkeypatch.setattr("quantreg.dispatch.cpu_count", lambda: processors)
+    monkeypatch.setattr("quantreg.jobs.processes.cpu_count", lambda: processors)
     monkeypatch.setattr("quantreg.jobs.processes.worker_processes", pool)
     Path("ids.txt").write_text(" ".join(map(str, IDS.tolist())))
     about = ["--calibration", "ids.txt", "--ids", "-c", str(N_CTX)] if text else []
@@ -247,7 +247,7 @@ def test_the_command_chooses_codes_in_processes_by_itself(models, at, monkeypatc
 
 def test_threads_serve_where_the_system_has_no_locks_between_processes(models, at, monkeypatch):
     source = models / "llama.gguf"
-    monkeypatch.setattr("quantreg.dispatch.cpu_count", lambda: 4)
+    monkeypatch.setattr("quantreg.jobs.processes.cpu_count", lambda: 4)
     for error in (OSError(38, "Function not implemented"), ImportError("no semaphores"), NotImplementedError()):
 
         def none(*args, error=error, **how):

@@ -142,7 +142,7 @@ def test_standard_input_and_output_are_refused_with_the_reason(at, capsys):
         pass
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="no /dev/stdout")
+@pytest.mark.skipif(os.name == "nt" or not os.path.exists("/dev/stdout"), reason="no /dev/stdout")
 def test_standard_output_by_its_path_is_refused_like_any_pipe(at):
     small_model.write_model("small.gguf")
     words = [sys.executable, "-P", "-m", "quantreg", "quantize", "small.gguf", "/dev/stdout", "Q8_0"]

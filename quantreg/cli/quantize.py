@@ -21,7 +21,7 @@ from quantreg.cli.plan_options import (
 from quantreg.cli.several import command_for, measuring, outputs_of, quantize_wanted
 from quantreg.cli.show import plan_summary, print_json, printable, size, warn
 from quantreg.cli.stopping import stop_as_ctrl_c_does
-from quantreg.cli.tuning_options import to_tuning, tuning_inputs, tuning_options, usual_processes
+from quantreg.cli.tuning_options import to_tuning, tuning_inputs, tuning_options
 from quantreg.words import count
 
 if TYPE_CHECKING:
@@ -170,7 +170,8 @@ def command(
     from quantreg.jobs.processes import usual_pool, worker_processes
 
     named = processes or threads or positional
-    pool = usual_pool(usual_processes(tuning, named)) if processes is None else worker_processes(processes)
+    by_itself = tuning["calibration"] is not None and named is None  # error feedback
+    pool = worker_processes(processes) if processes is not None else usual_pool() if by_itself else nullcontext()
     _quantize(
         source, wanted, imatrix, log_json, pool, report, about, threads=named, resumable=resumable or resume,
         resume=resume, force=force, **shards, **options, **tuning,
@@ -238,6 +239,7 @@ def _show_plans(
     """Show what a run would do. Raises what the run would raise before it reads tensor data."""
     from quantreg.cli.progress import listener
     from quantreg.jobs.planning import rehearse_run
+    from quantreg.jobs.rehearsal import check_all
     from quantreg.recipes import PlanOptions
 
     layout = {name: options.pop(name) for name in ("split_max_size", "split_max_tensors", "names")}
@@ -260,7 +262,7 @@ def _show_plans(
                 click.echo(_tensor_line(tensor, index, len(plan.tensors)))
             click.echo(plan_summary(plan))
             warn(plan.warnings)
-        rehearsal.check()
+    check_all([rehearsal for _, rehearsal in made])
 
 
 def _tensor_line(tensor: "TensorPlan", index: int, last: int) -> str:

@@ -5,10 +5,7 @@ from typing import Any
 
 import click
 
-__all__ = ["to_tuning", "tuning_inputs", "tuning_options", "usual_processes"]
-
-FEW = 4  # processors, below which threads serve as well
-MOST = 60  # processes that Windows allows
+__all__ = ["to_tuning", "tuning_inputs", "tuning_options"]
 
 _OPTIONS = (
     click.option("--calibration", "texts", multiple=True, metavar="FILE", help="A text in UTF-8 that shows what the "
@@ -71,19 +68,6 @@ def to_tuning(given: dict[str, Any]) -> dict[str, Any]:
     return found | {
         "types": found["types"] or (), "n_ctx": n_ctx or 512, "calibration": calibration, "datasets": list(texts)
     }  # fmt: skip
-
-
-def usual_processes(tuning: Mapping[str, Any], threads: int | None) -> int | None:
-    """How many processes encode if the user names neither them nor threads; None for threads.
-
-    Error feedback chooses codes with NumPy, in calls so short that threads mostly wait for Python's lock.
-    """
-    if tuning["calibration"] is None or threads is not None:
-        return None
-    from quantreg.dispatch import cpu_count  # loads numpy
-
-    count = cpu_count()
-    return None if count < FEW else min(count, MOST)
 
 
 def tuning_inputs(tuning: Mapping[str, Any]) -> tuple[str, ...]:

@@ -8,7 +8,12 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import get_context, parent_process
 
+from quantreg.dispatch import cpu_count
+
 __all__ = ["usual_pool", "worker_processes"]
+
+FEW = 4  # processors, below which threads serve as well
+MOST = 60  # processes: Windows waits for no more than 61
 
 
 @contextmanager
@@ -22,13 +27,16 @@ def worker_processes(count: int) -> Iterator[ProcessPoolExecutor]:
 
 
 @contextmanager
-def usual_pool(count: int | None) -> Iterator[ProcessPoolExecutor | None]:
-    """Yield a pool of this many processes, or None for None, and where the system has no locks between processes."""
+def usual_pool() -> Iterator[ProcessPoolExecutor | None]:
+    """Yield a pool for work in NumPy, in calls so short that threads mostly wait for Python's lock.
+
+    It is None, for threads, where there are few processors, or the system has no locks between processes.
+    """
     with ExitStack() as stack:
-        pool = None
-        if count is not None:
+        pool, count = None, cpu_count()
+        if count >= FEW:
             with suppress(ImportError, NotImplementedError, OSError):
-                pool = stack.enter_context(worker_processes(count))
+                pool = stack.enter_context(worker_processes(min(count, MOST)))
         yield pool
 
 

@@ -3,7 +3,7 @@
 A plan, a dry run and a run must refuse the same models with the same message. So all of them go through `rehearse`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import NamedTuple
@@ -19,9 +19,9 @@ from quantreg.qtype import QuantType
 from quantreg.recipes import FileType, Plan, PlanOptions, plan_header
 from quantreg.recipes.options import pairs
 from quantreg.registry import types
-from quantreg.words import count, named
+from quantreg.words import count, listed, named
 
-__all__ = ["NO_TYPE", "Rehearsal", "rehearse"]
+__all__ = ["NO_TYPE", "Rehearsal", "check_all", "rehearse"]
 
 NO_TYPE: str = "file_type is missing: give one, or a target_size or target_bpw that decides the types"
 
@@ -45,6 +45,16 @@ class Rehearsal(NamedTuple):
             raise self.errors[0]
         if self.plan.problems:
             raise PlanError("; ".join(self.plan.problems))
+
+
+def check_all(rehearsals: Sequence[Rehearsal]) -> None:
+    """Raise what `Rehearsal.check` raises for the first plan that cannot be carried out, and name the others."""
+    wrong = [one for one in rehearsals if one.plan.problems]
+    if len(wrong) > 1:
+        names = listed([one.plan.file_type.name for one in wrong[1:]], 9)
+        raise PlanError(f"{'; '.join(wrong[0].plan.problems)}. Nor can {names} be made")
+    for one in wrong:
+        one.check()
 
 
 def rehearse(

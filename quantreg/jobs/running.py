@@ -16,7 +16,7 @@ from quantreg.jobs.adapted import adapt
 from quantreg.jobs.advice import advised
 from quantreg.jobs.inputs import open_imatrix, open_source
 from quantreg.jobs.outputs import check_outputs, over, partial_files
-from quantreg.jobs.rehearsal import NO_TYPE, rehearse
+from quantreg.jobs.rehearsal import NO_TYPE, check_all, rehearse
 from quantreg.jobs.results import QuantizeResult, WriteResult
 from quantreg.jobs.tuning_options import TuningOptions
 from quantreg.jobs.writing import Output, Ready, write_outputs
@@ -92,8 +92,7 @@ def run(
                 )
                 for dst, file_type in wanted
             ]  # fmt: skip
-        for rehearsal in rehearsals:
-            rehearsal.check()
+        check_all(rehearsals)
         if len(rehearsals) > 1:
             check_outputs(rehearsals, inputs, force=force, resume=resume)
         finished = over(rehearsals) if resume else frozenset()

@@ -176,8 +176,8 @@ def _on_cpu(x: torch.Tensor, packed: Packed) -> bool:
 def _multiplied(x: torch.Tensor, bias: torch.Tensor | None, packed: Packed) -> torch.Tensor:
     if not _on_cpu(x, packed):
         tiles = []
-        for rows, weight in _tiles(packed, x.dtype):
-            tiles.append(float_linear(x, weight, None if bias is None else bias[rows].to(x.dtype)))
+        for place, weight in _tiles(packed, x.dtype):
+            tiles.append(float_linear(x, weight, None if bias is None else bias[place].to(x.dtype)))
         return tiles[0] if len(tiles) == 1 else torch.cat(tiles, -1)
     rows = x.detach().to(torch.float32).contiguous()
     out = torch.empty((*x.shape[:-1], packed.shape[0]), dtype=torch.float32, device="cpu")
@@ -204,8 +204,8 @@ def _multiplied_back(gradient: torch.Tensor, packed: Packed) -> torch.Tensor:
     """``gradient @ weight``, in the dtype of the gradient."""
     if not _on_cpu(gradient, packed):
         total: torch.Tensor | None = None
-        for rows, weight in _tiles(packed, gradient.dtype):
-            part = gradient[..., rows] @ weight
+        for place, weight in _tiles(packed, gradient.dtype):
+            part = gradient[..., place] @ weight
             total = part if total is None else total.to(torch.promote_types(part.dtype, torch.float32)) + part
         assert total is not None
         return total.to(gradient.dtype)

@@ -221,10 +221,10 @@ def _codes(chooser: "Chooser") -> _Codes | None:
         steady = bool((abs(starts - start) <= 1e-4 * max(1.0, abs(start))).all())
         made = first.astype(np.float32), step.astype(np.float32)
         return _Codes(_fields(bits), signed, None, start if steady else None, *made, reach)
-    step = table[:, abs(table[0]).argmax()]
-    if not step.all() or not (abs(table / step[:, None] - table[0] / step[0]) <= TOLERANCE).all():
+    largest: Floats = table[:, abs(table[0]).argmax()]
+    if not largest.all() or not (abs(table / largest[:, None] - table[0] / largest[0]) <= TOLERANCE).all():
         return None
-    return _Codes(_fields(bits), False, table[0] / step[0], 0.0, np.zeros(n, np.float32), step, reach)
+    return _Codes(_fields(bits), False, table[0] / largest[0], 0.0, np.zeros(n, np.float32), largest, reach)
 
 
 def _by_weight(bits: "NDArray[np.intp]", line: "Floats") -> "tuple[NDArray[np.intp], Floats]":
@@ -238,12 +238,12 @@ def _by_weight(bits: "NDArray[np.intp]", line: "Floats") -> "tuple[NDArray[np.in
 
 def _straight(table: "Floats") -> "tuple[NDArray[np.float64], NDArray[np.float64]] | None":
     """The first points of each column and the distance between two, or None if they are not evenly spaced."""
-    table = table.astype(np.float64)
-    step = (table[:, -1] - table[:, 0]) / max(1, table.shape[1] - 1)
-    even = table[:, :1] + step[:, None] * np.arange(table.shape[1])
-    if not step.all() or not (abs(table - even) <= 4 * TOLERANCE * abs(table).max(axis=1, keepdims=True)).all():
+    values: NDArray[np.float64] = table.astype(np.float64)
+    step = (values[:, -1] - values[:, 0]) / max(1, values.shape[1] - 1)
+    even = values[:, :1] + step[:, None] * np.arange(values.shape[1])
+    if not step.all() or not (abs(values - even) <= 4 * TOLERANCE * abs(values).max(axis=1, keepdims=True)).all():
         return None
-    return table[:, 0], step
+    return values[:, 0], step
 
 
 def _fields(bits: "list[NDArray[np.intp]]") -> "list[_Field]":

@@ -1,8 +1,9 @@
 """Encode one matrix with error feedback, and keep it only if it helps on tokens that it was not fitted to."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,21 +88,28 @@ class Across:
 
     - ``drift``: (X - Y)^T Y, float32 (cols, cols). All zeros if nothing is known of it.
     - ``held_out``: X of the tokens whose Y are held out, float32 (tokens, cols).
-    - ``there``: the transposed ``drift`` on the device of the factor, or None if it is no other array.
     """
 
     drift: "Floats"
     held_out: "Floats"
-    there: Any = None
+    _there: list[Any] = field(default_factory=list)
+    _lock: Any = field(default_factory=Lock)
+
+    def _sent(self, device: Device) -> Any:
+        """The transposed ``drift`` on the device, where it goes when the first thread asks."""
+        with self._lock:
+            if not self._there:
+                self._there.append(device.keep(np.ascontiguousarray(self.drift.T)))
+            return self._there[0]
 
     def target(self, w: "Floats", f: Factor) -> "Floats":
         """What rows w, float32 (rows, cols), of a matrix with this factor should become: `SHARE` of the way towards
         w + w drift H^-1.
         """
-        upper = f.upper if f.there is None else f.there[0]
+        upper = f.there()[0]
         values = np.array(w.T, order="C")
         there = f.device.errors(values)
-        for matrix in (self.drift.T if self.there is None else self.there, upper, upper.T):
+        for matrix in (self._sent(f.device), upper, upper.T):
             there.changed(0, len(values))
             values[:] = there.product(matrix, 0, len(values))
         values *= np.float32(SHARE)

@@ -263,7 +263,7 @@ def _group(
             factor(h, workers=model.workers, device=model.device) if shared.count[matrix] else Factor(h, h, NO_TOKEN)
         )
         importance = importance_of(h, int(shared.count[matrix]))
-        across = _across(model, shared, matrix, drift_together, factored)
+        across = _across(shared, matrix, drift_together, factored)
         basis = runner.keep(Basis(factored, importance, shared.to_decide(matrix), across))
         del h, factored, across
         for name, qtype in wanted:
@@ -276,15 +276,14 @@ def _group(
         yield 0  # nothing of this matrix is to come
 
 
-def _across(model: Model, shared: Inputs, matrix: int, together: "Floats | None", factored: Factor) -> Across | None:
+def _across(shared: Inputs, matrix: int, together: "Floats | None", factored: Factor) -> Across | None:
     """What a matrix makes up for; None without a second model, or if there is no feedback."""
     if shared.drift is None or factored.reason is not None:
         return None
     drift = shared.shrunk(matrix, together, shared.drift)
     if not np.isfinite(drift).all():
         drift = np.zeros_like(drift)
-    there = None if factored.there is None else model.device.keep(np.ascontiguousarray(drift.T))
-    return Across(drift, shared.as_it_is_to_decide(matrix), there)
+    return Across(drift, shared.as_it_is_to_decide(matrix))
 
 
 def _summary(name: str, qtype: QuantType, figures: "list[tuple[float, float | None, bool, str | None]]") -> Tuned:
