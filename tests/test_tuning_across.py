@@ -28,7 +28,8 @@ ARCHITECTURES = (
     *NAMES, "bert", "deepseek2-lite", "gemma3n", "gemma4", "gpt-oss-pattern", "granitehybrid-experts", "jamba",
     "kimi-linear", "mamba", "nemotron_h_moe", "phi2", "qwen3next",
 )  # fmt: skip
-GIVEN = {"calibration": CALIBRATION, "across_layers": True, **TEXT}
+GIVEN = {"calibration": CALIBRATION, **TEXT}
+ALONE = {**GIVEN, "across_layers": False}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def at(tmp_path, monkeypatch):
 @pytest.mark.parametrize("file_type", ["Q4_0", "IQ4_NL"])
 def test_predictions_are_closer_than_with_feedback_in_each_matrix_alone(models, at, name, file_type):
     source = models / f"{name}.gguf"
-    alone = quantreg.quantize_file(source, "alone.gguf", file_type, calibration=CALIBRATION, **TEXT)
+    alone = quantreg.quantize_file(source, "alone.gguf", file_type, **ALONE)
     found = quantreg.quantize_file(source, "across.gguf", file_type, **GIVEN)
     assert [(t.name, t.to_type) for t in found.tensors] == [(t.name, t.to_type) for t in alone.tensors]
     assert sum(one.kept for one in found.tuned) >= 0.9 * len(found.tuned)
@@ -62,7 +63,7 @@ def test_predictions_are_closer_than_with_feedback_in_each_matrix_alone(models, 
 
 def test_of_a_long_text_half_goes_through_both_models(models, at, monkeypatch):
     source = models / "llama.gguf"
-    quantreg.quantize_file(source, "alone.gguf", "Q4_0", calibration=CALIBRATION, **TEXT)
+    quantreg.quantize_file(source, "alone.gguf", "Q4_0", **ALONE)
     monkeypatch.setattr(across, "ENOUGH", 1000)
     monkeypatch.setattr(across, "BATCH", 64)
     for threads in (1, 2):
@@ -298,7 +299,7 @@ def test_a_run_that_ends_early_goes_on_to_the_same_bytes(models, at, name, nth):
     with pytest.raises(Stop):
         quantreg.quantize_file(source, "out.gguf", "Q4_0", resumable=True, progress=stopping, **GIVEN)
     with pytest.raises(OutputError, match="begun with another across_layers"):
-        quantreg.quantize_file(source, "out.gguf", "Q4_0", resume=True, calibration=CALIBRATION, **TEXT)
+        quantreg.quantize_file(source, "out.gguf", "Q4_0", resume=True, **ALONE)
     after = []
     result = quantreg.quantize_file(source, "out.gguf", "Q4_0", resume=True, progress=after.append, **GIVEN)
     assert digest("out.gguf") == digest(models / f"{name}-Q4_0.gguf")
@@ -361,13 +362,14 @@ def test_the_command_has_the_option(models, at):
     source = str(models / "llama.gguf")
     text = ["--calibration", "ids.txt", "--ids", "-c", str(N_CTX), "--chunks", "40"]
     quantreg.quantize_file(source, "python.gguf", "Q4_0", datasets=["ids.txt"], **GIVEN)
-    assert cli.main(["quantize", *text, "--across-layers", source, "out.gguf", "Q4_0"]) == 0
-    assert digest("out.gguf") == digest("python.gguf")
+    for option in ([], ["--across-layers"]):
+        assert cli.main(["quantize", *text, *option, "--force", source, "out.gguf", "Q4_0"]) == 0
+        assert digest("out.gguf") == digest("python.gguf")
 
 
 def test_it_needs_a_calibration_text(models, at, capsys):
     source = str(models / "llama.gguf")
-    assert cli.main(["quantize", "--across-layers", source, "out.gguf", "Q4_0"]) == 2
+    assert cli.main(["quantize", "--no-across-layers", source, "out.gguf", "Q4_0"]) == 2
     assert "--across-layers is about a calibration text" in capsys.readouterr().err
     with pytest.raises(PlanError, match="across_layers is about a calibration text"):
-        quantreg.quantize_file(source, "out.gguf", "Q4_0", across_layers=True)
+        quantreg.quantize_file(source, "out.gguf", "Q4_0", across_layers=False)

@@ -18,7 +18,8 @@ _OPTIONS = (
     click.option("--device", metavar="NAME", help="What computes the products with the calibration text: cpu, cuda, "
                  "cuda:1 or mps.  [default: cpu]"),
     click.option("--across-layers/--no-across-layers", "across_layers", default=None, help="Whether matrices make up "
-                 "for the errors of those before them. It takes about 1.5 times as long.  [default: no]"),
+                 "for the errors of those before them. Without it, the run takes about two thirds of the time.  "
+                 "[default: yes]"),
     click.option("--target-size", metavar="SIZE", help="The size of the file, at most: 4.2GB, 900M. It decides the "
                  "types, instead of TYPE."),
     click.option("--target-bpw", type=float, metavar="X", help="Bits of tensor data per weight, at most, instead of "

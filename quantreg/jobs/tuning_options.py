@@ -23,7 +23,7 @@ _OF_TEXT: dict[str, Any] = {
     "n_ctx": 512,
     "chunks": None,
     "device": None,
-    "across_layers": False,
+    "across_layers": True,
 }  # what is about it, with the defaults
 
 
@@ -44,7 +44,7 @@ class TuningOptions:
     tuning_cache: str | bytes | os.PathLike[str] | None = None
     datasets: Sequence[str] = ()
     device: "DeviceLike | None" = None
-    across_layers: bool = False
+    across_layers: bool = True
 
     def __post_init__(self) -> None:
         if self.target_size is not None and self.target_bpw is not None:
