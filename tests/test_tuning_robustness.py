@@ -80,7 +80,8 @@ def test_a_disk_without_room_for_the_hidden_states_is_said_before_they_are_writt
     ended = spilled(models / "llama.gguf", 200_000)
     # 36 chunks fit and decide, with 32 tokens of 64 float32 each, in two models.
     assert ended.returncode == 1, ended.stderr
-    assert f"refused: {at}: the hidden states of the calibration text need {2 * 36 * 32 * 64 * 4:,} bytes" in ended.stderr
+    need = f"{2 * 36 * 32 * 64 * 4:,} bytes"
+    assert f"refused: {at}: the hidden states of the calibration text need {need}" in ended.stderr
     assert "TMPDIR" in ended.stderr
     assert [path.name for path in at.iterdir()] == ["ids.npy"]
 
