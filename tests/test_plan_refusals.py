@@ -8,7 +8,9 @@ from quantreg.recipes import PlanOptions, parse_layers, parse_override, parse_te
 
 
 def test_the_error_about_a_missing_imatrix_says_how_to_make_one():
-    with pytest.raises(PlanError, match=r"IQ2_XS requires an importance matrix for blk.*attn_k.weight .*quantreg imatrix"):
+    with pytest.raises(
+        PlanError, match=r"IQ2_XS requires an importance matrix for blk.*attn_k.weight .*quantreg imatrix"
+    ):
         make(llama(), "IQ2_XS")
     assert len(make(llama(), "IQ2_XS", check=False).problems) == 1
     with pytest.raises(PlanError, match="Q2_K_S requires an importance matrix"):

@@ -1,8 +1,6 @@
 """Several file types with one calibration text, which runs once: the bytes are those of single runs."""
 
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 import small_models
 from calibration_text import CALIBRATION, TEXT, digest, left_over
+from killed_run import kill
 
 import quantreg
 from quantreg import OutputError
@@ -93,30 +92,12 @@ def test_what_two_outputs_want_alike_is_encoded_once(models, at, monkeypatch):
     assert all(count == (matrices[name][0] if len(matrices[name]) == 3 else 1) for (name, _), count in times.items())
 
 
-_KILLED = """
-import os, signal, sys
-import numpy as np
-import quantreg
-
-source, phase, nth = sys.argv[1:]
-seen = 0
-def stop(event):
-    global seen
-    seen += type(event).__name__ == phase
-    if seen == int(nth):
-        os.kill(os.getpid(), signal.SIGKILL)
-quantreg.quantize_files(source, "out-{type}.gguf", ["Q4_0", "Q5_0", "IQ4_NL"], calibration=np.load("ids.npy"),
-                        n_ctx=32, chunks=40, resume=True, progress=stop)
-"""
-
-
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
 def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bytes(models, at):
     source = models / "llama-experts.gguf"
     np.save("ids.npy", CALIBRATION)
     for phase, nth in (("TensorTuned", 2), ("TensorTuned", 7), ("Started", 1), ("TensorDone", 9)):
-        command = [sys.executable, "-P", "-c", _KILLED, str(source), phase, str(nth)]
-        assert subprocess.run(command).returncode == -signal.SIGKILL
+        kill("quantize_files", [str(source), "out-{type}.gguf", NAMES], phase, nth)
     seen = []
     quantreg.quantize_files(source, "out-{type}.gguf", NAMES, resume=True, progress=seen.append, **GIVEN)
     assert not any(isinstance(event, TensorTuned) for event in seen)

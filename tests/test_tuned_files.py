@@ -167,6 +167,25 @@ def test_the_command_says_how_many_tensors_kept_feedback(models, at, given, caps
     assert digest("out.gguf") == digest("same.gguf")
 
 
+@pytest.mark.parametrize(
+    ("processors", "options", "workers"),
+    [(4, [], [4]), (3, [], []), (4, ["--threads", "2"], []), (4, ["--processes", "2"], [2])],
+)
+def test_processes_encode_with_feedback_where_there_are_many_processors(
+    models, at, given, capsys, monkeypatch, processors, options, workers
+):
+    from quantreg.jobs import processes
+
+    started, start = [], processes.worker_processes
+    monkeypatch.setattr(processes, "cpu_count", lambda: processors)
+    monkeypatch.setattr(processes, "worker_processes", lambda count: (started.append(count), start(count))[1])
+    code, _, err = run(capsys, "quantize", *given, *options, models / "llama.gguf", "out.gguf", "Q4_0")
+    assert code == 0, err
+    assert started == workers
+    code, _, err = run(capsys, "quantize", *given, "--threads", "1", models / "llama.gguf", "same.gguf", "Q4_0")
+    assert digest("out.gguf") == digest("same.gguf")
+
+
 def test_the_log_has_a_line_for_each_tensor_that_was_tuned(models, at, given, capsys):
     import json
 

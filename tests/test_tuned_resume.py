@@ -1,14 +1,13 @@
 """Runs with a calibration text that end early, by an exception or a kill, and go on to the same bytes."""
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_models
 from calibration_text import CALIBRATION, N_CTX, OTHER, TEXT, digest, left_over
+from killed_run import kill
 
 import quantreg
 from quantreg import OutputError
@@ -61,73 +60,34 @@ def test_a_run_that_ends_early_goes_on_to_the_same_bytes(models, at, kind, nth):
     assert left_over(at) == []
 
 
-_KILLED = """
-import os, signal, sys
-import numpy as np
-import quantreg
-from quantreg import events
-
-source, phase, nth = sys.argv[1:]
-seen = 0
-def stop(event):
-    global seen
-    seen += type(event).__name__ == phase
-    if seen == int(nth):
-        os.kill(os.getpid(), signal.SIGKILL)
-quantreg.quantize_file(source, "out.gguf", "Q4_0", calibration=np.load("ids.npy"), n_ctx=32, chunks=40,
-                       resume=True, progress=stop)
-"""
-
-
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
-def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bytes(models, at):
+@pytest.mark.parametrize("across_layers", [True, False])
+def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bytes(models, at, across_layers):
     source = models / "llama.gguf"
-    quantreg.quantize_file(source, "whole.gguf", "Q4_0", calibration=CALIBRATION, **TEXT)
+    given = {"calibration": CALIBRATION, "across_layers": across_layers, **TEXT}
+    quantreg.quantize_file(source, "whole.gguf", "Q4_0", **given)
     np.save("ids.npy", CALIBRATION)
     # The text runs; feedback; feedback goes on; the output is written. None of it is done twice.
     for phase, nth in [("Calibrating", 2), ("TensorTuned", 2), ("TensorTuned", 3), ("TensorDone", 6)]:
-        ended = subprocess.run(
-            [sys.executable, "-P", "-c", _KILLED, str(source), phase, str(nth)], check=False, timeout=120
-        )
-        assert ended.returncode == -signal.SIGKILL
+        kill("quantize_file", [str(source), "out.gguf", "Q4_0"], phase, nth, across_layers=across_layers)
     again = []
-    quantreg.quantize_file(
-        source, "out.gguf", "Q4_0", calibration=CALIBRATION, resume=True, progress=again.append, **TEXT
-    )
+    quantreg.quantize_file(source, "out.gguf", "Q4_0", resume=True, progress=again.append, **given)
     assert not any(isinstance(event, TensorTuned) for event in again)
     assert digest("out.gguf") == digest("whole.gguf")
     assert left_over(at) == []
 
 
-_KILLED_IN = """
-import os, signal, sys
-import numpy as np
-import quantreg
-
-source, phase, nth = sys.argv[1:]
-seen = 0
-def stop(event):
-    global seen
-    seen += phase in (type(event).__name__, getattr(event, "phase", None))
-    if seen == int(nth):
-        os.kill(os.getpid(), signal.SIGKILL)
-quantreg.quantize_file(source, "out.gguf", target_size=60_000, calibration=np.load("ids.npy"), n_ctx=32, chunks=40,
-                       resume=True, progress=stop)
-"""
-
-
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
-def test_a_run_with_a_target_that_is_killed_in_each_phase_goes_on_to_the_same_bytes(models, at):
+@pytest.mark.parametrize("across_layers", [True, False])
+def test_a_run_with_a_target_that_is_killed_in_each_phase_goes_on_to_the_same_bytes(models, at, across_layers):
     source = models / "llama.gguf"
-    given = {"target_size": 60_000, "calibration": CALIBRATION, **TEXT}
+    more = {"target_size": 60_000, "across_layers": across_layers}
+    given = {"calibration": CALIBRATION, **more, **TEXT}
     quantreg.quantize_file(source, "whole.gguf", **given)
     np.save("ids.npy", CALIBRATION)
     kills = [("importance", 1), ("errors", 3), ("Probing", 1), ("sensitivities", 4), ("feedback", 3), ("Advanced", 4)]
     for phase, nth in kills:
-        ended = subprocess.run(
-            [sys.executable, "-P", "-c", _KILLED_IN, str(source), phase, str(nth)], check=False, timeout=120
-        )
-        assert ended.returncode == -signal.SIGKILL, phase
+        kill("quantize_file", [str(source), "out.gguf"], phase, nth, **more)
         assert Path("out.gguf.tuning").exists()
     again = []
     quantreg.quantize_file(source, "out.gguf", resume=True, progress=again.append, **given)

@@ -1,8 +1,6 @@
 """Error feedback across layers: matrices make up for the errors of those before them."""
 
 import signal
-import subprocess
-import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from tempfile import TemporaryFile
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import small_models
 from calibration_text import CALIBRATION, N_CTX, OTHER, TEXT, digest, left_over
+from killed_run import kill
 
 import quantreg
 from quantreg import OutputError, PlanError, QuantizedTensor, cli
@@ -308,31 +307,13 @@ def test_a_run_that_ends_early_goes_on_to_the_same_bytes(models, at, name, nth):
     assert left_over(at) == []
 
 
-_KILLED = """
-import os, signal, sys
-import numpy as np
-import quantreg
-
-source, phase, nth = sys.argv[1:]
-seen = 0
-def stop(event):
-    global seen
-    seen += phase in (type(event).__name__, getattr(event, "phase", None))
-    if seen == int(nth):
-        os.kill(os.getpid(), signal.SIGKILL)
-quantreg.quantize_file(source, "out.gguf", target_size=60_000, calibration=np.load("ids.npy"), n_ctx=32, chunks=40,
-                       across_layers=True, resume=True, progress=stop)
-"""
-
-
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
 def test_a_run_that_is_killed_in_each_phase_goes_on_to_the_same_bytes(models, at):
     source = models / "llama.gguf"
     quantreg.quantize_file(source, "whole.gguf", target_size=60_000, **GIVEN)
     np.save("ids.npy", CALIBRATION)
     for phase, nth in (("errors", 3), ("feedback", 2), ("TensorTuned", 4), ("feedback", 20), ("Advanced", 4)):
-        command = [sys.executable, "-P", "-c", _KILLED, str(source), phase, str(nth)]
-        assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL, phase
+        kill("quantize_file", [str(source), "out.gguf"], phase, nth, target_size=60_000)
     again = []
     quantreg.quantize_file(source, "out.gguf", target_size=60_000, resume=True, progress=again.append, **GIVEN)
     assert not any(isinstance(event, TensorTuned) for event in again)
